@@ -1,0 +1,1 @@
+"""The service: serves exported digital twins of mouse visual cortex. Needs no torch."""

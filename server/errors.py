@@ -1,0 +1,136 @@
+"""Errors that a user can act on: what we got, what we expected, what to do.
+
+    TwinError
+    ├── InvalidInput        422  a field is missing, of the wrong type, shape or range
+    │   ├── MalformedBody   400  the body cannot be read at all
+    │   └── UnsupportedMedia 415 the body's type is not one that we read
+    ├── NotFound            404  no such mouse, model, neuron or route
+    ├── MethodNotAllowed    405  the route exists, not under this method
+    ├── TooLarge            413  over a limit on bytes, pixels, images or neurons
+    ├── Busy                429  the queue is full; carries Retry-After
+    ├── NotReady            503  no twin is loaded and warm yet; carries Retry-After
+    ├── DeadlineExceeded    504  the request's deadline passed before it was computed
+    └── BundleError         500  a bundle cannot be served (start-up only, never a reply)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "BundleError",
+    "Busy",
+    "DeadlineExceeded",
+    "InvalidInput",
+    "MalformedBody",
+    "MethodNotAllowed",
+    "NotFound",
+    "NotReady",
+    "TooLarge",
+    "TwinError",
+    "UnsupportedMedia",
+]
+
+
+class TwinError(Exception):
+    """Base of every error that we raise for a user.
+
+    Args:
+        message: one sentence that says what is wrong.
+        got: what was received, as a short printable value.
+        expected: what would have been accepted.
+        hint: what to do next.
+        retry_after: seconds after which the same request may succeed.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        got: Any = None,
+        expected: Any = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.got = got
+        self.expected = expected
+        self.hint = hint
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.got is not None:
+            parts.append(f"got {self.got}")
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        text = "; ".join(parts)
+        return f"{text}. {self.hint}" if self.hint else text
+
+    def body(self) -> dict[str, Any]:
+        """The one error body of the HTTP contract."""
+        return {
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "got": self.got,
+                "expected": self.expected,
+                "hint": self.hint,
+            }
+        }
+
+
+class InvalidInput(TwinError):
+    code = "invalid_input"
+    status = 422
+
+
+class MalformedBody(InvalidInput):
+    code = "malformed_body"
+    status = 400
+
+
+class UnsupportedMedia(InvalidInput):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class NotFound(TwinError):
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(TwinError):
+    code = "method_not_allowed"
+    status = 405
+
+
+class TooLarge(TwinError):
+    code = "too_large"
+    status = 413
+
+
+class Busy(TwinError):
+    code = "busy"
+    status = 429
+
+
+class NotReady(TwinError):
+    code = "not_ready"
+    status = 503
+
+
+class DeadlineExceeded(TwinError):
+    code = "deadline_exceeded"
+    status = 504
+
+
+class BundleError(TwinError):
+    """A bundle that we refuse to serve; the message names it and the reason."""
+
+    code = "bad_bundle"
+    status = 500

@@ -1,0 +1,1 @@
+"""Models, recordings, training, evaluation and export of digital twins. Needs torch."""
