@@ -6,6 +6,7 @@
     │   └── UnsupportedMedia 415 the body's type is not one that we read
     ├── NotFound            404  no such mouse, model, neuron or route
     ├── MethodNotAllowed    405  the route exists, not under this method
+    ├── NotAcceptable       406  the reply was asked for in a type that we do not write
     ├── TooLarge            413  over a limit on bytes, pixels, images or neurons
     ├── Busy                429  the queue is full; carries Retry-After
     ├── NotReady            503  no twin is loaded and warm yet; carries Retry-After
@@ -15,6 +16,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, ClassVar
 
 __all__ = [
@@ -24,12 +26,24 @@ __all__ = [
     "InvalidInput",
     "MalformedBody",
     "MethodNotAllowed",
+    "NotAcceptable",
     "NotFound",
     "NotReady",
     "TooLarge",
     "TwinError",
     "UnsupportedMedia",
+    "brief",
 ]
+
+
+def brief(value: Any, limit: int = 80) -> str:
+    """A short, printable, ASCII summary of any value, for `got`; a list of a million numbers costs nothing."""
+    try:
+        text = reprlib.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = f"a very large {type(value).__name__}"
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class TwinError(Exception):
@@ -107,6 +121,11 @@ class NotFound(TwinError):
 class MethodNotAllowed(TwinError):
     code = "method_not_allowed"
     status = 405
+
+
+class NotAcceptable(TwinError):
+    code = "not_acceptable"
+    status = 406
 
 
 class TooLarge(TwinError):
