@@ -1,0 +1,97 @@
+"""Settings: each one an environment variable, checked once at the start."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+__all__ = ["PREFIX", "SettingsError", "Settings"]
+
+PREFIX = "V1T_"
+DEFAULT_BUNDLES = Path(__file__).resolve().parent.parent / "exported_models"
+
+
+class SettingsError(ValueError):
+    """An environment variable that we cannot serve with; the message names it."""
+
+
+class Settings(BaseModel):
+    """What an operator can set; the environment variable of `max_batch` is V1T_MAX_BATCH, and so on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundles: tuple[Path, ...] = Field(
+        default=(DEFAULT_BUNDLES,),
+        min_length=1,
+        description="bundles, or folders of bundles, joined by the path separator",
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the graphs run")
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="of one graph on the CPU; empty: the engine's choice"
+    )
+    max_batch: int = Field(default=8, ge=1, le=4096, description="images in one run of the engine")
+    max_queue: int = Field(default=2048, ge=1, description="images that may wait; past that a request is answered 429")
+    max_images: int = Field(default=512, ge=1, description="images in one request")
+    max_body: int = Field(default=64 * 1024**2, ge=1024, description="bytes of one request")
+    max_pixels: int = Field(default=4096 * 4096, ge=1, description="pixels of one image file, before it is resized")
+    timeout: float = Field(
+        default=60.0, gt=0, le=86_400, description="seconds from a request's first byte to its reply's first"
+    )
+    access_log: bool = Field(default=False, description="a log line per request")
+    tracing: bool = Field(default=False, description="OpenTelemetry spans, to where BentoML's configuration sends them")
+
+    @field_validator("bundles", mode="before")
+    @classmethod
+    def _split(cls, bundles: Any) -> Any:
+        if isinstance(bundles, str):
+            return tuple(Path(part).expanduser() for part in bundles.split(os.pathsep) if part.strip())
+        return bundles
+
+    @model_validator(mode="after")
+    def _queue_holds_a_request(self) -> Self:
+        if self.max_images > self.max_queue:
+            raise ValueError(
+                f"{PREFIX}MAX_IMAGES is {self.max_images}, more than {PREFIX}MAX_QUEUE, {self.max_queue}: "
+                "the largest request must fit an empty queue"
+            )
+        return self
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Reads V1T_...; an empty variable counts as not set.
+
+        Raises:
+            SettingsError: names each variable that is wrong, with its value and what was expected.
+        """
+        named = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
+        given = {name: environment[variable] for variable, name in named.items() if environment.get(variable)}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            lines = []
+            for problem in error.errors():
+                if not problem["loc"]:
+                    lines.append(problem["msg"].removeprefix("Value error, "))
+                    continue
+                variable = f"{PREFIX}{str(problem['loc'][0]).upper()}"
+                lines.append(f"{variable} is {environment.get(variable, '')!r}: {problem['msg']}")
+            raise SettingsError("\n".join(lines)) from None
+
+    @classmethod
+    def misspelt(cls, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """V1T_ variables that are no setting but look like one, and the one they look like."""
+        known = [f"{PREFIX}{name.upper()}" for name in cls.model_fields]
+        strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+        close = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in strange}
+        return {name: matches[0] for name, matches in close.items() if matches}
+
+    def describe(self) -> str:
+        """One line for the log."""
+        shown = {name: getattr(self, name) for name in type(self).model_fields}
+        shown["bundles"] = os.pathsep.join(map(str, self.bundles))
+        return " ".join(f"{PREFIX}{name.upper()}={'' if value is None else value}" for name, value in shown.items())
