@@ -1,0 +1,229 @@
+"""A model in words: frozen, validated, short. `ModelConfig()` is the paper's V1T (Table A.2).
+
+Selection is by word, and an impossible combination is refused here, before any work, naming both options.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import ConfigError
+
+__all__ = [
+    "PRESETS",
+    "BehaviorMLPConfig",
+    "CCTConfig",
+    "CNNConfig",
+    "CoreConfig",
+    "CropperConfig",
+    "LNConfig",
+    "ModelConfig",
+    "ReadoutConfig",
+    "TokenGrid",
+    "ViTConfig",
+    "parse_config",
+    "with_options",
+]
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(ge=0)]
+
+# How tokens become a map. "patches": the true grid of patches. "nearest_square": the divisor pair of the token count
+# nearest its square root, as the reference code does; the two agree for 36x64 with patch 8 and stride 1 (29x57).
+TokenGrid = Literal["patches", "nearest_square"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ViTConfig(_Frozen):
+    """Vision transformer core; with `behavior="b_mlp"` it is V1T (paper, section 3)."""
+
+    kind: Literal["vit"] = "vit"
+    tokenizer: Literal["sliding_window", "convolution", "shifted_patches", "normalized_patches"] = "sliding_window"
+    patch_size: Positive = 8
+    patch_stride: Positive = 1
+    n_blocks: Positive = 4
+    n_heads: Positive = 4
+    dim: Positive = 155
+    mlp_dim: Positive = 488
+    attention: Literal["softmax", "locality"] = "softmax"
+    bias: bool = Field(default=True, description="in the blocks' linear layers; queries, keys, values have none")
+    patch_dropout: Probability = 0.0229
+    block_dropout: Probability = Field(default=0.2544, description="of attention weights, projections and MLPs")
+    stochastic_depth: Probability = 0.0
+    l1: Scale = 0.5379
+    token_grid: TokenGrid = "patches"
+
+
+class CCTConfig(_Frozen):
+    """Compact convolutional transformer core (Hassani et al. 2021), as the reference code has it."""
+
+    kind: Literal["cct"] = "cct"
+    patch_size: Positive = 8
+    patch_stride: Positive = 1
+    n_blocks: Positive = 4
+    n_heads: Positive = 4
+    dim: Positive = 160
+    mlp_dim: Positive = 488
+    position: Literal["sine", "learned", "none"] = "sine"
+    patch_dropout: Probability = 0.0229
+    block_dropout: Probability = 0.2544
+    stochastic_depth: Probability = Field(default=0.0, description="of the last block; it grows linearly from 0")
+    l1: Scale = 0.5379
+    token_grid: TokenGrid = "patches"
+
+    @model_validator(mode="after")
+    def _heads_split_the_inner_width(self) -> CCTConfig:
+        # The reference's inner width is dim // heads, split over the heads once more.
+        inner = self.dim // self.n_heads
+        if inner == 0 or inner % self.n_heads:
+            raise ValueError(f"dim {self.dim} // n_heads {self.n_heads} = {inner} does not split into {self.n_heads} heads")
+        return self
+
+
+class CNNConfig(_Frozen):
+    """Stacked, depth-separable convolutions (Lurz et al. 2021): the Sensorium CNN baseline."""
+
+    kind: Literal["cnn"] = "cnn"
+    n_layers: Positive = 4
+    channels: Positive = 64
+    input_kernel: Positive = 9
+    hidden_kernel: Positive = 7
+    convolution_bias: bool = Field(default=True, description="in the depth-separable layers; the Sensorium weights have none")
+    dropout: Probability = 0.0
+    laplace: Scale = Field(default=6.3831, description="smoothness of the first layer's filters")
+
+
+class LNConfig(CNNConfig):
+    """Linear-nonlinear model: the CNN without its nonlinearities."""
+
+    kind: Literal["ln"] = "ln"  # type: ignore[assignment]
+
+
+CoreConfig = Annotated[ViTConfig | CCTConfig | CNNConfig | LNConfig, Field(discriminator="kind")]
+
+
+class BehaviorMLPConfig(_Frozen):
+    """The B-MLP: behaviour, added to every token before a block (paper, section 3.2; ablations in A.2)."""
+
+    inputs: Literal["behavior", "behavior_and_pupil_center"] = "behavior_and_pupil_center"
+    mice: Literal["shared", "per_mouse"] = "shared"
+    blocks: Literal["each", "tied", "first"] = Field(
+        default="each", description="an MLP per block, one MLP for all blocks, or one in the first block only"
+    )
+    hidden: Literal["half", "full"] = Field(
+        default="half", description="dim // 2 hidden units (published weights) or dim (the paper's text)"
+    )
+
+
+class CropperConfig(_Frozen):
+    """From the recording's image to the core's (paper, section 4.1 and Table A.5)."""
+
+    crop: float = Field(default=1.0, gt=0, le=1, description="alpha: the part of height and width that is kept")
+    shifter: Literal["none", "pupil_center", "behavior_and_pupil_center"] = Field(
+        default="none", description="moves the crop with the gaze, per mouse, by at most 1 - crop"
+    )
+    size: tuple[Positive, Positive] | None = Field(default=(36, 64), description="resized to; null keeps the resolution")
+    grayscale: bool = Field(default=False, description="averages the two channels of Dataset F")
+
+
+class ReadoutConfig(_Frozen):
+    """Gaussian readout (Lurz et al. 2021): a learned position and feature vector per neuron."""
+
+    position: Literal["network", "free"] = "network"
+    coordinates: Literal["xy", "xyz"] = Field(default="xy", description="cortical coordinates that the network sees")
+    hidden: Positive = 30
+    bias: Literal["zero", "mean", "mean_over_std"] = "zero"
+    l1: Scale = 0.0076
+
+
+class ModelConfig(_Frozen):
+    """A whole twin, less its mice."""
+
+    core: CoreConfig = ViTConfig()
+    behavior: Literal["none", "channels", "b_mlp"] = "b_mlp"
+    b_mlp: BehaviorMLPConfig = BehaviorMLPConfig()
+    cropper: CropperConfig = CropperConfig()
+    shifter: bool = Field(default=True, description="moves the readout positions with the pupil centre")
+    readout: ReadoutConfig = ReadoutConfig()
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> ModelConfig:
+        core = self.core
+        if self.behavior == "b_mlp" and isinstance(core, CNNConfig):
+            raise ValueError(
+                f"behavior 'b_mlp' adds to a transformer's tokens and does not fit core '{core.kind}': "
+                "use behavior 'channels' or 'none'"
+            )
+        if self.behavior != "b_mlp" and self.b_mlp != BehaviorMLPConfig():
+            raise ValueError(f"b_mlp is configured, but behavior is '{self.behavior}': set behavior to 'b_mlp'")
+        if self.behavior == "channels" and isinstance(core, CCTConfig):
+            raise ValueError("behavior 'channels' does not fit core 'cct': use behavior 'b_mlp' or 'none'")
+        if isinstance(core, ViTConfig | CCTConfig) and core.patch_stride > core.patch_size:
+            raise ValueError(f"patch_stride {core.patch_stride} is larger than patch_size {core.patch_size}")
+        if isinstance(core, ViTConfig) and core.tokenizer == "shifted_patches" and core.patch_size < 2:
+            raise ValueError("tokenizer 'shifted_patches' shifts by patch_size // 2 and needs patch_size 2 or more")
+        return self
+
+    def uses(self) -> tuple[Literal["image", "behavior", "pupil_center"], ...]:
+        """The inputs that can change this model's responses."""
+        behavior = self.behavior != "none" or self.cropper.shifter == "behavior_and_pupil_center"
+        pupil = (
+            self.shifter
+            or self.cropper.shifter != "none"
+            or (self.behavior == "b_mlp" and self.b_mlp.inputs == "behavior_and_pupil_center")
+        )
+        names: list[Literal["image", "behavior", "pupil_center"]] = ["image"]
+        if behavior:
+            names.append("behavior")
+        if pupil:
+            names.append("pupil_center")
+        return tuple(names)
+
+
+# The systems of the paper's Table 1, by name.
+PRESETS: dict[str, ModelConfig] = {
+    "v1t": ModelConfig(),
+    "vit": ModelConfig(behavior="channels"),
+    "cct": ModelConfig(core=CCTConfig()),
+    "cnn": ModelConfig(core=CNNConfig(), behavior="channels"),
+    "ln": ModelConfig(core=LNConfig(), behavior="channels"),
+}
+
+
+def parse_config(content: Any) -> ModelConfig:
+    """Validates a configuration from JSON or YAML.
+
+    Raises:
+        ConfigError: names the option, what it got and what it accepts.
+    """
+    try:
+        return ModelConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "model"
+        got = first["input"] if not isinstance(first["input"], dict) else None
+        raise ConfigError(f"{where}: {first['msg']}", got=got, hint="docs/models.md lists every option.") from error
+
+
+def with_options(config: ModelConfig, options: dict[str, Any]) -> ModelConfig:
+    """A copy with dotted options replaced, such as `{"core.dim": 64, "behavior": "none"}`.
+
+    Raises:
+        ConfigError: an option does not exist or its value is not accepted.
+    """
+    content = config.model_dump()
+    for path, value in options.items():
+        *parents, name = path.split(".")
+        place = content
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or name not in place:
+            raise ConfigError("no such option", got=path, hint="docs/models.md lists every option.")
+        place[name] = value
+    return parse_config(content)

@@ -1,0 +1,213 @@
+"""Other people's weights as checkpoints: reference runs, Sensorium baselines, and repositories on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from training.checkpoint import Checkpoint, library_versions, load_checkpoint, now, save_checkpoint, source_commit
+from training.config import BehaviorMLPConfig, CNNConfig, ModelConfig
+from training.errors import CheckpointError
+from training.models import Twin
+from training.mouse import Mouse
+from training.reference_runs import read_reference_run, rename_reference_keys
+from training.safe_pickle import load_pickle
+from training.sensorium_weights import IMAGE_SIZE, infer_sensorium_config, sensorium_mice
+
+__all__ = ["add_arguments", "import_weights", "run"]
+
+CoreKind = Literal["cnn", "ln"]
+
+
+def import_weights(source: str | Path, *, recordings: Sequence[Mouse] = (), core: CoreKind | None = None) -> Checkpoint:
+    """Reads a run folder of the reference code, a Sensorium `.pth`, or `hf://OWNER/NAME[/FOLDER]`.
+
+    Args:
+        recordings: the mice as recorded; without them the twin takes inputs that are standardised already.
+        core: for `.pth` files, whose weights do not tell: "cnn" or "ln"; by default the file's name decides.
+
+    Raises:
+        CheckpointError: the source is not understood; the message names the file, key or option.
+    """
+    path = _from_hub(str(source)) if str(source).startswith("hf://") else Path(source)
+    if path.is_dir():
+        checkpoint = _import_run(path, recordings)
+    elif path.is_file():
+        checkpoint = _import_sensorium(path, recordings, core)
+    else:
+        raise CheckpointError(f"{source} does not exist", hint="Give a run folder, a .pth file or hf://OWNER/NAME.")
+    checkpoint.provenance["source"] = str(source) if str(source).startswith("hf://") else f"imported {path.name}"
+    return checkpoint
+
+
+def _import_run(folder: Path, recordings: Sequence[Mouse]) -> Checkpoint:
+    weights = folder / "ckpt" / "model_state.pt"
+    if not (folder / "args.yaml").is_file() or not weights.is_file():
+        raise CheckpointError(
+            f"{folder} is no run of the reference code",
+            got=sorted(path.name for path in folder.iterdir())[:8],
+            expected="args.yaml and ckpt/model_state.pt",
+        )
+    reference = read_reference_run(folder)
+    content = load_pickle(weights)
+    state = content.get("model", content.get("model_state_dict")) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{weights} holds no weights", expected="a dictionary with the key 'model'")
+    return _build(
+        state,
+        config=_infer_b_mlp(reference.config, state),
+        mice=reference.mice,
+        image_shape=reference.image_shape,
+        recordings=recordings,
+        name=str(weights),
+    )
+
+
+def _infer_b_mlp(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
+    """The B-MLP's width and inputs, which the reference's options leave to its version, are read off the weights."""
+    found = [key for key in state if re.search(r"\.b[-_]mlp\..*0\.weight$", key)]
+    if config.behavior != "b_mlp" or not found or not hasattr(config.core, "dim"):
+        return config
+    hidden = state[found[0]].shape[0]
+    b_mlp: BehaviorMLPConfig = config.b_mlp.model_copy(
+        update={"hidden": "full" if hidden == config.core.dim and hidden != config.core.dim // 2 else "half"}
+    )
+    return config.model_copy(update={"b_mlp": b_mlp})
+
+
+def _import_sensorium(path: Path, recordings: Sequence[Mouse], core: CoreKind | None) -> Checkpoint:
+    state = load_pickle(path)
+    if not isinstance(state, dict | OrderedDict):
+        raise CheckpointError(f"{path.name} holds no weights", got=type(state).__name__, expected="a state dict")
+    mice = sensorium_mice(state, path.name)
+    if core is None:
+        core = "ln" if re.search(r"(^|[^a-z])ln([^a-z]|$)", path.stem.lower()) else "cnn"
+    config = infer_sensorium_config(state, core=core, name=path.name)
+    return _build(
+        state, config=config, mice=mice, image_shape=(1, *IMAGE_SIZE), recordings=recordings, name=path.name
+    )
+
+
+def _build(
+    state: dict[str, Tensor],
+    *,
+    config: ModelConfig,
+    mice: dict[str, tuple[str, str | None, int]],
+    image_shape: tuple[int, int, int],
+    recordings: Sequence[Mouse],
+    name: str,
+) -> Checkpoint:
+    recorded = {mouse.mouse_id: mouse for mouse in recordings}
+    ours = []
+    for mouse_id, data_key, n_neurons in mice.values():
+        mouse = recorded.get(mouse_id)
+        if mouse is None:
+            if recorded:
+                raise CheckpointError(
+                    f"no recording of mouse {mouse_id!r} was given", got=sorted(recorded), expected=mouse_id,
+                    hint="Give a recording of every mouse, or none to take standardised inputs.",
+                )
+            mouse = Mouse.without_recording(mouse_id, image_shape, n_neurons, data_key)
+        if mouse.n_neurons != n_neurons:
+            raise CheckpointError(
+                f"{name} is of another recording of mouse {mouse_id!r}",
+                got=f"{mouse.n_neurons} neurons recorded", expected=f"{n_neurons} neurons in the weights",
+            )
+        ours.append(mouse)
+    twin = Twin(config, ours)
+    mouse_ids = {theirs: mouse_id for theirs, (mouse_id, _, _) in mice.items()}
+    _load(twin, rename_reference_keys(dict(state), config=config, mouse_ids=mouse_ids, name=name), name)
+    provenance: dict[str, Any] = {"created": now(), "commit": source_commit(), "versions": library_versions()}
+    return Checkpoint(twin=twin.eval(), provenance=provenance)
+
+
+def _load(twin: Twin, weights: dict[str, Tensor], name: str) -> None:
+    expected = twin.state_dict()
+    # Batch norm counts its batches; the count changes nothing and the importer leaves it out.
+    missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(f"{name} lacks weights that its options ask for", got=f"no {missing[0]}")
+    for key, tensor in weights.items():
+        if key not in expected:
+            raise CheckpointError(f"{name} has weights that its options do not ask for", got=key)
+        if tensor.shape != expected[key].shape:
+            raise CheckpointError(
+                f"{name}: weights of another shape for {key}",
+                got=tuple(tensor.shape),
+                expected=f"{tuple(expected[key].shape)}, as its options say",
+            )
+    twin.load_state_dict(weights, strict=False)
+
+
+def _from_hub(url: str) -> Path:
+    """A snapshot of a repository on the Hugging Face hub, from the local cache or downloaded."""
+    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:/(.+))?", url)
+    if found is None or ".." in url.split("/"):
+        raise CheckpointError(f"{url} is no repository on the hub", expected="hf://OWNER/NAME or hf://OWNER/NAME/FOLDER")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise CheckpointError(
+            f"{url} needs huggingface_hub, which is not installed", hint="`pip install huggingface_hub`, then try again."
+        ) from None
+    repository, folder = found.groups()
+    patterns = [f"{folder}/**" if folder else "**", "args.yaml", "ckpt/*"]
+    try:
+        root = Path(snapshot_download(repository, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(f"{url} cannot be fetched: {str(error).splitlines()[0]}") from error
+    return _only_run(root / folder if folder else root, url)
+
+
+def _only_run(root: Path, url: str) -> Path:
+    if (root / "args.yaml").is_file():
+        return root
+    runs = sorted(path.parent for path in root.rglob("args.yaml"))
+    if len(runs) != 1:
+        raise CheckpointError(
+            f"{url} holds {len(runs)} runs",
+            got=[str(run.relative_to(root)) for run in runs][:8],
+            expected="one",
+            hint="Name one as hf://OWNER/NAME/FOLDER.",
+        )
+    return runs[0]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a run folder of the reference code, a Sensorium .pth, or hf://OWNER/NAME")
+    parser.add_argument("--output", required=True, type=Path, metavar="CHECKPOINT", help="folder to write")
+    parser.add_argument(
+        "--recordings",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="the mice's recordings (folders or zips), for statistics and neuron ids; without them the twin takes "
+        "inputs that are standardised already",
+    )
+    parser.add_argument(
+        "--core", choices=["cnn", "ln"], help="for .pth files: whether layers have nonlinearities (default: by file name)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from training.recordings import open_mice
+
+    recordings = open_mice(args.recordings)
+    checkpoint = import_weights(args.source, recordings=recordings, core=args.core)
+    save_checkpoint(args.output, checkpoint)
+    saved = load_checkpoint(args.output)
+    config = saved.config
+    linear = " (no nonlinearities)" if isinstance(config.core, CNNConfig) and config.core.kind == "ln" else ""
+    print(f"{args.source} -> {args.output}: core {config.core.kind}{linear}, behavior {config.behavior}")
+    for mouse in saved.mice.values():
+        known = "inputs standardised already" if mouse.standardized_inputs else "inputs in the recording's units"
+        print(f"  mouse {mouse.mouse_id}: {mouse.n_neurons} neurons, image {mouse.image_shape}, {known}")
+    return 0

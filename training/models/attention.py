@@ -1,0 +1,101 @@
+"""Self-attention as the paper has it, and attention rollout.
+
+The paper's heads are each as wide as the embedding (inner width = heads x dim), with queries, keys and values without
+bias. CCT's are narrow: inner width dim // heads, split over the heads once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Attention", "attention_rollout"]
+
+
+class Attention(nn.Module):
+    """Pre-LayerNorm multi-head self-attention: (B, L, D) -> (B, L, D).
+
+    Args:
+        inner: width of all heads together.
+        scale: of the dot products; learned per head from this start where `locality` is set.
+        locality: locality self-attention (Lee et al. 2021): learned temperature, and no token attends to itself.
+        dropout: of the attention weights and of the output.
+    """
+
+    # "eager" materialises softmax(Q K^T) as the reference code does: the slow baseline that benchmarks compare with.
+    kernel: Literal["fused", "eager"] = "fused"
+
+    def __init__(
+        self, *, dim: int, n_heads: int, inner: int, scale: float, bias: bool, locality: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.locality = locality
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.output = nn.Linear(inner, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        self.scale: float | nn.Parameter = nn.Parameter(torch.full((n_heads,), scale)) if locality else scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel == "eager":
+            return self.with_weights(x)[0]
+        q, k, v = self._heads(x)  # each (B, h, L, d)
+        rate = self.dropout.p if self.training else 0.0
+        if isinstance(self.scale, nn.Parameter):
+            n_tokens = x.shape[1]
+            others = ~torch.eye(n_tokens, dtype=torch.bool, device=x.device)
+            heads = F.scaled_dot_product_attention(
+                q * self.scale[:, None, None], k, v, attn_mask=others, dropout_p=rate, scale=1.0
+            )
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=self.scale)
+        return self._merge(heads)
+
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output and the attention weights (B, h, L, L), before dropout."""
+        q, k, v = self._heads(x)
+        scale = self.scale[:, None, None] if isinstance(self.scale, nn.Parameter) else self.scale
+        scores = q @ k.transpose(-1, -2) * scale
+        if self.locality:
+            itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+            scores = scores.masked_fill(itself, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=-1)
+        return self._merge(self.dropout(weights) @ v), weights
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # (B, L, 3 h d) -> three of (B, h, L, d)
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def _merge(self, heads: Tensor) -> Tensor:
+        return self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
+
+
+def attention_rollout(weights: Sequence[Tensor], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Attention rollout (Abnar and Zuidema 2020) with the maximum over heads, as in the paper's Figure 3.
+
+    Args:
+        weights: per block, (B, h, 1 + L, 1 + L), the cls token first.
+        grid: how the L tokens lie, (rows, columns).
+        size: (h, w) of the result.
+
+    Returns:
+        (B, h, w) in [0, 1]: where the cls token looks.
+    """
+    row: Tensor | None = None
+    # Only the cls row of A_n ... A_1 is asked for, so we go from the last block back: row times matrix, never matrices.
+    for block in reversed(weights):
+        joint = block.amax(dim=1)  # (B, 1 + L, 1 + L)
+        joint = joint + torch.eye(joint.shape[-1], dtype=joint.dtype, device=joint.device)
+        joint = joint / joint.sum(dim=-1, keepdim=True)
+        row = joint[:, :1] if row is None else row @ joint  # (B, 1, 1 + L)
+    assert row is not None
+    heat = row[:, 0, 1:]
+    low, high = heat.amin(dim=1, keepdim=True), heat.amax(dim=1, keepdim=True)
+    heat = ((heat - low) / (high - low)).unflatten(1, grid)[:, None]  # (B, 1, rows, columns)
+    return F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,128 @@
+"""From the recording's image to the core's: standardise, crop where the mouse looks, resize, append behaviour."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.config import ModelConfig
+from training.errors import ConfigError
+from training.models.shifter import Shifter
+from training.mouse import InputStatistics, Mouse
+
+__all__ = ["Cropper", "Standardizer"]
+
+
+class Standardizer(nn.Module):
+    """From the recording's own units to what the weights were trained on, for one mouse.
+
+    Image and pupil centre: (x - mean) / std. Behaviour: x / std, not centred. Identity where no statistics are known.
+    """
+
+    def __init__(self, mouse: Mouse) -> None:
+        super().__init__()
+        channels = mouse.image_shape[0]
+        image_mean, image_std = _mean_std(mouse.images, 1)
+        _, behavior_std = _mean_std(mouse.behavior, 3)
+        pupil_mean, pupil_std = _mean_std(mouse.pupil_center, 2)
+        for name, value, shape in (
+            ("image_mean", image_mean, _image_statistic_shape(image_mean, channels)),
+            ("image_std", image_std, _image_statistic_shape(image_std, channels)),
+            ("behavior_std", behavior_std, (-1,)),
+            ("pupil_mean", pupil_mean, (-1,)),
+            ("pupil_std", pupil_std, (-1,)),
+        ):
+            # Not in checkpoints: the mouse's statistics are kept once, beside the weights.
+            self.register_buffer(name, torch.from_numpy(value.astype(np.float32)).reshape(shape), persistent=False)
+
+    def forward(self, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            (image - self.image_mean) / self.image_std,
+            behavior / self.behavior_std,
+            (pupil_center - self.pupil_mean) / self.pupil_std,
+        )
+
+
+def _mean_std(statistics: InputStatistics | None, n: int) -> tuple[np.ndarray, np.ndarray]:
+    if statistics is None:
+        return np.zeros(n, np.float32), np.ones(n, np.float32)
+    return np.asarray(statistics.mean), np.asarray(statistics.std)
+
+
+def _image_statistic_shape(value: np.ndarray, channels: int) -> tuple[int, ...]:
+    """Statistics on disk are a scalar, one value per channel, or a whole (C, H, W) array."""
+    if value.size == 1:
+        return (1, 1, 1)
+    return (channels, 1, 1) if value.size == channels else value.shape
+
+
+class Cropper(nn.Module):
+    """Standardised image (B, C, H, W) -> the core's image (B, C', h, w), for every mouse (paper, section 4.1).
+
+    The crop samples a grid from -alpha to alpha with nearest neighbour and `align_corners`, moved by the image shifter.
+    Nearest neighbour has no gradient for the shifter, so in training the backward pass is bilinear (straight-through).
+    """
+
+    HIDDEN = 10
+
+    def __init__(self, *, config: ModelConfig, mice: list[Mouse]) -> None:
+        super().__init__()
+        cropper = config.cropper
+        shapes = {mouse.image_shape for mouse in mice}
+        if len(shapes) != 1:
+            raise ConfigError(
+                "the mice of one twin must share an image shape",
+                got={mouse.mouse_id: mouse.image_shape for mouse in mice},
+                hint="Train Dataset S and Dataset F mice apart.",
+            )
+        channels, height, width = shapes.pop()
+        self.grayscale = cropper.grayscale
+        self.size = cropper.size
+        self.append_behavior = config.behavior == "channels"
+        self.crop = cropper.crop
+        crop_height, crop_width = int(height * self.crop), int(width * self.crop)
+        if min(crop_height, crop_width) < 1:
+            raise ConfigError(f"cropper.crop {self.crop} leaves nothing of an image of {height}x{width}")
+        # No crop and no shifter is the identity, so nothing is sampled.
+        self.samples = self.crop < 1 or cropper.shifter != "none"
+        rows = torch.linspace(-self.crop, self.crop, crop_height)
+        columns = torch.linspace(-self.crop, self.crop, crop_width)
+        self.register_buffer("grid", torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None], persistent=False)
+        self.uses_behavior = cropper.shifter == "behavior_and_pupil_center"
+        self.shifters: nn.ModuleDict | None = None
+        if cropper.shifter != "none":
+            self.shifters = nn.ModuleDict(
+                {
+                    mouse.mouse_id: Shifter(
+                        n_inputs=5 if self.uses_behavior else 2, hidden=self.HIDDEN, scale=1 - self.crop
+                    )
+                    for mouse in mice
+                }
+            )
+        out_channels = (1 if self.grayscale else channels) + (3 if self.append_behavior else 0)
+        self.output_shape = (out_channels, *(self.size or (crop_height, crop_width)))
+
+    def forward(self, image: Tensor, behavior: Tensor, pupil_center: Tensor, mouse_id: str) -> Tensor:
+        if self.grayscale:
+            image = image.mean(dim=1, keepdim=True)
+        if self.samples:
+            image = self._sample(image, behavior, pupil_center, mouse_id)
+        if self.size is not None and tuple(image.shape[-2:]) != self.size:
+            image = F.interpolate(image, size=self.size, mode="bilinear", align_corners=False, antialias=False)
+        if self.append_behavior:
+            planes = behavior[:, :, None, None].expand(-1, -1, *image.shape[-2:])
+            image = torch.cat([image, planes], dim=1)
+        return image
+
+    def _sample(self, image: Tensor, behavior: Tensor, pupil_center: Tensor, mouse_id: str) -> Tensor:
+        grid = self.grid.expand(image.shape[0], -1, -1, -1)  # (B, h, w, 2), x and y
+        if self.shifters is not None:
+            inputs = torch.cat([behavior, pupil_center], dim=1) if self.uses_behavior else pupil_center
+            grid = grid + self.shifters[mouse_id](inputs)[:, None, None, :]
+        nearest = F.grid_sample(image, grid, mode="nearest", align_corners=True)
+        if not self.training or self.shifters is None:
+            return nearest
+        smooth = F.grid_sample(image, grid, mode="bilinear", align_corners=True)
+        return nearest.detach() + smooth - smooth.detach()

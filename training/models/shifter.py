@@ -1,0 +1,25 @@
+"""Gaze: from the pupil centre to a shift of positions, one small network per mouse."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Shifter"]
+
+
+class Shifter(nn.Module):
+    """Three dense layers with tanh after each: (B, n_inputs) -> (B, 2), x and y in (-scale, scale).
+
+    The tanh and the biases make it act at pupil centre (0, 0) too.
+    """
+
+    def __init__(self, *, n_inputs: int, hidden: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(n_inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 2)])
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x * self.scale

@@ -1,0 +1,121 @@
+"""Image to tokens: four ways to cut patches (V1T) and the convolutional one (CCT)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.config import CCTConfig, ViTConfig
+from training.errors import ConfigError
+
+__all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "sine_positions"]
+
+
+def shifted_copies(image: Tensor, shift: int) -> Tensor:
+    """The image and its four diagonal shifts (Lee et al. 2021): (B, C, H, W) -> (B, 5C, H, W).
+
+    Content moves down-right, down-left, up-right and up-left by `shift` pixels; zeros come in.
+    """
+    padded = F.pad(image, (shift, shift, shift, shift))
+    early, late = slice(None, -2 * shift), slice(2 * shift, None)
+    moved = [padded[..., rows, columns] for rows in (early, late) for columns in (early, late)]
+    return torch.cat([image, *moved], dim=1)
+
+
+class PatchTokenizer(nn.Module):
+    """Overlapping patches, projected to D, behind a cls token, plus learned positions: (B, C, H, W) -> (B, 1 + L, D)."""
+
+    def __init__(self, *, config: ViTConfig, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        patch, stride = config.patch_size, config.patch_stride
+        if patch > min(height, width):
+            raise ConfigError(
+                f"core.patch_size {patch} is larger than the core's image",
+                got=f"patch_size {patch}",
+                expected=f"at most {min(height, width)}, for cropper size {height}x{width}",
+            )
+        self.kind = config.tokenizer
+        self.patch_size = patch
+        self.stride = stride
+        self.grid = ((height - patch) // stride + 1, (width - patch) // stride + 1)
+        self.n_tokens = 1 + self.grid[0] * self.grid[1]
+
+        patch_dim = patch * patch * channels * (5 if self.kind == "shifted_patches" else 1)
+        self.norm_in = nn.LayerNorm(patch_dim) if self.kind in ("shifted_patches", "normalized_patches") else None
+        self.projection: nn.Linear | nn.Conv2d
+        if self.kind == "convolution":
+            self.projection = nn.Conv2d(channels, config.dim, kernel_size=patch, stride=stride)
+            nn.init.kaiming_normal_(self.projection.weight)
+        else:
+            self.projection = nn.Linear(patch_dim, config.dim)
+        self.norm_out = nn.LayerNorm(config.dim) if self.kind == "normalized_patches" else None
+        self.cls_token = nn.Parameter(torch.randn(1, 1, config.dim))
+        self.position = nn.Parameter(torch.randn(self.n_tokens, config.dim))
+        self.dropout = nn.Dropout(config.patch_dropout)
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens = torch.cat([self.cls_token.expand(image.shape[0], -1, -1), self.patches(image)], dim=1)
+        return self.dropout(tokens + self.position)  # (B, 1 + L, D)
+
+    def patches(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, L, D), without cls token and position."""
+        if self.kind == "convolution":
+            return self.projection(image).flatten(2).transpose(1, 2)
+        if self.kind == "shifted_patches":
+            image = shifted_copies(image, self.patch_size // 2)
+        if self.norm_in is None:
+            # Unfold and a linear layer are exactly one convolution, without the copies.
+            weight = self.projection.weight.unflatten(1, (-1, self.patch_size, self.patch_size))
+            return F.conv2d(image, weight, self.projection.bias, self.stride).flatten(2).transpose(1, 2)
+        pixels = F.unfold(image, self.patch_size, stride=self.stride).transpose(1, 2)  # (B, L, C * p * p)
+        tokens = self.projection(self.norm_in(pixels))
+        return tokens if self.norm_out is None else self.norm_out(tokens)
+
+
+class ConvolutionalTokenizer(nn.Module):
+    """Convolution, ReLU, max pool, plus positions; no cls token (Hassani et al. 2021): (B, C, H, W) -> (B, L, D)."""
+
+    PADDING = 3
+
+    def __init__(self, *, config: CCTConfig, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        patch, stride = config.patch_size, config.patch_stride
+        if patch > min(height, width) + 2 * self.PADDING:
+            raise ConfigError(
+                f"core.patch_size {patch} is larger than the core's image",
+                got=f"patch_size {patch}",
+                expected=f"at most {min(height, width) + 2 * self.PADDING}, for cropper size {height}x{width}",
+            )
+        self.projection = nn.Conv2d(
+            channels, config.dim, kernel_size=patch, stride=stride, padding=self.PADDING, bias=False
+        )
+        nn.init.kaiming_normal_(self.projection.weight)
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+        def tokens_along(size: int) -> int:
+            convolved = (size + 2 * self.PADDING - patch) // stride + 1
+            return (convolved - 1) // 2 + 1
+
+        self.grid = (tokens_along(height), tokens_along(width))
+        self.n_tokens = self.grid[0] * self.grid[1]
+        self.position: Tensor | None
+        if config.position == "learned":
+            self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, self.n_tokens, config.dim), std=0.2))
+        else:
+            sine = sine_positions(self.n_tokens, config.dim)[None] if config.position == "sine" else None
+            self.register_buffer("position", sine)
+        self.dropout = nn.Dropout(config.patch_dropout)
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens = self.pool(F.relu(self.projection(image))).flatten(2).transpose(1, 2)  # (B, L, D)
+        return self.dropout(tokens if self.position is None else tokens + self.position)
+
+
+def sine_positions(n_tokens: int, dim: int) -> Tensor:
+    """Sine on even, cosine on odd channels, of position / 10000^(2 floor(i / 2) / dim): (n_tokens, dim)."""
+    channel = torch.arange(dim)
+    angle = torch.arange(n_tokens)[:, None] / 10000 ** (2 * (channel // 2) / dim)
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()

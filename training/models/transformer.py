@@ -1,0 +1,166 @@
+"""Transformer blocks that the behaviour enters: B-MLP, attention, MLP (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.config import BehaviorMLPConfig
+from training.models.attention import Attention
+
+__all__ = ["BehaviorMLP", "Transformer"]
+
+
+class BehaviorMLP(nn.Module):
+    """B-MLP: two linear layers with tanh after both, (B, K) -> (B, D).
+
+    The weights of all mice are stacked on their first axis; one set of weights is shared by all.
+    """
+
+    def __init__(self, *, n_inputs: int, hidden: int, dim: int, n_mice: int, bias: bool) -> None:
+        super().__init__()
+        self.hidden_weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(n_mice, hidden, n_inputs), std=0.02))
+        self.output_weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(n_mice, dim, hidden), std=0.02))
+        self.hidden_bias = nn.Parameter(torch.zeros(n_mice, hidden)) if bias else None
+        self.output_bias = nn.Parameter(torch.zeros(n_mice, dim)) if bias else None
+
+    def forward(self, behavior: Tensor, mouse_index: Tensor) -> Tensor:
+        hidden = torch.tanh(_linear_per_mouse(behavior, self.hidden_weight, self.hidden_bias, mouse_index))
+        return torch.tanh(_linear_per_mouse(hidden, self.output_weight, self.output_bias, mouse_index))
+
+
+def _linear_per_mouse(x: Tensor, weight: Tensor, bias: Tensor | None, mouse_index: Tensor) -> Tensor:
+    if weight.shape[0] == 1:
+        return F.linear(x, weight[0], None if bias is None else bias[0])
+    y = (weight[mouse_index] @ x[:, :, None])[:, :, 0]  # (B, out, in) @ (B, in, 1) -> (B, out)
+    return y if bias is None else y + bias[mouse_index]
+
+
+class MLP(nn.Module):
+    """Pre-LayerNorm feed-forward part of a block."""
+
+    def __init__(self, *, dim: int, hidden: int, bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, hidden, bias=bias)
+        self.down = nn.Linear(hidden, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(self.dropout(F.gelu(self.up(self.norm(x))))))
+
+
+class StochasticDepth(nn.Module):
+    """Leaves out a residual branch for a whole sample (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.keep = 1.0 - rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.keep == 1.0:
+            return branch
+        kept = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(self.keep)
+        return branch * (kept / self.keep)
+
+
+class Block(nn.Module):
+    """Attention and MLP with their residuals: (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, *, attention: Attention, mlp: MLP, stochastic_depth: float) -> None:
+        super().__init__()
+        self.attention = attention
+        self.mlp = mlp
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.stochastic_depth(self.attention(x))
+        return x + self.stochastic_depth(self.mlp(x))
+
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        attended, weights = self.attention.with_weights(x)
+        x = x + self.stochastic_depth(attended)
+        return x + self.stochastic_depth(self.mlp(x)), weights
+
+
+class Transformer(nn.Module):
+    """A stack of blocks, with behaviour added to every token before them: (B, L, D) -> (B, L, D).
+
+    Args:
+        inner, scale: of the attention, see `Attention`.
+        stochastic_depth: one rate per block.
+        b_mlp: how behaviour enters, or None.
+        n_behavior: K, the number of inputs of the B-MLP.
+        n_mice: mice with a B-MLP of their own, where `b_mlp.mice` is "per_mouse".
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        n_heads: int,
+        inner: int,
+        scale: float,
+        mlp_dim: int,
+        bias: bool,
+        locality: bool,
+        dropout: float,
+        stochastic_depth: list[float],
+        b_mlp: BehaviorMLPConfig | None,
+        n_behavior: int,
+        n_mice: int,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(
+                attention=Attention(
+                    dim=dim, n_heads=n_heads, inner=inner, scale=scale, bias=bias, locality=locality, dropout=dropout
+                ),
+                mlp=MLP(dim=dim, hidden=mlp_dim, bias=bias, dropout=dropout),
+                stochastic_depth=rate,
+            )
+            for rate in stochastic_depth
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.behavior_mlps: nn.ModuleList | None = None
+        if b_mlp is not None:
+            self.behavior_mlps = nn.ModuleList(
+                BehaviorMLP(
+                    n_inputs=n_behavior,
+                    hidden=dim // 2 if b_mlp.hidden == "half" else dim,
+                    dim=dim,
+                    n_mice=n_mice if b_mlp.mice == "per_mouse" else 1,
+                    bias=bias,
+                )
+                for _ in range(len(self.blocks) if b_mlp.blocks == "each" else 1)
+            )
+            self.tied = b_mlp.blocks == "tied"
+
+    def behavior_latent(self, block: int, behavior: Tensor, mouse_index: Tensor) -> Tensor | None:
+        """What behaviour adds to every token before a block, (B, 1, D), or None where it adds nothing."""
+        if self.behavior_mlps is None:
+            return None
+        which = 0 if self.tied else block
+        if which >= len(self.behavior_mlps):
+            return None
+        return self.behavior_mlps[which](behavior, mouse_index)[:, None]
+
+    def forward(self, x: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            latent = self.behavior_latent(i, behavior, mouse_index)
+            x = block(x if latent is None else x + latent)
+        return x
+
+    def with_weights(self, x: Tensor, behavior: Tensor, mouse_index: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The output and every block's attention weights (B, h, L, L)."""
+        weights = []
+        for i, block in enumerate(self.blocks):
+            latent = self.behavior_latent(i, behavior, mouse_index)
+            x, w = block.with_weights(x if latent is None else x + latent)
+            weights.append(w)
+        return x, weights

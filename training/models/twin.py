@@ -1,0 +1,127 @@
+"""The twin: standardise -> crop -> core -> readout, for the mice that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.config import CCTConfig, CNNConfig, ModelConfig, ViTConfig
+from training.errors import ConfigError
+from training.models.cnn import CNNCore
+from training.models.cropper import Cropper, Standardizer
+from training.models.readout import GaussianReadout
+from training.models.shifter import Shifter
+from training.models.vit import CCTCore, ViTCore
+from training.mouse import Mouse
+
+__all__ = ["Twin", "response_from"]
+
+
+def response_from(pre_activation: Tensor) -> Tensor:
+    """ELU + 1: a standardised response, never negative."""
+    return F.elu(pre_activation) + 1
+
+
+class Twin(nn.Module):
+    """One member: a core shared by all mice, and what belongs to each.
+
+    Inputs are in the recording's own units: image (B, C, H, W), behavior (B, 3), pupil_center (B, 2).
+    """
+
+    READOUT_SHIFTER_HIDDEN = 5
+
+    def __init__(self, config: ModelConfig, mice: Sequence[Mouse]) -> None:
+        super().__init__()
+        if not mice:
+            raise ConfigError("a twin needs at least one mouse", got="none")
+        self.config = config
+        self.mice = {mouse.mouse_id: mouse for mouse in mice}
+        self.mouse_indices = {mouse_id: i for i, mouse_id in enumerate(self.mice)}
+        self._check_mice()
+        self.standardizers = nn.ModuleDict({mouse.mouse_id: Standardizer(mouse) for mouse in mice})
+        self.cropper = Cropper(config=config, mice=list(mice))
+        self.core = _build_core(config, self.cropper.output_shape, n_mice=len(mice))
+        self.shifters: nn.ModuleDict | None = None
+        if config.shifter:
+            self.shifters = nn.ModuleDict(
+                {mouse_id: Shifter(n_inputs=2, hidden=self.READOUT_SHIFTER_HIDDEN) for mouse_id in self.mice}
+            )
+        self.readouts = nn.ModuleDict(
+            {
+                mouse.mouse_id: GaussianReadout(
+                    config=config.readout, mouse=mouse, n_features=self.core.output_shape[0]
+                )
+                for mouse in mice
+            }
+        )
+
+    def _check_mice(self) -> None:
+        uses = self.config.uses()
+        for mouse in self.mice.values():
+            for name in ("behavior", "pupil_center"):
+                if name in uses and not mouse.standardized_inputs and getattr(mouse, name) is None:
+                    raise ConfigError(
+                        f"mouse {mouse.mouse_id!r} has no {name}, which this model uses (behavior "
+                        f"'{self.config.behavior}', shifter {self.config.shifter}, cropper.shifter "
+                        f"'{self.config.cropper.shifter}')",
+                        hint="Leave the mouse out, or set behavior and cropper.shifter to 'none' and shifter to false.",
+                    )
+
+    def forward(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
+        """Standardised responses (B, N)."""
+        return response_from(self.pre_activation(mouse_id, image, behavior, pupil_center))
+
+    def pre_activation(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
+        """What ensembles average, (B, N)."""
+        image, behavior, pupil_center = self.stem(mouse_id, image, behavior, pupil_center)
+        feature_map = self.core(image, behavior, self.mouse_index(mouse_id, image))
+        return self.read_out(mouse_id, feature_map, pupil_center)
+
+    def stem(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Recording's units -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil (B, 2)."""
+        image, behavior, pupil_center = self.standardizers[mouse_id](image, behavior, pupil_center)
+        image = self.cropper(image, behavior, pupil_center, mouse_id)
+        if self.config.b_mlp.inputs == "behavior_and_pupil_center":
+            behavior = torch.cat([behavior, pupil_center], dim=1)
+        return image, behavior, pupil_center
+
+    def read_out(self, mouse_id: str, feature_map: Tensor, pupil_center: Tensor) -> Tensor:
+        """Feature map (B, D, h, w) and standardised pupil (B, 2) -> pre-activation (B, N)."""
+        shift = None if self.shifters is None else self.shifters[mouse_id](pupil_center)
+        return self.readouts[mouse_id](feature_map, shift)
+
+    def mouse_index(self, mouse_id: str, image: Tensor) -> Tensor:
+        """(B,) int64, which B-MLP each sample takes where mice have their own."""
+        return torch.full((image.shape[0],), self.mouse_indices[mouse_id], dtype=torch.int64, device=image.device)
+
+    def attention_rollout(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
+        """Where the core's cls token looks, (B, h, w) in [0, 1].
+
+        Raises:
+            ConfigError: the core is not a ViT.
+        """
+        if not isinstance(self.core, ViTCore):
+            raise ConfigError("attention rollout needs a core with a cls token", got=self.config.core.kind, expected="vit")
+        image, behavior, pupil_center = self.stem(mouse_id, image, behavior, pupil_center)
+        return self.core.attention_rollout(image, behavior, self.mouse_index(mouse_id, image))
+
+    def regularizer(self, mouse_id: str) -> Tensor:
+        """The training loss's L1 terms for one mouse's batch: the core's, and its own readout's."""
+        return self.core.regularizer() + self.readouts[mouse_id].regularizer()
+
+
+def _build_core(
+    config: ModelConfig, image_shape: tuple[int, int, int], n_mice: int
+) -> ViTCore | CCTCore | CNNCore:
+    core = config.core
+    if isinstance(core, CNNConfig):
+        return CNNCore(config=core, image_shape=image_shape)
+    b_mlp = config.b_mlp if config.behavior == "b_mlp" else None
+    n_behavior = 5 if config.b_mlp.inputs == "behavior_and_pupil_center" else 3
+    if isinstance(core, ViTConfig):
+        return ViTCore(config=core, image_shape=image_shape, b_mlp=b_mlp, n_behavior=n_behavior, n_mice=n_mice)
+    assert isinstance(core, CCTConfig)
+    return CCTCore(config=core, image_shape=image_shape, b_mlp=b_mlp, n_behavior=n_behavior, n_mice=n_mice)

@@ -1,0 +1,121 @@
+"""Transformer cores: ViT and V1T (paper, section 3), and CCT."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.config import BehaviorMLPConfig, CCTConfig, TokenGrid, ViTConfig
+from training.models.attention import attention_rollout
+from training.models.tokenizer import ConvolutionalTokenizer, PatchTokenizer
+from training.models.transformer import Transformer
+
+__all__ = ["CCTCore", "ViTCore", "token_grid"]
+
+
+def token_grid(patches: tuple[int, int], kind: TokenGrid) -> tuple[int, int]:
+    """(rows, columns) in which tokens become a feature map.
+
+    "nearest_square" is the reference code's choice: the largest divisor that is not above ceil(sqrt(L)) as rows. For
+    8 x 15 patches that is 10 x 12, a map whose rows are not rows of the image.
+    """
+    if kind == "patches":
+        return patches
+    n_tokens = patches[0] * patches[1]
+    rows = math.ceil(math.sqrt(n_tokens))
+    while n_tokens % rows:
+        rows -= 1
+    return rows, n_tokens // rows
+
+
+class ViTCore(nn.Module):
+    """(B, C, h, w), behaviour (B, K) -> feature map (B, D, rows, columns)."""
+
+    def __init__(
+        self,
+        *,
+        config: ViTConfig,
+        image_shape: tuple[int, int, int],
+        b_mlp: BehaviorMLPConfig | None,
+        n_behavior: int,
+        n_mice: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = PatchTokenizer(config=config, image_shape=image_shape)
+        self.transformer = Transformer(
+            dim=config.dim,
+            n_heads=config.n_heads,
+            inner=config.n_heads * config.dim,
+            scale=config.dim**-0.5,
+            mlp_dim=config.mlp_dim,
+            bias=config.bias,
+            locality=config.attention == "locality",
+            dropout=config.block_dropout,
+            stochastic_depth=[config.stochastic_depth] * config.n_blocks,
+            b_mlp=b_mlp,
+            n_behavior=n_behavior,
+            n_mice=n_mice,
+        )
+        self.image_size = image_shape[1:]
+        self.grid = token_grid(self.tokenizer.grid, config.token_grid)
+        self.output_shape = (config.dim, *self.grid)
+        self.l1 = config.l1
+
+    def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
+        x = self.tokenizer(image)  # (B, 1 + L, D)
+        x = self.transformer(x, behavior, mouse_index)[:, 1:]  # the cls token has done its work
+        return x.transpose(1, 2).unflatten(2, self.grid)  # (B, D, rows, columns)
+
+    def attention_rollout(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
+        """Where the cls token looks, (B, h, w) at the core's image size, in [0, 1]."""
+        _, weights = self.transformer.with_weights(self.tokenizer(image), behavior, mouse_index)
+        return attention_rollout(weights, self.grid, self.image_size)
+
+    def regularizer(self) -> Tensor:
+        """L1 over all of the core's weights (paper, section 4.2)."""
+        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters()]).sum()
+
+
+class CCTCore(nn.Module):
+    """(B, C, h, w), behaviour (B, K) -> feature map (B, D, rows, columns)."""
+
+    def __init__(
+        self,
+        *,
+        config: CCTConfig,
+        image_shape: tuple[int, int, int],
+        b_mlp: BehaviorMLPConfig | None,
+        n_behavior: int,
+        n_mice: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = ConvolutionalTokenizer(config=config, image_shape=image_shape)
+        inner = config.dim // config.n_heads
+        self.transformer = Transformer(
+            dim=config.dim,
+            n_heads=config.n_heads,
+            inner=inner,
+            scale=inner**-0.5,
+            mlp_dim=config.mlp_dim,
+            bias=True,
+            locality=False,
+            dropout=config.block_dropout,
+            stochastic_depth=np.linspace(0, config.stochastic_depth, config.n_blocks).tolist(),
+            b_mlp=b_mlp,
+            n_behavior=n_behavior,
+            n_mice=n_mice,
+        )
+        self.grid = token_grid(self.tokenizer.grid, config.token_grid)
+        self.output_shape = (config.dim, *self.grid)
+        self.l1 = config.l1
+
+    def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
+        x = self.transformer(self.tokenizer(image), behavior, mouse_index)  # (B, L, D)
+        return x.transpose(1, 2).unflatten(2, self.grid)  # (B, D, rows, columns)
+
+    def regularizer(self) -> Tensor:
+        """L1 over all of the core's weights."""
+        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters()]).sum()
