@@ -1,0 +1,67 @@
+"""Ask a digital twin of mouse visual cortex what its neurons would do.
+
+    from v1t_client import Client
+
+    with Client("http://127.0.0.1:3000") as client:
+        prediction = client.predict("A", "image.png", pupil_dilation=41, running_speed=3)
+    print(prediction)
+
+`Client` and `AsyncClient` ask a server; every answer is a `Prediction`; every error is a `V1TError`.
+"""
+
+from __future__ import annotations
+
+from v1t_client._client import AsyncClient, Client
+from v1t_client._errors import (
+    Busy,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidArgument,
+    InvalidRequest,
+    MissingExtra,
+    NotFound,
+    NotReady,
+    ReplyInvalid,
+    ServerError,
+    TimedOut,
+    TooLarge,
+    Unauthorized,
+    V1TError,
+)
+from v1t_client._images import Image
+from v1t_client._mouse import Channel, Mouse, MouseDetail
+from v1t_client._neurons import NeuronTable
+from v1t_client._prediction import Model, Prediction
+from v1t_client._predictor import Predictor
+from v1t_client._requests import Resize, Units
+from v1t_client._version import __version__
+
+__all__ = [
+    "AsyncClient",
+    "Busy",
+    "Channel",
+    "Client",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Image",
+    "InvalidArgument",
+    "InvalidRequest",
+    "MissingExtra",
+    "Model",
+    "Mouse",
+    "MouseDetail",
+    "NeuronTable",
+    "NotFound",
+    "NotReady",
+    "Prediction",
+    "Predictor",
+    "ReplyInvalid",
+    "Resize",
+    "ServerError",
+    "TimedOut",
+    "TooLarge",
+    "Unauthorized",
+    "Units",
+    "V1TError",
+    "__version__",
+]

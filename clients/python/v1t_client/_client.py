@@ -1,0 +1,376 @@
+"""The clients: one that blocks and one to `await`. Both only run the flows of `_operations.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument
+from v1t_client._images import Image
+from v1t_client._mouse import Mouse, MouseDetail
+from v1t_client._neurons import NeuronTable
+from v1t_client._operations import Flow, Operations, Send, Sleep
+from v1t_client._prediction import Prediction
+from v1t_client._requests import Question, Resize, Units
+from v1t_client._retry import Retry
+from v1t_client._version import __version__
+
+__all__ = ["AsyncClient", "Client"]
+
+T = TypeVar("T")
+
+_CONNECT_TIMEOUT = 10.0  # seconds; a machine that is there answers a connection at once
+
+
+def _http_options(url: str, api_key: str | None) -> dict[str, Any]:
+    """Options that both of httpx's clients take."""
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidArgument("url is no web address", got=repr(url), expected="such as 'http://127.0.0.1:3000'")
+    headers = {"User-Agent": f"v1t-client/{__version__}"}
+    if api_key is not None:
+        if not api_key or not api_key.isascii() or not api_key.isprintable():
+            raise InvalidArgument("api_key is empty or has characters that a header cannot carry")
+        headers["Authorization"] = f"Bearer {api_key}"
+    return {
+        "base_url": parsed,
+        "headers": headers,
+        # Proxies from the environment are for the world outside, never for this machine.
+        "trust_env": parsed.host not in ("localhost", "127.0.0.1", "::1"),
+    }
+
+
+def _send_options(step: Send) -> dict[str, Any]:
+    """Arguments of httpx's `request` for one step."""
+    call = step.call
+    return {
+        "method": call.method,
+        "url": call.path,
+        "params": dict(call.params) or None,
+        "data": dict(call.form) or None,
+        "files": [("image", tuple(part)) for part in call.images] or None,
+        "headers": {"Accept": call.accept},
+        "timeout": httpx.Timeout(step.timeout, connect=min(step.timeout, _CONNECT_TIMEOUT)),
+    }
+
+
+class Client:
+    """Asks a server about the neurons of a mouse. Safe to share between threads; keeps its connections open.
+
+    Args:
+        url: the server's address.
+        api_key: sent as `Authorization: Bearer`, where the server asks for one.
+        timeout: seconds for one call with its retries. Bytes that keep coming are waited for.
+        retries: how often to ask again when nothing answers or the server is busy (429, 502, 503, 504). Its
+            Retry-After is honoured, as far as `timeout` reaches.
+        transport: an httpx transport in place of the network, for tests.
+
+    Example:
+        >>> with Client("http://127.0.0.1:3000") as client:                      # doctest: +SKIP
+        ...     client.predict("A", "image.png", pupil_dilation=41).responses.shape
+        (1, 7538)
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:3000",
+        *,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 3,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._operations = Operations(url=url, retry=Retry(retries=retries, timeout=timeout))
+        self._http = httpx.Client(transport=transport, **_http_options(url, api_key))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._http.base_url)!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections. The client cannot be used after."""
+        self._http.close()
+
+    def predict(
+        self,
+        mouse: str,
+        image: Image,
+        *,
+        pupil_dilation: npt.ArrayLike | None = None,
+        pupil_dilation_derivative: npt.ArrayLike | None = None,
+        running_speed: npt.ArrayLike | None = None,
+        pupil_center: npt.ArrayLike | None = None,
+        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
+        units: Units = "standardized",
+        spread: bool = False,
+        resize: Resize | None = None,
+        model: str | None = None,
+    ) -> Prediction:
+        """What the neurons of `mouse` would do, shown `image`.
+
+        A behaviour value is one number for all images or one per image. Those left out become the mouse's training
+        mean, and `Prediction.assumed` says so.
+
+        Args:
+            mouse: mouse id, as listed by `mice()`.
+            image: (H, W), (C, H, W) or (B, C, H, W) array in the recording's own units (grey levels 0 to 255); or a
+                PNG, JPEG or .npy file as path or bytes; or a PIL image; or a list of those, one image each.
+            pupil_dilation: () or (B,), in the recording's units (eye-camera pixels).
+            pupil_dilation_derivative: () or (B,), eye-camera pixels per second.
+            running_speed: () or (B,), cm/s.
+            pupil_center: (2,) or (B, 2), x and y in eye-camera pixels.
+            neuron_ids: (n,), the recording's unit ids; the responses keep this order. All neurons if left out.
+            units: "standardized" (divided by the neuron's response std) or "raw".
+            spread: also return the standard deviation over the ensemble's members.
+            resize: how to bring an image of another size to the mouse's: "fit" (whole image, padded), "fill" (covers,
+                overflow cut) or "crop" (unscaled, centred cut). Without it another size is refused.
+            model: bundle name, where several bundles hold this mouse.
+
+        Raises:
+            InvalidArgument: an argument cannot be sent.
+            ServerError: the server refused; the message repeats its hint.
+            ConnectionFailed, TimedOut: no answer came.
+        """
+        return self._run(
+            self._operations.predict(
+                Question(
+                    mouse=mouse,
+                    image=image,
+                    pupil_dilation=pupil_dilation,
+                    pupil_dilation_derivative=pupil_dilation_derivative,
+                    running_speed=running_speed,
+                    pupil_center=pupil_center,
+                    neuron_ids=neuron_ids,
+                    units=units,
+                    spread=spread,
+                    resize=resize,
+                    model=model,
+                )
+            )
+        )
+
+    def mice(self) -> list[Mouse]:
+        """The mice that this server can be asked about."""
+        return self._run(self._operations.mice())
+
+    def mouse(self, mouse: str, *, model: str | None = None) -> MouseDetail:
+        """One mouse with its input statistics, test scores and licence."""
+        return self._run(self._operations.mouse(mouse, model=model))
+
+    def neurons(
+        self,
+        mouse: str,
+        *,
+        model: str | None = None,
+        x_min: float | None = None,
+        x_max: float | None = None,
+        y_min: float | None = None,
+        y_max: float | None = None,
+        z_min: float | None = None,
+        z_max: float | None = None,
+        score: str | None = None,
+        score_min: float | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> NeuronTable:
+        """The neurons of a mouse, those within the bounds: cortical position in um, test score by name."""
+        return self._run(
+            self._operations.neurons(
+                mouse,
+                model=model,
+                x_min=x_min,
+                x_max=x_max,
+                y_min=y_min,
+                y_max=y_max,
+                z_min=z_min,
+                z_max=z_max,
+                score=score,
+                score_min=score_min,
+                limit=limit,
+                offset=offset,
+            )
+        )
+
+    def ready(self) -> bool:
+        """Whether the server's models are loaded and warm. Raises ConnectionFailed if there is no server."""
+        return self._run(self._operations.ready())
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Waits for a server that is starting, up to `timeout` seconds.
+
+        Raises:
+            NotReady, ConnectionFailed, TimedOut: it was not ready in time.
+        """
+        self._run(self._operations.wait_until_ready(timeout))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Sleep):
+                    time.sleep(step.seconds)
+                    step = next(flow)
+                    continue
+                try:
+                    response = self._http.request(**_send_options(step))
+                except httpx.RequestError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(response)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments and methods, each to be awaited.
+
+    Example:
+        >>> async with AsyncClient() as client:                                  # doctest: +SKIP
+        ...     a, b = await asyncio.gather(client.predict("A", image), client.predict("B", image))
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:3000",
+        *,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 3,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._operations = Operations(url=url, retry=Retry(retries=retries, timeout=timeout))
+        self._http = httpx.AsyncClient(transport=transport, **_http_options(url, api_key))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._http.base_url)!r})"
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections. The client cannot be used after."""
+        await self._http.aclose()
+
+    async def predict(
+        self,
+        mouse: str,
+        image: Image,
+        *,
+        pupil_dilation: npt.ArrayLike | None = None,
+        pupil_dilation_derivative: npt.ArrayLike | None = None,
+        running_speed: npt.ArrayLike | None = None,
+        pupil_center: npt.ArrayLike | None = None,
+        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
+        units: Units = "standardized",
+        spread: bool = False,
+        resize: Resize | None = None,
+        model: str | None = None,
+    ) -> Prediction:
+        """See `Client.predict`."""
+        return await self._run(
+            self._operations.predict(
+                Question(
+                    mouse=mouse,
+                    image=image,
+                    pupil_dilation=pupil_dilation,
+                    pupil_dilation_derivative=pupil_dilation_derivative,
+                    running_speed=running_speed,
+                    pupil_center=pupil_center,
+                    neuron_ids=neuron_ids,
+                    units=units,
+                    spread=spread,
+                    resize=resize,
+                    model=model,
+                )
+            )
+        )
+
+    async def mice(self) -> list[Mouse]:
+        """See `Client.mice`."""
+        return await self._run(self._operations.mice())
+
+    async def mouse(self, mouse: str, *, model: str | None = None) -> MouseDetail:
+        """See `Client.mouse`."""
+        return await self._run(self._operations.mouse(mouse, model=model))
+
+    async def neurons(
+        self,
+        mouse: str,
+        *,
+        model: str | None = None,
+        x_min: float | None = None,
+        x_max: float | None = None,
+        y_min: float | None = None,
+        y_max: float | None = None,
+        z_min: float | None = None,
+        z_max: float | None = None,
+        score: str | None = None,
+        score_min: float | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> NeuronTable:
+        """See `Client.neurons`."""
+        return await self._run(
+            self._operations.neurons(
+                mouse,
+                model=model,
+                x_min=x_min,
+                x_max=x_max,
+                y_min=y_min,
+                y_max=y_max,
+                z_min=z_min,
+                z_max=z_max,
+                score=score,
+                score_min=score_min,
+                limit=limit,
+                offset=offset,
+            )
+        )
+
+    async def ready(self) -> bool:
+        """See `Client.ready`."""
+        return await self._run(self._operations.ready())
+
+    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """See `Client.wait_until_ready`."""
+        await self._run(self._operations.wait_until_ready(timeout))
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                    step = next(flow)
+                    continue
+                try:
+                    response = await self._http.request(**_send_options(step))
+                except httpx.RequestError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(response)
+        except StopIteration as done:
+            result: T = done.value
+            return result

@@ -1,0 +1,205 @@
+"""What the client does, without I/O: each operation is a generator that asks for its sends and sleeps.
+
+A flow yields `Send` and gets an `httpx.Response` back (or an `httpx.RequestError` thrown in), or yields `Sleep`. The
+clients in `_client.py` run flows, one with blocking calls and one with `await`, so nothing here is written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client import _requests as requests
+from v1t_client._errors import ConnectionFailed, NotReady, ReplyInvalid, TimedOut, V1TError
+from v1t_client._mouse import Mouse, MouseDetail
+from v1t_client._neurons import NeuronTable
+from v1t_client._prediction import Prediction
+from v1t_client._replies import read_mice, read_mouse, read_neurons, read_prediction, read_refusal
+from v1t_client._requests import Call, Question
+from v1t_client._retry import RETRIED_ERRORS, RETRIED_STATUSES, Retry
+
+__all__ = ["Flow", "Operations", "Send", "Sleep"]
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send this request and hand back the reply, within `timeout` seconds."""
+
+    call: Call
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Do nothing for so long."""
+
+    seconds: float
+
+
+T = TypeVar("T")
+Flow = Generator["Send | Sleep", "httpx.Response | None", T]
+
+
+class Operations:
+    """The operations of one client, and what it remembers between them.
+
+    Args:
+        url: where the server is; used in messages only.
+        retry: when to ask again.
+    """
+
+    def __init__(self, *, url: str, retry: Retry) -> None:
+        self._url = url
+        self._retry = retry
+        self._neuron_ids: dict[tuple[str, str], npt.NDArray[np.int64]] = {}  # (mouse, model hash) -> (N,)
+
+    def predict(self, question: Question) -> Flow[Prediction]:
+        call, n_images = requests.build_predict(question)
+        asked = None if question.neuron_ids is None else np.asarray(question.neuron_ids, dtype=np.int64)
+        response = yield from self._exchange(call)
+        prediction = read_prediction(
+            response, mouse=question.mouse, n_images=n_images, spread=question.spread, neuron_ids=asked
+        )
+        n_neurons = prediction.responses.shape[1]
+        if len(prediction.neuron_ids) == n_neurons:
+            return prediction
+        ids = yield from self._all_neuron_ids(prediction)
+        if len(ids) != n_neurons:
+            raise ReplyInvalid(
+                f"unexpected reply: the neurons of mouse {question.mouse!r} changed between two requests",
+                got=f"{len(ids)} neuron ids",
+                expected=n_neurons,
+                hint="The server may just have loaded another bundle of this name; ask again.",
+            )
+        return replace(prediction, neuron_ids=ids)
+
+    def mice(self) -> Flow[list[Mouse]]:
+        return read_mice((yield from self._exchange(requests.build_mice())))
+
+    def mouse(self, mouse: str, *, model: str | None) -> Flow[MouseDetail]:
+        return read_mouse((yield from self._exchange(requests.build_mouse(mouse, model=model))))
+
+    def neurons(
+        self, mouse: str, *, limit: int | None, offset: int | None, **filters: str | float | None
+    ) -> Flow[NeuronTable]:
+        """One request with a limit; without one, as many as it takes to have every neuron."""
+        pages: list[NeuronTable] = []
+        start = offset or 0
+        while True:
+            call = requests.build_neurons(mouse, **filters, limit=limit, offset=start or None)
+            page = read_neurons((yield from self._exchange(call)))
+            pages.append(page)
+            start += len(page)
+            if limit is not None or len(page) == 0 or start >= page.total:
+                return _join(pages)
+
+    def ready(self) -> Flow[bool]:
+        """One look, without retries."""
+        timeout = self._retry.timeout
+        try:
+            response = yield Send(requests.build_ready(), timeout)
+        except httpx.RequestError as error:
+            raise self._no_reply(error, attempts=1) from error
+        assert response is not None
+        if response.status_code == 503:
+            return False
+        if response.status_code != 200:
+            raise read_refusal(response)
+        return True
+
+    def wait_until_ready(self, timeout: float) -> Flow[None]:
+        """Looks until the server is ready, also while nothing answers at the URL yet."""
+        started = self._retry.clock()
+        pause = 0.1
+        while True:
+            remaining = timeout - (self._retry.clock() - started)
+            try:
+                response = yield Send(requests.build_ready(), max(0.05, min(remaining, 5.0)))
+                assert response is not None
+                if response.status_code == 200:
+                    return
+                failure: V1TError = read_refusal(response)
+                if response.status_code not in RETRIED_STATUSES:
+                    raise failure
+                if response.status_code == 503:
+                    failure = NotReady(
+                        f"the server at {self._url} is not ready after {timeout:g} s",
+                        status=503,
+                        code="not_ready",
+                        hint="Its log says which bundle it loads, or refuses.",
+                    )
+            except (*RETRIED_ERRORS, httpx.TimeoutException) as error:
+                failure = self._no_reply(error, attempts=1)
+            except httpx.RequestError as error:
+                raise self._no_reply(error, attempts=1) from error
+            if self._retry.clock() - started + pause >= timeout:
+                raise failure
+            yield Sleep(pause)
+            pause = min(2.0, pause * 1.5)
+
+    def _all_neuron_ids(self, prediction: Prediction) -> Flow[npt.NDArray[np.int64]]:
+        key = (prediction.mouse, prediction.model.hash)
+        if key not in self._neuron_ids:
+            table = yield from self.neurons(prediction.mouse, model=prediction.model.name, limit=None, offset=None)
+            self._neuron_ids[key] = table.neuron_ids
+        return self._neuron_ids[key]
+
+    def _exchange(self, call: Call) -> Flow[httpx.Response]:
+        """Sends until a reply with status 200 comes, as far as the retries and the deadline reach."""
+        started = self._retry.clock()
+        attempt = 0
+        while True:
+            elapsed = self._retry.clock() - started
+            retry_after: float | None = None
+            cause: Exception | None = None
+            failure: V1TError
+            try:
+                response = yield Send(call, max(0.05, self._retry.timeout - elapsed))
+            except httpx.RequestError as error:
+                failure, cause = self._no_reply(error, attempts=attempt + 1), error
+                again = isinstance(error, RETRIED_ERRORS)
+            else:
+                assert response is not None
+                if response.status_code == 200:
+                    return response
+                failure = refusal = read_refusal(response)
+                again, retry_after = refusal.status in RETRIED_STATUSES, refusal.retry_after
+            elapsed = self._retry.clock() - started
+            pause = self._retry.pause(attempt, elapsed=elapsed, retry_after=retry_after) if again else None
+            if pause is None:
+                raise failure from cause
+            yield Sleep(pause)
+            attempt += 1
+
+    def _no_reply(self, error: httpx.RequestError, *, attempts: int) -> V1TError:
+        reason = str(error) or type(error).__name__
+        tried = "" if attempts == 1 else f" ({attempts} attempts)"
+        if isinstance(error, httpx.DecodingError):
+            return ReplyInvalid(f"unexpected reply from {self._url}: {reason}")
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return TimedOut(
+                f"no reply from {self._url} in time ({reason}){tried}",
+                hint="Ask for fewer images at once, or give Client(timeout=...) more seconds.",
+            )
+        return ConnectionFailed(
+            f"no answer from {self._url}: {reason}{tried}",
+            hint="Is the server running? `make serve` starts one; another URL: Client(url), --url or V1T_URL.",
+        )
+
+
+def _join(pages: list[NeuronTable]) -> NeuronTable:
+    if len(pages) == 1:
+        return pages[0]
+    pages = [page for page in pages if len(page)]
+    return replace(
+        pages[0],
+        neuron_ids=np.concatenate([page.neuron_ids for page in pages]),
+        coordinates_um=np.concatenate([page.coordinates_um for page in pages]),
+        response_std=np.concatenate([page.response_std for page in pages]),
+        scores={name: np.concatenate([page.scores[name] for page in pages]) for name in pages[0].scores},
+    )

@@ -1,0 +1,173 @@
+"""The labelled answer: responses, and everything needed to know what they are responses of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument, MissingExtra
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Model", "Prediction"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The bundle that answered.
+
+    Attributes:
+        name: the bundle's name.
+        hash: SHA-256 of its manifest, which covers every weight.
+        members: how many networks are averaged.
+        simulated: True if it was trained on a simulated recording.
+        notice: what its makers want said with every answer.
+    """
+
+    name: str
+    hash: str
+    members: int = 1
+    simulated: bool = False
+    notice: str | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """Predicted responses of one mouse's neurons.
+
+    Attributes:
+        responses: (B, n) float32, predicted spikes or deconvolved calcium, in `units`.
+        neuron_ids: (n,) int64, the recording's unit ids: column j of `responses` is neuron `neuron_ids[j]`.
+        mouse: the mouse that was asked.
+        units: "standardized" (divided by the neuron's response std) or "raw".
+        model: the bundle that answered.
+        spread: (B, n) float32, standard deviation over the ensemble's members, or None if it was not asked for.
+        assumed: what the server filled in or changed, one sentence each. Worth reading.
+        request_id: names this request in the server's log.
+    """
+
+    responses: npt.NDArray[np.float32]
+    neuron_ids: npt.NDArray[np.int64]
+    mouse: str
+    units: str
+    model: Model
+    spread: npt.NDArray[np.float32] | None = None
+    assumed: tuple[str, ...] = field(default=())
+    request_id: str | None = None
+
+    def __len__(self) -> int:
+        """How many images were asked about."""
+        return len(self.responses)
+
+    def __repr__(self) -> str:
+        n_images, n_neurons = self.responses.shape
+        lines = [
+            f"<Prediction: mouse {self.mouse!r}, {_count(n_images, 'image')} x {_count(n_neurons, 'neuron')}>",
+            f"  responses   {_describe(self.responses)}, {self.units}",
+            f"  spread      {_describe(self.spread) if self.spread is not None else 'not asked for (spread=True)'}",
+            f"  neuron_ids  {_abridge(self.neuron_ids)}",
+            f"  model       {self.model.name} {self.model.hash[:12]}, {_count(self.model.members, 'member')}",
+        ]
+        if self.model.simulated:
+            lines.append(f"  simulated   {self.model.notice or 'trained on a simulated recording'}")
+        elif self.model.notice:
+            lines.append(f"  notice      {self.model.notice}")
+        lines += [f"  assumed     {line}" for line in self.assumed]
+        lines.append("  more        .responses[image, neuron], .select(neuron_ids), .to_dict(), .to_xarray()")
+        return "\n".join(lines)
+
+    def select(self, neuron_ids: Sequence[int] | npt.NDArray[np.int64]) -> Prediction:
+        """The same prediction for these neurons only, in this order.
+
+        Raises:
+            InvalidArgument: a neuron is not part of this prediction.
+        """
+        position = {int(neuron_id): i for i, neuron_id in enumerate(self.neuron_ids)}
+        wanted = [int(neuron_id) for neuron_id in neuron_ids]
+        missing = [neuron_id for neuron_id in wanted if neuron_id not in position]
+        if missing:
+            raise InvalidArgument(
+                f"{_count(len(missing), 'neuron')} not in this prediction",
+                got=_abridge(np.asarray(missing)),
+                expected=f"some of {_abridge(self.neuron_ids)}",
+            )
+        columns = [position[neuron_id] for neuron_id in wanted]
+        return replace(
+            self,
+            responses=self.responses[:, columns],  # (B, n')
+            neuron_ids=np.asarray(wanted, dtype=np.int64),
+            spread=None if self.spread is None else self.spread[:, columns],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, as in the server's JSON reply."""
+        content: dict[str, Any] = {
+            "request_id": self.request_id,
+            "model": {
+                "name": self.model.name,
+                "hash": self.model.hash,
+                "members": self.model.members,
+                "simulated": self.model.simulated,
+                "notice": self.model.notice,
+            },
+            "mouse": self.mouse,
+            "units": self.units,
+            "neuron_ids": self.neuron_ids.tolist(),
+            "responses": self.responses.tolist(),
+        }
+        if self.spread is not None:
+            content["spread"] = self.spread.tolist()
+        content["assumed"] = list(self.assumed)
+        return content
+
+    def to_xarray(self) -> xarray.Dataset:
+        """An `xarray.Dataset` with dimensions `image` and `neuron`; what was asked and assumed is in its attributes.
+
+        Raises:
+            MissingExtra: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise MissingExtra(
+                "to_xarray() needs xarray, which is not installed", hint="pip install 'v1t-client[xarray]'"
+            ) from error
+        dims = ("image", "neuron")
+        variables: dict[str, Any] = {"responses": (dims, self.responses, {"units": self.units})}
+        if self.spread is not None:
+            variables["spread"] = (dims, self.spread, {"units": self.units, "long_name": "std over ensemble members"})
+        return xarray.Dataset(
+            variables,
+            coords={"neuron": ("neuron", self.neuron_ids), "image": ("image", np.arange(len(self)))},
+            attrs={
+                "mouse": self.mouse,
+                "model": self.model.name,
+                "model_hash": self.model.hash,
+                "members": self.model.members,
+                "simulated": int(self.model.simulated),  # NetCDF attributes know no booleans
+                "notice": self.model.notice or "",
+                "assumed": "\n".join(self.assumed),
+                "request_id": self.request_id or "",
+            },
+        )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _describe(values: npt.NDArray[np.float32]) -> str:
+    text = f"{values.dtype} {values.shape}"
+    if values.size:
+        text += f", {values.min():.3g} to {values.max():.3g}, median {np.median(values):.3g}"
+    return text
+
+
+def _abridge(ids: npt.NDArray[Any], shown: int = 4) -> str:
+    text = ", ".join(str(int(i)) for i in ids[:shown])
+    return f"{text}, ... {int(ids[-1])} ({len(ids):,} in all)" if len(ids) > shown else text or "none"

@@ -1,0 +1,158 @@
+"""Requests of the HTTP contract, built without sending them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument
+from v1t_client._images import Image, ImagePart, encode_images
+
+__all__ = [
+    "NPY",
+    "Call",
+    "Question",
+    "Resize",
+    "Units",
+    "build_mice",
+    "build_mouse",
+    "build_neurons",
+    "build_predict",
+    "build_ready",
+]
+
+Units = Literal["standardized", "raw"]
+Resize = Literal["fit", "fill", "crop"]
+
+NPY = "application/x-npy"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request, ready to be sent as often as it takes: nothing that we ask changes the server."""
+
+    method: str
+    path: str
+    accept: str = "application/json"
+    params: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] = field(default_factory=dict)
+    images: Sequence[ImagePart] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """The arguments of one `predict`, as the caller gave them."""
+
+    mouse: str
+    image: Image
+    pupil_dilation: npt.ArrayLike | None = None
+    pupil_dilation_derivative: npt.ArrayLike | None = None
+    running_speed: npt.ArrayLike | None = None
+    pupil_center: npt.ArrayLike | None = None
+    neuron_ids: Sequence[int] | npt.ArrayLike | None = None
+    units: Units = "standardized"
+    spread: bool = False
+    resize: Resize | None = None
+    model: str | None = None
+
+
+def build_predict(question: Question) -> tuple[Call, int | None]:
+    """`POST /predict` as multipart, and how many images it holds (None where only the server can tell).
+
+    Raises:
+        InvalidArgument: an argument cannot be sent at all. Shapes and ranges are the server's to judge.
+    """
+    _check_mouse(question.mouse)
+    form = {"mouse": question.mouse, "units": question.units}
+    for name in ("pupil_dilation", "pupil_dilation_derivative", "running_speed"):
+        value = getattr(question, name)
+        if value is not None:
+            form[name] = _numbers(name, value, dimensions=(0, 1), expected="a number, or one per image: (B,)")
+    if question.pupil_center is not None:
+        form["pupil_center"] = _numbers(
+            "pupil_center", question.pupil_center, dimensions=(1, 2), expected="[x, y], or one per image: (B, 2)"
+        )
+    if question.neuron_ids is not None:
+        form["neuron_ids"] = _integers("neuron_ids", question.neuron_ids)
+    if question.spread:
+        form["spread"] = "true"
+    if question.resize is not None:
+        form["resize"] = question.resize
+    if question.model is not None:
+        form["model"] = question.model
+    images, n_images = encode_images(question.image)
+    return Call("POST", "/predict", accept=NPY, form=form, images=images), n_images
+
+
+def build_mice() -> Call:
+    """`GET /mice`."""
+    return Call("GET", "/mice")
+
+
+def build_mouse(mouse: str, *, model: str | None = None) -> Call:
+    """`GET /mice/{id}`."""
+    return Call("GET", _mouse_path(mouse), params=_query(model=model))
+
+
+def build_neurons(mouse: str, **filters: str | float | None) -> Call:
+    """`GET /mice/{id}/neurons`; filters that are None are left out."""
+    return Call("GET", f"{_mouse_path(mouse)}/neurons", params=_query(**filters))
+
+
+def build_ready() -> Call:
+    """`GET /readyz`."""
+    return Call("GET", "/readyz", accept="*/*")
+
+
+def _query(**values: str | float | None) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _mouse_path(mouse: str) -> str:
+    _check_mouse(mouse)
+    return f"/mice/{quote(mouse, safe='')}"
+
+
+def _check_mouse(mouse: str) -> None:
+    if not isinstance(mouse, str) or mouse in ("", ".", ".."):
+        raise InvalidArgument(
+            "mouse is no mouse id", got=repr(mouse), expected="a string such as 'A'", hint="client.mice() lists them."
+        )
+
+
+def _numbers(name: str, value: npt.ArrayLike, *, dimensions: tuple[int, ...], expected: str) -> str:
+    """Text of a form field: a bare number, or a JSON list."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InvalidArgument(f"{name} is ragged", expected=expected) from error
+    if array.dtype.kind not in "iuf":
+        raise InvalidArgument(f"{name} does not hold real numbers", got=_short(value), expected=expected)
+    if array.ndim not in dimensions:
+        raise InvalidArgument(f"{name} has the wrong shape", got=f"shape {array.shape}", expected=expected)
+    if not np.isfinite(array).all():
+        raise InvalidArgument(f"{name} has NaN or infinite values", got=_short(value), expected=expected)
+    return json.dumps(array.tolist(), allow_nan=False)
+
+
+def _integers(name: str, value: Sequence[int] | npt.ArrayLike) -> str:
+    expected = "a list of neuron ids, integers"
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(f"{name} is no list of integers", got=_short(value), expected=expected) from error
+    empty = array.ndim == 1 and array.size == 0  # numpy reads [] as floats; the server judges it
+    if array.ndim != 1 or not (array.dtype.kind in "iu" or empty):
+        raise InvalidArgument(f"{name} is no list of integers", got=_short(value), expected=expected)
+    return json.dumps(array.tolist())
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
