@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-__all__ = ["PREFIX", "SettingsError", "Settings"]
+__all__ = ["PREFIX", "Settings", "SettingsError"]
 
 PREFIX = "V1T_"
 DEFAULT_BUNDLES = Path(__file__).resolve().parent.parent / "exported_models"

@@ -1,0 +1,222 @@
+"""Who runs together: what waits when the engine frees up becomes its next run. An idle engine is never waited for.
+
+One worker thread runs the engine. A run holds images of one engine (one bundle), of any of its mice. A request larger
+than a run is split and goes back to the end of the queue after each piece, so that small ones take turns with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from server.errors import Busy, NotReady
+from server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from server.engine import Engine, Prediction, Stimulus
+
+__all__ = ["Batcher"]
+
+logger = logging.getLogger("bentoml.v1t")
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request that waits, and what was computed of it so far."""
+
+    engine: Engine
+    stimulus: Stimulus
+    done: asyncio.Future[Prediction]
+    arrived: float
+    taken: int = 0  # images that were handed to a run
+    parts: list[Prediction] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        return len(self.stimulus.image) - self.taken
+
+    def take(self, n: int) -> Stimulus:
+        """The next n images."""
+        whole, start = self.stimulus, self.taken
+        self.taken += n
+        if n == len(whole.image):
+            return whole
+        piece = slice(start, start + n)
+        return replace(
+            whole,
+            image=whole.image[piece],
+            behavior=whole.behavior[piece],
+            pupil_center=whole.pupil_center[piece],
+        )
+
+    def give(self, part: Prediction | Exception) -> None:
+        """Takes in what a run made of the last piece."""
+        if self.done.done():  # cancelled while it ran
+            return
+        if isinstance(part, Exception):
+            self.done.set_exception(part)
+            return
+        self.parts.append(part)
+        if self.left == 0:
+            self.done.set_result(_join(self.parts))
+
+
+def _join(parts: list[Prediction]) -> Prediction:
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        response=np.concatenate([part.response for part in parts]),
+        spread=np.concatenate([part.spread for part in parts]),
+    )
+
+
+class Batcher:
+    """Queues requests for the engines of this process.
+
+    Args:
+        max_batch: images in one run.
+        max_queue: images that may wait; what would exceed it is refused with `Busy`.
+    """
+
+    def __init__(self, *, max_batch: int, max_queue: int, metrics: Metrics) -> None:
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._metrics = metrics
+        self._queue: deque[_Job] = deque()
+        self._waiting = 0  # images
+        self._seconds_per_image = 0.01  # a running mean, for Retry-After
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to serve the queue, on the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def close(self) -> None:
+        """Stops after the run in progress; what still waits is told so."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        while self._queue:
+            self._queue.popleft().give(NotReady("the server is shutting down", retry_after=5))
+        self._count(-self._waiting)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def predict(self, engine: Engine, stimulus: Stimulus) -> Prediction:
+        """Waits for its turn and the answer; whoever is cancelled leaves the queue at once.
+
+        Raises:
+            Busy: the queue is full; `retry_after` says when it should have drained.
+        """
+        n_images = len(stimulus.image)
+        if self._waiting + n_images > self._max_queue:
+            seconds = math.ceil(self._waiting * self._seconds_per_image)
+            raise Busy(
+                "the queue is full",
+                got=f"{n_images} images, with {self._waiting} waiting",
+                expected=f"at most {self._max_queue} waiting",
+                hint="Ask again later, or send fewer images at a time.",
+                retry_after=min(max(1, seconds), 60),
+            )
+        done: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        job = _Job(engine, stimulus, done, time.perf_counter())
+        self._queue.append(job)
+        self._count(n_images)
+        self._arrived.set()
+        try:
+            return await job.done
+        finally:
+            self._forget(job)
+
+    def _forget(self, job: _Job) -> None:
+        """Drops what is left of a job that was cancelled or failed, before it costs anything."""
+        if job.left:
+            self._count(-job.left)
+            job.taken = len(job.stimulus.image)
+            with contextlib.suppress(ValueError):
+                self._queue.remove(job)
+
+    def _count(self, images: int) -> None:
+        self._waiting += images
+        self._metrics.queue_images.set(self._waiting)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while batch := self._next_batch():
+                engine = batch[0][0].engine
+                stimuli = [stimulus for _, stimulus in batch]
+                parts = await loop.run_in_executor(self._thread, self._run, engine, stimuli)
+                for (job, _), part in zip(batch, parts, strict=True):
+                    job.give(part)
+                    if isinstance(part, Exception):
+                        self._forget(job)
+                await asyncio.sleep(0)  # let those who were answered, and those who just came, have a word
+
+    def _next_batch(self) -> list[tuple[_Job, Stimulus]]:
+        """Takes up to max_batch images off the queue, for the engine of the job at its head."""
+        batch: list[tuple[_Job, Stimulus]] = []
+        room, now = self._max_batch, time.perf_counter()
+        others: list[_Job] = []  # of other engines: they keep their places
+        split: list[_Job] = []  # with images left: to the end
+        while self._queue and room:
+            job = self._queue.popleft()
+            if batch and job.engine is not batch[0][0].engine:
+                others.append(job)
+                continue
+            if job.taken == 0:
+                self._metrics.queue_seconds.observe(now - job.arrived)
+            n = min(room, job.left)
+            batch.append((job, job.take(n)))
+            room -= n
+            if job.left:
+                split.append(job)
+        self._queue.extendleft(reversed(others))
+        self._queue.extend(split)
+        self._count(room - self._max_batch)
+        return batch
+
+    # In the worker thread
+
+    def _run(self, engine: Engine, stimuli: Sequence[Stimulus]) -> list[Prediction | Exception]:
+        """One run for all; if it fails, one for each, so that an error reaches only whose it is."""
+        try:
+            return list(self._timed(engine, stimuli))
+        except Exception as error:
+            if len(stimuli) == 1:
+                return [error]
+            logger.warning("a run of %d requests failed and is repeated one by one: %s", len(stimuli), error)
+        parts: list[Prediction | Exception] = []
+        for stimulus in stimuli:
+            parts += self._run(engine, [stimulus])
+        return parts
+
+    def _timed(self, engine: Engine, stimuli: Sequence[Stimulus]) -> Sequence[Prediction]:
+        n_images = sum(len(stimulus.image) for stimulus in stimuli)
+        start = time.perf_counter()
+        predictions = engine.predict_many(stimuli)
+        seconds = time.perf_counter() - start
+        self._metrics.batch_images.observe(n_images)
+        self._metrics.batch_requests.observe(len(stimuli))
+        self._metrics.compute_seconds.observe(seconds)
+        self._seconds_per_image += 0.2 * (seconds / n_images - self._seconds_per_image)
+        return predictions

@@ -1,0 +1,147 @@
+"""What surrounds every request: its id, limits on its body and time, the one error body, headers, and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import DeadlineExceeded, MalformedBody, TooLarge, TwinError
+from server.metrics import OTHER, Metrics
+from server.settings import Settings
+
+__all__ = ["Envelope", "error_response"]
+
+logger = logging.getLogger("bentoml.v1t")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+_SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
+
+
+def error_response(error: TwinError, request_id: str) -> Response:
+    """The one error body of the HTTP contract."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
+    content = orjson.dumps({**error.body(), "request_id": request_id}, default=str)
+    return Response(content, error.status, headers, media_type="application/json")
+
+
+class Envelope:
+    """ASGI middleware. Handlers below it name their route and mouse for the metrics in `scope["state"]`."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self._app, self._settings, self._metrics, scope, receive, send).run()
+
+
+class _Exchange:
+    """One request and its reply."""
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+        self._scope, self._receive, self._send = scope, receive, send
+        self._headers = Headers(scope=scope)
+        asked_id = self._headers.get("x-request-id", "")
+        self._request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
+        route = scope["path"] if scope["path"] in _SYSTEM_ROUTES else OTHER
+        self._state: dict[str, Any] = scope.setdefault("state", {})
+        self._state.update(request_id=self._request_id, route=route, mouse="")
+        self._received = 0
+        self._body_complete = False
+        self._status: int | None = None
+        self._start = time.perf_counter()
+        self._timeout = asyncio.timeout(settings.timeout)
+
+    async def run(self) -> None:
+        try:
+            async with self._timeout:
+                self._check_length()
+                await self._app(self._scope, self._receive_counted, self._send_marked)
+        except ClientDisconnect:
+            self._status = self._status or 499
+        except TwinError as error:
+            await self._fail(error)
+        except TimeoutError:
+            what = "its answer was computed" if self._body_complete else "its body had arrived"
+            await self._fail(
+                DeadlineExceeded(
+                    f"the request's time was up before {what}",
+                    expected=f"at most {self._settings.timeout:g} s",
+                    hint="Send fewer images at a time, or ask again when the server is less busy.",
+                )
+            )
+        except Exception:
+            logger.exception("request %s failed", self._request_id)
+            await self._fail(TwinError("the server failed on this request", hint="Its log has the request_id."))
+        finally:
+            status = str(self._status or 499)
+            self._metrics.requests.labels(self._state["route"], self._state["mouse"], status).inc()
+            if self._settings.access_log:
+                seconds = time.perf_counter() - self._start
+                method, path = self._scope["method"], self._scope["path"][:200]
+                logger.info("%s %r %s %.1f ms %s", method, path, status, 1000 * seconds, self._request_id)
+
+    async def _fail(self, error: TwinError) -> None:
+        if self._status is None:
+            await error_response(error, self._request_id)(self._scope, self._receive, self._send_marked)
+
+    def _check_length(self) -> None:
+        length = self._headers.get("content-length")
+        if length is None:
+            return
+        if not length.isdecimal():
+            raise MalformedBody("Content-Length is no number", got=length[:40])
+        if len(length) > 18 or int(length) > self._settings.max_body:
+            raise self._too_large(length[:40])
+
+    def _too_large(self, got: Any) -> TooLarge:
+        return TooLarge(
+            "the body is too large",
+            got=f"{got} bytes",
+            expected=f"at most {self._settings.max_body} bytes",
+            hint="Send fewer images at a time, or as .npy, which is smaller than JSON.",
+        )
+
+    async def _receive_counted(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            self._body_complete = not message.get("more_body", False)
+            if self._received > self._settings.max_body:
+                raise self._too_large(f"more than {self._settings.max_body}")
+        return message
+
+    async def _send_marked(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._request_id
+            for name, value in _SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            self._metrics.request_seconds.labels(self._state["route"]).observe(time.perf_counter() - self._start)
+            if not self._timeout.expired():
+                self._timeout.reschedule(None)  # a long reply may take its time on the wire
+        await self._send(message)

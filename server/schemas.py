@@ -1,0 +1,154 @@
+"""What travels over HTTP, as types: they become the OpenAPI document, and say which fields a request may have."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.contract import Channel
+
+__all__ = [
+    "ErrorBody",
+    "ErrorReply",
+    "ImageFile",
+    "MiceReply",
+    "ModelInfo",
+    "MouseDetail",
+    "MouseSummary",
+    "NeuronsReply",
+    "PredictForm",
+    "PredictReply",
+    "PredictRequest",
+    "Resize",
+    "Units",
+]
+
+Units = Literal["standardized", "raw"]
+Resize = Literal["fit", "fill", "crop"]
+
+Row = list[float]
+Plane = list[Row]
+PerImage = float | list[float]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ImageFile(_Closed):
+    base64: str = Field(description="the bytes of a PNG, JPEG or .npy file", json_schema_extra={"format": "byte"})
+
+
+class _Question(_Closed):
+    mouse: str = Field(description="as listed by GET /mice", examples=["A"])
+    pupil_dilation: PerImage | None = Field(default=None, description="eye-camera px; one for all images, or one each")
+    pupil_dilation_derivative: PerImage | None = Field(default=None, description="eye-camera px/s")
+    running_speed: PerImage | None = Field(default=None, description="cm/s")
+    neuron_ids: list[int] | None = Field(
+        default=None, description="unit ids as listed by GET /mice/{mouse}/neurons; the reply keeps their order"
+    )
+    units: Units = Field(default="standardized", description="raw: standardized times the neuron's response std")
+    spread: bool = Field(default=False, description="also return the std over the ensemble's members")
+    resize: Resize | None = Field(
+        default=None,
+        description="how an image of another size is brought to the mouse's: `fit` pads with the mean intensity, "
+        "`fill` cuts what overflows, `crop` cuts the centre unscaled. Without it such an image is refused.",
+    )
+    model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
+
+
+class PredictRequest(_Question):
+    """A question in JSON. A behaviour value left out becomes the mouse's training mean, and the reply says so."""
+
+    image: ImageFile | Plane | list[Plane] | list[list[Plane]] = Field(
+        description="(H, W) for a mouse of one channel, (C, H, W) or (B, C, H, W), in the recording's own units"
+    )
+    pupil_center: list[float] | list[list[float]] | None = Field(
+        default=None, description="[x, y] in eye-camera px; one pair for all images, or one each"
+    )
+
+
+class PredictForm(_Question):
+    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
+
+    image: list[bytes] = Field(
+        description="one or more files: PNG, JPEG, or .npy of shape (H, W), (C, H, W) or (B, C, H, W)",
+        json_schema_extra={"items": {"type": "string", "format": "binary"}},
+    )
+    pupil_center: list[float] | list[list[float]] | None = Field(
+        default=None, description="[x, y], or the next two fields"
+    )
+    pupil_center_x: PerImage | None = Field(default=None, description="eye-camera px")
+    pupil_center_y: PerImage | None = Field(default=None, description="eye-camera px")
+
+
+class ModelInfo(_Closed):
+    name: str = Field(description="the bundle's name")
+    hash: str = Field(description="SHA-256 over the bundle's manifest, which holds that of every file")
+    members: int
+    simulated: bool = Field(description="True: trained on simulated recordings")
+    notice: str | None
+
+
+class PredictReply(_Closed):
+    request_id: str
+    model: ModelInfo
+    mouse: str
+    units: Units
+    neuron_ids: list[int]
+    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
+    spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class _Mouse(_Closed):
+    mouse: str
+    data_key: str | None = Field(description="animal-session-scan")
+    n_neurons: int
+    image_shape: tuple[int, int, int] = Field(description="(C, H, W)")
+    simulated: bool
+    uses: list[str] = Field(description="the inputs that change the responses")
+
+
+class MouseSummary(_Mouse):
+    model: str = Field(description="the bundle's name")
+
+
+class MiceReply(_Closed):
+    mice: list[MouseSummary]
+
+
+class MouseDetail(_Mouse):
+    model: ModelInfo
+    image_channels: list[Channel]
+    behavior: list[Channel]
+    pupil_center: list[Channel]
+    standardized_inputs: bool = Field(description="True: no statistics are known, inputs must be standardised already")
+    scores: dict[str, float]
+    members: int
+    licence: str
+    citation: str
+
+
+class NeuronsReply(_Closed):
+    mouse: str
+    model: str = Field(description="the bundle's name")
+    total: int = Field(description="neurons that match, before limit and offset")
+    neuron_ids: list[int]
+    coordinates_um: list[tuple[float, float, float] | None]
+    response_std: list[float | None]
+    scores: dict[str, list[float | None]]
+
+
+class ErrorBody(_Closed):
+    code: str = Field(examples=["invalid_input"])
+    message: str
+    got: Any = None
+    expected: Any = None
+    hint: str | None = None
+
+
+class ErrorReply(_Closed):
+    error: ErrorBody
+    request_id: str

@@ -1,0 +1,95 @@
+"""The BentoML service: life cycle and mounting, nothing else. `bentoml serve` in the repository's root starts it."""
+
+from __future__ import annotations
+
+import os
+
+# BentoML reports its use to its makers unless told not to; whoever wants that sets the variable to False.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+# BentoML has Prometheus keep its numbers in files that all servers of a user share, and empties their folder whenever
+# one starts. There is one worker here: its numbers stay in its memory.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+import asyncio
+import contextlib
+import logging
+import sys
+from typing import Any
+
+import bentoml
+from bentoml._internal.utils.analytics import usage_stats
+from starlette.types import Receive, Scope, Send
+
+from server.batcher import Batcher
+from server.errors import NotReady
+from server.library import Library
+from server.metrics import Metrics
+from server.middleware import Envelope
+from server.routes import Rooms, create_app
+from server.settings import Settings, SettingsError
+
+__all__ = ["TwinServer", "create_service"]
+
+logger = logging.getLogger("bentoml.v1t")
+
+usage_stats.do_not_track.cache_clear()  # the command line asked before this module could set the variable
+
+
+def create_service(settings: Settings) -> Any:
+    """A BentoML service with its own rooms; nothing is loaded before it starts."""
+    metrics = Metrics()
+    library = Library(settings, metrics)
+    batcher = Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics)
+    app = create_app(Rooms(settings, library, batcher, metrics))
+
+    async def everything_else(scope: Scope, receive: Receive, send: Send) -> None:
+        # Not the application itself: BentoML would answer what that has no route for, in its own words.
+        await app(scope, receive, send)
+
+    @bentoml.service(
+        name="twin_server",
+        workers=1,  # one per device: the batcher and the sessions are in this process
+        http={"host": "127.0.0.1", "port": 3000},
+        traffic={"timeout": settings.timeout + 30},  # ours comes first, with our error body
+        metrics={"enabled": False},  # ours have bounded labels
+        logging={"access": {"enabled": False}},
+        tracing={} if settings.tracing else {"excluded_urls": ".*"},
+    )
+    @bentoml.asgi_app(everything_else, path="/")
+    class TwinServer:
+        """Digital twins of mouse visual cortex over HTTP."""
+
+        @bentoml.on_startup
+        async def start(self) -> None:
+            logger.info("settings: %s", settings.describe())
+            for variable, meant in Settings.misspelt().items():
+                logger.warning("%s is no setting; did you mean %s?", variable, meant)
+            batcher.start()
+            self._loading = asyncio.create_task(library.load(), name="library")
+
+        @bentoml.on_shutdown
+        async def stop(self) -> None:
+            self._loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loading
+            await batcher.close()
+
+        async def __is_ready__(self) -> bool:
+            _ = library.engines  # raises NotReady with the reason, which the envelope makes the reply
+            if not batcher.alive:
+                raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
+            return True
+
+    service: Any = TwinServer  # the decorator made a bentoml.Service of the class
+    service.add_asgi_middleware(Envelope, settings=settings, metrics=metrics)
+    return service
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.from_environment()
+    except SettingsError as error:
+        sys.exit(f"The server cannot start:\n{error}")
+
+
+TwinServer = create_service(_settings())
