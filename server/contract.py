@@ -5,11 +5,13 @@ A bundle is a folder. `manifest.json` describes a twin; the ONNX graphs beside i
 
     graph      file per             from -> to
     stem       mouse (and member,   image (B, C, H, W), behavior (B, 3), pupil_center (B, 2), in the recording's units
-               if it has a shifter)  -> image (B, C', h, w), behavior (B, K), pupil_center (B, 2), standardised
-    core       member               those, mouse_index (B,) where the manifest says so -> feature_map (B, h, w, D)
+               if it has a shifter)  -> core_image (B, C', h, w), core_behavior (B, K), core_pupil_center (B, 2)
+    core       member               core_image, core_behavior, mouse_index (B,) -> feature_map (B, rows, columns, D)
     attention  member               as the core -> attention_rollout (B, h, w), at the core's image size
-    readout    mouse and member     feature_map, pupil_center, neurons (n,) -> pre_activation (B, n)
+    readout    mouse and member     feature_map, core_pupil_center, neurons (n,) -> pre_activation (B, n)
     ensemble   mouse                pre_activation (M, B, n) -> response (B, n), spread (B, n)
+
+A graph lists only the inputs that it uses: a core without behaviour has no core_behavior, and so on.
 
 B batch, C channels, H W image, K behaviour, D embedding, N neurons, M members. All floats are float32, `neurons` and
 `mouse_index` int64. `neurons` are positions 0..N-1; neuron ids are a matter of `neurons.npz`.
@@ -32,6 +34,9 @@ __all__ = [
     "ATTENTION_ROLLOUT",
     "BEHAVIOR",
     "BEHAVIOR_CHANNELS",
+    "CORE_BEHAVIOR",
+    "CORE_IMAGE",
+    "CORE_PUPIL_CENTER",
     "FEATURE_MAP",
     "IMAGE",
     "MANIFEST",
@@ -63,6 +68,9 @@ MANIFEST = "manifest.json"
 IMAGE = "image"
 BEHAVIOR = "behavior"
 PUPIL_CENTER = "pupil_center"
+CORE_IMAGE = "core_image"
+CORE_BEHAVIOR = "core_behavior"
+CORE_PUPIL_CENTER = "core_pupil_center"
 MOUSE_INDEX = "mouse_index"
 FEATURE_MAP = "feature_map"
 NEURONS = "neurons"
@@ -110,7 +118,9 @@ class Channel(_Frozen):
     min: float | None = None
     max: float | None = None
     median: float | None = None
-    percentiles: dict[str, float] = Field(default_factory=dict, description="of the training trials, such as {'5': 12.1}")
+    percentiles: dict[str, float] = Field(
+        default_factory=dict, description="of the training trials, such as {'5': 12.1}"
+    )
 
 
 class Parity(_Frozen):
@@ -163,8 +173,7 @@ class Manifest(_Frozen):
     members: int = Field(ge=1)
     simulated: bool = False
     notice: str | None = Field(default=None, description="said on every reply")
-    config: dict[str, Any] = Field(description="the model's configuration, as trained")
-    mouse_index: bool = Field(default=False, description="True: the core takes mouse_index (a B-MLP per mouse)")
+    configs: list[dict[str, Any]] = Field(min_length=1, description="each member's configuration, as trained")
     cores: list[File] = Field(min_length=1)
     attention: list[File] = Field(default_factory=list, description="one per member; empty where the core has none")
     mice: dict[str, MouseRecord] = Field(min_length=1)
@@ -263,7 +272,7 @@ def load_manifest(bundle: Path) -> Manifest:
 
 def _check_counts(bundle: Path, manifest: Manifest) -> None:
     members = manifest.members
-    counts = {"cores": (len(manifest.cores), {members})}
+    counts = {"cores": (len(manifest.cores), {members}), "configs": (len(manifest.configs), {members})}
     if manifest.attention:
         counts["attention"] = (len(manifest.attention), {members})
     for mouse_id, mouse in manifest.mice.items():
@@ -309,7 +318,9 @@ def load_neurons(bundle: Path, mouse: MouseRecord) -> NeuronTable:
                 ids=arrays["ids"],
                 coordinates=arrays["coordinates"],
                 response_std=arrays["response_std"],
-                scores={name.removeprefix("score."): arrays[name] for name in arrays.files if name.startswith("score.")},
+                scores={
+                    name.removeprefix("score."): arrays[name] for name in arrays.files if name.startswith("score.")
+                },
             )
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"bundle {bundle.name!r}: {mouse.neurons.path} cannot be read: {error}") from error

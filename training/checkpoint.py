@@ -28,7 +28,15 @@ from training.errors import CheckpointError, ConfigError
 from training.models import Twin
 from training.mouse import Mouse
 
-__all__ = ["CONFIG", "Checkpoint", "library_versions", "load_checkpoint", "save_checkpoint", "source_commit", "write_atomically"]
+__all__ = [
+    "CONFIG",
+    "Checkpoint",
+    "library_versions",
+    "load_checkpoint",
+    "save_checkpoint",
+    "source_commit",
+    "write_atomically",
+]
 
 CONFIG = "config.json"
 FORMAT = "v1t-checkpoint"
@@ -113,7 +121,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT or description.get("version") != VERSION:
+    if (
+        not isinstance(description, dict)
+        or description.get("format") != FORMAT
+        or description.get("version") != VERSION
+    ):
         raise CheckpointError(
             f"{folder / CONFIG} is of an unknown format",
             got={key: description.get(key) for key in ("format", "version")} if isinstance(description, dict) else None,

@@ -82,7 +82,9 @@ class CCTConfig(_Frozen):
         # The reference's inner width is dim // heads, split over the heads once more.
         inner = self.dim // self.n_heads
         if inner == 0 or inner % self.n_heads:
-            raise ValueError(f"dim {self.dim} // n_heads {self.n_heads} = {inner} does not split into {self.n_heads} heads")
+            raise ValueError(
+                f"dim {self.dim} // n_heads {self.n_heads} = {inner} does not split into {self.n_heads} heads"
+            )
         return self
 
 
@@ -94,7 +96,9 @@ class CNNConfig(_Frozen):
     channels: Positive = 64
     input_kernel: Positive = 9
     hidden_kernel: Positive = 7
-    convolution_bias: bool = Field(default=True, description="in the depth-separable layers; the Sensorium weights have none")
+    convolution_bias: bool = Field(
+        default=True, description="in the depth-separable layers; the Sensorium weights have none"
+    )
     dropout: Probability = 0.0
     laplace: Scale = Field(default=6.3831, description="smoothness of the first layer's filters")
 
@@ -128,7 +132,9 @@ class CropperConfig(_Frozen):
     shifter: Literal["none", "pupil_center", "behavior_and_pupil_center"] = Field(
         default="none", description="moves the crop with the gaze, per mouse, by at most 1 - crop"
     )
-    size: tuple[Positive, Positive] | None = Field(default=(36, 64), description="resized to; null keeps the resolution")
+    size: tuple[Positive, Positive] | None = Field(
+        default=(36, 64), description="resized to; null keeps the resolution"
+    )
     grayscale: bool = Field(default=False, description="averages the two channels of Dataset F")
 
 

@@ -1,4 +1,4 @@
-"""Other people's weights as checkpoints: reference runs, Sensorium baselines, and repositories on the Hugging Face hub."""
+"""Other people's weights as checkpoints: reference runs, Sensorium baselines, repositories on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.checkpoint import Checkpoint, library_versions, load_checkpoint, n
 from training.config import BehaviorMLPConfig, CNNConfig, ModelConfig
 from training.errors import CheckpointError
 from training.models import Twin
-from training.mouse import Mouse
+from training.mouse import Mouse, open_recordings
 from training.reference_runs import read_reference_run, rename_reference_keys
 from training.safe_pickle import load_pickle
 from training.sensorium_weights import IMAGE_SIZE, infer_sensorium_config, sensorium_mice
@@ -89,9 +89,7 @@ def _import_sensorium(path: Path, recordings: Sequence[Mouse], core: CoreKind | 
     if core is None:
         core = "ln" if re.search(r"(^|[^a-z])ln([^a-z]|$)", path.stem.lower()) else "cnn"
     config = infer_sensorium_config(state, core=core, name=path.name)
-    return _build(
-        state, config=config, mice=mice, image_shape=(1, *IMAGE_SIZE), recordings=recordings, name=path.name
-    )
+    return _build(state, config=config, mice=mice, image_shape=(1, *IMAGE_SIZE), recordings=recordings, name=path.name)
 
 
 def _build(
@@ -110,14 +108,17 @@ def _build(
         if mouse is None:
             if recorded:
                 raise CheckpointError(
-                    f"no recording of mouse {mouse_id!r} was given", got=sorted(recorded), expected=mouse_id,
+                    f"no recording of mouse {mouse_id!r} was given",
+                    got=sorted(recorded),
+                    expected=mouse_id,
                     hint="Give a recording of every mouse, or none to take standardised inputs.",
                 )
             mouse = Mouse.without_recording(mouse_id, image_shape, n_neurons, data_key)
         if mouse.n_neurons != n_neurons:
             raise CheckpointError(
                 f"{name} is of another recording of mouse {mouse_id!r}",
-                got=f"{mouse.n_neurons} neurons recorded", expected=f"{n_neurons} neurons in the weights",
+                got=f"{mouse.n_neurons} neurons recorded",
+                expected=f"{n_neurons} neurons in the weights",
             )
         ours.append(mouse)
     twin = Twin(config, ours)
@@ -149,13 +150,16 @@ def _from_hub(url: str) -> Path:
     """A snapshot of a repository on the Hugging Face hub, from the local cache or downloaded."""
     found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:/(.+))?", url)
     if found is None or ".." in url.split("/"):
-        raise CheckpointError(f"{url} is no repository on the hub", expected="hf://OWNER/NAME or hf://OWNER/NAME/FOLDER")
+        raise CheckpointError(
+            f"{url} is no repository on the hub", expected="hf://OWNER/NAME or hf://OWNER/NAME/FOLDER"
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise CheckpointError(
-            f"{url} needs huggingface_hub, which is not installed", hint="`pip install huggingface_hub`, then try again."
+            f"{url} needs huggingface_hub, which is not installed",
+            hint="`pip install huggingface_hub`, then try again.",
         ) from None
     repository, folder = found.groups()
     patterns = [f"{folder}/**" if folder else "**", "args.yaml", "ckpt/*"]
@@ -193,14 +197,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs that are standardised already",
     )
     parser.add_argument(
-        "--core", choices=["cnn", "ln"], help="for .pth files: whether layers have nonlinearities (default: by file name)"
+        "--core",
+        choices=["cnn", "ln"],
+        help="for .pth files: whether layers have nonlinearities (default: by file name)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from training.recordings import open_mice
-
-    recordings = open_mice(args.recordings)
+    recordings = [Mouse.from_recording(recording) for recording in open_recordings(args.recordings)]
     checkpoint = import_weights(args.source, recordings=recordings, core=args.core)
     save_checkpoint(args.output, checkpoint)
     saved = load_checkpoint(args.output)

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["PAPER_MICE", "InputStatistics", "Mouse", "paper_mouse_id"]
+from training.errors import RecordingError
+from training.layout import MOUSE_IDS, STATISTICS
+from training.metadata import InputStatistics
+from training.recordings import Recording
 
-# Table A.1: data key -> the paper's name. S0 and S1 are the competition's mice.
-PAPER_MICE = {
-    "26872-17-20": "S0",
-    "27204-5-13": "S1",
-    "21067-10-18": "A",
-    "22846-10-16": "B",
-    "23343-5-17": "C",
-    "23656-14-22": "D",
-    "23964-4-22": "E",
-    "25311-10-26": "F",
-    "25340-3-19": "G",
-    "25704-2-12": "H",
-    "25830-10-4": "I",
-    "26085-6-3": "J",
-    "26142-2-11": "K",
-    "26426-18-13": "L",
-    "26470-4-5": "M",
-    "26644-6-2": "N",
-    "26872-21-6": "O",
-}
+__all__ = ["Mouse", "channel_names", "open_recordings", "paper_mouse_id"]
 
 
 def paper_mouse_id(data_key: str) -> str:
-    """The paper's name of a recording, or the data key itself where the paper has none."""
-    return PAPER_MICE.get(data_key, data_key)
-
-
-@dataclass(frozen=True, eq=False)
-class InputStatistics:
-    """One input over the training trials, in the recording's own units. Scalars or one value per channel.
-
-    `percentiles` maps such as "5" to one value per channel.
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    min: np.ndarray | None = None
-    max: np.ndarray | None = None
-    median: np.ndarray | None = None
-    percentiles: dict[str, np.ndarray] = field(default_factory=dict)
+    """The paper's name of a recording (Table A.1), or the data key itself where the paper has none."""
+    return MOUSE_IDS.get(data_key, data_key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +30,9 @@ class Mouse:
         image_shape: (C, H, W) of the recording's images.
         neuron_ids: (N,) int64.
         neuron_coordinates: (N, 3) float32, cortical position [um]; NaN where unknown.
-        images, behavior, pupil_center: statistics, or None where inputs are standardised already.
+        images, behavior, pupil_center: statistics over the training trials, (C,), (3,) and (2,); None where the mouse
+            has no such recording, or where inputs are standardised already.
+        percentiles: channel -> such as {"5": 12.1}, over the training trials.
         response_mean, response_std: (N,) float32, or None; the std after the reference's floor at 1 % of its mean.
     """
 
@@ -74,6 +47,7 @@ class Mouse:
     pupil_center: InputStatistics | None = None
     response_mean: np.ndarray | None = None
     response_std: np.ndarray | None = None
+    percentiles: dict[str, dict[str, float]] = field(default_factory=dict)
     simulated: bool = False
     data_hash: str | None = None
 
@@ -85,6 +59,27 @@ class Mouse:
     def standardized_inputs(self) -> bool:
         """True: no statistics are known, so the twin takes inputs that are standardised already."""
         return self.images is None
+
+    @classmethod
+    def from_recording(cls, recording: Recording) -> Mouse:
+        """A mouse with the statistics of its recording."""
+        statistics = recording.statistics
+        return cls(
+            mouse_id=recording.mouse_id,
+            data_key=recording.data_key,
+            image_shape=recording.image_shape,
+            image_channels=recording.image_channels,
+            neuron_ids=recording.neuron_ids,
+            neuron_coordinates=recording.neuron_coordinates,
+            images=statistics.images,
+            behavior=statistics.behavior if recording.has_behavior else None,
+            pupil_center=statistics.pupil_center if recording.has_pupil_center else None,
+            response_mean=statistics.responses.mean,
+            response_std=recording.response_std,
+            percentiles=recording.behavior_percentiles(),
+            simulated=recording.simulated,
+            data_hash=recording.data_hash,
+        )
 
     @classmethod
     def without_recording(
@@ -107,6 +102,7 @@ class Mouse:
             "data_key": self.data_key,
             "image_shape": list(self.image_shape),
             "image_channels": list(self.image_channels),
+            "percentiles": self.percentiles,
             "simulated": self.simulated,
             "data_hash": self.data_hash,
         }
@@ -121,11 +117,8 @@ class Mouse:
             statistics = getattr(self, name)
             if statistics is None:
                 continue
-            for key in ("mean", "std", "min", "max", "median"):
-                if (value := getattr(statistics, key)) is not None:
-                    arrays[f"{name}.{key}"] = value
-            for key, value in statistics.percentiles.items():
-                arrays[f"{name}.percentiles.{key}"] = value
+            for key in STATISTICS:
+                arrays[f"{name}.{key}"] = getattr(statistics, key)
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     @classmethod
@@ -137,6 +130,7 @@ class Mouse:
             data_key=content["data_key"],
             image_shape=(channels, height, width),
             image_channels=tuple(content["image_channels"]),
+            percentiles=content["percentiles"],
             simulated=content["simulated"],
             data_hash=content["data_hash"],
             neuron_ids=arrays["neuron_ids"],
@@ -156,15 +150,38 @@ def channel_names(n_channels: int) -> tuple[str, ...]:
     return ("gray",) if n_channels == 1 else tuple(f"channel_{i}" for i in range(n_channels))
 
 
+def open_recordings(paths: Sequence[Path]) -> list[Recording]:
+    """Opens recordings given as folders, zips, or folders of them.
+
+    Raises:
+        RecordingError: one cannot be read, or two are of the same mouse.
+    """
+    found: dict[str, Recording] = {}
+    for path in paths:
+        for recording in (Recording.open(part) for part in _parts(path)):
+            if recording.mouse_id in found:
+                raise RecordingError(
+                    f"two recordings of mouse {recording.mouse_id!r}",
+                    got=f"{found[recording.mouse_id].path} and {recording.path}",
+                    expected="one recording per mouse",
+                )
+            found[recording.mouse_id] = recording
+    return list(found.values())
+
+
+def _parts(path: Path) -> list[Path]:
+    if not path.is_dir() or (path / "data").is_dir() or (path / "meta").is_dir():
+        return [path]
+    parts = [part for part in sorted(path.iterdir()) if (part / "data").is_dir() or part.suffix == ".zip"]
+    if not parts:
+        raise RecordingError(
+            f"{path} holds no recordings",
+            expected="folders or zips in the Sensorium layout, such as static21067-10-18-*",
+        )
+    return parts
+
+
 def _statistics(arrays: dict[str, np.ndarray], name: str) -> InputStatistics | None:
     if f"{name}.mean" not in arrays:
         return None
-    prefix = f"{name}.percentiles."
-    return InputStatistics(
-        mean=arrays[f"{name}.mean"],
-        std=arrays[f"{name}.std"],
-        min=arrays.get(f"{name}.min"),
-        max=arrays.get(f"{name}.max"),
-        median=arrays.get(f"{name}.median"),
-        percentiles={key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)},
-    )
+    return InputStatistics(**{key: arrays[f"{name}.{key}"] for key in STATISTICS})

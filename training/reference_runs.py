@@ -37,7 +37,8 @@ class _ArgsLoader(yaml.SafeLoader):
 
 
 _ArgsLoader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node)  # type: ignore[arg-type]
+    "tag:yaml.org,2002:python/tuple",
+    lambda loader, node: loader.construct_sequence(node),  # type: ignore[arg-type]
 )
 
 
@@ -73,7 +74,9 @@ class ReferenceRun:
     def _image_shape(self) -> tuple[int, int, int]:
         shape = self._get("input_shape")
         if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
-            raise CheckpointError(f"{self._name}: option input_shape is not understood", got=shape, expected="[C, H, W]")
+            raise CheckpointError(
+                f"{self._name}: option input_shape is not understood", got=shape, expected="[C, H, W]"
+            )
         return shape[0], shape[1], shape[2]
 
     def _mice(self) -> dict[str, tuple[str, str | None, int]]:
@@ -208,7 +211,10 @@ _RENAMES: list[tuple[str, str]] = [
     (r"core\.features\.layer(?P<i>\d+)\.ds_conv\.spatial_conv\.(?P<p>\w+)", "core.convolutions.{i}.spatial.{p}"),
     (r"core\.features\.layer(?P<i>\d+)\.ds_conv\.out_depth_conv\.(?P<p>\w+)", "core.convolutions.{i}.mix_out.{p}"),
     (r"core\.features\.layer(?P<i>\d+)\.norm\.(?P<p>\w+)", "core.norms.{i}.{p}"),
-    (r"image_cropper\.image_shifter\.(?P<m>[^.]+)\.mlp\.(?P<l>[024])\.(?P<p>\w+)", "cropper.shifters.{m}.layers.{l}.{p}"),
+    (
+        r"image_cropper\.image_shifter\.(?P<m>[^.]+)\.mlp\.(?P<l>[024])\.(?P<p>\w+)",
+        "cropper.shifters.{m}.layers.{l}.{p}",
+    ),
     (r"(core_)?shifter\.(?P<m>[^.]+)\.mlp\.(?P<l>[024])\.(?P<p>\w+)", "shifters.{m}.layers.{l}.{p}"),
     (r"readouts?\.(?P<m>[^.]+)\.bias", "readouts.{m}.bias"),
     (r"readouts?\.(?P<m>[^.]+)\.sigma", "readouts.{m}.sigma"),
@@ -247,7 +253,9 @@ def rename_reference_keys(
     tokenizer = _PROJECTION_NAMES.get(getattr(config.core, "tokenizer", ""), {})
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{name}: key {key} is not understood", got=type(tensor).__name__, expected="a tensor")
+            raise CheckpointError(
+                f"{name}: key {key} is not understood", got=type(tensor).__name__, expected="a tensor"
+            )
         if _DERIVED.fullmatch(key) or (key.endswith(".mha.scale") and not locality):
             continue
         if (found := _B_MLP.fullmatch(key)) is not None:
@@ -260,7 +268,9 @@ def rename_reference_keys(
     for target, tensors in per_mouse.items():
         order = ["share"] if "share" in tensors else list(mouse_ids)
         if set(order) != set(tensors):
-            raise CheckpointError(f"{name}: the B-MLPs belong to other mice", got=sorted(tensors), expected=sorted(order))
+            raise CheckpointError(
+                f"{name}: the B-MLPs belong to other mice", got=sorted(tensors), expected=sorted(order)
+            )
         ours[target] = torch.stack([tensors[mouse] for mouse in order])
     return {key: _reshape(key, tensor) for key, tensor in ours.items()}
 
@@ -277,7 +287,9 @@ def _rename(key: str, mouse_ids: dict[str, str], name: str) -> str:
         if "l" in parts:
             parts["l"] = str(int(parts["l"]) // 2)  # the reference counts the tanh in between
         return ours.format(**parts)
-    raise CheckpointError(f"{name}: key {key} is not understood", hint="Its model has a part that this project has not.")
+    raise CheckpointError(
+        f"{name}: key {key} is not understood", hint="Its model has a part that this project has not."
+    )
 
 
 def _reshape(key: str, tensor: Tensor) -> Tensor:

@@ -68,7 +68,10 @@ def load_pickle(path: Path) -> Any:
 
 
 def _reason(message: str) -> str:
-    for pattern in (r"GLOBAL (\S+) was not an allowed global", r"[Uu]nsupported (?:global|class)[^\w]*(?:GLOBAL )?([\w.]+)"):
+    for pattern in (
+        r"GLOBAL (\S+) was not an allowed global",
+        r"[Uu]nsupported (?:global|class)[^\w]*(?:GLOBAL )?([\w.]+)",
+    ):
         if found := re.search(pattern, message):
             return f"it wants to load {found.group(1)}, which is not on the allow-list"
     tail = message.rsplit("WeightsUnpickler error:", 1)[-1].strip().split("\n", 1)[0]

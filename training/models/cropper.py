@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from training.config import ModelConfig
 from training.errors import ConfigError
+from training.metadata import InputStatistics
 from training.models.shifter import Shifter
-from training.mouse import InputStatistics, Mouse
+from training.mouse import Mouse
 
 __all__ = ["Cropper", "Standardizer"]
 
@@ -23,16 +24,13 @@ class Standardizer(nn.Module):
 
     def __init__(self, mouse: Mouse) -> None:
         super().__init__()
-        channels = mouse.image_shape[0]
-        image_mean, image_std = _mean_std(mouse.images, 1)
-        _, behavior_std = _mean_std(mouse.behavior, 3)
-        pupil_mean, pupil_std = _mean_std(mouse.pupil_center, 2)
+        image, behavior, pupil = (_mean_std(s) for s in (mouse.images, mouse.behavior, mouse.pupil_center))
         for name, value, shape in (
-            ("image_mean", image_mean, _image_statistic_shape(image_mean, channels)),
-            ("image_std", image_std, _image_statistic_shape(image_std, channels)),
-            ("behavior_std", behavior_std, (-1,)),
-            ("pupil_mean", pupil_mean, (-1,)),
-            ("pupil_std", pupil_std, (-1,)),
+            ("image_mean", image[0], (-1, 1, 1)),  # (C, 1, 1)
+            ("image_std", image[1], (-1, 1, 1)),
+            ("behavior_std", behavior[1], (-1,)),
+            ("pupil_mean", pupil[0], (-1,)),
+            ("pupil_std", pupil[1], (-1,)),
         ):
             # Not in checkpoints: the mouse's statistics are kept once, beside the weights.
             self.register_buffer(name, torch.from_numpy(value.astype(np.float32)).reshape(shape), persistent=False)
@@ -45,17 +43,10 @@ class Standardizer(nn.Module):
         )
 
 
-def _mean_std(statistics: InputStatistics | None, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _mean_std(statistics: InputStatistics | None) -> tuple[np.ndarray, np.ndarray]:
     if statistics is None:
-        return np.zeros(n, np.float32), np.ones(n, np.float32)
-    return np.asarray(statistics.mean), np.asarray(statistics.std)
-
-
-def _image_statistic_shape(value: np.ndarray, channels: int) -> tuple[int, ...]:
-    """Statistics on disk are a scalar, one value per channel, or a whole (C, H, W) array."""
-    if value.size == 1:
-        return (1, 1, 1)
-    return (channels, 1, 1) if value.size == channels else value.shape
+        return np.zeros(1), np.ones(1)
+    return statistics.mean, statistics.std
 
 
 class Cropper(nn.Module):
@@ -89,7 +80,9 @@ class Cropper(nn.Module):
         self.samples = self.crop < 1 or cropper.shifter != "none"
         rows = torch.linspace(-self.crop, self.crop, crop_height)
         columns = torch.linspace(-self.crop, self.crop, crop_width)
-        self.register_buffer("grid", torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None], persistent=False)
+        self.register_buffer(
+            "grid", torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None], persistent=False
+        )
         self.uses_behavior = cropper.shifter == "behavior_and_pupil_center"
         self.shifters: nn.ModuleDict | None = None
         if cropper.shifter != "none":

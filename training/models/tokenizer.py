@@ -24,7 +24,7 @@ def shifted_copies(image: Tensor, shift: int) -> Tensor:
 
 
 class PatchTokenizer(nn.Module):
-    """Overlapping patches, projected to D, behind a cls token, plus learned positions: (B, C, H, W) -> (B, 1 + L, D)."""
+    """Overlapping patches projected to D, a cls token first, plus positions: (B, C, H, W) -> (B, 1 + L, D)."""
 
     def __init__(self, *, config: ViTConfig, image_shape: tuple[int, int, int]) -> None:
         super().__init__()

@@ -80,7 +80,9 @@ class Twin(nn.Module):
         feature_map = self.core(image, behavior, self.mouse_index(mouse_id, image))
         return self.read_out(mouse_id, feature_map, pupil_center)
 
-    def stem(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def stem(
+        self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Recording's units -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil (B, 2)."""
         image, behavior, pupil_center = self.standardizers[mouse_id](image, behavior, pupil_center)
         image = self.cropper(image, behavior, pupil_center, mouse_id)
@@ -104,7 +106,9 @@ class Twin(nn.Module):
             ConfigError: the core is not a ViT.
         """
         if not isinstance(self.core, ViTCore):
-            raise ConfigError("attention rollout needs a core with a cls token", got=self.config.core.kind, expected="vit")
+            raise ConfigError(
+                "attention rollout needs a core with a cls token", got=self.config.core.kind, expected="vit"
+            )
         image, behavior, pupil_center = self.stem(mouse_id, image, behavior, pupil_center)
         return self.core.attention_rollout(image, behavior, self.mouse_index(mouse_id, image))
 
@@ -113,9 +117,7 @@ class Twin(nn.Module):
         return self.core.regularizer() + self.readouts[mouse_id].regularizer()
 
 
-def _build_core(
-    config: ModelConfig, image_shape: tuple[int, int, int], n_mice: int
-) -> ViTCore | CCTCore | CNNCore:
+def _build_core(config: ModelConfig, image_shape: tuple[int, int, int], n_mice: int) -> ViTCore | CCTCore | CNNCore:
     core = config.core
     if isinstance(core, CNNConfig):
         return CNNCore(config=core, image_shape=image_shape)

@@ -1,0 +1,339 @@
+"""The engine: checked arrays in, responses out. Knows graphs and nothing of HTTP.
+
+stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mouse and member) -> ensemble
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from server import contract
+from server.contract import Manifest, MouseRecord
+from server.errors import InvalidInput, NotFound
+from server.sessions import Provider, Session
+
+__all__ = ["Engine", "Prediction", "Stimulus"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Stimulus:
+    """What one mouse is shown and does, in its recording's own units.
+
+    Attributes:
+        image: (B, C, H, W) float32.
+        behavior: (B, 3) float32: pupil dilation, its derivative, running speed.
+        pupil_center: (B, 2) float32, x and y.
+        neurons: (n,) int64 positions 0..N-1; None: all.
+    """
+
+    mouse_id: str
+    image: Array
+    behavior: Array
+    pupil_center: Array
+    neurons: npt.NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to a stimulus, in standardised units.
+
+    Attributes:
+        response: (B, n) float32.
+        spread: (B, n) float32, standard deviation over the members' own responses; 0 with one member.
+    """
+
+    response: Array
+    spread: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _MouseGraphs:
+    stems: list[Session]
+    readouts: list[Session]
+    ensemble: Session
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """Part of a stimulus that runs together: which stimulus, and which of its images."""
+
+    stimulus: int
+    images: slice
+
+
+class Engine:
+    """One bundle, loaded. Not thread-safe: whoever owns it runs one call at a time."""
+
+    def __init__(
+        self, bundle: Path, manifest: Manifest, *, provider: Provider, threads: int | None, max_batch: int
+    ) -> None:
+        self.bundle = bundle
+        self.manifest = manifest
+        self.hash = manifest.hash
+        self.max_batch = max_batch
+        self._open = lambda file, threads: Session(bundle / file.path, wanted=provider, threads=threads)
+        self._threads = threads
+        self._cores = [self._open(file, threads) for file in manifest.cores]
+        # Small graphs gain nothing from more threads, and idle pools would spin beside the core's.
+        self._mice = {
+            mouse_id: _MouseGraphs(
+                stems=[self._open(file, 1) for file in mouse.stems],
+                readouts=[self._open(file, 1) for file in mouse.readouts],
+                ensemble=self._open(mouse.ensemble, 1),
+            )
+            for mouse_id, mouse in manifest.mice.items()
+        }
+        self._attention: list[Session] | None = None
+        self.neurons = {mouse_id: contract.load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
+        self.provider = self._cores[0].provider
+        self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, provider: Provider = "auto", threads: int | None = None, max_batch: int = 8
+    ) -> Self:
+        """Loads and verifies a bundle.
+
+        Args:
+            provider: "auto", "cpu" or "cuda"; "cuda" is an error where there is none.
+            threads: of one core graph on the CPU; None: one per physical core.
+            max_batch: images in one pass of the core; more are split.
+
+        Raises:
+            BundleError: the bundle is incomplete, changed, of an unknown schema, or cannot run here.
+        """
+        bundle = Path(path)
+        manifest = contract.load_manifest(bundle)
+        contract.verify_files(bundle, manifest)
+        return cls(bundle, manifest, provider=provider, threads=threads, max_batch=max_batch)
+
+    def warm_up(self) -> None:
+        """Runs every graph that predictions need once, at batch 1 and, on a GPU, at the largest batch."""
+        sizes = (1,) if self.device == "cpu" else (1, self.max_batch)
+        for size in sizes:
+            self.predict_many(
+                [
+                    Stimulus(
+                        mouse_id=mouse_id,
+                        image=np.zeros((size, *mouse.image_shape), np.float32),
+                        behavior=np.zeros((size, len(mouse.behavior)), np.float32),
+                        pupil_center=np.zeros((size, len(mouse.pupil_center)), np.float32),
+                    )
+                    for mouse_id, mouse in self.manifest.mice.items()
+                ]
+            )
+
+    def predict(
+        self,
+        mouse_id: str,
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+        neurons: npt.ArrayLike | None = None,
+    ) -> Array:
+        """Standardised responses of one mouse.
+
+        Args:
+            image: (B, C, H, W), in the recording's own units.
+            behavior: (B, 3): pupil dilation, its derivative, running speed.
+            pupil_center: (B, 2): x, y.
+            neurons: (n,) positions 0..N-1 in any order; None: all.
+
+        Returns:
+            (B, N) or (B, n) float32.
+
+        Raises:
+            NotFound: no such mouse or neuron.
+            InvalidInput: another shape, a type that is no number, NaN or infinity.
+        """
+        return self.predict_many([self.check(mouse_id, image, behavior, pupil_center, neurons)])[0].response
+
+    def predict_many(self, stimuli: Sequence[Stimulus]) -> list[Prediction]:
+        """Answers stimuli of any mice together, with one pass of each core for up to `max_batch` images.
+
+        The stimuli are taken as they are: `check` makes them.
+        """
+        parts: list[list[Prediction]] = [[] for _ in stimuli]
+        for rows in self._chunks(stimuli):
+            for row, prediction in zip(rows, self._run(stimuli, rows), strict=True):
+                parts[row.stimulus].append(prediction)
+        return [
+            some[0]
+            if len(some) == 1
+            else Prediction(np.concatenate([p.response for p in some]), np.concatenate([p.spread for p in some]))
+            for some in parts
+        ]
+
+    def attention_rollout(
+        self, mouse_id: str, image: npt.ArrayLike, behavior: npt.ArrayLike, pupil_center: npt.ArrayLike
+    ) -> Array:
+        """Where each member's cls token looks, (M, B, h, w) in [0, 1], at the core's image size.
+
+        Raises:
+            NotFound: the twin's core has no attention.
+        """
+        if not self.manifest.attention:
+            raise NotFound(
+                f"twin {self.manifest.name!r} has no attention", got=self.manifest.configs[0]["core"]["kind"]
+            )
+        if self._attention is None:
+            self._attention = [self._open(file, self._threads) for file in self.manifest.attention]
+        stimulus = self.check(mouse_id, image, behavior, pupil_center)
+        maps = []
+        for start in range(0, len(stimulus.image), self.max_batch):
+            stems = self._run_stems(stimulus, slice(start, start + self.max_batch))
+            maps.append(
+                [
+                    session.run(stems[member % len(stems)])[contract.ATTENTION_ROLLOUT]
+                    for member, session in enumerate(self._attention)
+                ]
+            )
+        return np.concatenate([np.stack(members) for members in maps], axis=1)
+
+    def check(
+        self,
+        mouse_id: str,
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+        neurons: npt.ArrayLike | None = None,
+    ) -> Stimulus:
+        """A stimulus that the engine can run as it is; see `predict` for what is refused."""
+        mouse = self._mouse(mouse_id)
+        images = _floats("image", image, (None, *mouse.image_shape), mouse_id)
+        batch = len(images)
+        return Stimulus(
+            mouse_id=mouse_id,
+            image=images,
+            behavior=_floats("behavior", behavior, (batch, len(mouse.behavior)), mouse_id),
+            pupil_center=_floats("pupil_center", pupil_center, (batch, len(mouse.pupil_center)), mouse_id),
+            neurons=None if neurons is None else _positions(neurons, mouse),
+        )
+
+    def _mouse(self, mouse_id: str) -> MouseRecord:
+        try:
+            return self.manifest.mice[mouse_id]
+        except KeyError:
+            raise NotFound(
+                f"twin {self.manifest.name!r} has no mouse {mouse_id!r}", got=mouse_id, expected=sorted(self._mice)
+            ) from None
+
+    def _chunks(self, stimuli: Sequence[Stimulus]) -> Iterator[list[_Row]]:
+        rows: list[_Row] = []
+        room = self.max_batch
+        for index, stimulus in enumerate(stimuli):
+            start, total = 0, len(stimulus.image)
+            while start < total:
+                taken = min(room, total - start)
+                rows.append(_Row(index, slice(start, start + taken)))
+                start, room = start + taken, room - taken
+                if room == 0:
+                    yield rows
+                    rows, room = [], self.max_batch
+        if rows:
+            yield rows
+
+    def _run(self, stimuli: Sequence[Stimulus], rows: list[_Row]) -> list[Prediction]:
+        """One chunk: at most `max_batch` images, each row of one stimulus."""
+        stems = [self._run_stems(stimuli[row.stimulus], row.images) for row in rows]  # row -> member -> tensors
+        sizes = [len(tensors[0][contract.CORE_IMAGE]) for tensors in stems]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        pre_activations: list[list[Array]] = [[] for _ in rows]
+        for member, core in enumerate(self._cores):
+            feature_map = self._run_core(core, [tensors[member % len(tensors)] for tensors in stems])
+            for i, row in enumerate(rows):
+                stimulus = stimuli[row.stimulus]
+                tensors = stems[i][member % len(stems[i])]
+                readout = self._mice[stimulus.mouse_id].readouts[member]
+                result = readout.run(
+                    {
+                        contract.FEATURE_MAP: feature_map[bounds[i] : bounds[i + 1]],
+                        contract.CORE_PUPIL_CENTER: tensors[contract.CORE_PUPIL_CENTER],
+                        contract.NEURONS: self._neurons(stimulus),
+                    }
+                )
+                pre_activations[i].append(result[contract.PRE_ACTIVATION])
+        predictions = []
+        for row, members in zip(rows, pre_activations, strict=True):
+            ensemble = self._mice[stimuli[row.stimulus].mouse_id].ensemble
+            result = ensemble.run({contract.PRE_ACTIVATION: np.stack(members)})  # (M, B, n)
+            predictions.append(Prediction(result[contract.RESPONSE], result[contract.SPREAD]))
+        return predictions
+
+    def _run_stems(self, stimulus: Stimulus, images: slice) -> list[dict[str, np.ndarray]]:
+        """The core's inputs: one set for all members, or one per member where their shifters differ."""
+        raw = {
+            contract.IMAGE: stimulus.image[images],
+            contract.BEHAVIOR: stimulus.behavior[images],
+            contract.PUPIL_CENTER: stimulus.pupil_center[images],
+        }
+        mouse_index = self.manifest.mice[stimulus.mouse_id].mouse_index
+        results = []
+        for stem in self._mice[stimulus.mouse_id].stems:
+            tensors = stem.run(raw)
+            tensors[contract.MOUSE_INDEX] = np.full(len(raw[contract.IMAGE]), mouse_index, np.int64)
+            results.append(tensors)
+        return results
+
+    @staticmethod
+    def _run_core(core: Session, rows: list[dict[str, np.ndarray]]) -> np.ndarray:
+        """Feature maps of all rows, (B, rows, columns, D); equal inputs, as of one image for many mice, run once."""
+        tensors = {name: np.concatenate([row[name] for row in rows]) for name in core.inputs}
+        positions: dict[bytes, int] = {}
+        first, where = [], []
+        for i in range(len(tensors[contract.CORE_IMAGE])):
+            key = b"".join(tensor[i].tobytes() for tensor in tensors.values())
+            if key not in positions:
+                positions[key] = len(first)
+                first.append(i)
+            where.append(positions[key])
+        if len(first) < len(where):
+            tensors = {name: tensor[first] for name, tensor in tensors.items()}
+        feature_map = core.run(tensors)[contract.FEATURE_MAP]
+        return feature_map if len(first) == len(where) else feature_map[where]
+
+    def _neurons(self, stimulus: Stimulus) -> npt.NDArray[np.int64]:
+        if stimulus.neurons is not None:
+            return stimulus.neurons
+        return np.arange(self.manifest.mice[stimulus.mouse_id].n_neurons, dtype=np.int64)
+
+
+def _floats(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], mouse_id: str) -> Array:
+    expected = "(" + ", ".join("B" if size is None else str(size) for size in shape) + ")"
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise InvalidInput(f"{name} is not numbers", got=f"dtype {array.dtype}", expected="floats or integers")
+    fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+    if not fits or array.size == 0:
+        raise InvalidInput(
+            f"{name} has another shape than mouse {mouse_id!r} expects", got=str(array.shape), expected=expected
+        )
+    with np.errstate(over="ignore"):  # what does not fit float32 is infinite, and named below
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise InvalidInput(f"{name} holds NaN or infinite values", expected="finite numbers")
+    return array
+
+
+def _positions(neurons: npt.ArrayLike, mouse: MouseRecord) -> npt.NDArray[np.int64]:
+    array = np.asarray(neurons)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise InvalidInput(
+            "neurons is no list of positions", got=f"shape {array.shape}, dtype {array.dtype}", expected="(n,) integers"
+        )
+    outside = array[(array < 0) | (array >= mouse.n_neurons)]
+    if outside.size:
+        raise NotFound(
+            f"mouse {mouse.mouse_id!r} has no neuron at position {outside[0]}",
+            got=int(outside[0]),
+            expected=f"0 to {mouse.n_neurons - 1}",
+        )
+    return np.ascontiguousarray(array, dtype=np.int64)

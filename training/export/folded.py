@@ -1,0 +1,128 @@
+"""The transformer as it is served: keys and values folded away, exactly.
+
+A head is as wide as the embedding, so its keys and values need no projection of their own. With n = LayerNorm(x)
+without its affine part, gamma and beta its affine part, and W_q, W_k, W_v, W_o of one head:
+
+    score_ij  = scale (W_q (gamma n_i + beta)) . (W_k (gamma n_j + beta))
+              = (M n_i + c) . n_j + terms without j, which softmax does not see
+    M = scale gamma W_k^T W_q gamma,   c = scale gamma W_k^T W_q beta
+    output_i  = sum over heads of W_o W_v gamma (A n)_i + W_o W_v beta + bias, as attention weights sum to 1
+
+So keys and values are n itself, shared by all heads, and the heads' queries are one (B, h L, D) sequence: attention of
+one head, without a transpose. The fold is computed in float64 and differs from the plain form by rounding only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.attention import Attention
+from training.models.transformer import MLP
+from training.models.vit import ViTCore
+
+__all__ = ["FoldedViT", "can_fold"]
+
+
+def can_fold(core: nn.Module) -> bool:
+    """Whether the fold fits: ViT heads as wide as the embedding, and no mask between tokens."""
+    return isinstance(core, ViTCore) and not any(block.attention.locality for block in core.transformer.blocks)
+
+
+class FoldedAttention(nn.Module):
+    """Queries (B, L', D) and all tokens (B, L, D), both normalised, to the residual branch (B, L', D)."""
+
+    def __init__(self, attention: Attention, *, fused: bool) -> None:
+        super().__init__()
+        gamma, beta = attention.norm.weight.double(), attention.norm.bias.double()
+        dim = gamma.shape[0]
+        w_q, w_k, w_v = attention.qkv.weight.double().unflatten(0, (3, attention.n_heads, dim))  # each (h, d, D)
+        w_o = attention.output.weight.double().unflatten(1, (attention.n_heads, dim)).transpose(0, 1)  # (h, D, d)
+        assert isinstance(attention.scale, float)
+        query = attention.scale * gamma[:, None] * (w_k.transpose(1, 2) @ w_q)  # (h, D, D)
+        value = w_o @ w_v  # (h, D, D)
+        bias = (value @ beta).sum(0)
+        if attention.output.bias is not None:
+            bias = bias + attention.output.bias.double()
+        self.n_heads = attention.n_heads
+        self.dim = dim
+        self.eps = attention.norm.eps
+        self.fused = fused
+        for name, tensor in (
+            ("query_weight", (query * gamma).flatten(0, 1)),  # (h D, D)
+            ("query_bias", (query @ beta).flatten()),  # (h D,)
+            ("output_weight", (value * gamma).transpose(0, 1).flatten(1)),  # (D, h D)
+            ("output_bias", bias),
+        ):
+            self.register_buffer(name, tensor.float().contiguous())
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        batch, length, _ = queries.shape
+        q = F.linear(queries, self.query_weight, self.query_bias).reshape(batch, length * self.n_heads, self.dim)
+        if self.fused:
+            heads = torch.onnx.ops.symbolic(
+                "com.microsoft::MultiHeadAttention",
+                (q, tokens, tokens),
+                attrs={"num_heads": 1, "scale": 1.0},
+                dtype=q.dtype,
+                shape=q.shape,
+                version=1,
+            )
+        else:
+            heads = (q @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
+        heads = heads.reshape(batch, length, self.n_heads * self.dim)
+        return F.linear(heads, self.output_weight, self.output_bias)
+
+
+class FoldedMLP(nn.Module):
+    """The feed-forward branch of normalised tokens, with LayerNorm's affine part folded into its first layer."""
+
+    def __init__(self, mlp: MLP) -> None:
+        super().__init__()
+        weight, gamma, beta = mlp.up.weight.double(), mlp.norm.weight.double(), mlp.norm.bias.double()
+        bias = weight @ beta
+        if mlp.up.bias is not None:
+            bias = bias + mlp.up.bias.double()
+        self.register_buffer("up_weight", (weight * gamma).float().contiguous())
+        self.register_buffer("up_bias", bias.float())
+        self.down = mlp.down
+        self.eps = mlp.norm.eps
+
+    def forward(self, normalized: Tensor) -> Tensor:
+        return self.down(F.gelu(F.linear(normalized, self.up_weight, self.up_bias)))
+
+
+class FoldedViT(nn.Module):
+    """A ViT or V1T core, folded: image, behaviour, mouse_index -> channel-last feature map (B, rows, columns, D).
+
+    Args:
+        fused: emit onnxruntime's attention node; otherwise standard operators only, for other runtimes.
+    """
+
+    def __init__(self, core: ViTCore, *, fused: bool) -> None:
+        super().__init__()
+        self.tokenizer = core.tokenizer
+        self.transformer = core.transformer
+        self.attentions = nn.ModuleList(FoldedAttention(b.attention, fused=fused) for b in core.transformer.blocks)
+        self.mlps = nn.ModuleList(FoldedMLP(block.mlp) for block in core.transformer.blocks)
+        self.grid = core.grid
+
+    def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
+        x = self.tokenizer(image)  # (B, 1 + L, D)
+        last = len(self.attentions) - 1
+        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+            latent = self.transformer.behavior_latent(i, behavior, mouse_index)
+            x = x if latent is None else x + latent
+            tokens = _normalize(x, attention.eps)
+            if i == last:  # the cls token is not read out: the last block looks at it, but does not compute it
+                x, queries = x[:, 1:], tokens[:, 1:]
+            else:
+                queries = tokens
+            x = x + attention(queries, tokens)
+            x = x + mlp(_normalize(x, mlp.eps))
+        return x.unflatten(1, self.grid)  # (B, rows, columns, D)
+
+
+def _normalize(x: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=eps)
