@@ -159,6 +159,8 @@ class ContractServer:
     def _predict(self, seen: Seen) -> Reply:
         assert seen.headers["accept"] == "application/x-npy"
         form = seen.form
+        if form["mouse"] not in self.neuron_ids:
+            return error_reply(404, "not_found", "no such mouse", form["mouse"], "A, B", "GET /mice lists the mice.")
         images = [_decode(content_type, content) for _, content_type, content in seen.images]
         batch = images[0] if len(images) == 1 else np.concatenate(images)  # (B, C, H, W)
         speeds = np.broadcast_to(json.loads(form.get("running_speed", str(MEAN_SPEED))), (len(batch),))

@@ -629,6 +629,12 @@ def test_an_unreachable_server_is_named_with_the_remedy():
     assert isinstance(error.__cause__, httpx.ConnectError)
 
 
+def test_a_connection_that_broke_is_told_from_a_server_that_is_not_there():
+    _, _, error = drive([httpx.RemoteProtocolError("server disconnected")], retries=0)
+    assert isinstance(error, v1t_client.ConnectionFailed)
+    assert "http://lab:3000 broke before the reply was whole: server disconnected" in str(error)
+
+
 def test_a_reply_that_is_late_is_told_from_a_server_that_is_not_there():
     _, _, error = drive([httpx.ReadTimeout("")])
     assert isinstance(error, v1t_client.TimedOut)

@@ -186,6 +186,11 @@ class Operations:
                 f"no reply from {self._url} in time ({reason}){tried}",
                 hint="Ask for fewer images at once, or give Client(timeout=...) more seconds.",
             )
+        if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return ConnectionFailed(
+                f"the connection to {self._url} broke before the reply was whole: {reason}{tried}",
+                hint="Has the server been restarted, or is there a proxy between? Ask again; its log may say more.",
+            )
         return ConnectionFailed(
             f"no answer from {self._url}: {reason}{tried}",
             hint="Is the server running? `make serve` starts one; another URL: Client(url), --url or V1T_URL.",

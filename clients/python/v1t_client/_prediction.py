@@ -14,7 +14,7 @@ from v1t_client._errors import InvalidArgument, MissingExtra
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Model", "Prediction"]
+__all__ = ["Model", "Prediction", "count"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Prediction:
     def __repr__(self) -> str:
         n_images, n_neurons = self.responses.shape
         lines = [
-            f"<Prediction: mouse {self.mouse!r}, {_count(n_images, 'image')} x {_count(n_neurons, 'neuron')}>",
+            f"<Prediction: mouse {self.mouse!r}, {count(n_images, 'image')} x {count(n_neurons, 'neuron')}>",
             f"  responses   {_describe(self.responses)}, {self.units}",
             f"  spread      {_describe(self.spread) if self.spread is not None else 'not asked for (spread=True)'}",
             f"  neuron_ids  {_abridge(self.neuron_ids)}",
-            f"  model       {self.model.name} {self.model.hash[:12]}, {_count(self.model.members, 'member')}",
+            f"  model       {self.model.name} {self.model.hash[:12]}, {count(self.model.members, 'member')}",
         ]
         if self.model.simulated:
             lines.append(f"  simulated   {self.model.notice or 'trained on a simulated recording'}")
@@ -92,7 +92,7 @@ class Prediction:
         missing = [neuron_id for neuron_id in wanted if neuron_id not in position]
         if missing:
             raise InvalidArgument(
-                f"{_count(len(missing), 'neuron')} not in this prediction",
+                f"{count(len(missing), 'neuron')} not in this prediction",
                 got=_abridge(np.asarray(missing)),
                 expected=f"some of {_abridge(self.neuron_ids)}",
             )
@@ -157,7 +157,8 @@ class Prediction:
         )
 
 
-def _count(n: int, noun: str) -> str:
+def count(n: int, noun: str) -> str:
+    """`1 image`, `7,538 neurons`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 

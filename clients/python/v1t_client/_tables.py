@@ -12,7 +12,7 @@ import numpy as np
 from v1t_client._errors import InvalidArgument
 from v1t_client._mouse import Channel, Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
-from v1t_client._prediction import Prediction
+from v1t_client._prediction import Prediction, count
 
 __all__ = [
     "check_output",
@@ -42,8 +42,8 @@ def prediction_table(prediction: Prediction, *, top: int) -> str:
     n_images, n_neurons = prediction.responses.shape
     model = prediction.model
     title = (
-        f"mouse {prediction.mouse}, model {model.name} {model.hash[:12]}: {n_images} image(s) x {n_neurons:,} neurons, "
-        f"{prediction.units} responses"
+        f"mouse {prediction.mouse}, model {model.name} {model.hash[:12]}: {count(n_images, 'image')} x "
+        f"{count(n_neurons, 'neuron')}, {prediction.units} responses"
     )
     header = ["image", "neuron", "response"] + (["spread"] if prediction.spread is not None else [])
     rows = []
@@ -77,7 +77,7 @@ def mouse_card(mouse: MouseDetail) -> str:
     facts = [
         ("mouse", mouse.mouse_id),
         ("recording", f"{recording} (simulated)" if mouse.simulated else recording),
-        ("model", f"{mouse.model} {mouse.bundle.hash[:12]}, {mouse.members} member(s)"),
+        ("model", f"{mouse.model} {mouse.bundle.hash[:12]}, {count(mouse.members, 'member')}"),
         ("neurons", f"{mouse.n_neurons:,}"),
         ("image", " x ".join(map(str, mouse.image_shape)) + " (C x H x W)"),
         ("uses", ", ".join(mouse.uses)),

@@ -1,0 +1,274 @@
+"""The client against the service's own routes, in one process: the contract as both sides read it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import v1t_client
+from PIL import Image
+from v1t_client import AsyncClient
+
+from server.batcher import Batcher
+from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
+from server.engine import Prediction, Stimulus
+from server.library import Library
+from server.metrics import Metrics
+from server.middleware import Envelope
+from server.routes import Rooms, create_app
+from server.settings import Settings
+
+SHAPE = (1, 18, 32)
+N_NEURONS = {"A": 31, "B": 17}
+BEHAVIOR_MEANS = (40.0, 0.5, 3.25)
+PUPIL_MEANS = (2.0, -1.0)
+
+
+class FormulaEngine:
+    """An engine without graphs: each neuron is a weighted sum of what it is shown, so a test can do the same."""
+
+    provider = "CPUExecutionProvider"
+    device = "cpu"
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.neurons = {
+            mouse: NeuronTable(
+                ids=rng.permutation(np.arange(100, 9000))[:n].astype(np.int64),
+                coordinates=rng.normal(0, 100, (n, 3)).astype(np.float32),
+                response_std=rng.uniform(0.5, 2, n).astype(np.float32),
+                scores={"single_trial_correlation": rng.uniform(-0.1, 0.9, n).astype(np.float32)},
+            )
+            for mouse, n in N_NEURONS.items()
+        }
+        self.manifest = _manifest()
+        self.hash = self.manifest.hash
+        n_inputs = int(np.prod(SHAPE)) + 5
+        self.weights = {mouse: rng.normal(0, 1, (n, n_inputs)) for mouse, n in N_NEURONS.items()}
+
+    def response(self, mouse: str, image: Any, behavior: Any, pupil_center: Any) -> np.ndarray:
+        """(B, N) of all neurons."""
+        inputs = [np.reshape(image, (len(image), -1)) / 255, behavior, pupil_center]
+        return (np.concatenate(inputs, axis=1) @ self.weights[mouse].T).astype(np.float32)
+
+    def predict_many(self, stimuli: Sequence[Stimulus]) -> list[Prediction]:
+        answers = []
+        for stimulus in stimuli:
+            all_neurons = self.response(stimulus.mouse_id, stimulus.image, stimulus.behavior, stimulus.pupil_center)
+            chosen = all_neurons if stimulus.neurons is None else all_neurons[:, stimulus.neurons]
+            answers.append(Prediction(chosen, np.abs(chosen) / 8))
+        return answers
+
+
+def _manifest() -> Manifest:
+    file = File(path="nothing.onnx", sha256=hashlib.sha256(b"").hexdigest(), bytes=0)
+    names = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
+    units = ("eye-camera px", "eye-camera px/s", "cm/s")
+    behavior = [
+        Channel(name=name, unit=unit, mean=mean, std=1.0, percentiles={"5": mean - 2})
+        for name, unit, mean in zip(names, units, BEHAVIOR_MEANS, strict=True)
+    ]
+    pupil = [
+        Channel(name=f"pupil_center_{axis}", unit="eye-camera px", mean=mean, std=1.0)
+        for axis, mean in zip("xy", PUPIL_MEANS, strict=True)
+    ]
+    mice = {
+        mouse: MouseRecord(
+            mouse_id=mouse,
+            data_key=f"key-{mouse}",
+            mouse_index=i,
+            image_shape=SHAPE,
+            image_channels=[Channel(name="luminance", unit="grey level", mean=110.0, std=60.0)],
+            behavior=behavior,
+            pupil_center=pupil,
+            uses=["image", "behavior", "pupil_center"],
+            standardized_inputs=False,
+            n_neurons=n,
+            neurons=file,
+            stems=[file],
+            readouts=[file] * 2,
+            ensemble=file,
+            parity=Parity(max_abs_error=0.0, bound=1e-4, samples=1, worst_neuron=0),
+            scores={"single_trial_correlation": 0.4},
+        )
+        for i, (mouse, n) in enumerate(N_NEURONS.items())
+    }
+    return Manifest(
+        name="formula",
+        members=2,
+        simulated=True,
+        notice="A formula.",
+        configs=[{}, {}],
+        cores=[file] * 2,
+        mice=mice,
+        provenance=Provenance(created="2024-01-01T00:00:00Z", source="trained"),
+        licence="MIT",
+        citation="nobody",
+    )
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng()
+
+
+@pytest.fixture
+def engine(rng) -> FormulaEngine:
+    return FormulaEngine(rng)
+
+
+@pytest.fixture
+async def client(engine, tmp_path):
+    bundle = tmp_path / "formula"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("{}", encoding="utf-8")  # the library finds it; the engine is handed in
+    settings = Settings(bundles=(tmp_path,), max_images=16)
+    metrics = Metrics()
+    library = Library(settings, metrics, load=lambda bundle, settings: engine)
+    batcher = Batcher(max_batch=8, max_queue=2048, metrics=metrics)
+    batcher.start()
+    await library.load()
+    app = Envelope(create_app(Rooms(settings, library, batcher, metrics)), settings=settings, metrics=metrics)
+    async with AsyncClient(transport=httpx.ASGITransport(app), retries=0) as client:
+        yield client
+    await batcher.close()
+
+
+async def test_every_input_reaches_its_place(client, engine, rng):
+    images = rng.integers(0, 256, (11, *SHAPE)).astype(np.float32)
+    behavior, pupil_center = rng.normal(0, 3, (11, 3)), rng.normal(0, 3, (11, 2))
+    order = rng.permutation(N_NEURONS["A"])[:9]
+    table = engine.neurons["A"]
+    prediction = await client.predict(
+        "A",
+        images,
+        pupil_dilation=behavior[:, 0],
+        pupil_dilation_derivative=behavior[:, 1],
+        running_speed=behavior[:, 2],
+        pupil_center=pupil_center,
+        neuron_ids=table.ids[order],
+        units="raw",
+        spread=True,
+        model="formula",
+    )
+    expected = engine.response("A", images, behavior, pupil_center)[:, order] * table.response_std[order]
+    np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(prediction.spread, np.abs(expected) / 8, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(prediction.neuron_ids, table.ids[order])
+    assert prediction.model == v1t_client.Model("formula", engine.hash, 2, True, "A formula.")
+    assert (prediction.units, prediction.assumed) == ("raw", ())
+
+
+async def test_one_value_for_all_images_and_one_image_as_an_array(client, engine, rng):
+    image = rng.integers(0, 256, SHAPE[1:], dtype=np.uint8)
+    prediction = await client.predict(
+        "B", image, pupil_dilation=1, pupil_dilation_derivative=2, running_speed=3, pupil_center=[4, 5]
+    )
+    expected = engine.response("B", image[None], [[1, 2, 3]], [[4, 5]])
+    np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(prediction.neuron_ids, engine.neurons["B"].ids)
+
+
+async def test_what_is_left_out_is_the_training_mean_and_said(client, engine, rng):
+    images = rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    prediction = await client.predict("A", images, running_speed=[7, 8])
+    behavior = [[*BEHAVIOR_MEANS[:2], speed] for speed in (7, 8)]
+    expected = engine.response("A", images, behavior, [PUPIL_MEANS] * 2)
+    np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
+    assert [line.split(" left out")[0] for line in prediction.assumed] == [
+        "pupil_dilation",
+        "pupil_dilation_derivative",
+        "pupil_center",
+    ]
+
+
+@pytest.mark.parametrize("given", ["path", "bytes", "pillow", "npy", "list", "mixed"])
+async def test_every_form_of_an_image_gives_the_same_responses(client, engine, rng, tmp_path, given):
+    pixels = rng.integers(0, 256, (2, *SHAPE[1:]), dtype=np.uint8)
+    pictures = [Image.fromarray(page) for page in pixels]
+    paths = []
+    for i, picture in enumerate(pictures):
+        paths.append(tmp_path / f"{i}.png")
+        picture.save(paths[i])
+    np.save(tmp_path / "both.npy", pixels[:, None])
+    buffer = io.BytesIO()
+    np.save(buffer, pixels[1][None])
+    forms: dict[str, Any] = {
+        "path": paths,
+        "bytes": [Path(path).read_bytes() for path in paths],
+        "pillow": pictures,
+        "npy": tmp_path / "both.npy",
+        "list": list(pixels),
+        "mixed": [str(paths[0]), buffer.getvalue()],
+    }
+    prediction = await client.predict("A", forms[given])
+    expected = engine.response("A", pixels[:, None], [BEHAVIOR_MEANS] * 2, [PUPIL_MEANS] * 2)
+    np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        ({"mouse": "Q"}, v1t_client.NotFound, "GET /mice lists them"),
+        ({"model": "other"}, v1t_client.NotFound, "formula"),
+        ({"image": np.zeros((1, 20, 20))}, v1t_client.InvalidRequest, "resize"),
+        ({"image": np.zeros((2, *SHAPE[1:]))}, v1t_client.InvalidRequest, "(1, 18, 32)"),
+        ({"image": np.zeros((17, *SHAPE))}, v1t_client.TooLarge, "at most 16"),
+        ({"image": b"\x89PNG\r\n\x1a\nnothing"}, v1t_client.InvalidRequest, "image"),
+        ({"neuron_ids": [5, 6]}, v1t_client.NotFound, "GET /mice/A/neurons"),
+        ({"neuron_ids": []}, v1t_client.InvalidRequest, "neuron_ids"),
+        ({"units": "spikes"}, v1t_client.InvalidRequest, "standardized or raw"),
+        ({"resize": "stretch"}, v1t_client.InvalidRequest, "fit or fill or crop"),
+        ({"running_speed": [1, 2, 3]}, v1t_client.InvalidRequest, "running_speed"),
+        ({"pupil_center": [1, 2, 3]}, v1t_client.InvalidRequest, "pupil_center"),
+    ],
+)
+async def test_what_the_server_refuses_is_told_as_it_said_it(client, change, kind, says):
+    with pytest.raises(kind) as refused:
+        await client.predict(**{"mouse": "A", "image": np.zeros(SHAPE, np.uint8), **change})
+    assert says in str(refused.value)
+    assert refused.value.request_id
+    assert 400 <= refused.value.status < 500
+
+
+async def test_resizing_is_said(client):
+    prediction = await client.predict("A", np.zeros((1, 40, 40), np.uint8), resize="fit")
+    assert any("40 x 40" in line for line in prediction.assumed)
+
+
+async def test_mice_and_neurons_are_described(client, engine):
+    mice = await client.mice()
+    assert [(mouse.mouse_id, mouse.n_neurons, mouse.image_shape) for mouse in mice] == [
+        ("A", 31, SHAPE),
+        ("B", 17, SHAPE),
+    ]
+    mouse = await client.mouse("B", model="formula")
+    assert mouse.bundle.hash == engine.hash
+    assert mouse.channel("running_speed").mean == 3.25
+    assert (mouse.data_key, mouse.licence, mouse.scores) == ("key-B", "MIT", {"single_trial_correlation": 0.4})
+    whole, table = await client.neurons("A"), engine.neurons["A"]
+    np.testing.assert_array_equal(whole.neuron_ids, table.ids)
+    np.testing.assert_array_equal(whole.coordinates_um, table.coordinates)
+    np.testing.assert_array_equal(whole.response_std, table.response_std)
+    x = table.coordinates[:, 0]
+    score = table.scores["single_trial_correlation"]
+    chosen = await client.neurons("A", x_min=-80, x_max=90, score_min=0.2)
+    np.testing.assert_array_equal(chosen.neuron_ids, table.ids[(x >= -80) & (x <= 90) & (score >= 0.2)])
+    with pytest.raises(v1t_client.InvalidRequest, match="no such score"):
+        await client.neurons("A", score="charm")
+
+
+async def test_concurrent_questions_for_two_mice_get_their_own_answers(client, engine, rng):
+    images = rng.integers(0, 256, (60, *SHAPE), dtype=np.uint8)
+    mice = ["AB"[i % 2] for i in range(60)]
+    predictions = await asyncio.gather(*(client.predict(mice[i], images[i], running_speed=i) for i in range(60)))
+    for i, prediction in enumerate(predictions):
+        expected = engine.response(mice[i], images[i][None], [[*BEHAVIOR_MEANS[:2], i]], [PUPIL_MEANS])
+        np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(prediction.neuron_ids, engine.neurons[mice[i]].ids)
