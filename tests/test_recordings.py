@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -325,11 +327,9 @@ def test_interrupted_packing_leaves_nothing_broken(folder: Path, monkeypatch: py
 
 
 def test_leftovers_of_a_killed_process_are_removed(folder: Path) -> None:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    leftover = folder.parent / f".{NAME}.packed.{packed_module.socket.gethostname()}-{pid}.tmp"
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    leftover = folder.parent / f".{NAME}.packed.{packed_module.socket.gethostname()}-{process.pid}.tmp"
     leftover.mkdir()
     (leftover / "images.npy").write_bytes(b"half")
     Recording.open(folder)
@@ -359,3 +359,8 @@ def test_inspect_prints_what_a_recording_holds(folder: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     for part in ("A (21067-10-18)", "neurons       7", "train         12 trials", "running_speed", "data hash"):
         assert part in printed
+
+
+def test_recordings_simulation_and_metrics_need_no_torch() -> None:
+    code = "import sys, training.recordings, training.simulate, training.metrics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
