@@ -18,10 +18,12 @@ from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, P
 from training.checkpoint import load_checkpoint, now, source_commit
 from training.ensemble import Ensemble
 from training.errors import CheckpointError, ConfigError
+from training.evaluate import evaluate
 from training.export import graphs
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_parity
 from training.metadata import InputStatistics
-from training.mouse import Mouse
+from training.mouse import Mouse, open_recordings
+from training.run_folder import member_checkpoints
 
 __all__ = ["BundleOptions", "add_arguments", "export_bundle", "run"]
 
@@ -217,9 +219,7 @@ def _provenance(ensemble: Ensemble) -> Provenance:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoints", nargs="+", type=Path, help="members of the ensemble (one is a twin of one member)"
-    )
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, or checkpoints that make an ensemble")
     parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder to write")
     parser.add_argument("--name", help="the bundle's name in replies (default: the folder's name)")
     parser.add_argument(
@@ -237,8 +237,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    ensemble = Ensemble([load_checkpoint(path) for path in args.checkpoints])
-    options = BundleOptions(portable=args.portable, licence=args.licence, citation=args.citation, notice=args.notice)
+    ensemble = Ensemble([load_checkpoint(path) for path in member_checkpoints(args.checkpoints)])
+    scores = {}
+    if args.recordings:
+        evaluated = evaluate(ensemble, open_recordings(args.recordings))
+        scores = {mouse_id: mouse.neurons for mouse_id, mouse in evaluated.items()}
+    options = BundleOptions(
+        portable=args.portable, licence=args.licence, citation=args.citation, notice=args.notice, scores=scores
+    )
     manifest = export_bundle(ensemble, args.output, name=args.name, options=options)
     size = sum(file.bytes for file in manifest.files()) / 1e6
     print(f"{args.output}: {manifest.members} members, {len(manifest.mice)} mice, {size:.1f} MB")

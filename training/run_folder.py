@@ -1,0 +1,188 @@
+"""A training run: the members of an ensemble, one after another, in one folder that can be resumed.
+
+run.json                 what is trained, on which data; the same command goes on where it was
+member-0/ member-1/ ...  checkpoint/, log.csv, state.pt
+members.json             when all are trained: validation scores, and which members are kept
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from training.checkpoint import CONFIG, source_commit, write_atomically
+from training.config import PRESETS, ModelConfig, parse_config, with_options
+from training.errors import CheckpointError, ConfigError
+from training.loop import CHECKPOINT, TrainingConfig, train_member
+from training.models import Twin
+from training.mouse import Mouse, open_recordings
+from training.recordings import Recording
+
+__all__ = ["add_arguments", "member_checkpoints", "run", "train_ensemble"]
+
+RUN = "run.json"
+MEMBERS = "members.json"
+
+
+def train_ensemble(
+    config: ModelConfig,
+    training: TrainingConfig,
+    recordings: Sequence[Recording],
+    folder: Path,
+    *,
+    members: int = 1,
+    keep: int | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> list[Path]:
+    """Trains members with seeds `seed`, `seed + 1`, ...; returns the checkpoints of the best `keep` by validation.
+
+    Raises:
+        CheckpointError: the folder holds another run.
+    """
+    keep = members if keep is None else keep
+    if not 1 <= keep <= members:
+        raise ConfigError("cannot keep that many members", got=keep, expected=f"1 to {members}")
+    by_mouse = {recording.mouse_id: recording for recording in recordings}
+    Twin(
+        config, [Mouse.from_recording(recording) for recording in recordings]
+    )  # refuses what does not fit, before work
+    _claim(folder, config, training, by_mouse, seed)
+    scores = [
+        train_member(
+            config,
+            training,
+            by_mouse,
+            folder / f"member-{i}",
+            seed=seed + i,
+            device=device,
+            label=f"member {i + 1}/{members}",
+        )
+        for i in range(members)
+    ]
+    kept = sorted(range(members), key=lambda i: -scores[i])[:keep]
+    content = {"validation_single_trial_correlation": scores, "kept": sorted(kept)}
+    write_atomically(folder / MEMBERS, json.dumps(content, indent=2).encode())
+    return [folder / f"member-{i}" / CHECKPOINT for i in sorted(kept)]
+
+
+def _claim(
+    folder: Path, config: ModelConfig, training: TrainingConfig, recordings: dict[str, Recording], seed: int
+) -> None:
+    """Makes the folder this run's own, or checks that it is."""
+    wanted = {
+        "config": config.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
+        "data_hashes": {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()},
+        "seed": seed,
+    }
+    path = folder / RUN
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        different = [key for key, value in wanted.items() if there.get(key) != value]
+        if different:
+            raise CheckpointError(
+                f"{folder} holds another run: its {' and '.join(different)} differ",
+                hint="Give the same options to go on with it, or another --output.",
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} exists and is no run", hint="Give another --output.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({**wanted, "commit": source_commit()}, indent=2).encode())
+
+
+def member_checkpoints(paths: Sequence[Path]) -> list[Path]:
+    """Checkpoint folders, with every run folder replaced by those of its kept members.
+
+    Raises:
+        CheckpointError: a run is not finished.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if (path / CONFIG).exists() or not (path / RUN).exists():
+            found.append(path)
+            continue
+        if not (path / MEMBERS).exists():
+            raise CheckpointError(f"run {path} is not finished", hint="Run the same train command again to go on.")
+        kept = json.loads((path / MEMBERS).read_text(encoding="utf-8"))["kept"]
+        found += [path / f"member-{i}" / CHECKPOINT for i in kept]
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recordings",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="recordings (folders or zips in the Sensorium layout), or folders of them",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--model", choices=sorted(PRESETS), default="v1t", help="system of the paper (default: v1t)")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="a model configuration, in place of --model")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="options of the model (core.patch_stride=4) or of training (training.max_epochs=20); docs/models.md",
+    )
+    parser.add_argument("--members", type=int, default=1, help="members of the ensemble (default: 1)")
+    parser.add_argument("--keep", type=int, help="keep the best by validation (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first member; the next takes seed + 1")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = PRESETS[args.model]
+    if args.config is not None:
+        config = parse_config(yaml.safe_load(args.config.read_text(encoding="utf-8")))
+    model_options, training_options = _options(args.set)
+    config = with_options(config, model_options)
+    try:
+        training = TrainingConfig.model_validate(training_options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"training.{where}: {first['msg']}", got=first["input"]) from error
+    if args.members < 1:
+        raise ConfigError("an ensemble needs at least one member", got=args.members)
+    recordings = open_recordings(args.recordings)
+    try:
+        kept = train_ensemble(
+            config,
+            training,
+            recordings,
+            args.output,
+            members=args.members,
+            keep=args.keep,
+            seed=args.seed,
+            device=torch.device(args.device),
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Every finished epoch is kept in {args.output}: the same command goes on from there.")
+        return 130
+    print(f"{args.output}: kept {len(kept)} of {args.members} members")
+    return 0
+
+
+def _options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the model and of training, from OPTION=VALUE pairs; values are YAML."""
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError("an option is given as OPTION=VALUE", got=pair, expected="such as core.patch_stride=4")
+        target, name = (training, name.removeprefix("training.")) if name.startswith("training.") else (model, name)
+        target[name] = yaml.safe_load(value)
+    return model, training
