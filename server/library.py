@@ -37,7 +37,7 @@ def find_bundles(places: Iterable[Path]) -> list[Path]:
     for place in places:
         if not place.is_dir():
             raise BundleError(f"{place} is no folder", hint=f"Set {PREFIX}BUNDLES to a bundle, or a folder of bundles.")
-        if _is_bundle(place):
+        if (place / MANIFEST).exists():
             found[place.resolve()] = None
             continue
         for folder in sorted(place.iterdir()):
@@ -52,7 +52,7 @@ def find_bundles(places: Iterable[Path]) -> list[Path]:
 
 
 def _is_bundle(folder: Path) -> bool:
-    return (folder / MANIFEST).exists() or any(folder.glob("*.onnx")) or any(folder.glob("*/*.onnx"))
+    return (folder / MANIFEST).exists() or any(folder.rglob("*.onnx"))
 
 
 def load_engine(bundle: Path, settings: Settings) -> Engine:

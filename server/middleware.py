@@ -74,10 +74,12 @@ class _Exchange:
         self._status: int | None = None
         self._start = time.perf_counter()
         self._timeout = asyncio.timeout(settings.timeout)
+        self._in_time = False
 
     async def run(self) -> None:
         try:
             async with self._timeout:
+                self._in_time = True
                 self._check_length()
                 await self._app(self._scope, self._receive_counted, self._send_marked)
         except ClientDisconnect:
@@ -105,6 +107,7 @@ class _Exchange:
                 logger.info("%s %r %s %.1f ms %s", method, path, status, 1000 * seconds, self._request_id)
 
     async def _fail(self, error: TwinError) -> None:
+        self._in_time = False
         if self._status is None:
             await error_response(error, self._request_id)(self._scope, self._receive, self._send_marked)
 
@@ -142,6 +145,6 @@ class _Exchange:
             for name, value in _SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
             self._metrics.request_seconds.labels(self._state["route"]).observe(time.perf_counter() - self._start)
-            if not self._timeout.expired():
+            if self._in_time and not self._timeout.expired():
                 self._timeout.reschedule(None)  # a long reply may take its time on the wire
         await self._send(message)

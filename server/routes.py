@@ -97,7 +97,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 def _translate(request: Request, error: HTTPException) -> TwinError:
     path = brief(request.url.path)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "another method").split(", ")))
         return MethodNotAllowed(f"{path} has no such method", got=brief(request.method), expected=allowed)
     if error.status_code == 404:
         return NotFound("there is no such route", got=path, expected="/predict, /mice, ...", hint="See /docs.json.")

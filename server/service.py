@@ -17,7 +17,6 @@ import sys
 from typing import Any
 
 import bentoml
-from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import Receive, Scope, Send
 
 from server.batcher import Batcher
@@ -32,7 +31,9 @@ __all__ = ["TwinServer", "create_service"]
 
 logger = logging.getLogger("bentoml.v1t")
 
-usage_stats.do_not_track.cache_clear()  # the command line asked before this module could set the variable
+# The command line has asked for the variable before this module could set it, and remembers the answer.
+if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats"):
+    usage_stats.do_not_track.cache_clear()
 
 
 def create_service(settings: Settings) -> Any:

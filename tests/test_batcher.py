@@ -1,0 +1,228 @@
+"""The batcher: who runs together, in what turns, and what an error or a cancellation touches."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.batcher import Batcher
+from server.engine import Prediction, Stimulus
+from server.errors import Busy, NotReady
+from server.metrics import Metrics
+
+
+class SumEngine:
+    """Responds with the sum of each image; can be held, and fails on negative images."""
+
+    def __init__(self) -> None:
+        self.runs: list[list[int]] = []  # images of each stimulus, run by run
+        self.open = threading.Event()
+        self.open.set()
+        self.threads: set[int] = set()
+
+    def predict_many(self, stimuli: Any) -> list[Prediction]:
+        self.threads.add(threading.get_ident())
+        assert self.open.wait(30)
+        self.runs.append([len(stimulus.image) for stimulus in stimuli])
+        if any((stimulus.image < 0).any() for stimulus in stimuli):
+            raise RuntimeError("negative light")
+        sums = [
+            stimulus.image.sum((1, 2, 3))[:, None] + stimulus.behavior.sum(1, keepdims=True) for stimulus in stimuli
+        ]
+        return [Prediction(total, -total) for total in sums]
+
+
+def stimulus(rng: np.random.Generator, B: int = 1, mouse_id: str = "A") -> Stimulus:
+    return Stimulus(
+        mouse_id,
+        rng.random((B, 1, 2, 2), dtype=np.float32),
+        rng.random((B, 3), dtype=np.float32),
+        rng.random((B, 2), dtype=np.float32),
+    )
+
+
+def answer(asked: Stimulus) -> np.ndarray:
+    return asked.image.sum((1, 2, 3))[:, None] + asked.behavior.sum(1, keepdims=True)
+
+
+@asynccontextmanager
+async def running(max_batch: int = 4, max_queue: int = 100) -> AsyncIterator[tuple[Batcher, Metrics]]:
+    metrics = Metrics()
+    batcher = Batcher(max_batch=max_batch, max_queue=max_queue, metrics=metrics)
+    batcher.start()
+    yield batcher, metrics
+    await batcher.close()
+
+
+@pytest.fixture
+def engine() -> Iterator[SumEngine]:
+    engine = SumEngine()
+    yield engine
+    engine.open.set()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def value(metrics: Metrics, name: str) -> float:
+    found = metrics.registry.get_sample_value(name)
+    assert found is not None
+    return found
+
+
+async def test_every_request_gets_its_own_answer(engine: SumEngine, rng: np.random.Generator) -> None:
+    asked = [stimulus(rng, B=int(rng.integers(1, 12))) for _ in range(60)]
+    async with running(max_queue=1000) as (batcher, metrics):
+        answers = await asyncio.gather(*(batcher.predict(engine, one) for one in asked))
+    for one, got in zip(asked, answers, strict=True):
+        np.testing.assert_allclose(got.response, answer(one), rtol=1e-6)
+        np.testing.assert_allclose(got.spread, -answer(one), rtol=1e-6)
+    n_images = sum(len(one.image) for one in asked)
+    assert value(metrics, "v1t_batch_images_sum") == n_images == sum(map(sum, engine.runs))
+    assert value(metrics, "v1t_batch_images_count") == len(engine.runs)
+    assert value(metrics, "v1t_queue_seconds_count") == len(asked)
+    assert value(metrics, "v1t_queue_images") == 0
+    assert max(map(sum, engine.runs)) == 4
+    assert len(engine.threads) == 1
+
+
+async def test_a_lone_request_runs_at_once_and_what_waits_meanwhile_runs_together(
+    engine: SumEngine, rng: np.random.Generator
+) -> None:
+    engine.open.clear()
+    async with running() as (batcher, _):
+        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        rest = [asyncio.create_task(batcher.predict(engine, stimulus(rng, mouse_id=mouse))) for mouse in "ABAB"]
+        await settle()
+        engine.open.set()
+        await asyncio.gather(first, *rest)
+    assert engine.runs == [[1], [1, 1, 1, 1]]
+
+
+async def test_a_large_request_takes_turns_with_small_ones(engine: SumEngine, rng: np.random.Generator) -> None:
+    engine.open.clear()
+    finished: list[str] = []
+
+    async def ask(name: str, one: Stimulus, batcher: Batcher) -> None:
+        got = await batcher.predict(engine, one)
+        np.testing.assert_allclose(got.response, answer(one), rtol=1e-6)
+        finished.append(name)
+
+    async with running() as (batcher, _):
+        large = asyncio.create_task(ask("large", stimulus(rng, B=18), batcher))
+        await settle()
+        small = [asyncio.create_task(ask("small", stimulus(rng), batcher)) for _ in range(2)]
+        await settle()
+        engine.open.set()
+        await asyncio.gather(large, *small)
+    assert finished == ["small", "small", "large"]
+    assert engine.runs == [[4], [4], [1, 1, 2], [4], [4]] or engine.runs == [[4], [1, 1, 2], [4], [4], [4]]
+
+
+async def test_an_error_reaches_only_whose_it_is(engine: SumEngine, rng: np.random.Generator) -> None:
+    engine.open.clear()
+    bad = stimulus(rng)
+    bad.image[:] = -1
+    async with running() as (batcher, metrics):
+        blocker = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        asked = [stimulus(rng), bad, stimulus(rng)]
+        tasks = [asyncio.create_task(batcher.predict(engine, one)) for one in asked]
+        await settle()
+        engine.open.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        await blocker
+        assert isinstance(answers[1], RuntimeError)
+        for i in (0, 2):
+            np.testing.assert_allclose(answers[i].response, answer(asked[i]), rtol=1e-6)  # type: ignore[union-attr]
+        assert batcher.alive
+        assert value(metrics, "v1t_queue_images") == 0
+
+
+async def test_an_error_in_a_piece_ends_the_whole_request(engine: SumEngine, rng: np.random.Generator) -> None:
+    bad = stimulus(rng, B=20)
+    bad.image[0] = -1
+    async with running() as (batcher, metrics):
+        with pytest.raises(RuntimeError, match="negative light"):
+            await batcher.predict(engine, bad)
+        await settle()
+        assert engine.runs == [[4]]
+        assert value(metrics, "v1t_queue_images") == 0
+
+
+async def test_who_is_cancelled_costs_nothing(engine: SumEngine, rng: np.random.Generator) -> None:
+    engine.open.clear()
+    async with running() as (batcher, metrics):
+        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        dropped = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=7))) for _ in range(3)]
+        kept = asyncio.create_task(batcher.predict(engine, stimulus(rng, B=2)))
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 23
+        for task in dropped:
+            task.cancel()
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 2
+        engine.open.set()
+        await asyncio.gather(first, kept)
+    assert engine.runs == [[1], [2]]
+
+
+async def test_a_full_queue_refuses_with_a_time_to_retry(engine: SumEngine, rng: np.random.Generator) -> None:
+    engine.open.clear()
+    async with running(max_queue=5) as (batcher, _):
+        tasks = [asyncio.create_task(batcher.predict(engine, stimulus(rng)))]
+        await settle()
+        tasks.append(asyncio.create_task(batcher.predict(engine, stimulus(rng, B=4))))
+        await settle()
+        with pytest.raises(Busy) as refused:
+            await batcher.predict(engine, stimulus(rng, B=2))
+        assert refused.value.retry_after is not None
+        assert refused.value.retry_after >= 1
+        tasks.append(asyncio.create_task(batcher.predict(engine, stimulus(rng))))
+        await settle()
+        engine.open.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_run_holds_images_of_one_bundle_only(rng: np.random.Generator) -> None:
+    one, two = SumEngine(), SumEngine()
+    one.open.clear()
+    async with running() as (batcher, _):
+        tasks = [asyncio.create_task(batcher.predict(one, stimulus(rng)))]
+        await settle()
+        tasks += [asyncio.create_task(batcher.predict(engine, stimulus(rng))) for engine in (one, two, one, two)]
+        await settle()
+        one.open.set()
+        await asyncio.gather(*tasks)
+    assert one.runs == [[1], [1, 1]]
+    assert two.runs == [[1, 1]]
+
+
+async def test_closing_tells_those_who_wait(engine: SumEngine, rng: np.random.Generator) -> None:
+    engine.open.clear()
+    async with running() as (batcher, _):
+        running_one = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        waiting = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        engine.open.set()
+        await batcher.close()
+        with pytest.raises(NotReady):
+            await waiting
+        assert not batcher.alive
+        running_one.cancel()
