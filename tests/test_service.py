@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_bundle import TinyTwin, write_tiny_bundle
@@ -530,6 +531,17 @@ def test_a_misspelt_setting_is_noticed() -> None:
     assert Settings.misspelt({"V1T_MAXBATCH": "1", "V1T_URL": "x", "V1T_MAX_BATCH": "1"}) == {
         "V1T_MAXBATCH": "V1T_MAX_BATCH"
     }
+
+
+def test_the_bento_installs_what_the_requirements_say() -> None:
+    root = Path(__file__).resolve().parents[1]
+    lines = [
+        line
+        for name in ("requirements.txt", "requirements-cpu.txt")
+        for line in (root / "server" / name).read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert yaml.safe_load((root / "bentofile.yaml").read_text())["python"]["packages"] == lines
 
 
 def test_importing_the_service_loads_no_torch_and_nothing_else_that_is_slow() -> None:
