@@ -62,7 +62,12 @@ def create_app(rooms: Rooms) -> Starlette:
             Route("/docs.json", _named("/docs.json", _docs)),
             Route("/", _named("/", _index)),
         ],
-        exception_handlers={TwinError: _on_error, HTTPException: _on_error, Exception: _on_error},
+        exception_handlers={
+            TwinError: _on_error,
+            HTTPException: _on_error,
+            ClientDisconnect: _on_gone,
+            Exception: _on_error,
+        },
     )
     app.router.redirect_slashes = False
     app.state.rooms = rooms
@@ -92,6 +97,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
     response = error_response(error, request.state.request_id)
     response.headers.update(headers)
     return response
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # for the metrics: nobody reads it
 
 
 def _translate(request: Request, error: HTTPException) -> TwinError:

@@ -444,6 +444,39 @@ async def test_a_request_out_of_time_is_told_so_and_leaves_the_queue(
         assert got["v1t_batch_images_sum", frozenset()] == 2  # the one that ran already, and the last
 
 
+async def test_who_hangs_up_is_not_computed(twin: TinyTwin, rng: np.random.Generator, hold: threading.Event) -> None:
+    settings = Settings(bundles=(twin.folder,), provider="cpu", max_batch=1)
+    body = json.dumps(question("A", twin.draw("A", rng))).encode()
+
+    async def hang_up(app: Any) -> int:
+        messages = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if len(messages) == 1:
+                await asyncio.sleep(0.05)
+            return messages.pop(0) if len(messages) > 1 else messages[0]
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b""}
+        await app({**scope, "http_version": "1.1", "scheme": "http", "server": ("twin", 80)}, receive, send)
+        return int(sent[0]["status"])
+
+    async with serving(settings) as client:
+        transport = client._transport
+        assert isinstance(transport, httpx.ASGITransport)
+        assert await asyncio.gather(*(hang_up(transport.app) for _ in range(4))) == [499] * 4
+        hold.set()
+        assert (await client.post("/predict", content=body, headers={"Content-Type": "application/json"})).is_success
+        got = samples((await client.get("/metrics")).text)
+        assert got["v1t_batch_images_sum", frozenset()] == 2  # the first had begun; the last was answered
+        gone = {"route": "/predict", "mouse": "A", "status": "499"}
+        assert got["v1t_requests_total", frozenset(gone.items())] == 4
+
+
 async def test_an_engine_that_fails_is_an_error_of_ours_without_its_details(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,8 +484,6 @@ async def test_an_engine_that_fails_is_an_error_of_ours_without_its_details(
         raise RuntimeError("/secret/path")
 
     monkeypatch.setattr(Engine, "predict_many", explode)
-    transport = client._transport
-    assert isinstance(transport, httpx.ASGITransport)
     response = await client.post("/predict", json=question("A", twin.draw("A", rng)))
     error_of(response, 500, "error")
     assert "secret" not in response.text
