@@ -168,7 +168,7 @@ class MouseRecord(_Frozen):
 class Manifest(_Frozen):
     """`manifest.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     members: int = Field(ge=1)
     simulated: bool = False
@@ -224,13 +224,13 @@ class NeuronTable:
         return self._position.get(neuron_id)
 
     def save(self, path: Path) -> None:
-        np.savez(
-            path,
-            ids=self.ids.astype(np.int64),
-            coordinates=self.coordinates.astype(np.float32),
-            response_std=self.response_std.astype(np.float32),
-            **{f"score.{name}": score.astype(np.float32) for name, score in self.scores.items()},
-        )
+        arrays: dict[str, Any] = {
+            "ids": self.ids.astype(np.int64),
+            "coordinates": self.coordinates.astype(np.float32),
+            "response_std": self.response_std.astype(np.float32),
+        }
+        arrays |= {f"score.{name}": score.astype(np.float32) for name, score in self.scores.items()}
+        np.savez(path, **arrays)
 
 
 def hash_file(path: Path) -> str:

@@ -288,7 +288,8 @@ class Engine:
         """Feature maps of all rows, (B, rows, columns, D); equal inputs, as of one image for many mice, run once."""
         tensors = {name: np.concatenate([row[name] for row in rows]) for name in core.inputs}
         positions: dict[bytes, int] = {}
-        first, where = [], []
+        first: list[int] = []  # of each group of equal inputs
+        where: list[int] = []  # each input's group
         for i in range(len(tensors[contract.CORE_IMAGE])):
             key = b"".join(tensor[i].tobytes() for tensor in tensors.values())
             if key not in positions:

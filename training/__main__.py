@@ -1,4 +1,4 @@
-"""`python -m training VERB`: simulate, inspect, import, train, evaluate, export, describe."""
+"""`python -m training VERB`: simulate, inspect, import, train, evaluate, combine, export, describe."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ VERBS = {
     "train": ("training.run_folder", "train a twin, or an ensemble, as in the paper"),
     "evaluate": ("training.evaluate", "score a twin on test trials"),
     "export": ("training.export.bundle", "make a bundle that the server serves"),
+    "combine": ("training.combine", "fit a linear layer over the members of an ensemble"),
     "describe": ("training.describe", "print a checkpoint's configuration, parameters and cost"),
 }
 

@@ -226,7 +226,7 @@ def with_options(config: ModelConfig, options: dict[str, Any]) -> ModelConfig:
     content = config.model_dump()
     for path, value in options.items():
         *parents, name = path.split(".")
-        place = content
+        place: Any = content
         for parent in parents:
             place = place.get(parent) if isinstance(place, dict) else None
         if not isinstance(place, dict) or name not in place:

@@ -1,20 +1,38 @@
-"""An ensemble: members that were trained apart, and how their pre-activations are combined."""
+"""An ensemble: members that were trained apart, and how their pre-activations are combined.
+
+ensemble.json    how members are combined (an ensemble folder, as `python -m training combine` writes it)
+member-0/ ...    their checkpoints
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import Checkpoint
-from training.errors import ConfigError
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomically
+from training.errors import CheckpointError, ConfigError
 from training.models.twin import response_from
 from training.mouse import Mouse
+from training.run_folder import member_checkpoints
 
-__all__ = ["Ensemble"]
+__all__ = ["Combination", "Ensemble", "load_ensemble", "save_ensemble"]
+
+ENSEMBLE = "ensemble.json"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Weights (one per member) and bias of the members' pre-activations."""
+
+    weights: tuple[float, ...]
+    bias: float = 0.0
 
 
 class Ensemble(nn.Module):
@@ -22,9 +40,10 @@ class Ensemble(nn.Module):
 
     Args:
         members: at least one; they may differ in configuration, not in mice.
+        combinations: per mouse, where they were learned; else the mean.
     """
 
-    def __init__(self, members: Sequence[Checkpoint]) -> None:
+    def __init__(self, members: Sequence[Checkpoint], combinations: Mapping[str, Combination] | None = None) -> None:
         super().__init__()
         if not members:
             raise ConfigError("an ensemble needs at least one member", got="none")
@@ -33,6 +52,8 @@ class Ensemble(nn.Module):
         for i, member in enumerate(self.members[1:], start=1):
             _check_same_mice(self.mice, member.mice, i)
         self.twins = nn.ModuleList(member.twin for member in self.members)
+        mean = Combination((1 / len(self.members),) * len(self.members))
+        self.combinations = dict.fromkeys(self.mice, mean) if combinations is None else dict(combinations)
 
     @property
     def shares_stems(self) -> bool:
@@ -49,16 +70,17 @@ class Ensemble(nn.Module):
         used = {name for member in self.members for name in member.config.uses()}
         return [name for name in ("image", "behavior", "pupil_center") if name in used]
 
-    def combination(self, mouse_id: str) -> tuple[Tensor, float]:
-        """Weights (M,) and bias of the members' pre-activations."""
-        n_members = len(self.members)
-        return torch.full((n_members,), 1 / n_members), 0.0
-
     def forward(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
         """Standardised responses (B, N)."""
-        weights, bias = self.combination(mouse_id)
-        members = torch.stack([twin.pre_activation(mouse_id, image, behavior, pupil_center) for twin in self.twins])
-        return response_from((members * weights[:, None, None]).sum(0) + bias)  # (M, B, N) -> (B, N)
+        combination = self.combinations[mouse_id]
+        members = self.pre_activations(mouse_id, image, behavior, pupil_center)
+        weights = members.new_tensor(combination.weights)[:, None, None]
+        return response_from((members * weights).sum(0) + combination.bias)  # (M, B, N) -> (B, N)
+
+    def pre_activations(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
+        """Every member's, (M, B, N)."""
+        twins = [member.twin for member in self.members]
+        return torch.stack([twin.pre_activation(mouse_id, image, behavior, pupil_center) for twin in twins])
 
 
 def _check_same_mice(first: dict[str, Mouse], other: dict[str, Mouse], member: int) -> None:
@@ -76,3 +98,50 @@ def _check_same_mice(first: dict[str, Mouse], other: dict[str, Mouse], member: i
                 f"member {member} knows another recording of mouse {mouse_id!r} than member 0",
                 hint="Members of an ensemble are trained on the same recordings.",
             )
+
+
+def save_ensemble(path: str | Path, ensemble: Ensemble) -> Path:
+    """Writes an ensemble folder, with copies of its members.
+
+    Raises:
+        CheckpointError: the folder holds something else, or cannot be written.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ENSEMBLE).exists())):
+        raise CheckpointError(f"{folder} exists and is no ensemble", hint="Give another --output.")
+    for i, member in enumerate(ensemble.members):
+        save_checkpoint(folder / f"member-{i}", member)
+    content = {
+        "members": len(ensemble.members),
+        "combinations": {
+            mouse_id: {"weights": list(combination.weights), "bias": combination.bias}
+            for mouse_id, combination in ensemble.combinations.items()
+        },
+    }
+    write_atomically(folder / ENSEMBLE, json.dumps(content, indent=2).encode())
+    return folder
+
+
+def load_ensemble(paths: Sequence[Path]) -> Ensemble:
+    """An ensemble of checkpoints, of the kept members of a finished run, or of an ensemble folder.
+
+    Raises:
+        CheckpointError: a path is none of these.
+    """
+    if len(paths) == 1 and (paths[0] / ENSEMBLE).is_file():
+        folder = paths[0]
+        try:
+            content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+            members = [load_checkpoint(folder / f"member-{i}") for i in range(content["members"])]
+            combinations = {
+                mouse_id: Combination(tuple(map(float, one["weights"])), float(one["bias"]))
+                for mouse_id, one in content["combinations"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / ENSEMBLE} cannot be read: {error}") from error
+        ensemble = Ensemble(members, combinations)
+        wrong = [m for m in ensemble.mice if len(combinations.get(m, Combination(())).weights) != len(members)]
+        if wrong:
+            raise CheckpointError(f"{folder / ENSEMBLE} does not fit its members", got=f"weights of mouse {wrong[0]!r}")
+        return ensemble
+    return Ensemble([load_checkpoint(path) for path in member_checkpoints(paths)])

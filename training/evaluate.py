@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from training.checkpoint import load_checkpoint, write_atomically
-from training.ensemble import Ensemble
+from training.checkpoint import write_atomically
+from training.ensemble import Ensemble, load_ensemble
 from training.errors import RecordingError
 from training.loop import predict_tier
 from training.metrics import correlation_to_average, fev_feve, mean_feve, single_trial_correlation
 from training.mouse import open_recordings
 from training.recordings import Recording
-from training.run_folder import member_checkpoints
 from training.simulate import TRUTH
 
 __all__ = ["MouseScores", "add_arguments", "evaluate", "evaluate_mouse", "run"]
@@ -129,18 +128,14 @@ def report(scores: dict[str, MouseScores]) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, or checkpoints that make an ensemble")
-    parser.add_argument(
-        "--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="recordings to score on"
-    )
-    parser.add_argument(
-        "--tier", choices=["validation", "test"], default="test", help="trials to score on (default: test)"
-    )
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
+    parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="to score on")
+    parser.add_argument("--tier", choices=["validation", "test"], default="test", help="default: test")
     parser.add_argument("--output", type=Path, metavar="JSON", help="write the scores, per neuron too")
 
 
 def run(args: argparse.Namespace) -> int:
-    ensemble = Ensemble([load_checkpoint(path) for path in member_checkpoints(args.checkpoints)])
+    ensemble = load_ensemble(args.checkpoints)
     scores = evaluate(ensemble, open_recordings(args.recordings), tier=args.tier)
     print(scores_table(scores))
     if args.output is not None:

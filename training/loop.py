@@ -32,6 +32,7 @@ __all__ = ["TrainingConfig", "predict_tier", "train_member"]
 STATE = "state.pt"
 LOG = "log.csv"
 CHECKPOINT = "checkpoint"
+_VERDICTS = {"reduce": "  -> learning rate reduced, best weights restored", "stop": "  -> no better, done"}
 
 
 class TrainingConfig(BaseModel):
@@ -154,9 +155,7 @@ def train_member(
         tqdm.write(
             f"{label} epoch {epoch:3d}/{training.max_epochs}  loss {loss:10.1f}  validation {score:.4f} "
             f"(best {state.plateau.best:.4f})  lr {rate:.1e}  {seconds:.1f} s, at most {_duration(left)} left"
-            + {"reduce": "  -> learning rate reduced, best weights restored", "stop": "  -> no better, done"}.get(
-                verdict, ""
-            )
+            + _VERDICTS.get(verdict, "")
         )
     return state.plateau.best
 

@@ -138,8 +138,12 @@ class Mouse:
             response_mean=arrays.get("response_mean"),
             response_std=arrays.get("response_std"),
         )
-        statistics = {name: _statistics(arrays, name) for name in ("images", "behavior", "pupil_center")}
-        return replace(mouse, **statistics)
+        return replace(
+            mouse,
+            images=_statistics(arrays, "images"),
+            behavior=_statistics(arrays, "behavior"),
+            pupil_center=_statistics(arrays, "pupil_center"),
+        )
 
 
 def channel_names(n_channels: int) -> tuple[str, ...]:

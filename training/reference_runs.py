@@ -38,7 +38,7 @@ class _ArgsLoader(yaml.SafeLoader):
 
 _ArgsLoader.add_constructor(
     "tag:yaml.org,2002:python/tuple",
-    lambda loader, node: loader.construct_sequence(node),  # type: ignore[arg-type]
+    lambda loader, node: loader.construct_sequence(node),
 )
 
 

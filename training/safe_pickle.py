@@ -51,7 +51,7 @@ def load_pickle(path: Path) -> Any:
         CheckpointError: the file is no torch file, or it asks for a class or function that is not on the allow-list;
             the message names it. Nothing was executed.
     """
-    allowed = [(stand_in, name) for name, stand_in in _HARMLESS.items()] + _DTYPE_CLASSES
+    allowed: list[Any] = [*((stand_in, name) for name, stand_in in _HARMLESS.items()), *_DTYPE_CLASSES]
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,15 @@ from tqdm import tqdm
 
 from server import contract
 from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, Provenance
-from training.checkpoint import load_checkpoint, now, source_commit
-from training.ensemble import Ensemble
+from training.checkpoint import now, source_commit
+from training.ensemble import Ensemble, load_ensemble
 from training.errors import CheckpointError, ConfigError
 from training.evaluate import evaluate
 from training.export import graphs
+from training.export.graphs import has_attention
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_parity
 from training.metadata import InputStatistics
 from training.mouse import Mouse, open_recordings
-from training.run_folder import member_checkpoints
 
 __all__ = ["BundleOptions", "add_arguments", "export_bundle", "run"]
 
@@ -67,100 +68,100 @@ def export_bundle(
         raise CheckpointError(f"{folder} exists and is no bundle", hint="Give another --output.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as partial:
-            manifest = _write(ensemble, Path(partial), name or folder.name, options or BundleOptions())
-            os.chmod(partial, 0o755)  # temporary folders are private; a bundle is not
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            manifest = _write(ensemble, Path(temporary), name or folder.name, options or BundleOptions())
+            os.chmod(temporary, 0o755)  # temporary folders are private; a bundle is not
             if folder.exists():
                 shutil.rmtree(folder)
-            shutil.copytree(partial, folder)
+            shutil.copytree(temporary, folder)
     except OSError as error:
         raise CheckpointError(f"cannot write bundle {folder}: {error.strerror}") from error
     return manifest
 
 
-def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> Manifest:
-    members = [checkpoint.twin for checkpoint in ensemble.members]
-    mice = list(ensemble.mice.values())
-    n_attention = sum(hasattr(twin.core, "attention_rollout") for twin in members)
-    shared_stem = ensemble.shares_stems
-    n_stems = 1 if shared_stem else len(members)
-    total = len(members) * (1 + len(mice)) + n_attention + len(mice) * (n_stems + 1)
-    with tqdm(total=total, desc="exporting graphs", unit="graph", disable=None) as progress:
+class _Writer:
+    """Writes the files of one bundle, with a progress bar."""
 
-        def write(path: str, export: Callable[[Path], None]) -> File:
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            export(target)
-            progress.update()
-            return _file(folder, path)
+    def __init__(self, ensemble: Ensemble, folder: Path, options: BundleOptions) -> None:
+        self.ensemble = ensemble
+        self.twins = [checkpoint.twin for checkpoint in ensemble.members]
+        self.folder = folder
+        self.options = options
+        self.has_attention = all(has_attention(twin) for twin in self.twins)
+        self.n_stems = 1 if ensemble.shares_stems else len(self.twins)
+        per_member = 1 + self.has_attention + len(ensemble.mice)
+        total = len(self.twins) * per_member + len(ensemble.mice) * (self.n_stems + 1)
+        self.progress = tqdm(total=total, desc="exporting graphs", unit="graph", disable=None)
 
-        cores = [
-            write(
-                f"members/{i}/core.onnx",
-                lambda path, twin=twin: graphs.export_core(twin, path, portable=options.portable),
+    def manifest(self, name: str) -> Manifest:
+        """Writes everything but the manifest, which says of its parity that it is not measured yet."""
+        ensemble, options = self.ensemble, self.options
+        simulated = any(mouse.simulated for mouse in ensemble.mice.values())
+        with self.progress:
+            return Manifest(
+                name=name,
+                members=len(self.twins),
+                simulated=simulated,
+                notice=options.notice or (SIMULATED_NOTICE if simulated else None),
+                configs=[twin.config.model_dump(mode="json") for twin in self.twins],
+                cores=[
+                    self._graph(f"members/{i}/core.onnx", partial(graphs.export_core, twin, portable=options.portable))
+                    for i, twin in enumerate(self.twins)
+                ],
+                attention=[
+                    self._graph(f"members/{i}/attention.onnx", partial(graphs.export_attention, twin))
+                    for i, twin in enumerate(self.twins)
+                    if self.has_attention
+                ],
+                mice={mouse_id: self._mouse(mouse) for mouse_id, mouse in ensemble.mice.items()},
+                provenance=_provenance(ensemble),
+                licence=options.licence,
+                citation=options.citation,
             )
-            for i, twin in enumerate(members)
+
+    def _mouse(self, mouse: Mouse) -> MouseRecord:
+        mouse_id = mouse.mouse_id
+        place = f"mice/{mouse_id}"
+        scores = self.options.scores.get(mouse_id, {})
+        stems = [
+            self._graph(f"{place}/member{i}.stem.onnx", partial(graphs.export_stem, twin, mouse_id))
+            for i, twin in enumerate(self.twins[: self.n_stems])
         ]
-        attention = []
-        if n_attention == len(members):
-            attention = [
-                write(f"members/{i}/attention.onnx", lambda path, twin=twin: graphs.export_attention(twin, path))
-                for i, twin in enumerate(members)
-            ]
-        records = {}
-        for mouse in mice:
-            place = f"mice/{mouse.mouse_id}"
-            stems = [
-                write(
-                    f"{place}/stem.onnx" if shared_stem else f"{place}/member{i}.stem.onnx",
-                    lambda path, twin=twin, mouse=mouse: graphs.export_stem(twin, mouse.mouse_id, path),
-                )
-                for i, twin in enumerate(members[:n_stems])
-            ]
-            readouts = [
-                write(
-                    f"{place}/member{i}.readout.onnx",
-                    lambda path, twin=twin, mouse=mouse: graphs.export_readout(twin, mouse.mouse_id, path),
-                )
-                for i, twin in enumerate(members)
-            ]
-            weights, bias = ensemble.combination(mouse.mouse_id)
-            combined = write(
-                f"{place}/ensemble.onnx", lambda path, w=weights, b=bias: graphs.export_ensemble(w, b, path)
-            )
-            scores = options.scores.get(mouse.mouse_id, {})
-            _neuron_table(mouse, scores).save(folder / place / "neurons.npz")
-            records[mouse.mouse_id] = MouseRecord(
-                mouse_id=mouse.mouse_id,
-                data_key=mouse.data_key,
-                mouse_index=members[0].mouse_indices[mouse.mouse_id],
-                image_shape=mouse.image_shape,
-                image_channels=_channels(mouse.image_channels, "grey level", mouse.images, mouse),
-                behavior=_channels(*zip(*contract.BEHAVIOR_CHANNELS, strict=True), mouse.behavior, mouse),
-                pupil_center=_channels(*zip(*contract.PUPIL_CENTER_CHANNELS, strict=True), mouse.pupil_center, mouse),
-                uses=ensemble.uses(),
-                standardized_inputs=mouse.standardized_inputs,
-                n_neurons=mouse.n_neurons,
-                neurons=_file(folder, f"{place}/neurons.npz"),
-                stems=stems,
-                readouts=readouts,
-                ensemble=combined,
-                parity=UNMEASURED,
-                scores={key: float(np.nanmean(value)) for key, value in scores.items()},
-            )
-    manifest = Manifest(
-        name=name,
-        members=len(members),
-        simulated=any(mouse.simulated for mouse in mice),
-        notice=options.notice or (SIMULATED_NOTICE if any(mouse.simulated for mouse in mice) else None),
-        configs=[twin.config.model_dump(mode="json") for twin in members],
-        cores=cores,
-        attention=attention,
-        mice=records,
-        provenance=_provenance(ensemble),
-        licence=options.licence,
-        citation=options.citation,
-    )
+        readouts = [
+            self._graph(f"{place}/member{i}.readout.onnx", partial(graphs.export_readout, twin, mouse_id))
+            for i, twin in enumerate(self.twins)
+        ]
+        combination = self.ensemble.combinations[mouse_id]
+        _neuron_table(mouse, scores).save(self.folder / place / "neurons.npz")
+        return MouseRecord(
+            mouse_id=mouse_id,
+            data_key=mouse.data_key,
+            mouse_index=self.twins[0].mouse_indices[mouse_id],
+            image_shape=mouse.image_shape,
+            image_channels=_channels([(name, "grey level") for name in mouse.image_channels], mouse.images, mouse),
+            behavior=_channels(contract.BEHAVIOR_CHANNELS, mouse.behavior, mouse),
+            pupil_center=_channels(contract.PUPIL_CENTER_CHANNELS, mouse.pupil_center, mouse),
+            uses=self.ensemble.uses(),
+            standardized_inputs=mouse.standardized_inputs,
+            n_neurons=mouse.n_neurons,
+            neurons=_file(self.folder, f"{place}/neurons.npz"),
+            stems=stems,
+            readouts=readouts,
+            ensemble=self._graph(f"{place}/ensemble.onnx", partial(graphs.export_ensemble, combination)),
+            parity=UNMEASURED,
+            scores={key: float(np.nanmean(value)) for key, value in scores.items()},
+        )
+
+    def _graph(self, path: str, export: Callable[[Path], None]) -> File:
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        export(target)
+        self.progress.update()
+        return _file(self.folder, path)
+
+
+def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> Manifest:
+    manifest = _Writer(ensemble, folder, options).manifest(name)
     parity = measure_parity(ensemble, folder, manifest)
     for mouse_id, found in parity.items():
         if found.max_abs_error > PARITY_BOUND:
@@ -170,8 +171,8 @@ def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) 
                 expected=f"at most {PARITY_BOUND:.0e}",
                 hint="Try --portable; if that differs too, please report the checkpoint's configuration.",
             )
-    measured = {key: record.model_copy(update={"parity": parity[key]}) for key, record in records.items()}
-    manifest = manifest.model_copy(update={"mice": measured})
+    mice = {key: record.model_copy(update={"parity": parity[key]}) for key, record in manifest.mice.items()}
+    manifest = manifest.model_copy(update={"mice": mice})
     (folder / contract.MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     return manifest
 
@@ -181,21 +182,22 @@ def _file(folder: Path, path: str) -> File:
     return File(path=path, sha256=contract.hash_file(target), bytes=target.stat().st_size)
 
 
-def _channels(
-    names: Sequence[str], units: Sequence[str] | str, statistics: InputStatistics | None, mouse: Mouse
-) -> list[Channel]:
-    units = [units] * len(names) if isinstance(units, str) else units
+def _channels(named: Sequence[tuple[str, str]], statistics: InputStatistics | None, mouse: Mouse) -> list[Channel]:
+    """Channels from (name, unit) pairs and what the recording says of them."""
     if statistics is None:
-        unit = "standardized" if mouse.standardized_inputs else None
-        return [Channel(name=name, unit=unit or own) for name, own in zip(names, units, strict=True)]
+        return [Channel(name=name, unit="standardized" if mouse.standardized_inputs else unit) for name, unit in named]
     return [
         Channel(
             name=name,
             unit=unit,
+            mean=float(statistics.mean[i]),
+            std=float(statistics.std[i]),
+            min=float(statistics.min[i]),
+            max=float(statistics.max[i]),
+            median=float(statistics.median[i]),
             percentiles=mouse.percentiles.get(name, {}),
-            **{key: float(getattr(statistics, key)[i]) for key in ("mean", "std", "min", "max", "median")},
         )
-        for i, (name, unit) in enumerate(zip(names, units, strict=True))
+        for i, (name, unit) in enumerate(named)
     ]
 
 
@@ -219,7 +221,7 @@ def _provenance(ensemble: Ensemble) -> Provenance:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, or checkpoints that make an ensemble")
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
     parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder to write")
     parser.add_argument("--name", help="the bundle's name in replies (default: the folder's name)")
     parser.add_argument(
@@ -237,7 +239,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    ensemble = Ensemble([load_checkpoint(path) for path in member_checkpoints(args.checkpoints)])
+    ensemble = load_ensemble(args.checkpoints)
     scores = {}
     if args.recordings:
         evaluated = evaluate(ensemble, open_recordings(args.recordings))

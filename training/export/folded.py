@@ -27,11 +27,18 @@ __all__ = ["FoldedViT", "can_fold"]
 
 def can_fold(core: nn.Module) -> bool:
     """Whether the fold fits: ViT heads as wide as the embedding, and no mask between tokens."""
-    return isinstance(core, ViTCore) and not any(block.attention.locality for block in core.transformer.blocks)
+    return isinstance(core, ViTCore) and not any(
+        block.attention.locality for block in core.transformer.ordered_blocks()
+    )
 
 
 class FoldedAttention(nn.Module):
     """Queries (B, L', D) and all tokens (B, L, D), both normalised, to the residual branch (B, L', D)."""
+
+    query_weight: Tensor
+    query_bias: Tensor
+    output_weight: Tensor
+    output_bias: Tensor
 
     def __init__(self, attention: Attention, *, fused: bool) -> None:
         super().__init__()
@@ -47,7 +54,6 @@ class FoldedAttention(nn.Module):
             bias = bias + attention.output.bias.double()
         self.n_heads = attention.n_heads
         self.dim = dim
-        self.eps = attention.norm.eps
         self.fused = fused
         for name, tensor in (
             ("query_weight", (query * gamma).flatten(0, 1)),  # (h D, D)
@@ -78,6 +84,9 @@ class FoldedAttention(nn.Module):
 class FoldedMLP(nn.Module):
     """The feed-forward branch of normalised tokens, with LayerNorm's affine part folded into its first layer."""
 
+    up_weight: Tensor
+    up_bias: Tensor
+
     def __init__(self, mlp: MLP) -> None:
         super().__init__()
         weight, gamma, beta = mlp.up.weight.double(), mlp.norm.weight.double(), mlp.norm.bias.double()
@@ -87,7 +96,6 @@ class FoldedMLP(nn.Module):
         self.register_buffer("up_weight", (weight * gamma).float().contiguous())
         self.register_buffer("up_bias", bias.float())
         self.down = mlp.down
-        self.eps = mlp.norm.eps
 
     def forward(self, normalized: Tensor) -> Tensor:
         return self.down(F.gelu(F.linear(normalized, self.up_weight, self.up_bias)))
@@ -104,8 +112,10 @@ class FoldedViT(nn.Module):
         super().__init__()
         self.tokenizer = core.tokenizer
         self.transformer = core.transformer
-        self.attentions = nn.ModuleList(FoldedAttention(b.attention, fused=fused) for b in core.transformer.blocks)
-        self.mlps = nn.ModuleList(FoldedMLP(block.mlp) for block in core.transformer.blocks)
+        blocks = core.transformer.ordered_blocks()
+        self.attentions = nn.ModuleList(FoldedAttention(block.attention, fused=fused) for block in blocks)
+        self.mlps = nn.ModuleList(FoldedMLP(block.mlp) for block in blocks)
+        self.eps = blocks[0].attention.norm.eps  # torch's default, in every LayerNorm
         self.grid = core.grid
 
     def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
@@ -114,15 +124,14 @@ class FoldedViT(nn.Module):
         for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
             latent = self.transformer.behavior_latent(i, behavior, mouse_index)
             x = x if latent is None else x + latent
-            tokens = _normalize(x, attention.eps)
+            tokens = self._normalize(x)
             if i == last:  # the cls token is not read out: the last block looks at it, but does not compute it
                 x, queries = x[:, 1:], tokens[:, 1:]
             else:
                 queries = tokens
             x = x + attention(queries, tokens)
-            x = x + mlp(_normalize(x, mlp.eps))
+            x = x + mlp(self._normalize(x))
         return x.unflatten(1, self.grid)  # (B, rows, columns, D)
 
-
-def _normalize(x: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=eps)
+    def _normalize(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)

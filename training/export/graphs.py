@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from server import contract
+from training.ensemble import Combination
 from training.export.folded import FoldedViT, can_fold
 from training.models import Twin
-from training.models.shifter import Shifter
 from training.models.twin import response_from
 from training.models.vit import ViTCore
 
-__all__ = ["export_attention", "export_core", "export_ensemble", "export_readout", "export_stem"]
+__all__ = ["export_attention", "export_core", "export_ensemble", "export_readout", "export_stem", "has_attention"]
 
 OPSET = 20
 # Sizes of the examples that tracing sees. They must differ from every other dimension of a graph, which a traced size
 # would otherwise be confused with.
-_BATCH, _NEURONS, _MEMBERS = 7, 11, 3
+_BATCH, _NEURONS = 7, 11
 
 
 class _Stem(nn.Module):
@@ -70,13 +70,17 @@ class _Readout(nn.Module):
     weight zero, which is grid_sample's zero padding.
     """
 
+    mu: Tensor
+    features: Tensor
+    bias: Tensor
+
     def __init__(self, twin: Twin, mouse_id: str) -> None:
         super().__init__()
-        readout = twin.readouts[mouse_id]
+        readout = twin.readout(mouse_id)
         _, self.rows, self.columns = twin.core.output_shape
         for name, tensor in (("mu", readout.mu), ("features", readout.features), ("bias", readout.bias)):
             self.register_buffer(name, tensor.detach().clone())
-        self.shifter: Shifter | None = None if twin.shifters is None else twin.shifters[mouse_id]
+        self.shifter = twin.shifter(mouse_id)
 
     def forward(self, feature_map: Tensor, pupil_center: Tensor, neurons: Tensor) -> Tensor:
         batch = feature_map.shape[0]
@@ -105,10 +109,12 @@ class _Readout(nn.Module):
 class _Ensemble(nn.Module):
     """Members' pre-activations (M, B, n), combined, to responses; the spread is over the members' own responses."""
 
-    def __init__(self, weights: Tensor, bias: float) -> None:
+    weights: Tensor
+
+    def __init__(self, combination: Combination) -> None:
         super().__init__()
-        self.register_buffer("weights", weights.reshape(-1, 1, 1).float())
-        self.bias = bias
+        self.register_buffer("weights", torch.tensor(combination.weights).reshape(-1, 1, 1))
+        self.bias = combination.bias
 
     def forward(self, pre_activation: Tensor) -> tuple[Tensor, Tensor]:
         combined = (pre_activation * self.weights).sum(0) + self.bias
@@ -140,14 +146,17 @@ def export_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
     _export(core, examples, _batched(examples), [contract.FEATURE_MAP], path)
 
 
-def export_attention(twin: Twin, path: Path) -> bool:
-    """Writes a member's attention rollout graph; False where its core has no cls token to look from."""
-    if not isinstance(twin.core, ViTCore):
-        return False
+def has_attention(twin: Twin) -> bool:
+    """Whether there is a rollout: only a ViT core has a cls token to look from."""
+    return isinstance(twin.core, ViTCore)
+
+
+def export_attention(twin: Twin, path: Path) -> None:
+    """Writes a member's attention rollout graph."""
+    assert isinstance(twin.core, ViTCore)
     examples = _core_examples(twin)
     shapes = _batched(examples)
     _export(_Attention(twin.core), examples, shapes, [contract.ATTENTION_ROLLOUT], path)
-    return True
 
 
 def export_readout(twin: Twin, mouse_id: str, path: Path) -> None:
@@ -163,12 +172,12 @@ def export_readout(twin: Twin, mouse_id: str, path: Path) -> None:
     _export(_Readout(twin, mouse_id), examples, shapes, [contract.PRE_ACTIVATION], path)
 
 
-def export_ensemble(weights: Tensor, bias: float, path: Path) -> None:
-    """Writes the graph that combines members: `weights` (M,) and `bias` of their pre-activations."""
-    members = len(weights)
+def export_ensemble(combination: Combination, path: Path) -> None:
+    """Writes the graph that combines members."""
+    members = len(combination.weights)
     examples = {contract.PRE_ACTIVATION: torch.randn(members, _BATCH + members, _NEURONS + members)}
     shapes = {contract.PRE_ACTIVATION: {1: Dim("batch"), 2: Dim("n")}}
-    _export(_Ensemble(weights, bias), examples, shapes, [contract.RESPONSE, contract.SPREAD], path)
+    _export(_Ensemble(combination), examples, shapes, [contract.RESPONSE, contract.SPREAD], path)
 
 
 def _batched(examples: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:

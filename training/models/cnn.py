@@ -69,8 +69,15 @@ class CNNCore(nn.Module):
             x = self.dropout(x) if 0 < i < last else x
         return x
 
+    @property
+    def first_filters(self) -> Tensor:
+        """(channels, C, k, k), the first layer's."""
+        first = self.convolutions[0]
+        assert isinstance(first, nn.Conv2d)
+        return first.weight
+
     def regularizer(self) -> Tensor:
         """Energy of the first layer's filters after a Laplace filter, over their energy (Lurz et al. 2021)."""
-        filters = self.convolutions[0].weight.flatten(0, 1)[:, None]  # (out * in, 1, k, k)
+        filters = self.first_filters.flatten(0, 1)[:, None]  # (out * in, 1, k, k)
         laplace = filters.new_tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])[None, None]
         return self.laplace_scale * F.conv2d(filters, laplace, padding=1).square().sum() / filters.square().sum()

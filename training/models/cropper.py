@@ -22,6 +22,12 @@ class Standardizer(nn.Module):
     Image and pupil centre: (x - mean) / std. Behaviour: x / std, not centred. Identity where no statistics are known.
     """
 
+    image_mean: Tensor
+    image_std: Tensor
+    behavior_std: Tensor
+    pupil_mean: Tensor
+    pupil_std: Tensor
+
     def __init__(self, mouse: Mouse) -> None:
         super().__init__()
         image, behavior, pupil = (_mean_std(s) for s in (mouse.images, mouse.behavior, mouse.pupil_center))
@@ -57,6 +63,7 @@ class Cropper(nn.Module):
     """
 
     HIDDEN = 10
+    grid: Tensor
 
     def __init__(self, *, config: ModelConfig, mice: list[Mouse]) -> None:
         super().__init__()

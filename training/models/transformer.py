@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from training.config import BehaviorMLPConfig
 from training.models.attention import Attention
 
-__all__ = ["BehaviorMLP", "Transformer"]
+__all__ = ["MLP", "BehaviorMLP", "Block", "Transformer"]
 
 
 class BehaviorMLP(nn.Module):
@@ -141,6 +141,9 @@ class Transformer(nn.Module):
             )
             self.tied = b_mlp.blocks == "tied"
 
+    def ordered_blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def behavior_latent(self, block: int, behavior: Tensor, mouse_index: Tensor) -> Tensor | None:
         """What behaviour adds to every token before a block, (B, 1, D), or None where it adds nothing."""
         if self.behavior_mlps is None:
@@ -148,7 +151,9 @@ class Transformer(nn.Module):
         which = 0 if self.tied else block
         if which >= len(self.behavior_mlps):
             return None
-        return self.behavior_mlps[which](behavior, mouse_index)[:, None]
+        b_mlp = self.behavior_mlps[which]
+        assert isinstance(b_mlp, BehaviorMLP)
+        return b_mlp.forward(behavior, mouse_index)[:, None]
 
     def forward(self, x: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
         for i, block in enumerate(self.blocks):

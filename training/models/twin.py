@@ -92,8 +92,21 @@ class Twin(nn.Module):
 
     def read_out(self, mouse_id: str, feature_map: Tensor, pupil_center: Tensor) -> Tensor:
         """Feature map (B, D, h, w) and standardised pupil (B, 2) -> pre-activation (B, N)."""
-        shift = None if self.shifters is None else self.shifters[mouse_id](pupil_center)
-        return self.readouts[mouse_id](feature_map, shift)
+        shifter = self.shifter(mouse_id)
+        return self.readout(mouse_id).forward(feature_map, None if shifter is None else shifter(pupil_center))
+
+    def readout(self, mouse_id: str) -> GaussianReadout:
+        readout = self.readouts[mouse_id]
+        assert isinstance(readout, GaussianReadout)
+        return readout
+
+    def shifter(self, mouse_id: str) -> Shifter | None:
+        """What moves the readout positions with the gaze, or None."""
+        if self.shifters is None:
+            return None
+        shifter = self.shifters[mouse_id]
+        assert isinstance(shifter, Shifter)
+        return shifter
 
     def mouse_index(self, mouse_id: str, image: Tensor) -> Tensor:
         """(B,) int64, which B-MLP each sample takes where mice have their own."""
@@ -114,7 +127,7 @@ class Twin(nn.Module):
 
     def regularizer(self, mouse_id: str) -> Tensor:
         """The training loss's L1 terms for one mouse's batch: the core's, and its own readout's."""
-        return self.core.regularizer() + self.readouts[mouse_id].regularizer()
+        return self.core.regularizer() + self.readout(mouse_id).regularizer()
 
 
 def _build_core(config: ModelConfig, image_shape: tuple[int, int, int], n_mice: int) -> ViTCore | CCTCore | CNNCore:
