@@ -164,7 +164,7 @@ class Transformer(nn.Module):
     def with_weights(self, x: Tensor, behavior: Tensor, mouse_index: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The output and every block's attention weights (B, h, L, L)."""
         weights = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.ordered_blocks()):
             latent = self.behavior_latent(i, behavior, mouse_index)
             x, w = block.with_weights(x if latent is None else x + latent)
             weights.append(w)
