@@ -68,7 +68,10 @@ class _Job:
             return
         self.parts.append(part)
         if self.left == 0:
-            self.done.set_result(_join(self.parts))
+            try:
+                self.done.set_result(_join(self.parts))
+            except Exception as error:  # whatever it is, it is this job's alone: the queue goes on
+                self.done.set_exception(error)
 
 
 def _join(parts: list[Prediction]) -> Prediction:

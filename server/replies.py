@@ -108,14 +108,16 @@ def json_body(engine: Engine, question: Question, prediction: Prediction, reques
 
 
 def npy_body(engine: Engine, question: Question, prediction: Prediction, request_id: str) -> tuple[bytes, str]:
-    """The reply as .npy, float32 (B, n) or with spread (2, B, n), and all the rest for the V1T-Reply header."""
+    """The reply as .npy, float32 (B, n) or with spread (2, B, n), and all the rest for the V1T-Reply header.
+
+    Neuron ids are not in the header, which proxies keep short: they are those that were asked for, in that order, or
+    all in the order of /mice/{id}/neurons.
+    """
     response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
     array = np.ascontiguousarray(response if spread is None else np.stack([response, spread]), dtype=np.float32)
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
     head = _head(engine, question, request_id)
-    if question.neurons is not None:
-        head["neuron_ids"] = _neuron_ids(engine, question).tolist()
     head["assumed"] = question.assumed
     return stream.getvalue(), json.dumps(head, ensure_ascii=True, separators=(",", ":"))
 

@@ -181,8 +181,6 @@ class ContractServer:
             "units": form.get("units", "standardized"),
             "assumed": assumed,
         }
-        if asked is not None:
-            header["neuron_ids"] = asked
         return npy_reply(array, header)
 
     def transport(self) -> httpx.MockTransport:
