@@ -37,9 +37,7 @@ def describe(checkpoint: Checkpoint) -> str:
             f"  {mouse.mouse_id:<6}{mouse.data_key or '-':<14}{mouse.n_neurons:>6} neurons, image {mouse.image_shape}, "
             f"{units}{simulated}"
         )
-    lines.append(
-        f"core image {tuple(twin.cropper.output_shape)}, feature map {tuple(twin.core.output_shape)}"
-    )
+    lines.append(f"core image {tuple(twin.cropper.output_shape)}, feature map {tuple(twin.core.output_shape)}")
     lines.append("cost of one image [GFLOP]")
     lines += [f"  {name:<14}{value:>12.3f}" for name, value in count_gflop(twin).items()]
     lines.append("provenance")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from training.checkpoint import Checkpoint, library_versions, load_checkpoint, now, save_checkpoint, source_commit
@@ -59,6 +60,7 @@ def _import_run(folder: Path, recordings: Sequence[Mouse]) -> Checkpoint:
     state = content.get("model", content.get("model_state_dict")) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise CheckpointError(f"{weights} holds no weights", expected="a dictionary with the key 'model'")
+    _check_tensors(state, str(weights))
     return _build(
         state,
         config=_infer_b_mlp(reference.config, state),
@@ -71,7 +73,7 @@ def _import_run(folder: Path, recordings: Sequence[Mouse]) -> Checkpoint:
 
 def _infer_b_mlp(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
     """The B-MLP's width and inputs, which the reference's options leave to its version, are read off the weights."""
-    found = [key for key in state if re.search(r"\.b[-_]mlp\..*0\.weight$", key)]
+    found = [key for key in state if re.search(r"\.b[-_]mlp\..*0\.weight$", key) and state[key].ndim]
     if config.behavior != "b_mlp" or not found or not hasattr(config.core, "dim"):
         return config
     hidden = state[found[0]].shape[0]
@@ -85,11 +87,28 @@ def _import_sensorium(path: Path, recordings: Sequence[Mouse], core: CoreKind | 
     state = load_pickle(path)
     if not isinstance(state, dict | OrderedDict):
         raise CheckpointError(f"{path.name} holds no weights", got=type(state).__name__, expected="a state dict")
+    _check_tensors(state, path.name)
     mice = sensorium_mice(state, path.name)
     if core is None:
         core = "ln" if re.search(r"(^|[^a-z])ln([^a-z]|$)", path.stem.lower()) else "cnn"
     config = infer_sensorium_config(state, core=core, name=path.name)
     return _build(state, config=config, mice=mice, image_shape=(1, *IMAGE_SIZE), recordings=recordings, name=path.name)
+
+
+def _check_tensors(state: dict[Any, Any], name: str) -> None:
+    for key, tensor in state.items():
+        if not isinstance(key, str):
+            raise CheckpointError(f"{name}: key {key!r} is not understood", expected="a string")
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"{name}: key {key} is not understood", got=type(tensor).__name__, expected="a tensor"
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+            raise CheckpointError(
+                f"{name}: key {key} is not understood",
+                got=f"{tensor.layout}, {tensor.dtype}, {tensor.device}",
+                expected="a dense tensor of real numbers",
+            )
 
 
 def _build(
@@ -102,8 +121,12 @@ def _build(
     name: str,
 ) -> Checkpoint:
     recorded = {mouse.mouse_id: mouse for mouse in recordings}
-    ours = []
-    for mouse_id, data_key, n_neurons in mice.values():
+    ours: list[Mouse] = []
+    for theirs, (mouse_id, data_key, n_neurons) in mice.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", mouse_id):  # it becomes a module's and a file's name
+            raise CheckpointError(f"{name}: mouse {theirs!r} has no usable name", expected="letters, digits, - and _")
+        if mouse_id in (mouse.mouse_id for mouse in ours):
+            raise CheckpointError(f"{name} has mouse {mouse_id!r} twice", got=list(mice))
         mouse = recorded.get(mouse_id)
         if mouse is None:
             if recorded:
@@ -113,7 +136,10 @@ def _build(
                     expected=mouse_id,
                     hint="Give a recording of every mouse, or none to take standardised inputs.",
                 )
-            mouse = Mouse.without_recording(mouse_id, image_shape, n_neurons, data_key)
+            try:
+                mouse = Mouse.without_recording(mouse_id, image_shape, n_neurons, data_key)
+            except (MemoryError, OverflowError, ValueError) as error:
+                raise CheckpointError(f"{name}: mouse {theirs!r} has too many neurons", got=n_neurons) from error
         if mouse.n_neurons != n_neurons:
             raise CheckpointError(
                 f"{name} is of another recording of mouse {mouse_id!r}",
@@ -121,7 +147,12 @@ def _build(
                 expected=f"{n_neurons} neurons in the weights",
             )
         ours.append(mouse)
-    twin = Twin(config, ours)
+    try:
+        twin = Twin(config, ours)
+    except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError, KeyError) as error:
+        # sizes that do not fit into memory, or a mouse named like a method of torch's modules
+        first_line = str(error).split("\n", 1)[0]
+        raise CheckpointError(f"{name}: no model can be built as its options say: {first_line}") from error
     mouse_ids = {theirs: mouse_id for theirs, (mouse_id, _, _) in mice.items()}
     _load(twin, rename_reference_keys(dict(state), config=config, mouse_ids=mouse_ids, name=name), name)
     provenance: dict[str, Any] = {"created": now(), "commit": source_commit(), "versions": library_versions()}

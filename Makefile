@@ -1,0 +1,69 @@
+# Everything a newcomer types. `make` alone says what there is.
+PYTHON ?= python3
+VENV := .venv
+SERVE_VENV := .venv-serve
+
+# onnxruntime-gpu where an NVIDIA GPU answers (Linux, x86-64), onnxruntime elsewhere; RUNTIME=cpu or RUNTIME=gpu decides.
+HAS_GPU := $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && nvidia-smi -L >/dev/null 2>&1 && echo yes)
+RUNTIME ?= $(if $(HAS_GPU),gpu,cpu)
+# Where there is no GPU, one known version of torch, so that no pip resolves to gigabytes of CUDA by itself.
+TORCH ?= $(if $(filter gpu,$(RUNTIME)),torch>=2.6,torch==2.13.0)
+
+SERVER_REQUIREMENTS := server/requirements.txt server/requirements-$(RUNTIME).txt
+REQUIREMENTS := $(SERVER_REQUIREMENTS) training/requirements.txt tests/requirements.txt
+PIP_INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
+
+DEMO ?= runs/demo
+DEMO_BUNDLE ?= $(DEMO)/bundle
+
+.PHONY: help install serve demo test test-quick check format clean
+
+help:
+	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
+	@echo "make demo        simulate, train an ensemble, evaluate, export, serve, predict (about 10 minutes)"
+	@echo "make install     prepare $(VENV) for development"
+	@echo "make test        all tests; make test-quick: without the slow ones"
+	@echo "make check       lint, types, and which package may import which"
+	@echo "make format      format the code"
+	@echo "make clean       remove the environments and all that was built"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: $(REQUIREMENTS) clients/python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "installing into $(VENV) ($(RUNTIME)): some minutes the first time"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/$(PIP_INSTALL) "$(TORCH)"
+	@$(VENV)/$(PIP_INSTALL) "$(TORCH)" $(addprefix -r ,$(REQUIREMENTS)) --editable clients/python
+	@touch $@
+
+$(SERVE_VENV)/.installed: $(SERVER_REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "installing into $(SERVE_VENV) ($(RUNTIME)): about a minute the first time"
+	@test -x $(SERVE_VENV)/bin/python || $(PYTHON) -m venv $(SERVE_VENV)
+	@$(SERVE_VENV)/$(PIP_INSTALL) $(addprefix -r ,$(SERVER_REQUIREMENTS))
+	@touch $@
+
+serve: $(SERVE_VENV)/.installed
+	@$(SERVE_VENV)/bin/bentoml serve $(SERVE_ARGS)
+
+demo: $(VENV)/.installed
+	@PYTHON=$(VENV)/bin/python DEMO=$(DEMO) DEMO_BUNDLE=$(DEMO_BUNDLE) bash docs/demo.sh
+
+test: $(VENV)/.installed
+	@$(VENV)/bin/python -m pytest -q
+
+test-quick: $(VENV)/.installed
+	@$(VENV)/bin/python -m pytest -q -m "not slow"
+
+check: $(VENV)/.installed
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
+
+format: $(VENV)/.installed
+	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(SERVE_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

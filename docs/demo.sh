@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# `make demo`: one line through everything, from simulated mice to an answer over HTTP. Run again, it goes on where it was.
+set -euo pipefail
+
+PYTHON=${PYTHON:-python3}
+DEMO=${DEMO:-runs/demo}                 # recordings, checkpoints and scores
+DEMO_BUNDLE=${DEMO_BUNDLE:-$DEMO/bundle}
+PORT=${PORT:-3117}
+recordings=$DEMO/recordings
+
+run() {
+    printf '\n\033[1m$ %s\033[0m\n' "${*//$PYTHON/python}"
+    "$@"
+}
+
+run "$PYTHON" -m training simulate --output "$recordings" --mice 2 --neurons 150 --train-trials 1500 --seed 0
+
+# A small V1T: patches of 8 every 4 pixels, 2 blocks of 2 heads, 48 wide; an ensemble of 3.
+run "$PYTHON" -m training train --recordings "$recordings" --output "$DEMO/run" --members 3 --set \
+    core.patch_stride=4 core.n_blocks=2 core.n_heads=2 core.dim=48 core.mlp_dim=96 \
+    core.patch_dropout=0 core.block_dropout=0.05 core.l1=0.02 readout.l1=0.02 \
+    training.learning_rate=0.006 training.max_epochs=40 training.patience=4
+
+run "$PYTHON" -m training evaluate "$DEMO/run" --recordings "$recordings" --output "$DEMO/scores.json"
+
+run "$PYTHON" -m training export "$DEMO/run" --recordings "$recordings" --output "$DEMO_BUNDLE" --name demo --licence MIT
+
+printf '\n\033[1m$ bentoml serve\033[0m\n'
+V1T_BUNDLES=$DEMO_BUNDLE "$PYTHON" -m bentoml serve --port "$PORT" &
+server=$!
+trap 'kill -INT $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
+export V1T_URL=http://127.0.0.1:$PORT
+"$PYTHON" -m v1t_client ready --wait 60
+
+run "$PYTHON" -m v1t_client predict docs/images/leaves.png --mouse SIM1 --pupil-dilation 41 --running-speed 3 --top 5
+
+printf '\nThe twin is in %s; serve it with: V1T_BUNDLES=%s make serve\n' "$DEMO_BUNDLE" "$DEMO_BUNDLE"
