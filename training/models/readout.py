@@ -72,7 +72,8 @@ def source_grid(coordinates: np.ndarray) -> np.ndarray:
 
 def initial_bias(config: ReadoutConfig, mouse: Mouse) -> np.ndarray:
     """(N,) float32, from the mouse's response statistics where the configuration asks for them."""
-    if config.bias == "zero":
+    # A mouse of which only the weights are known is not trained: its bias is among them.
+    if config.bias == "zero" or mouse.standardized_inputs:
         return np.zeros(mouse.n_neurons, np.float32)
     if mouse.response_mean is None or mouse.response_std is None:
         raise ConfigError(
