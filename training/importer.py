@@ -153,6 +153,14 @@ def _build(
         # sizes that do not fit into memory, or a mouse named like a method of torch's modules
         first_line = str(error).split("\n", 1)[0]
         raise CheckpointError(f"{name}: no model can be built as its options say: {first_line}") from error
+    grid = state.get("image_cropper.grid", twin.cropper.grid)
+    if grid.shape != twin.cropper.grid.shape or not torch.allclose(grid.float(), twin.cropper.grid, atol=1e-5):
+        # the one trace of these options in the weights: nothing else would tell where the image is resized
+        raise CheckpointError(
+            f"{name}: image_cropper.grid does not fit the options input_shape and center_crop",
+            got=f"{tuple(grid.shape)} up to {grid.abs().amax().item() if grid.numel() else 0:.3g}",
+            expected=f"{tuple(twin.cropper.grid.shape)} up to {config.cropper.crop:.3g}",
+        )
     mouse_ids = {theirs: mouse_id for theirs, (mouse_id, _, _) in mice.items()}
     _load(twin, rename_reference_keys(dict(state), config=config, mouse_ids=mouse_ids, name=name), name)
     provenance: dict[str, Any] = {"created": now(), "commit": source_commit(), "versions": library_versions()}

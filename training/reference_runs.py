@@ -67,13 +67,18 @@ class ReferenceRun:
 
     def _choice(self, key: str, words: dict[Any, Any], default: Any = None) -> Any:
         value = self._get(key, default)
-        if isinstance(value, list | dict) or value not in words:
-            raise CheckpointError(f"{self._name}: option {key} is not understood", got=value, expected=sorted(words))
+        if isinstance(value, list | dict | set) or value not in words:
+            raise CheckpointError(
+                f"{self._name}: option {key} is not understood", got=repr(value), expected=sorted(words)
+            )
         return words[value]
+
+    def _flag(self, key: str) -> bool:
+        return bool(self._choice(key, {True: True, False: False}, default=False))
 
     def _image_shape(self) -> tuple[int, int, int]:
         shape = self._get("input_shape")
-        if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
+        if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
             raise CheckpointError(
                 f"{self._name}: option input_shape is not understood", got=shape, expected="[C, H, W]"
             )
@@ -85,8 +90,8 @@ class ReferenceRun:
             raise CheckpointError(f"{self._name}: option output_shapes is not understood", got=shapes)
         mice = {}
         for key, shape in shapes.items():
-            n_neurons = shape[0] if isinstance(shape, list) else shape
-            if not isinstance(n_neurons, int) or n_neurons < 1:
+            n_neurons = shape[0] if isinstance(shape, list) and len(shape) == 1 else shape
+            if type(n_neurons) is not int or n_neurons < 1:
                 raise CheckpointError(f"{self._name}: output_shapes of mouse {key} is not understood", got=shape)
             name = str(key)
             data_key = _SENSORIUM_DATA_KEYS.get(name)
@@ -110,11 +115,11 @@ class ReferenceRun:
                 "crop": self._get("center_crop", 1.0),
                 "shifter": ("none", "pupil_center", "none", "pupil_center", "behavior_and_pupil_center")[shift_mode],
                 "size": (36, 64) if resize and dataset != "franke2022" else None,
-                "grayscale": bool(self._get("gray_scale", False)),
+                "grayscale": self._flag("gray_scale"),
             },
             "shifter": shift_mode in (2, 3, 4),
             "readout": {
-                "position": "free" if self._get("disable_grid_predictor", False) else "network",
+                "position": "free" if self._flag("disable_grid_predictor") else "network",
                 "coordinates": self._choice("grid_predictor_dim", {2: "xy", 3: "xyz"}, default=2),
                 "bias": self._choice("bias_mode", {0: "zero", 1: "mean", 2: "mean_over_std"}, default=0),
                 "l1": self._get("readout_reg_scale", 0.0076),
@@ -147,8 +152,8 @@ class ReferenceRun:
         return {
             "kind": "vit",
             "tokenizer": self._choice("patch_mode", tokenizers, default=0),
-            "attention": self._choice("use_lsa", {False: "softmax", True: "locality"}, default=False),
-            "bias": not self._get("disable_bias", False),
+            "attention": "locality" if self._flag("use_lsa") else "softmax",
+            "bias": not self._flag("disable_bias"),
             **self._transformer(),
         }
 
@@ -158,7 +163,7 @@ class ReferenceRun:
 
     def _cnn(self) -> dict[str, Any]:
         return {
-            "kind": "ln" if self._get("linear", False) else "cnn",
+            "kind": "ln" if self._flag("linear") else "cnn",
             "n_layers": self._get("num_layers", 4),
             "dropout": self._get("dropout", 0.0),
             "laplace": self._get("core_reg_input", 6.3831),
@@ -176,7 +181,7 @@ def read_reference_run(folder: Path) -> ReferenceRun:
         args = yaml.load(path.read_text(encoding="utf-8"), Loader=_ArgsLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML's constructors let KeyError, ValueError, RecursionError and others through
         raise CheckpointError(f"{path} is refused: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(args, dict):
         raise CheckpointError(f"{path} holds no options", got=type(args).__name__, expected="a mapping")
@@ -252,24 +257,28 @@ def rename_reference_keys(
     locality = getattr(config.core, "attention", "softmax") == "locality"
     tokenizer = _PROJECTION_NAMES.get(getattr(config.core, "tokenizer", ""), {})
     for key, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(
-                f"{name}: key {key} is not understood", got=type(tensor).__name__, expected="a tensor"
-            )
         if _DERIVED.fullmatch(key) or (key.endswith(".mha.scale") and not locality):
             continue
         if (found := _B_MLP.fullmatch(key)) is not None:
             target = f"core.transformer.behavior_mlps.{found['i']}.{_B_MLP_NAMES[found['n'] + found['p']]}"
-            per_mouse.setdefault(target, {})[found["m"] or "share"] = tensor
+            group, target = per_mouse.setdefault(target, {}), found["m"] or "share"
         elif (found := _PROJECTION.fullmatch(key)) is not None and found["n"] in tokenizer:
-            ours[f"core.tokenizer.{tokenizer[found['n']]}.{found['p']}"] = tensor
+            group, target = ours, f"core.tokenizer.{tokenizer[found['n']]}.{found['p']}"
         else:
-            ours[_rename(key, mouse_ids, name)] = tensor
+            group, target = ours, _rename(key, mouse_ids, name)
+        if target in group:
+            raise CheckpointError(f"{name}: key {key} holds what another key holds too", got=target)
+        group[target] = tensor
     for target, tensors in per_mouse.items():
         order = ["share"] if "share" in tensors else list(mouse_ids)
         if set(order) != set(tensors):
             raise CheckpointError(
                 f"{name}: the B-MLPs belong to other mice", got=sorted(tensors), expected=sorted(order)
+            )
+        if len({tensor.shape for tensor in tensors.values()}) > 1:
+            raise CheckpointError(
+                f"{name}: the mice's B-MLPs are of different shapes in {target}",
+                got={mouse: tuple(tensor.shape) for mouse, tensor in tensors.items()},
             )
         ours[target] = torch.stack([tensors[mouse] for mouse in order])
     return {key: _reshape(key, tensor) for key, tensor in ours.items()}
@@ -293,12 +302,13 @@ def _rename(key: str, mouse_ids: dict[str, str], name: str) -> str:
 
 
 def _reshape(key: str, tensor: Tensor) -> Tensor:
-    if not key.startswith("readouts."):
+    """A tensor of another shape than the reference's is left as it is, for the importer to refuse."""
+    if not key.startswith("readouts.") or tensor.ndim != 4 or tensor.shape[0] != 1:
         return tensor
-    if key.endswith(".features"):
-        return tensor.reshape(tensor.shape[1], -1).T  # (1, D, 1, N) -> (N, D)
-    if key.endswith(".sigma") and tensor.ndim == 4:
+    if key.endswith(".features") and tensor.shape[2] == 1:
+        return tensor[0, :, 0].T  # (1, D, 1, N) -> (N, D)
+    if key.endswith(".sigma"):
         return tensor[0]  # (1, N, 2, 2) -> (N, 2, 2)
-    if key.endswith(".free_mu"):
-        return tensor.reshape(-1, 2)  # (1, N, 1, 2) -> (N, 2)
+    if key.endswith(".free_mu") and tensor.shape[2] == 1:
+        return tensor[0, :, 0]  # (1, N, 1, 2) -> (N, 2)
     return tensor

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from training.config import CNNConfig, CropperConfig, LNConfig, ModelConfig, ReadoutConfig
+from training.config import ModelConfig, parse_config
 from training.errors import CheckpointError
 from training.mouse import paper_mouse_id
 
@@ -28,6 +28,7 @@ def sensorium_mice(state: dict[str, Tensor], name: str) -> dict[str, tuple[str, 
     for key, tensor in state.items():
         if found := re.fullmatch(r"readout\.([^.]+)\._features", key):
             data_key = found.group(1)
+            _check_ndim(key, tensor, 4, name)
             mice[data_key] = (paper_mouse_id(data_key), data_key, tensor.shape[-1])
     if not mice or "core.features.layer0.conv.weight" not in state:
         raise CheckpointError(
@@ -48,30 +49,43 @@ def infer_sensorium_config(state: dict[str, Tensor], *, core: Literal["cnn", "ln
         CheckpointError: a shape that no baseline has.
     """
     first = state["core.features.layer0.conv.weight"]
+    _check_ndim("core.features.layer0.conv.weight", first, 4, name)
     channels, in_channels, kernel, _ = first.shape
     layers = {int(found.group(1)) for key in state if (found := re.match(r"core\.features\.layer(\d+)\.", key))}
     spatial = state.get("core.features.layer1.ds_conv.spatial_conv.weight")
+    if spatial is not None:
+        _check_ndim("core.features.layer1.ds_conv.spatial_conv.weight", spatial, 4, name)
     if in_channels not in (1, 1 + N_BEHAVIOR):
         raise CheckpointError(
             f"{name}: the first layer takes {in_channels} channels",
             expected="1 (image) or 4 (image, pupil dilation, its derivative, running speed)",
         )
-    readout = next(key.split(".")[1] for key in state if key.startswith("readout."))
+    readout = next(iter(sensorium_mice(state, name)))
     source_grid = state.get(f"readout.{readout}.source_grid")
-    build = LNConfig if core == "ln" else CNNConfig
-    return ModelConfig(
-        core=build(
-            n_layers=len(layers),
-            channels=channels,
-            input_kernel=kernel,
-            hidden_kernel=spatial.shape[-1] if spatial is not None else 7,
-            convolution_bias="core.features.layer1.ds_conv.in_depth_conv.bias" in state,
-        ),
-        behavior="none" if in_channels == 1 else "channels",
-        cropper=CropperConfig(size=None),
-        shifter=any(key.startswith("shifter.") for key in state),
-        readout=ReadoutConfig(
-            position="free" if source_grid is None else "network",
-            coordinates="xyz" if source_grid is not None and source_grid.shape[1] == 3 else "xy",
-        ),
+    if source_grid is not None:
+        _check_ndim(f"readout.{readout}.source_grid", source_grid, 2, name)
+    return parse_config(
+        {
+            "core": {
+                "kind": core,
+                "n_layers": len(layers),
+                "channels": channels,
+                "input_kernel": kernel,
+                "hidden_kernel": spatial.shape[-1] if spatial is not None else 7,
+                "convolution_bias": "core.features.layer1.ds_conv.in_depth_conv.bias" in state,
+            },
+            "behavior": "none" if in_channels == 1 else "channels",
+            "cropper": {"size": None},
+            "shifter": any(key.startswith("shifter.") for key in state),
+            "readout": {
+                "position": "free" if source_grid is None else "network",
+                "coordinates": "xyz" if source_grid is not None and source_grid.shape[1] == 3 else "xy",
+            },
+        }
     )
+
+
+def _check_ndim(key: str, tensor: Tensor, ndim: int, name: str) -> None:
+    if tensor.ndim != ndim:
+        shape = tuple(tensor.shape)
+        raise CheckpointError(f"{name}: weights of another shape for {key}", got=shape, expected=f"{ndim} axes")
