@@ -1,0 +1,67 @@
+"""The folders of the reference as test cases: weights to import, and the outputs that they must give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from conftest import REFERENCE
+
+from training.ensemble import Ensemble
+from training.importer import import_weights
+
+__all__ = ["CASES", "ENSEMBLES", "RUNS", "SENSORIUM", "Golden", "load_golden"]
+
+
+def _names(pattern: str) -> list[str]:
+    found = {path.relative_to(REFERENCE).parts[0] for path in REFERENCE.glob(pattern)}
+    return sorted(found) or ["no-reference"]  # a case that the fixture `reference` skips or fails
+
+
+# By listing: a folder that is added is tested too.
+RUNS = _names("*/args.yaml")
+ENSEMBLES = _names("*/member0/args.yaml")
+SENSORIUM = sorted(path.stem for path in REFERENCE.glob("sensorium-pretrained/*.pth")) or ["no-reference"]
+CASES = [*RUNS, *ENSEMBLES, *SENSORIUM]
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Imported weights, the inputs that the reference code was given, and what it answered.
+
+    Attributes:
+        arrays: `golden.npz`.
+        suffixes: mouse_id -> the end of its arrays' names.
+    """
+
+    ensemble: Ensemble
+    arrays: dict[str, np.ndarray]
+    suffixes: dict[str, str]
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """image (B, C, H, W), behavior (B, 3), pupil_center (B, 2), standardised."""
+        return self.arrays["image"], self.arrays["behavior"], self.arrays["pupil_center"]
+
+    def get(self, name: str, mouse_id: str) -> np.ndarray | None:
+        """Such as `response` of a mouse; None where the reference has none."""
+        return self.arrays.get(f"{name}_{self.suffixes[mouse_id]}")
+
+    def expect(self, name: str, mouse_id: str) -> np.ndarray:
+        return self.arrays[f"{name}_{self.suffixes[mouse_id]}"]
+
+
+def load_golden(reference: Path, case: str) -> Golden:
+    """Imports a run, an ensemble of runs, or Sensorium weights."""
+    if case in SENSORIUM:
+        folder = reference / "sensorium-pretrained"
+        sources = [folder / f"{case}.pth"]
+    else:
+        folder = reference / case
+        sources = sorted(folder.glob("member*")) or [folder]
+    ensemble = Ensemble([import_weights(source) for source in sources])
+    with np.load(folder / "golden.npz") as arrays:
+        content = dict(arrays)
+    suffixes = {mouse_id: case if case in SENSORIUM else mouse_id for mouse_id in ensemble.mice}
+    return Golden(ensemble, content, suffixes)
