@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import ConfigError
 
@@ -157,6 +157,11 @@ class ModelConfig(_Frozen):
     cropper: CropperConfig = CropperConfig()
     shifter: bool = Field(default=True, description="moves the readout positions with the pupil centre")
     readout: ReadoutConfig = ReadoutConfig()
+
+    @field_validator("core", mode="before")
+    @classmethod
+    def _a_core_is_a_vit_unless_it_says(cls, core: Any) -> Any:
+        return {"kind": "vit", **core} if isinstance(core, dict) else core
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> ModelConfig:
