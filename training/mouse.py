@@ -119,7 +119,7 @@ class Mouse:
                 continue
             for key in STATISTICS:
                 arrays[f"{name}.{key}"] = getattr(statistics, key)
-        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        return {name: np.array(array, order="C") for name, array in arrays.items()}  # copies: none share memory
 
     @classmethod
     def from_parts(cls, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> Mouse:
