@@ -109,6 +109,7 @@ class LNConfig(CNNConfig):
     kind: Literal["ln"] = "ln"  # type: ignore[assignment]
 
 
+_CORES: dict[str, type[BaseModel]] = {"vit": ViTConfig, "cct": CCTConfig, "cnn": CNNConfig, "ln": LNConfig}
 CoreConfig = Annotated[ViTConfig | CCTConfig | CNNConfig | LNConfig, Field(discriminator="kind")]
 
 
@@ -216,10 +217,24 @@ def parse_config(content: Any) -> ModelConfig:
     try:
         return ModelConfig.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "model"
-        got = first["input"] if not isinstance(first["input"], dict) else None
-        raise ConfigError(f"{where}: {first['msg']}", got=got, hint="docs/models.md lists every option.") from error
+        raise _config_error(error, content) from error
+
+
+def _config_error(error: ValidationError, content: Any) -> ConfigError:
+    first = error.errors()[0]
+    hint = "docs/models.md lists every option."
+    core = content.get("core") if isinstance(content, dict) else None
+    kind = str(core.get("kind", "vit")) if isinstance(core, dict) else ""
+    # pydantic names the member of a union in the path; a user wrote only `core.attention`.
+    path = [str(part) for part in first["loc"] if part != kind]
+    if first["type"] == "extra_forbidden" and path[:1] == ["core"]:
+        options = sorted(set(_CORES[kind].model_fields) - {"kind"})
+        return ConfigError(f"core '{kind}' has no option '{path[-1]}'", got=first["input"], expected=options, hint=hint)
+    if first["type"] == "extra_forbidden":
+        return ConfigError("no such option", got=".".join(path), hint=hint)
+    got = first["input"] if not isinstance(first["input"], dict | BaseModel) else None
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{'.'.join(path)}: {message}" if path else message, got=got, hint=hint)
 
 
 def with_options(config: ModelConfig, options: dict[str, Any]) -> ModelConfig:
@@ -234,7 +249,7 @@ def with_options(config: ModelConfig, options: dict[str, Any]) -> ModelConfig:
         place: Any = content
         for parent in parents:
             place = place.get(parent) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or name not in place:
+        if not isinstance(place, dict):
             raise ConfigError("no such option", got=path, hint="docs/models.md lists every option.")
-        place[name] = value
+        place[name] = value  # an option that does not exist is refused below, by the part that lacks it
     return parse_config(content)
