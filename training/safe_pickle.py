@@ -34,10 +34,19 @@ def _numpy_scalar(*args: Any) -> float:
     return float("nan")
 
 
+def _empty_dict(*args: Any) -> dict[Any, Any]:
+    """Takes the place of a default dictionary: whatever would have made its defaults is not called."""
+    del args
+    return {}
+
+
 # name in the pickle -> what is built instead
 _HARMLESS: dict[str, Any] = {
     "torch.cuda.amp.grad_scaler.GradScaler": _StandIn,
     "torch.amp.grad_scaler.GradScaler": _StandIn,
+    "torch.cuda.amp.grad_scaler._refresh_per_optimizer_state": _StandIn,
+    "torch.amp.grad_scaler._refresh_per_optimizer_state": _StandIn,
+    "collections.defaultdict": _empty_dict,  # of a scaler that was in use
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "numpy.dtype": _StandIn,
@@ -70,6 +79,7 @@ def load_pickle(path: Path) -> Any:
 def _reason(message: str) -> str:
     for pattern in (
         r"GLOBAL (\S+) was not an allowed global",
+        r"unsupported GLOBAL (\S+) whose module",  # os, sys and posix, which torch never allows
         r"[Uu]nsupported (?:global|class)[^\w]*(?:GLOBAL )?([\w.]+)",
     ):
         if found := re.search(pattern, message):
