@@ -143,9 +143,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = PRESETS[args.model]
-    if args.config is not None:
-        config = parse_config(yaml.safe_load(args.config.read_text(encoding="utf-8")))
+    config = PRESETS[args.model] if args.config is None else _read_config(args.config)
+    device = _device(args.device)
     model_options, training_options = _options(args.set)
     config = with_options(config, model_options)
     try:
@@ -166,13 +165,32 @@ def run(args: argparse.Namespace) -> int:
             members=args.members,
             keep=args.keep,
             seed=args.seed,
-            device=torch.device(args.device),
+            device=device,
         )
     except KeyboardInterrupt:
         print(f"\nInterrupted. Every finished epoch is kept in {args.output}: the same command goes on from there.")
         return 130
     print(f"{args.output}: kept {len(kept)} of {args.members} members")
     return 0
+
+
+def _read_config(path: Path) -> ModelConfig:
+    try:
+        return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is no YAML: {error}") from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError("no such device", got=name, expected="such as cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device is at hand", got=name, hint="Use --device cpu, or install torch for CUDA.")
+    return device
 
 
 def _options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,5 +202,10 @@ def _options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         if not equals:
             raise ConfigError("an option is given as OPTION=VALUE", got=pair, expected="such as core.patch_stride=4")
         target, name = (training, name.removeprefix("training.")) if name.startswith("training.") else (model, name)
-        target[name] = yaml.safe_load(value)
+        try:
+            target[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"the value of {name} cannot be read", got=value, expected="such as 4 or pupil_center"
+            ) from error
     return model, training
