@@ -11,10 +11,29 @@ A bundle is a folder. `manifest.json` describes a twin; the ONNX graphs beside i
     readout    mouse and member     feature_map, core_pupil_center, neurons (n,) -> pre_activation (B, n)
     ensemble   mouse                pre_activation (M, B, n) -> response (B, n), spread (B, n)
 
+A bundle may hold more. To compute the core's last block only where few neurons look:
+
+    touched_tokens  mouse and member  core_pupil_center, neurons (n,) -> tokens (B or 1, 4 n), -1 outside the map
+    token_core      member            as the core, and tokens (B, R), distinct -> feature_map, zero at other tokens
+
+For gradients, the backward pass of each graph, where d_x is d(sum of weights times responses) / dx:
+
+    ensemble_gradient  mouse            pre_activation, weights (B, n) -> response, d_pre_activation (M, B, n)
+    readout_gradient   mouse, member    as the readout, and d_pre_activation -> d_feature_map, d_core_pupil_center
+    core_tape          member           as the token core (or the core) -> feature_map, and tensors named tape.*
+    core_gradient      member           as the core tape, its tape.*, d_feature_map -> d_core_image, d_core_behavior
+    stem_gradient      as the stem      as the stem, d_core_* -> d_image, d_behavior, d_pupil_center
+
+And for people who want onnxruntime alone, one graph per mouse with everything inside:
+
+    twin       mouse                image, behavior, pupil_center -> response (B, N)
+
 A graph lists only the inputs that it uses: a core without behaviour has no core_behavior, and so on.
 
 B batch, C channels, H W image, K behaviour, D embedding, N neurons, M members. All floats are float32, `neurons` and
-`mouse_index` int64. `neurons` are positions 0..N-1; neuron ids are a matter of `neurons.npz`.
+`mouse_index` int64, as are `tokens`, positions in the map's rows. `neurons` are positions 0..N-1; neuron ids are a
+matter of `neurons.npz`.
+Large tensors that graphs of one folder share lie in its `weights.bin` (ONNX external data).
 """
 
 from __future__ import annotations
@@ -48,6 +67,9 @@ __all__ = [
     "RESPONSE",
     "SCHEMA_VERSION",
     "SPREAD",
+    "TAPE",
+    "TOKENS",
+    "WEIGHTS",
     "Channel",
     "File",
     "Manifest",
@@ -55,6 +77,7 @@ __all__ = [
     "NeuronTable",
     "Parity",
     "Provenance",
+    "gradient_of",
     "hash_file",
     "load_manifest",
     "load_neurons",
@@ -77,6 +100,9 @@ NEURONS = "neurons"
 PRE_ACTIVATION = "pre_activation"
 RESPONSE = "response"
 SPREAD = "spread"
+TOKENS = "tokens"
+WEIGHTS = "weights"
+TAPE = "tape."  # how the names of what a forward pass keeps for the backward pass begin
 ATTENTION_ROLLOUT = "attention_rollout"
 
 # The order on disk (Sensorium 2022): name, unit.
@@ -86,6 +112,11 @@ BEHAVIOR_CHANNELS = (
     ("running_speed", "cm/s"),
 )
 PUPIL_CENTER_CHANNELS = (("pupil_center_x", "eye-camera px"), ("pupil_center_y", "eye-camera px"))
+
+
+def gradient_of(name: str) -> str:
+    """The name of the tensor that holds the derivative with respect to another."""
+    return f"d_{name}"
 
 
 class _Frozen(BaseModel):
@@ -161,6 +192,11 @@ class MouseRecord(_Frozen):
     stems: list[File] = Field(min_length=1, description="one for all members, or one per member")
     readouts: list[File] = Field(min_length=1, description="one per member")
     ensemble: File
+    touched_tokens: list[File] = Field(default_factory=list, description="one per member, where there are token cores")
+    stem_gradients: list[File] = Field(default_factory=list, description="as the stems; empty: no gradients")
+    readout_gradients: list[File] = Field(default_factory=list, description="one per member")
+    ensemble_gradient: File | None = None
+    twin: File | None = Field(default=None, description="one self-contained graph, raw inputs to responses")
     parity: Parity
     scores: dict[str, float] = Field(default_factory=dict, description="mean over neurons on the test set, where known")
 
@@ -176,20 +212,27 @@ class Manifest(_Frozen):
     configs: list[dict[str, Any]] = Field(min_length=1, description="each member's configuration, as trained")
     cores: list[File] = Field(min_length=1)
     attention: list[File] = Field(default_factory=list, description="one per member; empty where the core has none")
+    token_cores: list[File] = Field(default_factory=list, description="one per member; empty where cores do not fold")
+    core_tapes: list[File] = Field(default_factory=list, description="one per member, maybe the core; or no gradients")
+    core_gradients: list[File] = Field(default_factory=list, description="one per member")
+    weights: list[File] = Field(default_factory=list, description="tensors that graphs of one folder share")
     mice: dict[str, MouseRecord] = Field(min_length=1)
     provenance: Provenance
     licence: str
     citation: str
 
     def files(self) -> Iterator[File]:
-        """Every file that the manifest names."""
-        yield from self.cores
-        yield from self.attention
+        """Every file that the manifest names, once."""
+        files = [*self.cores, *self.attention, *self.token_cores, *self.core_tapes, *self.core_gradients, *self.weights]
         for mouse in self.mice.values():
-            yield mouse.neurons
-            yield from mouse.stems
-            yield from mouse.readouts
-            yield mouse.ensemble
+            files += [mouse.neurons, *mouse.stems, *mouse.readouts, mouse.ensemble, *mouse.touched_tokens]
+            files += [*mouse.stem_gradients, *mouse.readout_gradients]
+            files += [file for file in (mouse.ensemble_gradient, mouse.twin) if file is not None]
+        yield from {file.path: file for file in files}.values()
+
+    @property
+    def has_gradients(self) -> bool:
+        return bool(self.core_gradients)
 
     @property
     def hash(self) -> str:
@@ -273,13 +316,22 @@ def load_manifest(bundle: Path) -> Manifest:
 def _check_counts(bundle: Path, manifest: Manifest) -> None:
     members = manifest.members
     counts = {"cores": (len(manifest.cores), {members}), "configs": (len(manifest.configs), {members})}
-    if manifest.attention:
-        counts["attention"] = (len(manifest.attention), {members})
+    counts |= {name: (len(getattr(manifest, name)), {0, members}) for name in ("attention", "token_cores")}
+    gradients = members if manifest.has_gradients else 0
+    counts |= {name: (len(getattr(manifest, name)), {gradients}) for name in ("core_tapes", "core_gradients")}
     for mouse_id, mouse in manifest.mice.items():
         if mouse_id != mouse.mouse_id:
             raise BundleError(f"bundle {bundle.name!r}: mouse {mouse_id!r} calls itself {mouse.mouse_id!r}")
-        counts[f"mice.{mouse_id}.stems"] = (len(mouse.stems), {1, members})
-        counts[f"mice.{mouse_id}.readouts"] = (len(mouse.readouts), {members})
+        graphs = {
+            "stems": {1, members},
+            "readouts": {members},
+            "touched_tokens": {len(manifest.token_cores)},
+            "readout_gradients": {gradients},
+            "stem_gradients": {len(mouse.stems) if gradients else 0},
+        }
+        counts |= {f"mice.{mouse_id}.{name}": (len(getattr(mouse, name)), sizes) for name, sizes in graphs.items()}
+        if gradients and mouse.ensemble_gradient is None:
+            raise BundleError(f"bundle {bundle.name!r}: mice.{mouse_id}.ensemble_gradient is missing")
     for where, (got, expected) in counts.items():
         if got not in expected:
             raise BundleError(

@@ -1,12 +1,15 @@
 """The engine: checked arrays in, responses out. Knows graphs and nothing of HTTP.
 
 stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mouse and member) -> ensemble
+
+`server.cores` runs a core no more often than it must, `server.gradients` goes the way back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -14,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from server import contract
-from server.contract import Manifest, MouseRecord
+from server.contract import File, Manifest, MouseRecord
+from server.cores import Core
 from server.errors import InvalidInput, NotFound
+from server.gradients import BackwardPass, Gradient, MouseForward
 from server.sessions import Provider, Session
 
-__all__ = ["Engine", "Prediction", "Stimulus"]
+__all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
 
 Array = npt.NDArray[np.float32]
 
@@ -59,6 +64,7 @@ class _MouseGraphs:
     stems: list[Session]
     readouts: list[Session]
     ensemble: Session
+    touched_tokens: list[Session]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,21 +85,25 @@ class Engine:
         self.manifest = manifest
         self.hash = manifest.hash
         self.max_batch = max_batch
-        self._open = lambda file, threads: Session(bundle / file.path, wanted=provider, threads=threads)
+        self._wanted = provider
         self._threads = threads
-        self._cores = [self._open(file, threads) for file in manifest.cores]
-        # Small graphs gain nothing from more threads, and idle pools would spin beside the core's.
+        self._cores = [
+            Core(self._open(file), partial(self._open, manifest.token_cores[i]) if manifest.token_cores else None)
+            for i, file in enumerate(manifest.cores)
+        ]
         self._mice = {
             mouse_id: _MouseGraphs(
-                stems=[self._open(file, 1) for file in mouse.stems],
-                readouts=[self._open(file, 1) for file in mouse.readouts],
-                ensemble=self._open(mouse.ensemble, 1),
+                stems=[self._open_small(file) for file in mouse.stems],
+                readouts=[self._open_small(file) for file in mouse.readouts],
+                ensemble=self._open_small(mouse.ensemble),
+                touched_tokens=[self._open_small(file) for file in mouse.touched_tokens],
             )
             for mouse_id, mouse in manifest.mice.items()
         }
+        self._backward: BackwardPass | None = None
         self._attention: list[Session] | None = None
         self.neurons = {mouse_id: contract.load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
-        self.provider = self._cores[0].provider
+        self.provider = self._cores[0].session.provider
         self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
 
     @classmethod
@@ -185,7 +195,7 @@ class Engine:
                 f"twin {self.manifest.name!r} has no attention", got=self.manifest.configs[0]["core"]["kind"]
             )
         if self._attention is None:
-            self._attention = [self._open(file, self._threads) for file in self.manifest.attention]
+            self._attention = [self._open(file) for file in self.manifest.attention]
         stimulus = self.check(mouse_id, image, behavior, pupil_center)
         maps = []
         for start in range(0, len(stimulus.image), self.max_batch):
@@ -197,6 +207,67 @@ class Engine:
                 ]
             )
         return np.concatenate([np.stack(members) for members in maps], axis=1)
+
+    def gradient(
+        self,
+        mouse_id: str,
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        neurons: npt.ArrayLike | None = None,
+    ) -> Gradient:
+        """Responses, and d(sum over n of weights times response) / d(image, behaviour, pupil centre), per sample.
+
+        Args:
+            image, behavior, pupil_center, neurons: as for `predict`.
+            weights: (n,) for all samples, or (B, n).
+
+        Raises:
+            NotFound: no such mouse or neuron, or the twin was exported without gradients.
+            InvalidInput: another shape, a type that is no number, NaN or infinity.
+        """
+        if not self.manifest.has_gradients:
+            raise NotFound(f"twin {self.manifest.name!r} was exported without gradients", hint="Export it again.")
+        stimulus = self.check(mouse_id, image, behavior, pupil_center, neurons)
+        positions = self._neurons(stimulus)
+        batch = len(stimulus.image)
+        shape = (batch, len(positions)) if np.ndim(weights) == 2 else (len(positions),)
+        weights = np.broadcast_to(_floats("weights", weights, shape, mouse_id), (batch, len(positions)))
+        if self._backward is None:
+            self._backward = BackwardPass(
+                self.manifest,
+                lambda file, large: self._open(file) if large else self._open_small(file),
+                [core.session for core in self._cores],
+                [core.n_tokens for core in self._cores],
+            )
+        mouse = self._mice[mouse_id]
+        parts = []
+        for start in range(0, batch, self._gradient_batch):
+            images = slice(start, start + self._gradient_batch)
+            parts.append(
+                self._backward.run(
+                    mouse_id,
+                    MouseForward(mouse.readouts, mouse.touched_tokens),
+                    _raw(stimulus, images),
+                    self._run_stems(stimulus, images),
+                    positions,
+                    np.ascontiguousarray(weights[images]),
+                )
+            )
+        return parts[0] if len(parts) == 1 else Gradient(*map(np.concatenate, zip(*parts, strict=True)))
+
+    @property
+    def _gradient_batch(self) -> int:
+        """A backward pass holds attention weights, some 200 MB an image; on a CPU batches gain nothing."""
+        return 1 if self.device == "cpu" else max(1, self.max_batch // 4)
+
+    def _open(self, file: File) -> Session:
+        return Session(self.bundle / file.path, wanted=self._wanted, threads=self._threads)
+
+    def _open_small(self, file: File) -> Session:
+        """Small graphs gain nothing from more threads, and idle pools would spin beside the core's."""
+        return Session(self.bundle / file.path, wanted=self._wanted, threads=1)
 
     def check(
         self,
@@ -248,7 +319,8 @@ class Engine:
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         pre_activations: list[list[Array]] = [[] for _ in rows]
         for member, core in enumerate(self._cores):
-            feature_map = self._run_core(core, [tensors[member % len(tensors)] for tensors in stems])
+            inputs = [tensors[member % len(tensors)] for tensors in stems]
+            feature_map = core.feature_maps(inputs, self._touched(stimuli, rows, member, inputs))
             for i, row in enumerate(rows):
                 stimulus = stimuli[row.stimulus]
                 tensors = stems[i][member % len(stems[i])]
@@ -270,11 +342,7 @@ class Engine:
 
     def _run_stems(self, stimulus: Stimulus, images: slice) -> list[dict[str, np.ndarray]]:
         """The core's inputs: one set for all members, or one per member where their shifters differ."""
-        raw = {
-            contract.IMAGE: stimulus.image[images],
-            contract.BEHAVIOR: stimulus.behavior[images],
-            contract.PUPIL_CENTER: stimulus.pupil_center[images],
-        }
+        raw = _raw(stimulus, images)
         mouse_index = self.manifest.mice[stimulus.mouse_id].mouse_index
         results = []
         for stem in self._mice[stimulus.mouse_id].stems:
@@ -283,28 +351,31 @@ class Engine:
             results.append(tensors)
         return results
 
-    @staticmethod
-    def _run_core(core: Session, rows: list[dict[str, np.ndarray]]) -> np.ndarray:
-        """Feature maps of all rows, (B, rows, columns, D); equal inputs, as of one image for many mice, run once."""
-        tensors = {name: np.concatenate([row[name] for row in rows]) for name in core.inputs}
-        positions: dict[bytes, int] = {}
-        first: list[int] = []  # of each group of equal inputs
-        where: list[int] = []  # each input's group
-        for i in range(len(tensors[contract.CORE_IMAGE])):
-            key = b"".join(tensor[i].tobytes() for tensor in tensors.values())
-            if key not in positions:
-                positions[key] = len(first)
-                first.append(i)
-            where.append(positions[key])
-        if len(first) < len(where):
-            tensors = {name: tensor[first] for name, tensor in tensors.items()}
-        feature_map = core.run(tensors)[contract.FEATURE_MAP]
-        return feature_map if len(first) == len(where) else feature_map[where]
+    def _touched(
+        self, stimuli: Sequence[Stimulus], rows: list[_Row], member: int, inputs: list[dict[str, np.ndarray]]
+    ) -> list[np.ndarray] | None:
+        """Of each row, the tokens that its readout reads; None where the core computes all anyway."""
+        if not self._cores[member].can_restrict:
+            return None
+        touched = []
+        for row, tensors in zip(rows, inputs, strict=True):
+            stimulus = stimuli[row.stimulus]
+            graph = self._mice[stimulus.mouse_id].touched_tokens[member]
+            touched.append(graph.run(tensors | {contract.NEURONS: self._neurons(stimulus)})[contract.TOKENS])
+        return touched
 
     def _neurons(self, stimulus: Stimulus) -> npt.NDArray[np.int64]:
         if stimulus.neurons is not None:
             return stimulus.neurons
         return np.arange(self.manifest.mice[stimulus.mouse_id].n_neurons, dtype=np.int64)
+
+
+def _raw(stimulus: Stimulus, images: slice) -> dict[str, np.ndarray]:
+    return {
+        contract.IMAGE: stimulus.image[images],
+        contract.BEHAVIOR: stimulus.behavior[images],
+        contract.PUPIL_CENTER: stimulus.pupil_center[images],
+    }
 
 
 def _floats(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], mouse_id: str) -> Array:

@@ -42,6 +42,8 @@ class Session:
 
     Attributes:
         inputs: the tensor names that the graph takes.
+        outputs: those that it gives.
+        shapes: of the outputs, a name where an axis is dynamic.
         provider: the provider that really runs it; onnxruntime falls back to the CPU with no more than a log line.
     """
 
@@ -66,6 +68,9 @@ class Session:
             )
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self.shapes: dict[str, tuple[int | str, ...]] = {
+            value.name: tuple(value.shape) for value in self._session.get_outputs()
+        }
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph on those of the tensors that it takes; returns all of its outputs by name."""

@@ -20,10 +20,13 @@ from training.checkpoint import now, source_commit
 from training.ensemble import Ensemble, load_ensemble
 from training.errors import CheckpointError, ConfigError
 from training.evaluate import evaluate
-from training.export import graphs
+from training.export import gradient_graphs, graphs
 from training.export.graphs import has_attention
+from training.export.onnx_files import SharedWeights
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_parity
+from training.export.single_file import export_single_file
 from training.metadata import InputStatistics
+from training.models import Twin
 from training.mouse import Mouse, open_recordings
 
 __all__ = ["BundleOptions", "add_arguments", "export_bundle", "run"]
@@ -41,10 +44,14 @@ class BundleOptions:
 
     Attributes:
         portable: standard ONNX operators only, for other runtimes; slower in onnxruntime.
+        gradients: the graphs that gradients need; exporting them takes as long as all others.
+        single_file: one self-contained graph per mouse as well, for people who want onnxruntime alone.
         scores: mouse_id -> name -> (N,) per-neuron test scores of the ensemble.
     """
 
     portable: bool = False
+    gradients: bool = True
+    single_file: bool = False
     licence: str = "not stated"
     citation: str = V1T_CITATION
     notice: str | None = None
@@ -88,50 +95,73 @@ class _Writer:
         self.folder = folder
         self.options = options
         self.has_attention = all(has_attention(twin) for twin in self.twins)
+        self.folds = all(graphs.folds(twin) for twin in self.twins)
+        self.weights: dict[Path, SharedWeights] = {}
         self.n_stems = 1 if ensemble.shares_stems else len(self.twins)
-        per_member = 1 + self.has_attention + len(ensemble.mice)
-        total = len(self.twins) * per_member + len(ensemble.mice) * (self.n_stems + 1)
-        self.progress = tqdm(total=total, desc="exporting graphs", unit="graph", disable=None)
+        self.progress = tqdm(desc="exporting graphs", unit="graph", disable=None)
 
     def manifest(self, name: str) -> Manifest:
         """Writes everything but the manifest, which says of its parity that it is not measured yet."""
         ensemble, options = self.ensemble, self.options
         simulated = any(mouse.simulated for mouse in ensemble.mice.values())
+        portable = options.portable
         with self.progress:
-            return Manifest(
+            cores = self._per_member("core", lambda twin, path: graphs.export_core(twin, path, portable=portable))
+            manifest = Manifest(
                 name=name,
                 members=len(self.twins),
                 simulated=simulated,
                 notice=options.notice or (SIMULATED_NOTICE if simulated else None),
                 configs=[twin.config.model_dump(mode="json") for twin in self.twins],
-                cores=[
-                    self._graph(f"members/{i}/core.onnx", partial(graphs.export_core, twin, portable=options.portable))
-                    for i, twin in enumerate(self.twins)
-                ],
-                attention=[
-                    self._graph(f"members/{i}/attention.onnx", partial(graphs.export_attention, twin))
-                    for i, twin in enumerate(self.twins)
-                    if self.has_attention
-                ],
+                cores=cores,
+                attention=self._per_member("attention", graphs.export_attention) if self.has_attention else [],
+                token_cores=self._per_member(
+                    "token_core", lambda twin, path: graphs.export_token_core(twin, path, portable=portable)
+                )
+                if self.folds
+                else [],
+                core_tapes=self._core_tapes(cores) if options.gradients else [],
+                core_gradients=self._per_member("core_gradient", gradient_graphs.export_core_gradient)
+                if options.gradients
+                else [],
                 mice={mouse_id: self._mouse(mouse) for mouse_id, mouse in ensemble.mice.items()},
                 provenance=_provenance(ensemble),
                 licence=options.licence,
                 citation=options.citation,
             )
+        weights = [_file(self.folder, path.relative_to(self.folder).as_posix()) for path in self._weights_files()]
+        return manifest.model_copy(update={"weights": weights})
+
+    def _per_member(self, name: str, export: Callable[[Twin, Path], None]) -> list[File]:
+        return [self._graph(f"members/{i}/{name}.onnx", partial(export, twin)) for i, twin in enumerate(self.twins)]
+
+    def _core_tapes(self, cores: list[File]) -> list[File]:
+        """A core that does not fold keeps no tape: its backward pass starts from its inputs."""
+        return [
+            self._graph(
+                f"members/{i}/core_tape.onnx",
+                partial(gradient_graphs.export_core_tape, twin, portable=self.options.portable),
+            )
+            if graphs.folds(twin)
+            else cores[i]
+            for i, twin in enumerate(self.twins)
+        ]
 
     def _mouse(self, mouse: Mouse) -> MouseRecord:
         mouse_id = mouse.mouse_id
         place = f"mice/{mouse_id}"
         scores = self.options.scores.get(mouse_id, {})
-        stems = [
-            self._graph(f"{place}/member{i}.stem.onnx", partial(graphs.export_stem, twin, mouse_id))
-            for i, twin in enumerate(self.twins[: self.n_stems])
-        ]
-        readouts = [
-            self._graph(f"{place}/member{i}.readout.onnx", partial(graphs.export_readout, twin, mouse_id))
-            for i, twin in enumerate(self.twins)
-        ]
+        place_of_member = [f"{place}/member{i}" for i in range(len(self.twins))]
+
+        def each(name: str, export: Callable[[Twin, str, Path], None], members: int) -> list[File]:
+            return [
+                self._graph(f"{at}.{name}.onnx", partial(export, twin, mouse_id))
+                for at, twin in zip(place_of_member[:members], self.twins[:members], strict=True)
+            ]
+
+        everyone, with_gradients = len(self.twins), self.options.gradients
         combination = self.ensemble.combinations[mouse_id]
+        (self.folder / place).mkdir(parents=True)
         _neuron_table(mouse, scores).save(self.folder / place / "neurons.npz")
         return MouseRecord(
             mouse_id=mouse_id,
@@ -145,19 +175,39 @@ class _Writer:
             standardized_inputs=mouse.standardized_inputs,
             n_neurons=mouse.n_neurons,
             neurons=_file(self.folder, f"{place}/neurons.npz"),
-            stems=stems,
-            readouts=readouts,
+            stems=each("stem", graphs.export_stem, self.n_stems),
+            readouts=each("readout", graphs.export_readout, everyone),
             ensemble=self._graph(f"{place}/ensemble.onnx", partial(graphs.export_ensemble, combination)),
+            touched_tokens=each("touched_tokens", graphs.export_touched_tokens, everyone if self.folds else 0),
+            stem_gradients=each(
+                "stem_gradient", gradient_graphs.export_stem_gradient, self.n_stems if with_gradients else 0
+            ),
+            readout_gradients=each(
+                "readout_gradient", gradient_graphs.export_readout_gradient, everyone if with_gradients else 0
+            ),
+            ensemble_gradient=self._graph(
+                f"{place}/ensemble_gradient.onnx", partial(gradient_graphs.export_ensemble_gradient, combination)
+            )
+            if with_gradients
+            else None,
+            twin=self._graph(f"{place}/twin.onnx", partial(export_single_file, self.ensemble, mouse_id), shared=False)
+            if self.options.single_file
+            else None,
             parity=UNMEASURED,
             scores={key: float(np.nanmean(value)) for key, value in scores.items()},
         )
 
-    def _graph(self, path: str, export: Callable[[Path], None]) -> File:
+    def _graph(self, path: str, export: Callable[[Path], None], *, shared: bool = True) -> File:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         export(target)
+        if shared:
+            self.weights.setdefault(target.parent, SharedWeights(target.parent)).take_from(target)
         self.progress.update()
         return _file(self.folder, path)
+
+    def _weights_files(self) -> list[Path]:
+        return [weights.path for weights in self.weights.values() if weights.path.exists()]
 
 
 def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> Manifest:
@@ -236,6 +286,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--citation", default=V1T_CITATION, help="of the weights, kept in the bundle")
     parser.add_argument("--notice", help="a sentence that the server says with every reply")
     parser.add_argument("--portable", action="store_true", help="standard ONNX operators only, for other runtimes")
+    parser.add_argument(
+        "--single-file",
+        action="store_true",
+        help="also write mice/MOUSE/twin.onnx: raw inputs in, responses out, for onnxruntime or another runtime alone",
+    )
+    parser.add_argument(
+        "--no-gradients",
+        dest="gradients",
+        action="store_false",
+        help="leave out what gradients need: half the time to export, a smaller bundle",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -245,7 +306,13 @@ def run(args: argparse.Namespace) -> int:
         evaluated = evaluate(ensemble, open_recordings(args.recordings))
         scores = {mouse_id: mouse.neurons for mouse_id, mouse in evaluated.items()}
     options = BundleOptions(
-        portable=args.portable, licence=args.licence, citation=args.citation, notice=args.notice, scores=scores
+        portable=args.portable,
+        gradients=args.gradients,
+        single_file=args.single_file,
+        licence=args.licence,
+        citation=args.citation,
+        notice=args.notice,
+        scores=scores,
     )
     manifest = export_bundle(ensemble, args.output, name=args.name, options=options)
     size = sum(file.bytes for file in manifest.files()) / 1e6

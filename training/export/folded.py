@@ -22,7 +22,7 @@ from training.models.attention import Attention
 from training.models.transformer import MLP
 from training.models.vit import ViTCore
 
-__all__ = ["FoldedViT", "can_fold"]
+__all__ = ["FoldedViT", "can_fold", "take_rows"]
 
 
 def can_fold(core: nn.Module) -> bool:
@@ -33,7 +33,7 @@ def can_fold(core: nn.Module) -> bool:
 
 
 class FoldedAttention(nn.Module):
-    """Queries (B, L', D) and all tokens (B, L, D), both normalised, to the residual branch (B, L', D)."""
+    """Attention with keys and values folded away: `queries`, then `attend`, then `project`."""
 
     query_weight: Tensor
     query_bias: Tensor
@@ -63,22 +63,28 @@ class FoldedAttention(nn.Module):
         ):
             self.register_buffer(name, tensor.float().contiguous())
 
-    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        batch, length, _ = queries.shape
-        q = F.linear(queries, self.query_weight, self.query_bias).reshape(batch, length * self.n_heads, self.dim)
-        if self.fused:
-            heads = torch.onnx.ops.symbolic(
-                "com.microsoft::MultiHeadAttention",
-                (q, tokens, tokens),
-                attrs={"num_heads": 1, "scale": 1.0},
-                dtype=q.dtype,
-                shape=q.shape,
-                version=1,
-            )
-        else:
-            heads = (q @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
-        heads = heads.reshape(batch, length, self.n_heads * self.dim)
-        return F.linear(heads, self.output_weight, self.output_bias)
+    def queries(self, normalized: Tensor) -> Tensor:
+        """Normalised tokens (B, L', D) to the heads' queries (B, L' h, D)."""
+        q = F.linear(normalized, self.query_weight, self.query_bias)
+        return q.reshape(normalized.shape[0], normalized.shape[1] * self.n_heads, self.dim)
+
+    def attend(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Queries (B, L' h, D) and all tokens (B, L, D), normalised, to what the heads see (B, L' h, D)."""
+        if not self.fused:
+            return (queries @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (queries, tokens, tokens),
+            attrs={"num_heads": 1, "scale": 1.0},
+            dtype=queries.dtype,
+            shape=queries.shape,
+            version=1,
+        )
+
+    def project(self, heads: Tensor) -> Tensor:
+        """What the heads see (B, L' h, D) to the residual branch (B, L', D)."""
+        merged = heads.reshape(heads.shape[0], heads.shape[1] // self.n_heads, self.n_heads * self.dim)
+        return F.linear(merged, self.output_weight, self.output_bias)
 
 
 class FoldedMLP(nn.Module):
@@ -117,21 +123,61 @@ class FoldedViT(nn.Module):
         self.mlps = nn.ModuleList(FoldedMLP(block.mlp) for block in blocks)
         self.eps = blocks[0].attention.norm.eps  # torch's default, in every LayerNorm
         self.grid = core.grid
+        self.n_tokens = core.grid[0] * core.grid[1]
 
-    def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
+    def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor, at: Tensor | None = None) -> Tensor:
+        """The feature map; with `at` (B, R), positions in it, only there, and zero elsewhere."""
+        return self.with_tape(image, behavior, mouse_index, at)[0]
+
+    def with_tape(
+        self, image: Tensor, behavior: Tensor, mouse_index: Tensor, at: Tensor | None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The feature map, and of each block its input (B, 1 + L, D) and what its heads saw (B, L' h, D)."""
         x = self.tokenizer(image)  # (B, 1 + L, D)
-        last = len(self.attentions) - 1
-        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+        last = len(self.mlps) - 1
+        tape = []
+        for i, attention in enumerate(self.folded_attentions()):
             latent = self.transformer.behavior_latent(i, behavior, mouse_index)
             x = x if latent is None else x + latent
-            tokens = self._normalize(x)
-            if i == last:  # the cls token is not read out: the last block looks at it, but does not compute it
-                x, queries = x[:, 1:], tokens[:, 1:]
-            else:
-                queries = tokens
-            x = x + attention(queries, tokens)
-            x = x + mlp(self._normalize(x))
-        return x.unflatten(1, self.grid)  # (B, rows, columns, D)
+            tokens = self.normalize(x)
+            # The cls token is not read out: the last block looks at it, but does not compute it.
+            heads = attention.attend(attention.queries(self.asked(tokens, at) if i == last else tokens), tokens)
+            tape.append((x, heads))
+            x = self.finish(i, self.asked(x, at) if i == last else x, heads)
+        return self.feature_map(x, at), tape
 
-    def _normalize(self, x: Tensor) -> Tensor:
+    def finish(self, i: int, x: Tensor, heads: Tensor) -> Tensor:
+        """Block i after its attention: the two residual branches, (B, L', D) -> (B, L', D)."""
+        x = x + self.folded_attentions()[i].project(heads)
+        return x + self.mlps[i](self.normalize(x))
+
+    def normalize(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+    def asked(self, x: Tensor, at: Tensor | None) -> Tensor:
+        """Of all tokens (B, 1 + L, D), the cls token first, those of the map or those asked for (B, R, D)."""
+        if at is None:
+            return x[:, 1:]
+        return take_rows(x, at + 1)
+
+    def feature_map(self, x: Tensor, at: Tensor | None) -> Tensor:
+        """The inverse of `asked`, less the cls token: (B, rows, columns, D), zero where nothing was asked."""
+        if at is not None:
+            batch, dim = x.shape[0], x.shape[2]
+            everywhere = x.new_zeros(batch * self.n_tokens, dim)
+            x = everywhere.index_put((_flat(at, self.n_tokens),), x.flatten(0, 1)).unflatten(0, (batch, self.n_tokens))
+        return x.unflatten(1, self.grid)
+
+    def folded_attentions(self) -> list[FoldedAttention]:
+        return [attention for attention in self.attentions if isinstance(attention, FoldedAttention)]
+
+
+def take_rows(x: Tensor, at: Tensor) -> Tensor:
+    """Of x (B, L, D) the rows `at` (B, R), each sample its own: (B, R, D)."""
+    return x.flatten(0, 1).index_select(0, _flat(at, x.shape[1])).unflatten(0, (x.shape[0], -1))
+
+
+def _flat(positions: Tensor, n_tokens: int) -> Tensor:
+    """Positions in each sample (B, R) to positions in the batch (B R,)."""
+    first = torch.arange(positions.shape[0], device=positions.device)[:, None] * n_tokens
+    return (first + positions).flatten()

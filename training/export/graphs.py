@@ -5,14 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -20,16 +14,28 @@ from torch.export import Dim
 from server import contract
 from training.ensemble import Combination
 from training.export.folded import FoldedViT, can_fold
+from training.export.onnx_files import BATCH, NEURONS, export_graph
+from training.export.readout import GatherReadout, TouchedTokens
 from training.models import Twin
 from training.models.twin import response_from
 from training.models.vit import ViTCore
 
-__all__ = ["export_attention", "export_core", "export_ensemble", "export_readout", "export_stem", "has_attention"]
-
-OPSET = 20
-# Sizes of the examples that tracing sees. They must differ from every other dimension of a graph, which a traced size
-# would otherwise be confused with.
-_BATCH, _NEURONS = 7, 11
+__all__ = [
+    "asked_examples",
+    "batched",
+    "core_examples",
+    "core_module",
+    "export_attention",
+    "export_core",
+    "export_ensemble",
+    "export_readout",
+    "export_stem",
+    "export_token_core",
+    "export_touched_tokens",
+    "folds",
+    "has_attention",
+    "readout_examples",
+]
 
 
 class _Stem(nn.Module):
@@ -63,49 +69,6 @@ class _Attention(nn.Module):
         return self.core.attention_rollout(image, behavior, mouse_index)
 
 
-class _Readout(nn.Module):
-    """The Gaussian readout at `mu`, for any list of neurons.
-
-    On channel-last features the bilinear sample is four gathered rows and a weighted sum; a corner outside the map has
-    weight zero, which is grid_sample's zero padding.
-    """
-
-    mu: Tensor
-    features: Tensor
-    bias: Tensor
-
-    def __init__(self, twin: Twin, mouse_id: str) -> None:
-        super().__init__()
-        readout = twin.readout(mouse_id)
-        _, self.rows, self.columns = twin.core.output_shape
-        for name, tensor in (("mu", readout.mu), ("features", readout.features), ("bias", readout.bias)):
-            self.register_buffer(name, tensor.detach().clone())
-        self.shifter = twin.shifter(mouse_id)
-
-    def forward(self, feature_map: Tensor, pupil_center: Tensor, neurons: Tensor) -> Tensor:
-        batch = feature_map.shape[0]
-        tokens = feature_map.flatten(0, 2)  # (B rows columns, D)
-        first = torch.arange(batch, device=tokens.device)[:, None] * (self.rows * self.columns)  # (B, 1)
-        mu = self.mu.index_select(0, neurons)[None]  # (1, n, 2)
-        if self.shifter is not None:
-            mu = mu + self.shifter(pupil_center)[:, None]  # (B, n, 2)
-        # [-1, 1] is from the first to the last row's centre (align_corners).
-        x = (mu[..., 0] + 1) * (0.5 * (self.columns - 1))
-        y = (mu[..., 1] + 1) * (0.5 * (self.rows - 1))
-        left, top = x.floor(), y.floor()
-        features = self.features.index_select(0, neurons)  # (n, D)
-        total = self.bias.index_select(0, neurons)[None]
-        for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-            for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-                inside = (column >= 0) & (column <= self.columns - 1) & (row >= 0) & (row <= self.rows - 1)
-                token = torch.where(inside, row * self.columns + column, 0.0).to(torch.int64)
-                index = (first + token).flatten()  # (B n,)
-                sample = tokens.index_select(0, index).unflatten(0, (batch, -1))  # (B, n, D)
-                weight = torch.where(inside, weight_x * weight_y, 0.0)
-                total = total + weight * (sample * features).sum(-1)
-        return total  # (B, n)
-
-
 class _Ensemble(nn.Module):
     """Members' pre-activations (M, B, n), combined, to responses; the spread is over the members' own responses."""
 
@@ -127,23 +90,46 @@ def export_stem(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes one mouse's stem graph."""
     channels, height, width = twin.mice[mouse_id].image_shape
     examples = {
-        contract.IMAGE: torch.randn(_BATCH, channels, height, width),
-        contract.BEHAVIOR: torch.randn(_BATCH, 3),
-        contract.PUPIL_CENTER: torch.randn(_BATCH, 2),
+        contract.IMAGE: torch.randn(BATCH, channels, height, width),
+        contract.BEHAVIOR: torch.randn(BATCH, 3),
+        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
     }
     outputs = [contract.CORE_IMAGE, contract.CORE_BEHAVIOR, contract.CORE_PUPIL_CENTER]
-    _export(_Stem(twin, mouse_id), examples, _batched(examples), outputs, path)
+    export_graph(_Stem(twin, mouse_id), examples, batched(examples), outputs, path)
+
+
+def core_module(twin: Twin, *, portable: bool) -> nn.Module:
+    """A member's core as it is served: folded where the fold fits, as it was trained elsewhere."""
+    if isinstance(twin.core, ViTCore) and can_fold(twin.core):
+        return FoldedViT(twin.core, fused=not portable)
+    return _PlainCore(twin.core)
 
 
 def export_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
-    """Writes a member's core graph: folded where the fold fits, as it was trained elsewhere."""
-    core: nn.Module
-    if isinstance(twin.core, ViTCore) and can_fold(twin.core):
-        core = FoldedViT(twin.core, fused=not portable)
-    else:
-        core = _PlainCore(twin.core)
-    examples = _core_examples(twin)
-    _export(core, examples, _batched(examples), [contract.FEATURE_MAP], path)
+    """Writes a member's core graph."""
+    examples = core_examples(twin)
+    export_graph(core_module(twin, portable=portable), examples, batched(examples), [contract.FEATURE_MAP], path)
+
+
+def folds(twin: Twin) -> bool:
+    """Whether a member's core is folded; then it can be asked for a few tokens, and keeps a tape for gradients."""
+    return can_fold(twin.core)
+
+
+def export_token_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
+    """Writes a folded core whose last block computes the tokens asked for alone."""
+    examples, shapes = asked_examples(twin)
+    export_graph(core_module(twin, portable=portable), examples, shapes, [contract.FEATURE_MAP], path)
+
+
+def export_touched_tokens(twin: Twin, mouse_id: str, path: Path) -> None:
+    """Writes the graph that says which tokens the readouts of one mouse's neurons read."""
+    examples = {
+        contract.CORE_PUPIL_CENTER: torch.randn(BATCH, 2),
+        contract.NEURONS: torch.arange(NEURONS) % twin.mice[mouse_id].n_neurons,
+    }
+    shapes = {contract.CORE_PUPIL_CENTER: {0: Dim("batch")}, contract.NEURONS: {0: Dim("n")}}
+    export_graph(TouchedTokens(twin, mouse_id), examples, shapes, [contract.TOKENS], path)
 
 
 def has_attention(twin: Twin) -> bool:
@@ -154,85 +140,59 @@ def has_attention(twin: Twin) -> bool:
 def export_attention(twin: Twin, path: Path) -> None:
     """Writes a member's attention rollout graph."""
     assert isinstance(twin.core, ViTCore)
-    examples = _core_examples(twin)
-    shapes = _batched(examples)
-    _export(_Attention(twin.core), examples, shapes, [contract.ATTENTION_ROLLOUT], path)
+    examples = core_examples(twin)
+    shapes = batched(examples)
+    export_graph(_Attention(twin.core), examples, shapes, [contract.ATTENTION_ROLLOUT], path)
 
 
 def export_readout(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes one mouse's readout graph of a member."""
-    dim, rows, columns = twin.core.output_shape
-    examples = {
-        contract.FEATURE_MAP: torch.randn(_BATCH, rows, columns, dim),
-        contract.CORE_PUPIL_CENTER: torch.randn(_BATCH, 2),
-        contract.NEURONS: torch.arange(_NEURONS) % twin.mice[mouse_id].n_neurons,
-    }
-    batch = Dim("batch")
-    shapes = {contract.FEATURE_MAP: {0: batch}, contract.CORE_PUPIL_CENTER: {0: batch}, contract.NEURONS: {0: Dim("n")}}
-    _export(_Readout(twin, mouse_id), examples, shapes, [contract.PRE_ACTIVATION], path)
+    examples, shapes = readout_examples(twin, mouse_id)
+    export_graph(GatherReadout(twin, mouse_id), examples, shapes, [contract.PRE_ACTIVATION], path)
 
 
 def export_ensemble(combination: Combination, path: Path) -> None:
     """Writes the graph that combines members."""
     members = len(combination.weights)
-    examples = {contract.PRE_ACTIVATION: torch.randn(members, _BATCH + members, _NEURONS + members)}
+    examples = {contract.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members)}
     shapes = {contract.PRE_ACTIVATION: {1: Dim("batch"), 2: Dim("n")}}
-    _export(_Ensemble(combination), examples, shapes, [contract.RESPONSE, contract.SPREAD], path)
+    export_graph(_Ensemble(combination), examples, shapes, [contract.RESPONSE, contract.SPREAD], path)
 
 
-def _batched(examples: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:
+def batched(examples: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:
+    """The dynamic axes of examples whose first axis alone is dynamic."""
     batch = Dim("batch")
     return {name: {0: batch} for name in examples}
 
 
-def _core_examples(twin: Twin) -> dict[str, Tensor]:
+def core_examples(twin: Twin, batch: int = BATCH) -> dict[str, Tensor]:
+    """A core's inputs, random."""
     n_behavior = 5 if twin.config.b_mlp.inputs == "behavior_and_pupil_center" else 3
     return {
-        contract.CORE_IMAGE: torch.randn(_BATCH, *twin.cropper.output_shape),
-        contract.CORE_BEHAVIOR: torch.randn(_BATCH, n_behavior),
-        contract.MOUSE_INDEX: torch.zeros(_BATCH, dtype=torch.int64),
+        contract.CORE_IMAGE: torch.randn(batch, *twin.cropper.output_shape),
+        contract.CORE_BEHAVIOR: torch.randn(batch, n_behavior),
+        contract.MOUSE_INDEX: torch.zeros(batch, dtype=torch.int64),
     }
 
 
-def _export(
-    module: nn.Module, examples: dict[str, Tensor], shapes: dict[str, dict[int, Dim]], outputs: list[str], path: Path
-) -> None:
-    with _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(examples.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(examples),
-            output_names=outputs,
-            dynamic_shapes=tuple(shapes.values()),
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    _drop_unused_inputs(model)
-    onnx.checker.check_model(model, full_check=False)
-    onnx.save_model(model, str(path))
+def asked_examples(twin: Twin) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
+    """The inputs of a core that is asked for some tokens, and their dynamic axes."""
+    _, rows, columns = twin.core.output_shape
+    examples = core_examples(twin)
+    examples[contract.TOKENS] = torch.arange(NEURONS).expand(BATCH, -1) % (rows * columns)
+    shapes = batched(examples)
+    shapes[contract.TOKENS][1] = Dim("asked")
+    return examples, shapes
 
 
-def _drop_unused_inputs(model: onnx.ModelProto) -> None:
-    """A graph lists only the inputs that it uses, so that nobody computes or sends the others."""
-    used = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
-    for value in [value for value in model.graph.input if value.name not in used]:
-        model.graph.input.remove(value)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's progress prints and its advice to developers are not ours to show."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def readout_examples(twin: Twin, mouse_id: str) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
+    """A readout's inputs, and their dynamic axes."""
+    dim, rows, columns = twin.core.output_shape
+    examples = {
+        contract.FEATURE_MAP: torch.randn(BATCH, rows, columns, dim),
+        contract.CORE_PUPIL_CENTER: torch.randn(BATCH, 2),
+        contract.NEURONS: torch.arange(NEURONS) % twin.mice[mouse_id].n_neurons,
+    }
+    batch = Dim("batch")
+    shapes = {contract.FEATURE_MAP: {0: batch}, contract.CORE_PUPIL_CENTER: {0: batch}, contract.NEURONS: {0: Dim("n")}}
+    return examples, shapes

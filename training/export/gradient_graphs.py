@@ -1,0 +1,121 @@
+"""The export of the backward passes of `training.export.gradients`, and of the forward passes that feed them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from server import contract
+from server.contract import gradient_of
+from training.ensemble import Combination
+from training.export.folded import FoldedViT
+from training.export.gradients import (
+    EnsembleGradient,
+    FoldedViTGradient,
+    PlainCoreGradient,
+    ReadoutGradient,
+    StemGradient,
+)
+from training.export.graphs import asked_examples, batched, core_examples, core_module, readout_examples
+from training.export.onnx_files import BATCH, NEURONS, export_graph
+from training.export.traced import trace
+from training.models import Twin
+
+__all__ = [
+    "export_core_gradient",
+    "export_core_tape",
+    "export_ensemble_gradient",
+    "export_readout_gradient",
+    "export_stem_gradient",
+]
+
+_D_CORE = [gradient_of(contract.CORE_IMAGE), gradient_of(contract.CORE_BEHAVIOR)]
+
+
+class _Tape(nn.Module):
+    def __init__(self, folded: FoldedViT) -> None:
+        super().__init__()
+        self.folded = folded
+
+    def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+        feature_map, tape = self.folded.with_tape(image, behavior, mouse_index, at)
+        return feature_map, *(tensor for block in tape for tensor in block)
+
+
+def tape_names(folded: FoldedViT) -> list[str]:
+    """What the forward pass keeps for the backward pass, block by block."""
+    return [f"tape.{i}.{name}" for i in range(len(folded.mlps)) for name in ("input", "heads")]
+
+
+def export_core_tape(twin: Twin, path: Path, *, portable: bool = False) -> None:
+    """Writes a folded core that also gives its tape, and whose last block computes the tokens asked for alone."""
+    folded = core_module(twin, portable=portable)
+    assert isinstance(folded, FoldedViT)
+    examples, shapes = asked_examples(twin)
+    export_graph(_Tape(folded), examples, shapes, [contract.FEATURE_MAP, *tape_names(folded)], path)
+
+
+def export_core_gradient(twin: Twin, path: Path) -> None:
+    """Writes a core's backward pass: of a folded core from its tape, of any other core from its inputs."""
+    core = core_module(twin, portable=True)
+    dim, rows, columns = twin.core.output_shape
+    d_feature_map = torch.randn(BATCH, rows, columns, dim)
+    if not isinstance(core, FoldedViT):
+        examples = {**core_examples(twin), gradient_of(contract.FEATURE_MAP): d_feature_map}
+        shapes = batched(examples)
+        export_graph(trace(PlainCoreGradient(twin.core), examples, shapes), examples, shapes, _D_CORE, path)
+        return
+    examples, shapes = asked_examples(twin)
+    batch, asked = shapes[contract.TOKENS].values()
+    examples[gradient_of(contract.FEATURE_MAP)] = d_feature_map
+    n_heads, tokens = core.folded_attentions()[0].n_heads, 1 + core.n_tokens
+    for i, name in enumerate(tape_names(core)):
+        length = tokens if i % 2 == 0 else tokens * n_heads
+        examples[name] = torch.randn(BATCH, length, dim)
+    examples[tape_names(core)[-1]] = torch.randn(BATCH, NEURONS * n_heads, dim)
+    shapes |= {name: {0: batch} for name in examples if name not in shapes}
+    shapes[tape_names(core)[-1]][1] = n_heads * asked
+    export_graph(trace(FoldedViTGradient(core), examples, shapes), examples, shapes, _D_CORE, path)
+
+
+def export_readout_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
+    """Writes the backward pass of one mouse's readout."""
+    examples, shapes = readout_examples(twin, mouse_id)
+    examples[gradient_of(contract.PRE_ACTIVATION)] = torch.randn(BATCH, NEURONS)
+    shapes[gradient_of(contract.PRE_ACTIVATION)] = {
+        0: shapes[contract.FEATURE_MAP][0],
+        1: shapes[contract.NEURONS][0],
+    }
+    outputs = [gradient_of(contract.FEATURE_MAP), gradient_of(contract.CORE_PUPIL_CENTER)]
+    export_graph(ReadoutGradient(twin, mouse_id), examples, shapes, outputs, path)
+
+
+def export_stem_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
+    """Writes the backward pass of one mouse's stem."""
+    core = core_examples(twin)
+    examples = {
+        contract.IMAGE: torch.randn(BATCH, *twin.mice[mouse_id].image_shape),
+        contract.BEHAVIOR: torch.randn(BATCH, 3),
+        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
+        gradient_of(contract.CORE_IMAGE): core[contract.CORE_IMAGE],
+        gradient_of(contract.CORE_BEHAVIOR): core[contract.CORE_BEHAVIOR],
+        gradient_of(contract.CORE_PUPIL_CENTER): torch.randn(BATCH, 2),
+    }
+    outputs = [gradient_of(name) for name in (contract.IMAGE, contract.BEHAVIOR, contract.PUPIL_CENTER)]
+    export_graph(StemGradient(twin, mouse_id), examples, batched(examples), outputs, path)
+
+
+def export_ensemble_gradient(combination: Combination, path: Path) -> None:
+    """Writes the graph that combines members and hands the weights of the responses back to each."""
+    members = len(combination.weights)
+    examples = {
+        contract.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members),
+        contract.WEIGHTS: torch.randn(BATCH + members, NEURONS + members),
+    }
+    batch, n = Dim("batch"), Dim("n")
+    shapes = {contract.PRE_ACTIVATION: {1: batch, 2: n}, contract.WEIGHTS: {0: batch, 1: n}}
+    outputs = [contract.RESPONSE, gradient_of(contract.PRE_ACTIVATION)]
+    export_graph(EnsembleGradient(combination), examples, shapes, outputs, path)

@@ -1,0 +1,275 @@
+"""The backward pass of each graph of a bundle, as torch modules.
+
+d(sum of weights times responses) is carried from the ensemble to the readouts, the cores and the stems, each graph
+taking what the one after it gives: d_x is the derivative with respect to x.
+
+A folded transformer keeps of its forward pass what is small, the blocks' inputs and what the heads saw (a "tape"), and
+computes the attention weights anew, block by block: they are 44 MB per block and image at the published size.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.ensemble import Combination
+from training.export.folded import FoldedViT, take_rows
+from training.export.readout import GatherReadout
+from training.export.traced import vector_jacobian
+from training.models import Twin
+from training.models.attention import Attention
+from training.models.shifter import Shifter
+from training.models.tokenizer import ConvolutionalTokenizer
+
+__all__ = ["EnsembleGradient", "FoldedViTGradient", "PlainCoreGradient", "ReadoutGradient", "StemGradient"]
+
+
+class EnsembleGradient(nn.Module):
+    """Members' pre-activations (M, B, n), weights (B, n) -> responses (B, n), d_pre_activation (M, B, n)."""
+
+    member_weights: Tensor
+
+    def __init__(self, combination: Combination) -> None:
+        super().__init__()
+        self.register_buffer("member_weights", torch.tensor(combination.weights).reshape(-1, 1, 1))
+        self.bias = combination.bias
+
+    def forward(self, pre_activation: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        combined = (pre_activation * self.member_weights).sum(0) + self.bias
+        slope = combined.clamp(max=0).exp()  # of ELU
+        return F.elu(combined) + 1, self.member_weights * (weights * slope)
+
+
+class ReadoutGradient(nn.Module):
+    """Feature map, pupil, neurons, d_pre_activation (B, n) -> d_feature_map, d_core_pupil_center."""
+
+    def __init__(self, twin: Twin, mouse_id: str) -> None:
+        super().__init__()
+        self.readout = GatherReadout(twin, mouse_id)
+
+    def forward(
+        self, feature_map: Tensor, pupil_center: Tensor, neurons: Tensor, d_pre_activation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        readout = self.readout
+        batch, rows, columns, _ = feature_map.shape
+        features = readout.features.index_select(0, neurons)  # (n, D)
+        d_tokens = torch.zeros_like(feature_map).flatten(0, 2)  # (B rows columns, D)
+        d_x = d_y = torch.zeros_like(d_pre_activation)  # (B, n)
+        for corner in readout.corners(pupil_center, neurons):
+            d_sample = (d_pre_activation * corner.weight)[:, :, None] * features  # (B, n, D)
+            index = corner.index(batch, rows * columns)
+            d_tokens = d_tokens.index_put((index,), d_sample.flatten(0, 1), accumulate=True)
+            if readout.shifter is not None:
+                seen = torch.where(corner.inside, (readout.sample(feature_map, corner) * features).sum(-1), 0.0)
+                d_x = d_x + corner.side_x * corner.weight_y * seen * d_pre_activation
+                d_y = d_y + corner.side_y * corner.weight_x * seen * d_pre_activation
+        d_pupil_center = torch.zeros_like(pupil_center)
+        if readout.shifter is not None:
+            d_shift = torch.stack([d_x.sum(1) * (0.5 * (columns - 1)), d_y.sum(1) * (0.5 * (rows - 1))], dim=1)
+            d_pupil_center = _shifter_backward(readout.shifter, pupil_center, d_shift)
+        return d_tokens.unflatten(0, (batch, rows, columns)), d_pupil_center
+
+
+def _shifter_backward(shifter: Shifter, x: Tensor, d_shift: Tensor) -> Tensor:
+    """d_x (B, n_inputs), from d_shift (B, 2)."""
+    layers = [layer for layer in shifter.layers if isinstance(layer, nn.Linear)]
+    values = []
+    for layer in layers:
+        x = torch.tanh(layer(x))
+        values.append(x)
+    d_x = d_shift * shifter.scale
+    for layer, value in zip(reversed(layers), reversed(values), strict=True):
+        d_x = (d_x * (1 - value.square())) @ layer.weight
+    return d_x
+
+
+class PlainCoreGradient(nn.Module):
+    """Any core's inputs and d_feature_map (B, rows, columns, D) -> d_core_image, d_core_behavior."""
+
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = copy.deepcopy(core)
+        for module in self.core.modules():
+            if isinstance(module, Attention):
+                module.kernel = "eager"  # the fused kernel's backward pass has no form in ONNX
+            if isinstance(module, ConvolutionalTokenizer):
+                module.pool = _MaxOfSlices(module.pool)  # type: ignore[assignment]
+
+    def forward(
+        self, image: Tensor, behavior: Tensor, mouse_index: Tensor, d_feature_map: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        inputs = image, behavior = _leaf(image), _leaf(behavior)
+        with torch.enable_grad():
+            feature_map = self.core(image, behavior, mouse_index).permute(0, 2, 3, 1)
+        d_image, d_behavior = vector_jacobian([feature_map], inputs, [d_feature_map])
+        return d_image, d_behavior
+
+
+class _MaxOfSlices(nn.Module):
+    """A max pool of values that are not negative, as the maximum of shifted slices, which has a backward pass in ONNX.
+
+    Where zeros tie, the gradient is split otherwise than torch does; the ReLU before lets none of it through.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = int(pool.kernel_size), int(pool.stride), int(pool.padding)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in x.shape[2:])
+        x = F.pad(x, [self.padding] * 4)
+        result: Tensor | None = None
+        for i in range(self.kernel):
+            for j in range(self.kernel):
+                part = x[:, :, i : i + (rows - 1) * self.stride + 1 : self.stride]
+                part = part[..., j : j + (columns - 1) * self.stride + 1 : self.stride]
+                result = part if result is None else torch.maximum(result, part)
+        assert result is not None
+        return result
+
+
+class _KnownHeads(torch.autograd.Function):
+    """Folded attention whose result is known already: only its backward pass computes.
+
+    With A = softmax(Q T^T) and heads = A T, for queries Q and tokens T:
+        dS = A * (d_heads T^T - rowsum(d_heads * heads)),   dQ = dS T,   dT = A^T d_heads + dS^T Q
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, tokens: Tensor, heads: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, tokens, heads)
+        return heads.view_as(heads)
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        (d_heads,) = d_outputs
+        queries, tokens, heads = ctx.saved_tensors
+        weights = (queries @ tokens.transpose(1, 2)).softmax(dim=-1)  # (B, L' h, L)
+        d_scores = weights * (d_heads @ tokens.transpose(1, 2) - (d_heads * heads).sum(-1, keepdim=True))
+        d_tokens = weights.transpose(1, 2) @ d_heads + d_scores.transpose(1, 2) @ queries
+        return d_scores @ tokens, d_tokens, None
+
+
+class FoldedViTGradient(nn.Module):
+    """A folded core's inputs, d_feature_map and tape -> d_core_image, d_core_behavior."""
+
+    def __init__(self, folded: FoldedViT) -> None:
+        super().__init__()
+        self.folded = folded
+
+    def forward(
+        self, image: Tensor, behavior: Tensor, mouse_index: Tensor, at: Tensor, d_feature_map: Tensor, *tape: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        folded = self.folded
+        n_blocks = len(folded.mlps)
+        d_x = take_rows(d_feature_map.flatten(1, 2), at)  # (B, R, D)
+        d_latents: list[Tensor] = []
+        for i in reversed(range(n_blocks)):
+            x, heads = _leaf(tape[2 * i]), tape[2 * i + 1]
+            with torch.enable_grad():
+                y = self._block(i, x, heads, at)
+            (d_x,) = vector_jacobian([y], [x], [d_x])  # (B, 1 + L, D)
+            d_latents.insert(0, d_x.sum(1))
+        image, behavior = _leaf(image), _leaf(behavior)
+        with torch.enable_grad():
+            tokens = folded.tokenizer(image)
+            latents = [folded.transformer.behavior_latent(i, behavior, mouse_index) for i in range(n_blocks)]
+        pairs = [(latent[:, 0], d) for latent, d in zip(latents, d_latents, strict=True) if latent is not None]
+        (d_image,) = vector_jacobian([tokens], [image], [d_x])
+        (d_behavior,) = vector_jacobian([one for one, _ in pairs], [behavior], [d for _, d in pairs])
+        return d_image, d_behavior
+
+    def _block(self, i: int, x: Tensor, heads: Tensor, at: Tensor) -> Tensor:
+        folded = self.folded
+        attention = folded.folded_attentions()[i]
+        tokens = folded.normalize(x)
+        asked = (lambda x: folded.asked(x, at)) if i == len(folded.mlps) - 1 else (lambda x: x)
+        heads = _KnownHeads.apply(attention.queries(asked(tokens)), tokens, heads)
+        return folded.finish(i, asked(x), heads)
+
+
+class StemGradient(nn.Module):
+    """Raw inputs and the derivatives with respect to the core's -> d_image, d_behavior, d_pupil_center.
+
+    Sampling the nearest pixels of a grid and the bilinear resize both treat rows and columns apart: the core's image is
+    R @ image @ C^T, and d_image is R^T @ d_core_image @ C. As the crop takes the nearest pixel, an image shifter passes
+    nothing on to what moves it.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    resize_rows: Tensor
+    resize_columns: Tensor
+
+    def __init__(self, twin: Twin, mouse_id: str) -> None:
+        super().__init__()
+        self.standardizer = twin.standardizers[mouse_id]
+        self.joins_pupil = twin.config.b_mlp.inputs == "behavior_and_pupil_center"
+        self.image_shape = twin.mice[mouse_id].image_shape
+        cropper = twin.cropper
+        self.grayscale, self.append_behavior = cropper.grayscale, cropper.append_behavior
+        self.samples, self.uses_behavior = cropper.samples, cropper.uses_behavior
+        self.shifter = None if cropper.shifters is None else cropper.shifters[mouse_id]
+        self.register_buffer("columns", cropper.grid[0, 0, :, 0].clone())  # x in [-1, 1]
+        self.register_buffer("rows", cropper.grid[0, :, 0, 1].clone())
+        size = cropper.size or (len(self.rows), len(self.columns))
+        self.register_buffer("resize_rows", _resize_matrix(len(self.rows), size[0]))
+        self.register_buffer("resize_columns", _resize_matrix(len(self.columns), size[1]))
+
+    def forward(
+        self,
+        image: Tensor,
+        behavior: Tensor,
+        pupil_center: Tensor,
+        d_core_image: Tensor,
+        d_core_behavior: Tensor,
+        d_core_pupil_center: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        d_behavior, d_pupil_center = d_core_behavior[:, :3], d_core_pupil_center
+        if self.joins_pupil:
+            d_pupil_center = d_pupil_center + d_core_behavior[:, 3:]
+        if self.append_behavior:
+            d_behavior = d_behavior + d_core_image[:, -3:].sum((2, 3))
+            d_core_image = d_core_image[:, :-3]
+        d_image = self.resize_rows.T @ d_core_image @ self.resize_columns
+        if self.samples:
+            _, behavior, pupil_center = self.standardizer(image, behavior, pupil_center)
+            rows, columns = self._pixels(behavior, pupil_center)
+            d_image = rows.transpose(-1, -2) @ d_image @ columns
+        if self.grayscale:
+            channels = self.image_shape[0]
+            d_image = d_image.expand(-1, channels, -1, -1) / channels
+        return (
+            d_image / self.standardizer.image_std,
+            d_behavior / self.standardizer.behavior_std,
+            d_pupil_center / self.standardizer.pupil_std,
+        )
+
+    def _pixels(self, behavior: Tensor, pupil_center: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows and columns of the image the crop takes: (B or 1, 1, h, H) and (B or 1, 1, w, W)."""
+        rows, columns = self.rows[None], self.columns[None]  # (1, h) and (1, w)
+        if self.shifter is not None:
+            shift = self.shifter(torch.cat([behavior, pupil_center], dim=1) if self.uses_behavior else pupil_center)
+            rows, columns = rows + shift[:, 1:], columns + shift[:, :1]
+        return _picks(rows, self.image_shape[1]), _picks(columns, self.image_shape[2])
+
+
+def _picks(positions: Tensor, size: int) -> Tensor:
+    """Positions in [-1, 1] (B, n) to rows that pick the nearest pixel, or nothing outside: (B, 1, n, size)."""
+    nearest = ((positions + 1) * ((size - 1) / 2)).round()
+    pixels = torch.arange(size, device=positions.device)
+    return (nearest[:, None, :, None] == pixels).to(positions.dtype)
+
+
+def _resize_matrix(before: int, after: int) -> Tensor:
+    """(after, before): what bilinear interpolation does along one axis."""
+    identity = torch.eye(before)[None, None]
+    return F.interpolate(identity, size=(after, before), mode="bilinear", align_corners=False, antialias=False)[0, 0]
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()

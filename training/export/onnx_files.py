@@ -1,0 +1,113 @@
+"""Modules to ONNX files; weights that several graphs of a folder share are written once, beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from onnx.external_data_helper import set_external_data
+from torch import Tensor, nn
+from torch.export import Dim
+
+__all__ = ["BATCH", "NEURONS", "SharedWeights", "export_graph"]
+
+OPSET = 20
+# Sizes of the examples that tracing sees. They must differ from every other dimension of a graph, which a traced size
+# would otherwise be confused with.
+BATCH, NEURONS = 7, 11
+
+
+def export_graph(
+    module: nn.Module,
+    examples: Mapping[str, Tensor],
+    shapes: Mapping[str, dict[int, Dim]],
+    outputs: Sequence[str],
+    path: Path,
+) -> None:
+    """Writes one self-contained graph.
+
+    Args:
+        examples: input name -> example, in the order of the module's arguments.
+        shapes: input name -> which of its axes are dynamic.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(examples.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(examples),
+            output_names=list(outputs),
+            dynamic_shapes=tuple(shapes[name] for name in examples),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for value in model.graph.input:
+        sizes = value.type.tensor_type.shape.dim
+        assert all(sizes[axis].dim_param for axis in shapes[value.name]), f"tracing has fixed an axis of {value.name}"
+    _drop_unused_inputs(model)
+    onnx.checker.check_model(model, full_check=False)
+    onnx.save_model(model, str(path))
+
+
+class SharedWeights:
+    """One `weights.bin` in a folder of graphs, with each distinct tensor once."""
+
+    NAME = "weights.bin"
+    SMALLEST = 1024  # bytes; smaller tensors, such as shapes, stay in the graphs, where onnxruntime looks for them
+    ALIGNMENT = 64  # bytes, as onnxruntime maps the file into memory and computes from there
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / self.NAME
+        self._offsets: dict[bytes, int] = {}
+
+    def take_from(self, graph: Path) -> None:
+        """Moves a graph's large tensors out of its file."""
+        model = onnx.load_model(str(graph))
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) >= self.SMALLEST:
+                offset, length = self._store(tensor.raw_data), len(tensor.raw_data)
+                set_external_data(tensor, location=self.NAME, offset=offset, length=length)
+                tensor.ClearField("raw_data")
+        onnx.save_model(model, str(graph))
+
+    def _store(self, content: bytes) -> int:
+        key = hashlib.sha256(content).digest()
+        if key not in self._offsets:
+            with self.path.open("ab") as stream:
+                end = stream.tell()
+                offset = -(-end // self.ALIGNMENT) * self.ALIGNMENT
+                stream.write(b"\0" * (offset - end) + content)
+            self._offsets[key] = offset
+        return self._offsets[key]
+
+
+def _drop_unused_inputs(model: onnx.ModelProto) -> None:
+    """A graph lists only the inputs that it uses, so that nobody computes or sends the others."""
+    used = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
+    for value in [value for value in model.graph.input if value.name not in used]:
+        model.graph.input.remove(value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's progress prints and its advice to developers are not ours to show."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,53 @@
+"""One self-contained graph per mouse: raw image, behaviour and pupil centre in, standardised responses out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from server import contract
+from training.ensemble import Ensemble
+from training.export.graphs import batched, core_module
+from training.export.onnx_files import BATCH, export_graph
+from training.export.readout import GatherReadout
+from training.models.twin import response_from
+
+__all__ = ["export_single_file"]
+
+
+class _SingleFile(nn.Module):
+    """Every member's stem, core and readout, and their combination, for all of a mouse's neurons."""
+
+    def __init__(self, ensemble: Ensemble, mouse_id: str) -> None:
+        super().__init__()
+        self.mouse_id = mouse_id
+        self.twins = [checkpoint.twin for checkpoint in ensemble.members]
+        self.registered = nn.ModuleList(self.twins)
+        self.cores = nn.ModuleList(core_module(twin, portable=True) for twin in self.twins)
+        self.readouts = nn.ModuleList(GatherReadout(twin, mouse_id) for twin in self.twins)
+        self.combination = ensemble.combinations[mouse_id]
+        self.shares_stems = ensemble.shares_stems
+
+    def forward(self, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
+        raw = (image, behavior, pupil_center)
+        total: Tensor | float = self.combination.bias
+        for i, (twin, core, readout) in enumerate(zip(self.twins, self.cores, self.readouts, strict=True)):
+            if i == 0 or not self.shares_stems:
+                core_image, core_behavior, core_pupil_center = twin.stem(self.mouse_id, *raw)
+            feature_map = core(core_image, core_behavior, twin.mouse_index(self.mouse_id, core_image))
+            neurons = torch.arange(len(readout.mu), device=image.device)
+            total = total + readout(feature_map, core_pupil_center, neurons) * self.combination.weights[i]
+        assert isinstance(total, Tensor)
+        return response_from(total)
+
+
+def export_single_file(ensemble: Ensemble, mouse_id: str, path: Path) -> None:
+    """Writes the graph, with standard ONNX operators only; it takes the inputs that the mouse's responses depend on."""
+    examples = {
+        contract.IMAGE: torch.randn(BATCH, *ensemble.mice[mouse_id].image_shape),
+        contract.BEHAVIOR: torch.randn(BATCH, 3),
+        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
+    }
+    export_graph(_SingleFile(ensemble, mouse_id), examples, batched(examples), [contract.RESPONSE], path)
