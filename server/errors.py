@@ -1,17 +1,18 @@
 """Errors that a user can act on: what we got, what we expected, what to do.
 
-    TwinError
-    ├── InvalidInput        422  a field is missing, of the wrong type, shape or range
-    │   ├── MalformedBody   400  the body cannot be read at all
-    │   └── UnsupportedMedia 415 the body's type is not one that we read
-    ├── NotFound            404  no such mouse, model, neuron or route
-    ├── MethodNotAllowed    405  the route exists, not under this method
-    ├── NotAcceptable       406  the reply was asked for in a type that we do not write
-    ├── TooLarge            413  over a limit on bytes, pixels, images or neurons
-    ├── Busy                429  the queue is full; carries Retry-After
-    ├── NotReady            503  no twin is loaded and warm yet; carries Retry-After
-    ├── DeadlineExceeded    504  the request's deadline passed before it was computed
-    └── BundleError         500  a bundle cannot be served (start-up only, never a reply)
+TwinError
+├── InvalidInput        422  a field is missing, of the wrong type, shape or range
+│   ├── MalformedBody   400  the body cannot be read at all
+│   └── UnsupportedMedia 415 the body's type is not one that we read
+├── Unauthorized        401  no key, or a wrong one
+├── NotFound            404  no such mouse, model, neuron or route
+├── MethodNotAllowed    405  the route exists, not under this method
+├── NotAcceptable       406  the reply was asked for in a type that we do not write
+├── TooLarge            413  over a limit on bytes, pixels, images or neurons
+├── Busy                429  the queue is full; carries Retry-After
+├── NotReady            503  no twin is loaded and warm yet; carries Retry-After
+├── DeadlineExceeded    504  the request's deadline passed before it was computed
+└── BundleError         500  a bundle cannot be served (start-up only, never a reply)
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "NotReady",
     "TooLarge",
     "TwinError",
+    "Unauthorized",
     "UnsupportedMedia",
     "brief",
 ]
@@ -111,6 +113,11 @@ class MalformedBody(InvalidInput):
 class UnsupportedMedia(InvalidInput):
     code = "unsupported_media_type"
     status = 415
+
+
+class Unauthorized(TwinError):
+    code = "unauthorized"
+    status = 401
 
 
 class NotFound(TwinError):

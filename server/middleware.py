@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import DeadlineExceeded, MalformedBody, TooLarge, TwinError
+from server.access import Access
+from server.errors import DeadlineExceeded, MalformedBody, TooLarge, TwinError, Unauthorized
 from server.metrics import OTHER, Metrics
 from server.settings import Settings
 
@@ -31,11 +32,14 @@ _SECURITY_HEADERS = {
     "cache-control": "no-store",
 }
 _SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
+_OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
 
 
 def error_response(error: TwinError, request_id: str) -> Response:
     """The one error body of the HTTP contract."""
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="v1t"'
     content = orjson.dumps({**error.body(), "request_id": request_id}, default=str)
     return Response(content, error.status, headers, media_type="application/json")
 
@@ -43,25 +47,33 @@ def error_response(error: TwinError, request_id: str) -> Response:
 class Envelope:
     """ASGI middleware. Handlers below it name their route and mouse for the metrics in `scope["state"]`."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, access: Access, metrics: Metrics) -> None:
         self._app = app
         self._settings = settings
+        self._access = access
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._settings, self._metrics, scope, receive, send).run()
+        await _Exchange(self._app, self._settings, self._access, self._metrics, scope, receive, send).run()
 
 
 class _Exchange:
     """One request and its reply."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, metrics: Metrics, scope: Scope, receive: Receive, send: Send
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        access: Access,
+        metrics: Metrics,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+        self._app, self._settings, self._access, self._metrics = app, settings, access, metrics
         self._scope, self._receive, self._send = scope, receive, send
         self._headers = Headers(scope=scope)
         asked_id = self._headers.get("x-request-id", "")
@@ -80,6 +92,8 @@ class _Exchange:
         try:
             async with self._timeout:
                 self._in_time = True
+                if self._scope["path"] not in _OPEN_ROUTES:
+                    self._access.check(self._headers.get("authorization"))
                 self._check_length()
                 await self._app(self._scope, self._receive_counted, self._send_marked)
         except ClientDisconnect:

@@ -17,8 +17,11 @@ import sys
 from typing import Any
 
 import bentoml
+import click
+from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
+from server.access import Access, listening_hosts, refusal
 from server.batcher import Batcher
 from server.errors import NotReady
 from server.library import Library
@@ -38,6 +41,7 @@ if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats
 
 def create_service(settings: Settings) -> Any:
     """A BentoML service with its own rooms; nothing is loaded before it starts."""
+    access = Access(settings)
     metrics = Metrics()
     library = Library(settings, metrics)
     batcher = Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics)
@@ -60,9 +64,21 @@ def create_service(settings: Settings) -> Any:
     class TwinServer:
         """Digital twins of mouse visual cortex over HTTP."""
 
+        @bentoml.on_deployment
+        def refuse_to_be_exposed() -> None:  # BentoML makes it static
+            # In the process of `bentoml serve`, before it opens the port: a worker that exits is started for ever.
+            context = click.get_current_context(silent=True)
+            host = (context and context.params.get("host")) or BentoMLContainer.http.host.get()
+            if not access.may_listen([host]):
+                sys.exit(f"The server cannot start:\n{refusal([host])}")
+
         @bentoml.on_startup
         async def start(self) -> None:
             logger.info("settings: %s", settings.describe())
+            # Whoever started this process otherwise than by `bentoml serve`: what it listens on is what counts.
+            access.listen(listening_hosts())
+            if access.problem is not None:
+                logger.error("%s", access.problem)
             for variable, meant in Settings.misspelt().items():
                 logger.warning("%s is no setting; did you mean %s?", variable, meant)
             batcher.start()
@@ -76,21 +92,19 @@ def create_service(settings: Settings) -> Any:
             await batcher.close()
 
         async def __is_ready__(self) -> bool:
+            if access.problem is not None:
+                raise NotReady("the server answers nobody", hint=access.problem, retry_after=30)
             _ = library.engines  # raises NotReady with the reason, which the envelope makes the reply
             if not batcher.alive:
                 raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
             return True
 
     service: Any = TwinServer  # the decorator made a bentoml.Service of the class
-    service.add_asgi_middleware(Envelope, settings=settings, metrics=metrics)
+    service.add_asgi_middleware(Envelope, settings=settings, access=access, metrics=metrics)
     return service
 
 
-def _settings() -> Settings:
-    try:
-        return Settings.from_environment()
-    except SettingsError as error:
-        sys.exit(f"The server cannot start:\n{error}")
-
-
-TwinServer = create_service(_settings())
+try:
+    TwinServer = create_service(Settings.from_environment())
+except SettingsError as _error:
+    sys.exit(f"The server cannot start:\n{_error}")

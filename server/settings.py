@@ -6,18 +6,40 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-__all__ = ["PREFIX", "Settings", "SettingsError"]
+__all__ = ["PREFIX", "Settings", "SettingsError", "as_key"]
 
 PREFIX = "V1T_"
+_SECRET = frozenset({"api_keys"})
 DEFAULT_BUNDLES = Path(__file__).resolve().parent.parent / "exported_models"
 
 
 class SettingsError(ValueError):
     """An environment variable that we cannot serve with; the message names it."""
+
+
+def as_key(key: Any) -> Any:
+    """An API key that a header can carry and nobody guesses; the message of its refusal does not repeat it."""
+    if isinstance(key, str) and (len(key) < 16 or not all("!" <= letter <= "~" for letter in key)):
+        raise ValueError(
+            "a key is 16 or more printable ASCII characters without spaces; `openssl rand -hex 24` makes one"
+        )
+    return key
+
+
+Key = Annotated[SecretStr, BeforeValidator(as_key)]
 
 
 class Settings(BaseModel):
@@ -42,6 +64,11 @@ class Settings(BaseModel):
     timeout: float = Field(
         default=60.0, gt=0, le=86_400, description="seconds from a request's first byte to its reply's first"
     )
+    api_keys: tuple[Key, ...] = Field(default=(), description="keys that may ask, joined by commas; never printed")
+    api_keys_file: Path | None = Field(
+        default=None, description="a file of more keys, one per line; read again when it changes"
+    )
+    allow_anonymous: bool = Field(default=False, description="serve without keys on an address that is not loopback")
     access_log: bool = Field(default=False, description="a log line per request")
     tracing: bool = Field(default=False, description="OpenTelemetry spans, to where BentoML's configuration sends them")
 
@@ -51,6 +78,11 @@ class Settings(BaseModel):
         if isinstance(bundles, str):
             return tuple(Path(part).expanduser() for part in bundles.split(os.pathsep) if part.strip())
         return bundles
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, keys: Any) -> Any:
+        return tuple(key.strip() for key in keys.split(",") if key.strip()) if isinstance(keys, str) else keys
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
@@ -79,7 +111,8 @@ class Settings(BaseModel):
                     lines.append(problem["msg"].removeprefix("Value error, "))
                     continue
                 variable = f"{PREFIX}{str(problem['loc'][0]).upper()}"
-                lines.append(f"{variable} is {environment.get(variable, '')!r}: {problem['msg']}")
+                value = "wrong" if problem["loc"][0] in _SECRET else repr(environment.get(variable, ""))
+                lines.append(f"{variable} is {value}: {problem['msg'].removeprefix('Value error, ')}")
             raise SettingsError("\n".join(lines)) from None
 
     @classmethod
@@ -91,7 +124,8 @@ class Settings(BaseModel):
         return {name: matches[0] for name, matches in close.items() if matches}
 
     def describe(self) -> str:
-        """One line for the log."""
+        """One line for the log, without keys."""
         shown = {name: getattr(self, name) for name in type(self).model_fields}
         shown["bundles"] = os.pathsep.join(map(str, self.bundles))
+        shown |= {name: f"({len(getattr(self, name))} hidden)" for name in _SECRET}
         return " ".join(f"{PREFIX}{name.upper()}={'' if value is None else value}" for name, value in shown.items())

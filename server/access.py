@@ -1,0 +1,180 @@
+"""Who may ask: API keys, compared in constant time, and the rule that only loopback is served without any."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from server.errors import Unauthorized
+from server.settings import PREFIX, Settings, SettingsError, as_key
+
+__all__ = ["Access", "is_loopback", "listening_hosts", "refusal"]
+
+logger = logging.getLogger("bentoml.v1t")
+
+_Digests = dict[bytes, str]  # of each key: its SHA-256, and the few letters of it that name the key in a log
+
+
+class Access:
+    """The keys of one service. Without any, everybody may ask, as long as only this machine is listened to.
+
+    Raises:
+        SettingsError: the file of keys cannot be read, or holds none.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._fixed = _digests(key.get_secret_value() for key in settings.api_keys)
+        self._file = settings.api_keys_file
+        self._from_file: _Digests = {}
+        self._seen: tuple[int, int, int] | None = None  # the file's state when it was last looked at
+        self._anonymous = settings.allow_anonymous
+        self._exposed: list[str] = []
+        if self._file is not None:
+            try:
+                self._seen = _state(self._file)
+                self._from_file = _read(self._file)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"{PREFIX}API_KEYS_FILE is {str(self._file)!r}: {error}") from None
+            if not self._from_file and not self._fixed:
+                raise SettingsError(f"{PREFIX}API_KEYS_FILE is {str(self._file)!r}: it holds no key")
+
+    @property
+    def required(self) -> bool:
+        """True where a key must be sent."""
+        return bool(self._fixed) or self._file is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why nobody is answered: this process listens to other machines, and was given no keys."""
+        return refusal(self._exposed) if self._exposed and not self.may_listen(self._exposed) else None
+
+    def may_listen(self, hosts: Iterable[str]) -> bool:
+        return self.required or self._anonymous or all(map(is_loopback, hosts))
+
+    def listen(self, hosts: Iterable[str]) -> None:
+        """Takes note of the addresses that this process listens on."""
+        self._exposed = [host for host in hosts if not is_loopback(host)]
+
+    def check(self, authorization: str | None) -> str | None:
+        """The name of the key that was sent, None where none is needed.
+
+        Args:
+            authorization: the header, "Bearer <key>".
+
+        Raises:
+            Unauthorized: there is no key, or it is none of ours.
+        """
+        if (problem := self.problem) is not None:
+            raise Unauthorized("the server answers nobody", hint=problem)
+        if not self.required:
+            return None
+        self._reload()
+        scheme, _, key = (authorization or "").partition(" ")
+        hint = "Send the header Authorization: Bearer <key>; whoever runs this server hands out keys."
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthorized("a key is needed", expected="Authorization: Bearer <key>", hint=hint)
+        asked = _digest(key.strip())
+        name = None
+        for known in (self._fixed, self._from_file):
+            for digest, known_name in known.items():  # all of them, always: how long it takes says nothing
+                if hmac.compare_digest(asked, digest):
+                    name = known_name
+        if name is None:
+            raise Unauthorized("the key is none of this server's", hint=hint)
+        return name
+
+    def _reload(self) -> None:
+        """Reads the file again if it changed. One that cannot be read leaves the keys as they were."""
+        if self._file is None:
+            return
+        try:
+            state = _state(self._file)
+        except OSError as error:
+            if self._seen is not None:
+                logger.error("the file of API keys is gone, the keys stay as they were: %s", error)
+            self._seen = None
+            return
+        if state == self._seen:
+            return
+        self._seen = state
+        try:
+            self._from_file = _read(self._file)
+        except (OSError, ValueError) as error:
+            logger.error("the file of API keys cannot be used, the keys stay as they were: %s", error)
+        else:
+            logger.info("read the file of API keys again: %d keys", len(self._from_file))
+
+
+def refusal(hosts: Iterable[str]) -> str:
+    """What to set so that these addresses are served."""
+    return (
+        f"The server is bound to {', '.join(hosts)}, which other machines can reach, and has no API keys. "
+        f"Set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to answer everybody, "
+        "or bind it to 127.0.0.1."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine reaches."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def listening_hosts() -> set[str]:
+    """The addresses that this process listens on, by its open sockets: whoever opened them, and by whatever setting.
+
+    Empty where a system has no /dev/fd to look into.
+    """
+    hosts: set[str] = set()
+    try:
+        descriptors = [int(name) for name in os.listdir("/dev/fd") if name.isdecimal()]
+    except OSError:
+        return hosts
+    for descriptor in descriptors:
+        try:
+            with socket.socket(fileno=os.dup(descriptor)) as one:
+                is_inet = one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM
+                if is_inet and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    hosts.add(one.getsockname()[0])
+        except OSError:  # no socket
+            continue
+    return hosts
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _digests(keys: Iterable[str]) -> _Digests:
+    return {(digest := _digest(key)): f"key-{digest.hex()[:8]}" for key in keys}
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(file: Path) -> _Digests:
+    """The keys of a file: the first word of each line; what follows it, or stands alone, is a comment after a #."""
+    keys = []
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+        key, _, rest = line.strip().partition(" ")
+        if not key or key.startswith("#"):
+            continue
+        try:
+            keys.append(as_key(key))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        if rest.strip() and not rest.strip().startswith("#"):
+            raise ValueError(f"line {number}: there is more than a key, and no # before it")
+    return _digests(keys)
