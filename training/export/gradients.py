@@ -57,20 +57,21 @@ class ReadoutGradient(nn.Module):
         readout = self.readout
         batch, rows, columns, _ = feature_map.shape
         features = readout.features.index_select(0, neurons)  # (n, D)
+        corners = readout.corners(pupil_center, neurons)
         d_tokens = torch.zeros_like(feature_map).flatten(0, 2)  # (B rows columns, D)
-        d_x = d_y = torch.zeros_like(d_pre_activation)  # (B, n)
-        for corner in readout.corners(pupil_center, neurons):
-            d_sample = (d_pre_activation * corner.weight)[:, :, None] * features  # (B, n, D)
-            index = corner.index(batch, rows * columns)
-            d_tokens = d_tokens.index_put((index,), d_sample.flatten(0, 1), accumulate=True)
-            if readout.shifter is not None:
-                seen = torch.where(corner.inside, (readout.sample(feature_map, corner) * features).sum(-1), 0.0)
-                d_x = d_x + corner.side_x * corner.weight_y * seen * d_pre_activation
-                d_y = d_y + corner.side_y * corner.weight_x * seen * d_pre_activation
+        index = corners.index(batch, rows * columns)  # (4, B n)
+        d_seen = d_pre_activation * corners.weight  # (4, B, n)
+        for i in range(4):
+            d_sample = (d_seen[i][:, :, None] * features).flatten(0, 1)  # (B n, D)
+            d_tokens = d_tokens.index_put((index[i],), d_sample, accumulate=True)
         d_pupil_center = torch.zeros_like(pupil_center)
         if readout.shifter is not None:
-            d_shift = torch.stack([d_x.sum(1) * (0.5 * (columns - 1)), d_y.sum(1) * (0.5 * (rows - 1))], dim=1)
-            d_pupil_center = _shifter_backward(readout.shifter, pupil_center, d_shift)
+            seen = readout.seen(feature_map, corners, features) * d_pre_activation
+            seen = torch.where(corners.inside, seen, 0.0)
+            # A weight rises by one per column, or row, on the far side and falls on the near side.
+            d_x = ((2 * readout.side_x - 1) * corners.weight_y * seen).sum((0, 2)) * (0.5 * (columns - 1))
+            d_y = ((2 * readout.side_y - 1) * corners.weight_x * seen).sum((0, 2)) * (0.5 * (rows - 1))
+            d_pupil_center = _shifter_backward(readout.shifter, pupil_center, torch.stack([d_x, d_y], dim=1))
         return d_tokens.unflatten(0, (batch, rows, columns)), d_pupil_center
 
 

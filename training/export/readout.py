@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,69 +9,79 @@ from torch import Tensor, nn
 
 from training.models import Twin
 
-__all__ = ["Corner", "GatherReadout", "TouchedTokens"]
+__all__ = ["Corners", "GatherReadout", "TouchedTokens"]
 
 
-class Corner(NamedTuple):
-    """One of the four tokens around each neuron's position; tensors are (B, n), or (1, n) where no gaze moves them.
+class Corners(NamedTuple):
+    """The four tokens around each neuron's position: left top, left bottom, right top, right bottom.
 
     Attributes:
-        token: position in the flat map.
-        inside: whether it is on the map at all.
-        weight_x, weight_y: the token's weight is their product.
-        side_x, side_y: -1 (left, top) or 1 (right, bottom), which is also the weights' slope.
+        token: (4, B, n) positions in the flat map; B is 1 where no gaze moves them.
+        inside: (4, B, n), whether they are on the map at all.
+        weight_x, weight_y: (4, B, n); a token's weight is their product.
     """
 
     token: Tensor
     inside: Tensor
     weight_x: Tensor
     weight_y: Tensor
-    side_x: int
-    side_y: int
 
     @property
     def weight(self) -> Tensor:
+        """(4, B, n), zero outside the map, which is grid_sample's zero padding."""
         return torch.where(self.inside, self.weight_x * self.weight_y, 0.0)
 
     def index(self, batch: int, n_tokens: int) -> Tensor:
-        """Where the token is in the tokens of a whole batch, (B n,); token 0 stands for what is outside."""
+        """Where the tokens are in those of a whole batch, (4, B n); token 0 stands for what is outside."""
         first = torch.arange(batch, device=self.token.device)[:, None] * n_tokens  # (B, 1)
-        return (first + torch.where(self.inside, self.token, 0)).flatten()
+        return (first + torch.where(self.inside, self.token, 0)).flatten(1)
 
 
 class GatherReadout(nn.Module):
     """Feature map (B, rows, columns, D), pupil (B, 2), neurons (n,) -> pre-activation (B, n).
 
-    On channel-last features the bilinear sample is four gathered tokens and a weighted sum; a corner outside the map
-    has weight zero, which is grid_sample's zero padding.
+    On channel-last features the bilinear sample is four gathered tokens and a weighted sum.
     """
+
+    # Which of the two columns and of the two rows a corner is on.
+    SIDE_X = (0.0, 0.0, 1.0, 1.0)
+    SIDE_Y = (0.0, 1.0, 0.0, 1.0)
 
     mu: Tensor
     features: Tensor
     bias: Tensor
+    side_x: Tensor
+    side_y: Tensor
 
     def __init__(self, twin: Twin, mouse_id: str) -> None:
         super().__init__()
         readout = twin.readout(mouse_id)
         _, self.rows, self.columns = twin.core.output_shape
-        for name, tensor in (("mu", readout.mu), ("features", readout.features), ("bias", readout.bias)):
+        for name, tensor in (
+            ("mu", readout.mu),
+            ("features", readout.features),
+            ("bias", readout.bias),
+            ("side_x", torch.tensor(self.SIDE_X)[:, None, None]),
+            ("side_y", torch.tensor(self.SIDE_Y)[:, None, None]),
+        ):
             self.register_buffer(name, tensor.detach().clone())
         self.shifter = twin.shifter(mouse_id)
 
     def forward(self, feature_map: Tensor, pupil_center: Tensor, neurons: Tensor) -> Tensor:
-        features = self.features.index_select(0, neurons)  # (n, D)
-        total = self.bias.index_select(0, neurons)[None]
-        for corner in self.corners(pupil_center, neurons):
-            total = total + corner.weight * (self.sample(feature_map, corner) * features).sum(-1)
-        return total  # (B, n)
+        corners = self.corners(pupil_center, neurons)
+        seen = self.seen(feature_map, corners, self.features.index_select(0, neurons))
+        return (corners.weight * seen).sum(0) + self.bias.index_select(0, neurons)  # (B, n)
 
-    def sample(self, feature_map: Tensor, corner: Corner) -> Tensor:
-        """The tokens at one corner, (B, n, D)."""
+    def seen(self, feature_map: Tensor, corners: Corners, features: Tensor) -> Tensor:
+        """What each neuron's features (n, D) see at each of its corners, (4, B, n)."""
         batch = feature_map.shape[0]
         tokens = feature_map.flatten(0, 2)  # (B rows columns, D)
-        return tokens.index_select(0, corner.index(batch, self.rows * self.columns)).unflatten(0, (batch, -1))
+        index = corners.index(batch, self.rows * self.columns)
+        # One corner at a time: all four would be 20 MB an image at 8,000 neurons.
+        parts = [tokens.index_select(0, index[i]).unflatten(0, (batch, -1)) * features for i in range(4)]
+        return torch.stack([part.sum(-1) for part in parts])
 
-    def corners(self, pupil_center: Tensor, neurons: Tensor) -> Iterator[Corner]:
+    def corners(self, pupil_center: Tensor, neurons: Tensor) -> Corners:
         """The four tokens that each neuron reads."""
         mu = self.mu.index_select(0, neurons)[None]  # (1, n, 2)
         if self.shifter is not None:
@@ -80,12 +89,10 @@ class GatherReadout(nn.Module):
         # [-1, 1] is from the first to the last row's centre (align_corners).
         x = (mu[..., 0] + 1) * (0.5 * (self.columns - 1))
         y = (mu[..., 1] + 1) * (0.5 * (self.rows - 1))
-        left, top = x.floor(), y.floor()
-        for column, weight_x, side_x in ((left, left + 1 - x, -1), (left + 1, x - left, 1)):
-            for row, weight_y, side_y in ((top, top + 1 - y, -1), (top + 1, y - top, 1)):
-                inside = (column >= 0) & (column <= self.columns - 1) & (row >= 0) & (row <= self.rows - 1)
-                token = (row * self.columns + column).to(torch.int64)
-                yield Corner(token, inside, weight_x, weight_y, side_x, side_y)
+        column, row = x.floor() + self.side_x, y.floor() + self.side_y  # (4, B, n)
+        inside = (column >= 0) & (column <= self.columns - 1) & (row >= 0) & (row <= self.rows - 1)
+        token = (row * self.columns + column).to(torch.int64)
+        return Corners(token, inside, 1 - (x - column).abs(), 1 - (y - row).abs())
 
 
 class TouchedTokens(nn.Module):
@@ -100,4 +107,4 @@ class TouchedTokens(nn.Module):
 
     def forward(self, pupil_center: Tensor, neurons: Tensor) -> Tensor:
         corners = self.readout.corners(pupil_center, neurons)
-        return torch.cat([torch.where(corner.inside, corner.token, -1) for corner in corners], dim=1)
+        return torch.where(corners.inside, corners.token, -1).transpose(0, 1).flatten(1)
