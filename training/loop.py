@@ -209,9 +209,8 @@ def _accumulate(
     for start in range(0, len(indices), size):
         part = indices[start : start + size]
         image, behavior, pupil_center, response = read_batch(recording, part, device)
-        poisson = poisson_loss(twin(mouse_id, image, behavior, pupil_center), response)
-        if n_trials is not None:
-            poisson = poisson * (n_trials / len(indices)) ** 0.5
+        predictions = twin(mouse_id, image, behavior, pupil_center)
+        poisson = poisson_loss(predictions, response, n_trials=n_trials, batch_size=len(indices))
         poisson.backward()
         loss += poisson.detach()
     penalty = twin.regularizer(mouse_id)
