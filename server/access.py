@@ -1,4 +1,5 @@
-"""Who may ask: API keys, compared in constant time, and the rule that only loopback is served without any."""
+"""Who may ask, and how much at once: API keys, compared in constant time, and the rule that only loopback is served
+without any."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from server.errors import Unauthorized
+from server.errors import Busy, Unauthorized
 from server.settings import PREFIX, Settings, SettingsError, as_key
 
-__all__ = ["Access", "is_loopback", "listening_hosts", "refusal"]
+__all__ = ["Access", "Turnstile", "is_loopback", "listening_hosts", "refusal"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -111,6 +114,41 @@ class Access:
             logger.info("read the file of API keys again: %d keys", len(self._from_file))
 
 
+class Turnstile:
+    """Lets so many requests of one caller in at once.
+
+    Args:
+        limit: None: any number.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._inside: Counter[str] = Counter()
+
+    @contextmanager
+    def passing(self, caller: str) -> Iterator[None]:
+        """Counts a request of this caller while it is answered.
+
+        Raises:
+            Busy: as many are being answered already.
+        """
+        if self._limit is not None and self._inside[caller] >= self._limit:
+            raise Busy(
+                "too many requests of yours are being answered",
+                got=f"{self._inside[caller] + 1} at once",
+                expected=f"at most {self._limit}",
+                hint="Wait for an answer before you ask again, or send more images in one request.",
+                retry_after=1,
+            )
+        self._inside[caller] += 1
+        try:
+            yield
+        finally:
+            self._inside[caller] -= 1
+            if not self._inside[caller]:
+                del self._inside[caller]
+
+
 def refusal(hosts: Iterable[str]) -> str:
     """What to set so that these addresses are served."""
     return (
@@ -142,12 +180,17 @@ def listening_hosts() -> set[str]:
         return hosts
     for descriptor in descriptors:
         try:
-            with socket.socket(fileno=os.dup(descriptor)) as one:
-                is_inet = one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM
-                if is_inet and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    hosts.add(one.getsockname()[0])
+            one = socket.socket(fileno=descriptor)
         except OSError:  # no socket
             continue
+        try:
+            is_inet = one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM
+            if is_inet and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                hosts.add(one.getsockname()[0])
+        except OSError:
+            continue
+        finally:
+            one.detach()  # it is not ours to close
     return hosts
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.errors import Busy, NotReady
+from server.errors import Busy, DeadlineExceeded, NotReady
 from server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class _Job:
     stimulus: Stimulus
     done: asyncio.Future[Prediction]
     arrived: float
+    deadline: float
     taken: int = 0  # images that were handed to a run
     parts: list[Prediction] = field(default_factory=list)
 
@@ -122,11 +123,15 @@ class Batcher:
         self._count(-self._waiting)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def predict(self, engine: Engine, stimulus: Stimulus) -> Prediction:
+    async def predict(self, engine: Engine, stimulus: Stimulus, *, deadline: float = math.inf) -> Prediction:
         """Waits for its turn and the answer; whoever is cancelled leaves the queue at once.
+
+        Args:
+            deadline: on the clock of `time.perf_counter`; what is still queued then never runs.
 
         Raises:
             Busy: the queue is full; `retry_after` says when it should have drained.
+            DeadlineExceeded: the deadline came first.
         """
         n_images = len(stimulus.image)
         if self._waiting + n_images > self._max_queue:
@@ -139,7 +144,7 @@ class Batcher:
                 retry_after=min(max(1, seconds), 60),
             )
         done: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        job = _Job(engine, stimulus, done, time.perf_counter())
+        job = _Job(engine, stimulus, done, time.perf_counter(), deadline)
         self._queue.append(job)
         self._count(n_images)
         self._arrived.set()
@@ -155,6 +160,16 @@ class Batcher:
             job.taken = len(job.stimulus.image)
             with contextlib.suppress(ValueError):
                 self._queue.remove(job)
+
+    def _expire(self, job: _Job) -> None:
+        """Drops a job whose deadline has passed: nobody waits for it any more."""
+        job.give(
+            DeadlineExceeded(
+                "the request's time was up before its answer was computed",
+                hint="Send fewer images at a time, or ask again when the server is less busy.",
+            )
+        )
+        self._forget(job)
 
     def _count(self, images: int) -> None:
         self._waiting += images
@@ -183,6 +198,9 @@ class Batcher:
         split: list[_Job] = []  # with images left: to the end
         while self._queue and room:
             job = self._queue.popleft()
+            if job.deadline <= now:
+                self._expire(job)
+                continue
             if batch and job.engine is not batch[0][0].engine:
                 others.append(job)
                 continue

@@ -1,9 +1,11 @@
-"""What surrounds every request: its id, limits on its body and time, the one error body, headers, and its metrics."""
+"""What surrounds every request: its id and key, limits on its body and time, the one error body, headers, metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import re
 import time
 import uuid
@@ -15,8 +17,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.access import Access
-from server.errors import DeadlineExceeded, MalformedBody, TooLarge, TwinError, Unauthorized
+from server.access import Access, Turnstile
+from server.errors import DeadlineExceeded, InvalidInput, MalformedBody, TooLarge, TwinError, Unauthorized, brief
 from server.metrics import OTHER, Metrics
 from server.settings import Settings
 
@@ -52,12 +54,16 @@ class Envelope:
         self._settings = settings
         self._access = access
         self._metrics = metrics
+        self._turnstile = Turnstile(settings.max_concurrent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._settings, self._access, self._metrics, scope, receive, send).run()
+        exchange = _Exchange(
+            self._app, self._settings, self._access, self._turnstile, self._metrics, scope, receive, send
+        )
+        await exchange.run()
 
 
 class _Exchange:
@@ -68,12 +74,14 @@ class _Exchange:
         app: ASGIApp,
         settings: Settings,
         access: Access,
+        turnstile: Turnstile,
         metrics: Metrics,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
         self._app, self._settings, self._access, self._metrics = app, settings, access, metrics
+        self._turnstile = turnstile
         self._scope, self._receive, self._send = scope, receive, send
         self._headers = Headers(scope=scope)
         asked_id = self._headers.get("x-request-id", "")
@@ -85,17 +93,18 @@ class _Exchange:
         self._body_complete = False
         self._status: int | None = None
         self._start = time.perf_counter()
-        self._timeout = asyncio.timeout(settings.timeout)
+        self._seconds = settings.timeout
+        self._timeout = asyncio.timeout(self._seconds)
         self._in_time = False
 
     async def run(self) -> None:
         try:
             async with self._timeout:
                 self._in_time = True
-                if self._scope["path"] not in _OPEN_ROUTES:
-                    self._access.check(self._headers.get("authorization"))
-                self._check_length()
-                await self._app(self._scope, self._receive_counted, self._send_marked)
+                with self._admitted():
+                    self._check_length()
+                    self._set_deadline()
+                    await self._app(self._scope, self._receive_counted, self._send_marked)
         except ClientDisconnect:
             self._status = self._status or 499
         except TwinError as error:
@@ -105,7 +114,7 @@ class _Exchange:
             await self._fail(
                 DeadlineExceeded(
                     f"the request's time was up before {what}",
-                    expected=f"at most {self._settings.timeout:g} s",
+                    expected=f"at most {self._seconds:g} s",
                     hint="Send fewer images at a time, or ask again when the server is less busy.",
                 )
             )
@@ -119,6 +128,31 @@ class _Exchange:
                 seconds = time.perf_counter() - self._start
                 method, path = self._scope["method"], self._scope["path"][:200]
                 logger.info("%s %r %s %.1f ms %s", method, path, status, 1000 * seconds, self._request_id)
+
+    def _admitted(self) -> contextlib.AbstractContextManager[None]:
+        """The caller's place among those who are answered."""
+        if self._scope["path"] in _OPEN_ROUTES:
+            return contextlib.nullcontext()
+        key = self._access.check(self._headers.get("authorization"))
+        self._state["caller"] = key or ""
+        address = (self._scope.get("client") or ("",))[0]
+        return self._turnstile.passing(key or address)
+
+    def _set_deadline(self) -> None:
+        """Takes X-Request-Timeout into account. Whoever queues for the engine sees the deadline in the state."""
+        asked = self._headers.get("x-request-timeout")
+        if asked is not None:
+            try:
+                seconds = float(asked)
+            except ValueError:
+                seconds = math.nan
+            if not 0 < seconds < math.inf:
+                raise InvalidInput("X-Request-Timeout is no time", got=brief(asked), expected="seconds, such as 2.5")
+            if seconds < self._seconds:
+                self._seconds = seconds
+                spent = time.perf_counter() - self._start
+                self._timeout.reschedule(asyncio.get_running_loop().time() + seconds - spent)
+        self._state["deadline"] = self._start + self._seconds
 
     async def _fail(self, error: TwinError) -> None:
         self._in_time = False

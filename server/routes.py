@@ -133,7 +133,7 @@ async def _predict(request: Request, rooms: Rooms) -> Response:
     record, neurons = engine.manifest.mice[mouse_id], engine.neurons[mouse_id]
     question = await _maybe_in_thread(is_large, stimulus.check, fields, record, neurons, rooms.settings)
     del fields
-    prediction = await _unless_gone(request, _ask(rooms.batcher, engine, question))
+    prediction = await _unless_gone(request, _ask(rooms.batcher, engine, question, request.state.deadline))
     is_large = prediction.response.size > _LARGE
     request_id = request.state.request_id
     if media_type == replies.NPY:
@@ -143,7 +143,7 @@ async def _predict(request: Request, rooms: Rooms) -> Response:
     return Response(body, media_type=replies.JSON)
 
 
-async def _ask(batcher: Batcher, engine: Any, question: stimulus.Question) -> Any:
+async def _ask(batcher: Batcher, engine: Any, question: stimulus.Question, deadline: float) -> Any:
     from server.engine import Stimulus  # loaded long since: the library has made an engine
 
     return await batcher.predict(
@@ -155,6 +155,7 @@ async def _ask(batcher: Batcher, engine: Any, question: stimulus.Question) -> An
             pupil_center=question.pupil_center,
             neurons=question.neurons,
         ),
+        deadline=deadline,
     )
 
 

@@ -62,7 +62,13 @@ class Settings(BaseModel):
     max_body: int = Field(default=64 * 1024**2, ge=1024, description="bytes of one request")
     max_pixels: int = Field(default=4096 * 4096, ge=1, description="pixels of one image file, before it is resized")
     timeout: float = Field(
-        default=60.0, gt=0, le=86_400, description="seconds from a request's first byte to its reply's first"
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="seconds to a reply's first byte; a request's X-Request-Timeout may ask for less",
+    )
+    max_concurrent: int | None = Field(
+        default=None, ge=1, description="requests at once of one key, or of one address without keys; empty: any number"
     )
     api_keys: tuple[Key, ...] = Field(default=(), description="keys that may ask, joined by commas; never printed")
     api_keys_file: Path | None = Field(

@@ -17,8 +17,8 @@ from live_server import BENTOML, PATIENCE, ROOT
 from live_server import serving as serving_live
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server.access import Access, is_loopback, listening_hosts
-from server.errors import Unauthorized
+from server.access import Access, Turnstile, is_loopback, listening_hosts
+from server.errors import Busy, Unauthorized
 from server.settings import Settings, SettingsError
 
 with warnings.catch_warnings():
@@ -165,6 +165,9 @@ def test_the_addresses_listened_on_are_those_of_open_sockets() -> None:
         one.listen()
         assert "127.0.0.9" in listening_hosts()
     assert "127.0.0.9" not in listening_hosts()
+    before = os.listdir("/dev/fd")
+    listening_hosts()
+    assert os.listdir("/dev/fd") == before
 
 
 async def test_a_worker_that_others_can_reach_answers_nobody_without_keys(
@@ -182,6 +185,19 @@ async def test_a_worker_that_others_can_reach_answers_nobody_without_keys(
         assert (await client.get("/docs.json")).status_code == 200
     async with serving(Settings(bundles=(twin.folder,), api_keys=(ONE,))) as client:
         assert (await client.get("/docs.json", headers=bearer(ONE))).status_code == 200
+
+
+def test_one_caller_s_requests_at_once_are_limited_and_no_other_s() -> None:
+    turnstile = Turnstile(2)
+    with turnstile.passing("a"), turnstile.passing("a"), turnstile.passing("b"):
+        with pytest.raises(Busy, match="3 at once") as refused, turnstile.passing("a"):
+            pass
+        assert refused.value.retry_after == 1
+    with pytest.raises(RuntimeError), turnstile.passing("a"):
+        raise RuntimeError  # whatever happens inside, the place is free again
+    with turnstile.passing("a"), turnstile.passing("a"):
+        pass
+    assert not turnstile._inside
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from server.batcher import Batcher
 from server.engine import Prediction, Stimulus
-from server.errors import Busy, NotReady
+from server.errors import Busy, DeadlineExceeded, NotReady
 from server.metrics import Metrics
 
 
@@ -226,3 +227,34 @@ async def test_closing_tells_those_who_wait(engine: SumEngine, rng: np.random.Ge
             await waiting
         assert not batcher.alive
         running_one.cancel()
+
+
+async def test_who_is_out_of_time_costs_nothing(engine: SumEngine, rng: np.random.Generator) -> None:
+    engine.open.clear()
+    async with running() as (batcher, metrics):
+        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        soon, later = time.perf_counter() + 0.02, time.perf_counter() + 60
+        late = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=7), deadline=soon)) for _ in range(3)]
+        kept = asyncio.create_task(batcher.predict(engine, stimulus(rng, B=2), deadline=later))
+        await asyncio.sleep(0.05)
+        engine.open.set()
+        await asyncio.gather(first, kept)
+        for task in late:
+            with pytest.raises(DeadlineExceeded):
+                await task
+        assert value(metrics, "v1t_queue_images") == 0
+    assert engine.runs == [[1], [2]]
+
+
+async def test_a_large_request_stops_at_its_deadline(engine: SumEngine, rng: np.random.Generator) -> None:
+    engine.open.clear()
+    async with running() as (batcher, metrics):
+        deadline = time.perf_counter() + 0.02
+        large = asyncio.create_task(batcher.predict(engine, stimulus(rng, B=40), deadline=deadline))
+        await asyncio.sleep(0.05)
+        engine.open.set()
+        with pytest.raises(DeadlineExceeded):
+            await large
+        assert value(metrics, "v1t_queue_images") == 0
+    assert engine.runs == [[4]]

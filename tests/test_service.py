@@ -444,6 +444,47 @@ async def test_a_request_out_of_time_is_told_so_and_leaves_the_queue(
         assert got["v1t_batch_images_sum", frozenset()] == 2  # the one that ran already, and the last
 
 
+async def test_a_request_may_ask_for_less_time(twin: TinyTwin, rng: np.random.Generator, hold: threading.Event) -> None:
+    async with serving(Settings(bundles=(twin.folder,), provider="cpu", max_batch=1)) as client:
+        asked = question("A", twin.draw("A", rng))
+        slow = asyncio.create_task(client.post("/predict", json=asked))
+        await asyncio.sleep(0.05)
+        response = await client.post("/predict", json=asked, headers={"X-Request-Timeout": "0.1"})
+        assert error_of(response, 504, "deadline_exceeded")["expected"] == "at most 0.1 s"
+        for wrong in ("soon", "0", "-1", "nan", "inf", ""):
+            response = await client.post("/predict", json=asked, headers={"X-Request-Timeout": wrong})
+            assert "X-Request-Timeout" in error_of(response, 422, "invalid_input")["message"]
+        hold.set()
+        assert (await slow).status_code == 200
+        assert (await client.get("/mice", headers={"X-Request-Timeout": "1e9"})).status_code == 200
+        got = samples((await client.get("/metrics")).text)
+        assert got["v1t_batch_images_sum", frozenset()] == 1
+
+
+async def test_one_caller_s_requests_at_once_are_limited(
+    twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
+) -> None:
+    keys = {name: f"{name}-0123456789abcdef" for name in "ab"}
+    settings = Settings(bundles=(twin.folder,), provider="cpu", max_concurrent=2, api_keys=tuple(keys.values()))
+    async with serving(settings, until_loaded=False) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        asked = question("A", twin.draw("A", rng))
+
+        async def ask(name: str) -> httpx.Response:
+            return await client.post("/predict", json=asked, headers={"Authorization": f"Bearer {keys[name]}"})
+
+        tasks = [asyncio.create_task(ask(name)) for name in "aaabb"]
+        await asyncio.sleep(0.1)
+        assert (await client.get("/livez")).status_code == 200
+        hold.set()
+        responses = await asyncio.gather(*tasks)
+        assert [response.status_code for response in responses] == [200, 200, 429, 200, 200]
+        assert error_of(responses[2], 429, "busy")["expected"] == "at most 2"
+        assert responses[2].headers["retry-after"] == "1"
+        assert (await ask("a")).status_code == 200
+
+
 async def test_who_hangs_up_is_not_computed(twin: TinyTwin, rng: np.random.Generator, hold: threading.Event) -> None:
     settings = Settings(bundles=(twin.folder,), provider="cpu", max_batch=1)
     body = json.dumps(question("A", twin.draw("A", rng))).encode()
