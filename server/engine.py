@@ -87,7 +87,7 @@ class Engine:
         self.max_batch = max_batch
         self._wanted = provider
         self._threads = threads
-        self._cores = [
+        self.cores = [
             Core(self._open(file), partial(self._open, manifest.token_cores[i]) if manifest.token_cores else None)
             for i, file in enumerate(manifest.cores)
         ]
@@ -103,7 +103,7 @@ class Engine:
         self._backward: BackwardPass | None = None
         self._attention: list[Session] | None = None
         self.neurons = {mouse_id: contract.load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
-        self.provider = self._cores[0].session.provider
+        self.provider = self.cores[0].session.provider
         self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
 
     @classmethod
@@ -238,8 +238,8 @@ class Engine:
             self._backward = BackwardPass(
                 self.manifest,
                 lambda file, large: self._open(file) if large else self._open_small(file),
-                [core.session for core in self._cores],
-                [core.n_tokens for core in self._cores],
+                [core.session for core in self.cores],
+                [core.n_tokens for core in self.cores],
             )
         mouse = self._mice[mouse_id]
         parts = []
@@ -318,7 +318,7 @@ class Engine:
         sizes = [len(tensors[0][contract.CORE_IMAGE]) for tensors in stems]
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         pre_activations: list[list[Array]] = [[] for _ in rows]
-        for member, core in enumerate(self._cores):
+        for member, core in enumerate(self.cores):
             inputs = [tensors[member % len(tensors)] for tensors in stems]
             feature_map = core.feature_maps(inputs, self._touched(stimuli, rows, member, inputs))
             for i, row in enumerate(rows):
@@ -355,7 +355,7 @@ class Engine:
         self, stimuli: Sequence[Stimulus], rows: list[_Row], member: int, inputs: list[dict[str, np.ndarray]]
     ) -> list[np.ndarray] | None:
         """Of each row, the tokens that its readout reads; None where the core computes all anyway."""
-        if not self._cores[member].can_restrict:
+        if not self.cores[member].can_restrict:
             return None
         touched = []
         for row, tensors in zip(rows, inputs, strict=True):

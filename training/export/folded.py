@@ -40,6 +40,7 @@ class FoldedAttention(nn.Module):
     output_weight: Tensor
     output_bias: Tensor
 
+    @torch.no_grad()
     def __init__(self, attention: Attention, *, fused: bool) -> None:
         super().__init__()
         gamma, beta = attention.norm.weight.double(), attention.norm.bias.double()
@@ -93,6 +94,7 @@ class FoldedMLP(nn.Module):
     up_weight: Tensor
     up_bias: Tensor
 
+    @torch.no_grad()
     def __init__(self, mlp: MLP) -> None:
         super().__init__()
         weight, gamma, beta = mlp.up.weight.double(), mlp.norm.weight.double(), mlp.norm.bias.double()

@@ -1,0 +1,167 @@
+"""Gradients through the exported graphs, against float64 torch autograd and finite differences."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from server.engine import Engine, Gradient
+from server.errors import InvalidInput, NotFound
+from training.ensemble import Combination, Ensemble
+from training.export import export_bundle
+from training.export.bundle import BundleOptions
+from training.importer import import_weights
+
+pytestmark = pytest.mark.slow
+
+BOUND = 1e-5  # relative to the largest value of each derivative
+CASES = {
+    "v1t-small": ["v1t-small"],
+    "vit-behavior1": ["vit-behavior1"],
+    "v1t-behavior2-crop80-shift3": ["v1t-behavior2-crop80-shift3"],
+    "cct": ["cct"],
+    "real-cnn": ["sensorium-pretrained/sensorium_p_sota_model.pth"],
+    "real-ln": ["sensorium-pretrained/sensorium_ln_model.pth"],
+    "ensemble": ["v1t-ensemble3/member0", "v1t-ensemble3/member1"],
+}
+
+
+@dataclass
+class Case:
+    """An exported ensemble and the same in float64."""
+
+    engine: Engine
+    exact: Ensemble
+    folder: Path
+
+    def inputs(self, mouse_id: str, batch: int, rng: np.random.Generator) -> list[np.ndarray]:
+        shape = self.engine.manifest.mice[mouse_id].image_shape
+        return [rng.standard_normal((batch, *s)).astype(np.float32) for s in (shape, (3,), (2,))]
+
+    def expected(
+        self, mouse_id: str, inputs: list[np.ndarray], weights: np.ndarray, neurons: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Responses, and what autograd says, in float64."""
+        tensors = [torch.from_numpy(x).double().requires_grad_() for x in inputs]
+        response = self.exact(mouse_id, *tensors)[:, torch.from_numpy(neurons)]
+        total = (response * torch.from_numpy(weights)).sum()
+        gradients = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
+        return response.detach().numpy(), [gradient.numpy() for gradient in gradients]
+
+
+def make_case(reference: Path, members: list[str], folder: Path) -> Case:
+    checkpoints = [import_weights(reference / member) for member in members]
+    combinations = None
+    if len(members) > 1:  # learned, and of different signs
+        mice = checkpoints[0].mice
+        combinations = {mouse_id: Combination((0.9, -0.35), bias=0.2 + 0.1 * i) for i, mouse_id in enumerate(mice)}
+    ensemble = Ensemble(checkpoints, combinations).eval()
+    export_bundle(ensemble, folder, options=BundleOptions(licence="MIT"))
+    exact = copy.deepcopy(ensemble).double().requires_grad_(False)
+    return Case(Engine.load(folder, provider="cpu", threads=1, max_batch=4), exact, folder)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(reference, CASES[request.param], tmp_path_factory.mktemp("bundles") / request.param)
+
+
+def assert_close(got: Gradient, response: np.ndarray, gradients: list[np.ndarray]) -> None:
+    np.testing.assert_allclose(got.response, response, rtol=0, atol=1e-4)
+    for name, one, expected in zip(("image", "behavior", "pupil_center"), got[1:], gradients, strict=True):
+        assert one.dtype == np.float32
+        assert one.shape == expected.shape
+        largest = np.abs(expected).max()
+        error = np.abs(one - expected).max()
+        assert error <= BOUND * largest, f"{name}: {error:.1e} of {largest:.1e}"
+
+
+def test_gradients_are_autograds_for_all_neurons(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    for mouse_id, mouse in case.engine.manifest.mice.items():
+        inputs = case.inputs(mouse_id, 1, rng)
+        weights = rng.standard_normal(mouse.n_neurons).astype(np.float32)
+        got = case.engine.gradient(mouse_id, *inputs, weights)
+        assert_close(got, *case.expected(mouse_id, inputs, weights, np.arange(mouse.n_neurons)))
+
+
+def test_gradients_are_autograds_for_a_batch_and_some_neurons(case: Case) -> None:
+    rng = np.random.default_rng(1)
+    for mouse_id, mouse in case.engine.manifest.mice.items():
+        inputs = case.inputs(mouse_id, 3, rng)
+        neurons = rng.permutation(mouse.n_neurons)[:5]
+        weights = rng.standard_normal((3, len(neurons))).astype(np.float32)
+        got = case.engine.gradient(mouse_id, *inputs, weights, neurons)
+        assert_close(got, *case.expected(mouse_id, inputs, weights, neurons))
+
+
+def test_one_neurons_gradient_is_what_finite_differences_say(case: Case) -> None:
+    """Along a random direction, in float64 torch; a crop that moves with the gaze jumps, so only the image moves."""
+    rng = np.random.default_rng(2)
+    mouse_id = next(iter(case.engine.manifest.mice))
+    inputs = case.inputs(mouse_id, 1, rng)
+    neuron = np.array([3])
+    got = case.engine.gradient(mouse_id, *inputs, np.ones(1, np.float32), neuron)
+    direction, step = rng.standard_normal(inputs[0].shape), 1e-4
+    ends = []
+    for sign in (1, -1):
+        image, behavior, pupil_center = map(torch.from_numpy, [inputs[0] + sign * step * direction, *inputs[1:]])
+        with torch.no_grad():
+            ends.append(case.exact(mouse_id, image, behavior.double(), pupil_center.double())[0, 3].item())
+    slope = (ends[0] - ends[1]) / (2 * step)
+    assert float((got.image * direction).sum()) == pytest.approx(slope, rel=1e-3, abs=1e-7)
+
+
+def test_the_responses_are_the_predictions(case: Case) -> None:
+    rng = np.random.default_rng(3)
+    mouse_id = next(iter(case.engine.manifest.mice))
+    inputs = case.inputs(mouse_id, 5, rng)  # more than fit one run
+    neurons = np.array([4, 0, 4])
+    got = case.engine.gradient(mouse_id, *inputs, np.ones(3), neurons)
+    np.testing.assert_allclose(got.response, case.engine.predict(mouse_id, *inputs, neurons), rtol=0, atol=1e-5)
+
+
+def test_wrong_weights_are_refused(case: Case) -> None:
+    mouse_id = next(iter(case.engine.manifest.mice))
+    inputs = case.inputs(mouse_id, 2, np.random.default_rng(4))
+    for weights in (np.ones(3), np.ones((3, 2)), np.array([1.0, np.nan]), np.ones((2, 2, 1))):
+        with pytest.raises(InvalidInput, match="weights"):
+            case.engine.gradient(mouse_id, *inputs, weights, np.array([0, 1]))
+
+
+def test_a_bundle_without_gradients_says_so(reference: Path, tmp_path: Path) -> None:
+    ensemble = Ensemble([import_weights(reference / "sensorium-pretrained/sensorium_ln_model.pth")])
+    manifest = export_bundle(ensemble, tmp_path / "plain", options=BundleOptions(gradients=False))
+    assert not manifest.has_gradients
+    engine = Engine.load(tmp_path / "plain", provider="cpu", threads=1)
+    ((mouse_id, mouse),) = manifest.mice.items()
+    with pytest.raises(NotFound, match="exported without gradients"):
+        engine.gradient(
+            mouse_id, np.zeros((1, *mouse.image_shape)), np.zeros((1, 3)), np.zeros((1, 2)), np.ones(mouse.n_neurons)
+        )
+
+
+def test_kept_heads_give_the_gradients_of_attention() -> None:
+    from training.export.gradients import _KnownHeads
+
+    torch.manual_seed(0)
+    queries, tokens = (torch.randn(2, n, 4, dtype=torch.float64, requires_grad=True) for n in (6, 5))
+    heads = (queries @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+    cotangent = torch.randn_like(heads)
+    expected = torch.autograd.grad(heads, (queries, tokens), cotangent)
+    got = torch.autograd.grad(_KnownHeads.apply(queries, tokens, heads.detach()), (queries, tokens), cotangent)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_max_of_slices_is_a_max_pool() -> None:
+    from training.export.gradients import _MaxOfSlices
+
+    pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    x = torch.randn(2, 3, 9, 12).relu()
+    torch.testing.assert_close(_MaxOfSlices(pool)(x), pool(x))
