@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ import numpy as np
 
 from server.errors import Busy, DeadlineExceeded, NotReady
 from server.metrics import Metrics
+from server.statistics import Timing
 
 if TYPE_CHECKING:
     from server.engine import Engine, Prediction, Stimulus
@@ -39,6 +40,7 @@ class _Job:
     done: asyncio.Future[Prediction]
     arrived: float
     deadline: float
+    timing: Timing
     taken: int = 0  # images that were handed to a run
     parts: list[Prediction] = field(default_factory=list)
 
@@ -91,12 +93,21 @@ class Batcher:
     Args:
         max_batch: images in one run.
         max_queue: images that may wait; what would exceed it is refused with `Busy`.
+        ran: is told of every run, in the worker thread: the engine, what it was given, and the seconds it took.
     """
 
-    def __init__(self, *, max_batch: int, max_queue: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        max_batch: int,
+        max_queue: int,
+        metrics: Metrics,
+        ran: Callable[[Engine, Sequence[Stimulus], float], None] = lambda *_: None,
+    ) -> None:
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._metrics = metrics
+        self._ran = ran
         self._queue: deque[_Job] = deque()
         self._waiting = 0  # images
         self._seconds_per_image = 0.01  # a running mean, for Retry-After
@@ -123,11 +134,15 @@ class Batcher:
         self._count(-self._waiting)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def predict(self, engine: Engine, stimulus: Stimulus, *, deadline: float = math.inf) -> Prediction:
+    async def predict(
+        self, engine: Engine, stimulus: Stimulus, *, deadline: float = math.inf, timing: Timing | None = None
+    ) -> Prediction:
         """Waits for its turn and the answer; whoever is cancelled leaves the queue at once.
 
         Args:
             deadline: on the clock of `time.perf_counter`; what is still queued then never runs.
+
+            timing: takes in how long it was queued and computed.
 
         Raises:
             Busy: the queue is full; `retry_after` says when it should have drained.
@@ -144,7 +159,7 @@ class Batcher:
                 retry_after=min(max(1, seconds), 60),
             )
         done: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        job = _Job(engine, stimulus, done, time.perf_counter(), deadline)
+        job = _Job(engine, stimulus, done, time.perf_counter(), deadline, timing or Timing())
         self._queue.append(job)
         self._count(n_images)
         self._arrived.set()
@@ -183,7 +198,11 @@ class Batcher:
             while batch := self._next_batch():
                 engine = batch[0][0].engine
                 stimuli = [stimulus for _, stimulus in batch]
+                start = time.perf_counter()
                 parts = await loop.run_in_executor(self._thread, self._run, engine, stimuli)
+                seconds = time.perf_counter() - start
+                for job, _ in batch:
+                    job.timing.computing += seconds
                 for (job, _), part in zip(batch, parts, strict=True):
                     job.give(part)
                     if isinstance(part, Exception):
@@ -205,7 +224,8 @@ class Batcher:
                 others.append(job)
                 continue
             if job.taken == 0:
-                self._metrics.queue_seconds.observe(now - job.arrived)
+                job.timing.queued = now - job.arrived
+                self._metrics.queue_seconds.observe(job.timing.queued)
             n = min(room, job.left)
             batch.append((job, job.take(n)))
             room -= n
@@ -239,5 +259,6 @@ class Batcher:
         self._metrics.batch_images.observe(n_images)
         self._metrics.batch_requests.observe(len(stimuli))
         self._metrics.compute_seconds.observe(seconds)
+        self._ran(engine, stimuli, seconds)
         self._seconds_per_image += 0.2 * (seconds / n_images - self._seconds_per_image)
         return predictions

@@ -28,6 +28,11 @@ def read_images(
             expected=f"numbers of shape {record.image_shape}, or a file",
             hint=f"GET /mice/{record.mouse_id} says what this mouse was shown.",
         )
+    if isinstance(value, np.ndarray):
+        array = as_float32(value, "image").reshape(
+            _batch_shape(value.shape, "image", record, resize, settings, assumed)
+        )
+        return _fit(array, "image", record, resize, assumed)
     if isinstance(value, dict):
         return _files([_decode_base64(value)], record, resize, settings, assumed)
     if isinstance(value, list) and value and isinstance(value[0], bytes):

@@ -37,12 +37,14 @@ _SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
 _OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
 
 
-def error_response(error: TwinError, request_id: str) -> Response:
-    """The one error body of the HTTP contract."""
+def error_response(error: TwinError, request_id: str, path: str) -> Response:
+    """The one error body of the HTTP contract; under /v2 the one of that protocol."""
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="v1t"'
-    content = orjson.dumps({**error.body(), "request_id": request_id}, default=str)
+    is_protocol = path == "/v2" or path.startswith("/v2/")
+    body = {"error": str(error)} if is_protocol else {**error.body(), "request_id": request_id}
+    content = orjson.dumps(body, default=str)
     return Response(content, error.status, headers, media_type="application/json")
 
 
@@ -92,7 +94,7 @@ class _Exchange:
         self._received = 0
         self._body_complete = False
         self._status: int | None = None
-        self._start = time.perf_counter()
+        self._start = self._state["start"] = time.perf_counter()
         self._seconds = settings.timeout
         self._timeout = asyncio.timeout(self._seconds)
         self._in_time = False
@@ -157,7 +159,8 @@ class _Exchange:
     async def _fail(self, error: TwinError) -> None:
         self._in_time = False
         if self._status is None:
-            await error_response(error, self._request_id)(self._scope, self._receive, self._send_marked)
+            response = error_response(error, self._request_id, self._scope["path"])
+            await response(self._scope, self._receive, self._send_marked)
 
     def _check_length(self) -> None:
         length = self._headers.get("content-length")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -15,8 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from server import replies, stimulus
-from server.batcher import Batcher
+from server import inference_protocol, replies, stimulus
 from server.errors import (
     InvalidInput,
     MalformedBody,
@@ -27,40 +24,29 @@ from server.errors import (
     UnsupportedMedia,
     brief,
 )
-from server.library import Library
-from server.metrics import CONTENT_TYPE, UNKNOWN, Metrics
+from server.metrics import CONTENT_TYPE, UNKNOWN
 from server.middleware import error_response
 from server.neurons import PARAMETERS, NeuronQuery
 from server.openapi import document
 from server.page import POLICY, index
+from server.rooms import LARGE, Rooms, answer, maybe_in_thread, named
 from server.settings import Settings
 
-__all__ = ["Rooms", "create_app"]
-
-_LARGE = 64 * 1024  # bytes; below that, a thread costs more than the work
-
-
-@dataclass(frozen=True)
-class Rooms:
-    """What the routes stand on."""
-
-    settings: Settings
-    library: Library
-    batcher: Batcher
-    metrics: Metrics
+__all__ = ["create_app"]
 
 
 def create_app(rooms: Rooms) -> Starlette:
     """The application; mounted by `server/service.py`, and complete without it but for the middleware's envelope."""
     app = Starlette(
         routes=[
-            Route("/predict", _named("/predict", _predict), methods=["POST"]),
-            Route("/mice", _named("/mice", _mice)),
-            Route("/mice/{mouse}", _named("/mice/{mouse}", _mouse)),
-            Route("/mice/{mouse}/neurons", _named("/mice/{mouse}/neurons", _neurons)),
-            Route("/metrics", _named("/metrics", _metrics)),
-            Route("/docs.json", _named("/docs.json", _docs)),
-            Route("/", _named("/", _index)),
+            Route("/predict", named("/predict", _predict), methods=["POST"]),
+            Route("/mice", named("/mice", _mice)),
+            Route("/mice/{mouse}", named("/mice/{mouse}", _mouse)),
+            Route("/mice/{mouse}/neurons", named("/mice/{mouse}/neurons", _neurons)),
+            Route("/metrics", named("/metrics", _metrics)),
+            Route("/docs.json", named("/docs.json", _docs)),
+            Route("/", named("/", _index)),
+            *inference_protocol.routes(),
         ],
         exception_handlers={
             TwinError: _on_error,
@@ -74,19 +60,6 @@ def create_app(rooms: Rooms) -> Starlette:
     return app
 
 
-Handler = Callable[[Request, Rooms], Awaitable[Response]]
-
-
-def _named(route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Names the route for the metrics, and hands the handler its rooms."""
-
-    async def endpoint(request: Request) -> Response:
-        request.state.route = route
-        return await handler(request, request.app.state.rooms)
-
-    return endpoint
-
-
 async def _on_error(request: Request, error: Exception) -> Response:
     headers = {}
     if isinstance(error, HTTPException):
@@ -94,7 +67,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         error = _translate(request, error)
     elif not isinstance(error, TwinError):
         error = TwinError("the server failed on this request", hint="Its log has the request_id.")
-    response = error_response(error, request.state.request_id)
+    response = error_response(error, request.state.request_id, request.url.path)
     response.headers.update(headers)
     return response
 
@@ -131,55 +104,12 @@ async def _predict(request: Request, rooms: Rooms) -> Response:
     engine = rooms.library.find(mouse_id, model)
     request.state.mouse = mouse_id
     record, neurons = engine.manifest.mice[mouse_id], engine.neurons[mouse_id]
-    question = await _maybe_in_thread(is_large, stimulus.check, fields, record, neurons, rooms.settings)
+    question = await maybe_in_thread(is_large, stimulus.check, fields, record, neurons, rooms.settings)
     del fields
-    prediction = await _unless_gone(request, _ask(rooms.batcher, engine, question, request.state.deadline))
-    is_large = prediction.response.size > _LARGE
-    request_id = request.state.request_id
     if media_type == replies.NPY:
-        body, header = await _maybe_in_thread(is_large, replies.npy_body, engine, question, prediction, request_id)
+        body, header = await answer(request, rooms, engine, question, replies.npy_body)
         return Response(body, headers={"V1T-Reply": header}, media_type=replies.NPY)
-    body = await _maybe_in_thread(is_large, replies.json_body, engine, question, prediction, request_id)
-    return Response(body, media_type=replies.JSON)
-
-
-async def _ask(batcher: Batcher, engine: Any, question: stimulus.Question, deadline: float) -> Any:
-    from server.engine import Stimulus  # loaded long since: the library has made an engine
-
-    return await batcher.predict(
-        engine,
-        Stimulus(
-            mouse_id=question.mouse_id,
-            image=question.image,
-            behavior=question.behavior,
-            pupil_center=question.pupil_center,
-            neurons=question.neurons,
-        ),
-        deadline=deadline,
-    )
-
-
-async def _maybe_in_thread(is_large: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-    return await asyncio.to_thread(function, *arguments) if is_large else function(*arguments)
-
-
-async def _unless_gone(request: Request, answer: Awaitable[Any]) -> Any:
-    """Waits for the answer, unless the client hangs up first: then nobody computes it."""
-    working = asyncio.ensure_future(answer)
-    listening = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        listening.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return Response(await answer(request, rooms, engine, question, replies.json_body), media_type=replies.JSON)
 
 
 async def _read_fields(request: Request, settings: Settings) -> tuple[dict[str, Any], bool]:
@@ -191,8 +121,8 @@ async def _read_fields(request: Request, settings: Settings) -> tuple[dict[str, 
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == replies.JSON:
         body = await request.body()
-        is_large = len(body) > _LARGE
-        fields = await _maybe_in_thread(is_large, stimulus.read_json, body)
+        is_large = len(body) > LARGE
+        fields = await maybe_in_thread(is_large, stimulus.read_json, body)
         return fields, is_large or isinstance(fields.get("image"), dict)
     if media_type == "multipart/form-data":
         return stimulus.read_form(await _read_parts(request, settings)), True

@@ -23,12 +23,13 @@ from starlette.types import Receive, Scope, Send
 
 from server.access import Access, listening_hosts, refusal
 from server.batcher import Batcher
-from server.errors import NotReady
 from server.library import Library
 from server.metrics import Metrics
 from server.middleware import Envelope
-from server.routes import Rooms, create_app
+from server.rooms import Rooms
+from server.routes import create_app
 from server.settings import Settings, SettingsError
+from server.statistics import Statistics
 
 __all__ = ["TwinServer", "create_service"]
 
@@ -44,8 +45,15 @@ def create_service(settings: Settings) -> Any:
     access = Access(settings)
     metrics = Metrics()
     library = Library(settings, metrics)
-    batcher = Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics)
-    app = create_app(Rooms(settings, library, batcher, metrics))
+    statistics = Statistics()
+    batcher = Batcher(
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        metrics=metrics,
+        ran=statistics.ran,
+    )
+    rooms = Rooms(settings, access, library, batcher, metrics, statistics)
+    app = create_app(rooms)
 
     async def everything_else(scope: Scope, receive: Receive, send: Send) -> None:
         # Not the application itself: BentoML would answer what that has no route for, in its own words.
@@ -92,11 +100,7 @@ def create_service(settings: Settings) -> Any:
             await batcher.close()
 
         async def __is_ready__(self) -> bool:
-            if access.problem is not None:
-                raise NotReady("the server answers nobody", hint=access.problem, retry_after=30)
-            _ = library.engines  # raises NotReady with the reason, which the envelope makes the reply
-            if not batcher.alive:
-                raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
+            rooms.check_ready()  # raises NotReady with the reason, which the envelope makes the reply
             return True
 
     service: Any = TwinServer  # the decorator made a bentoml.Service of the class

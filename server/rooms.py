@@ -1,0 +1,137 @@
+"""What the routes stand on, and a checked question's way through the batcher, as long as anybody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from server import stimulus
+from server.access import Access
+from server.batcher import Batcher
+from server.errors import DeadlineExceeded, NotReady
+from server.library import Library
+from server.metrics import Metrics
+from server.settings import Settings
+from server.statistics import Statistics, Timing
+
+if TYPE_CHECKING:
+    from server.engine import Engine, Prediction
+
+__all__ = ["LARGE", "Rooms", "answer", "maybe_in_thread", "named"]
+
+LARGE = 64 * 1024  # bytes; below that, a thread costs more than the work
+
+T = TypeVar("T")
+Handler = Callable[[Request, "Rooms"], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """What the routes stand on."""
+
+    settings: Settings
+    access: Access
+    library: Library
+    batcher: Batcher
+    metrics: Metrics
+    statistics: Statistics
+
+    def check_ready(self) -> None:
+        """Passes when every question can be answered.
+
+        Raises:
+            NotReady: with the reason.
+        """
+        if self.access.problem is not None:
+            raise NotReady("the server answers nobody", hint=self.access.problem, retry_after=30)
+        _ = self.library.engines  # raises NotReady while they are loaded, and if one was refused
+        if not self.batcher.alive:
+            raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
+
+
+def named(route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Names the route for the metrics, and hands the handler its rooms."""
+
+    async def endpoint(request: Request) -> Response:
+        request.state.route = route
+        return await handler(request, request.app.state.rooms)
+
+    return endpoint
+
+
+async def maybe_in_thread(is_large: bool, function: Callable[..., T], *arguments: Any) -> T:
+    """Calls it, off the event loop where it may take a while."""
+    return await asyncio.to_thread(function, *arguments) if is_large else function(*arguments)
+
+
+async def answer(
+    request: Request,
+    rooms: Rooms,
+    engine: Engine,
+    question: stimulus.Question,
+    write: Callable[[Engine, stimulus.Question, Prediction, str], T],
+    *,
+    seconds: float | None = None,
+) -> T:
+    """What `write` makes of the prediction.
+
+    Args:
+        seconds: the time for it that the protocol's own words allow, less than the request's.
+    """
+    from server.engine import Stimulus  # loaded long since: the library has made an engine
+
+    start = time.perf_counter()
+    deadline = request.state.deadline if seconds is None else min(request.state.deadline, start + seconds)
+    asked = Stimulus(
+        mouse_id=question.mouse_id,
+        image=question.image,
+        behavior=question.behavior,
+        pupil_center=question.pupil_center,
+        neurons=question.neurons,
+    )
+    timing = Timing(reading=start - request.state.start)
+    bundle = engine.manifest.name
+    try:
+        async with asyncio.timeout(seconds):
+            prediction = await unless_gone(
+                request, rooms.batcher.predict(engine, asked, deadline=deadline, timing=timing)
+            )
+        computed = time.perf_counter()
+        written = await maybe_in_thread(
+            prediction.response.size > LARGE, write, engine, question, prediction, request.state.request_id
+        )
+    except BaseException as error:
+        rooms.statistics.failed(bundle, question.mouse_id, time.perf_counter() - start)
+        if isinstance(error, TimeoutError):  # this request's own: the envelope's arrives here as a cancellation
+            raise DeadlineExceeded(
+                "the request's time was up before its answer was computed", expected=f"at most {seconds:g} s"
+            ) from None
+        raise
+    timing.writing = time.perf_counter() - computed
+    rooms.statistics.answered(bundle, question.mouse_id, len(question.image), timing)
+    return written
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Waits for the work, unless the client hangs up first: then nobody computes it."""
+    working = asyncio.ensure_future(work)
+    listening = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        listening.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
