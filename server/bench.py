@@ -47,11 +47,23 @@ class Case:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder with a manifest.json, as `python -m training export` writes")
     parser.add_argument("--mouse", help="whose images to time (default: the first mouse)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of one graph on the CPU (default: one per core)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="of one graph on the CPU (default: one per core)"
+    )
     parser.add_argument("--provider", choices=["auto", "cpu", "cuda"], default="auto", help="where the graphs run")
-    parser.add_argument("--max-batch", type=int, default=8, metavar="B", help="largest batch (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=10, metavar="R", help="turns per case (default: %(default)s)")
+    parser.add_argument(
+        "--max-batch", type=_positive, default=8, metavar="B", help="largest batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=_positive, default=10, metavar="R", help="turns per case (default: %(default)s)"
+    )
     parser.add_argument("--no-gradient", dest="gradient", action="store_false", help="leave the gradient out")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,8 +110,8 @@ def _cases(engine: Engine, mouse_id: str, *, with_gradient: bool) -> list[Case]:
     def stimulus(batch: int, neurons: int | None = None) -> Stimulus:
         shape = mouse.image_shape
         some = None if neurons is None else rng.permutation(mouse.n_neurons)[:neurons]
-        inputs = [rng.standard_normal((batch, *s)) for s in (shape, (3,), (2,))]
-        return engine.check(mouse_id, *inputs, some)
+        image, behavior, pupil_center = (rng.standard_normal((batch, *s)) for s in (shape, (3,), (2,)))
+        return engine.check(mouse_id, image, behavior, pupil_center, some)
 
     def predict(*stimuli: Stimulus) -> Callable[[], object]:
         return lambda: engine.predict_many(stimuli)
@@ -116,7 +128,7 @@ def _cases(engine: Engine, mouse_id: str, *, with_gradient: bool) -> list[Case]:
         cases.append(Case(f"{len(everyone)} mice, one stimulus", predict(*everyone)))
     if with_gradient:
         one = stimulus(1)
-        inputs = (mouse_id, one.image, one.behavior, one.pupil_center)
+        inputs = mouse_id, one.image, one.behavior, one.pupil_center
         weights = rng.standard_normal(mouse.n_neurons).astype(np.float32)
         cases.append(Case("gradient, all neurons", lambda: engine.gradient(*inputs, weights)))
         cases.append(Case("gradient, 1 neuron", lambda: engine.gradient(*inputs, weights[:1], np.array([0]))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,17 @@ def available_provider(wanted: Provider) -> str:
     return _CUDA if wanted != "cpu" and _CUDA in available else _CPU
 
 
+@functools.cache
+def _share_arena() -> None:
+    """One pool of CPU memory for all sessions, on the first of them.
+
+    A pool never shrinks. Graphs run one after another, so five members with a pool each would hold five times what one
+    needs: 1.8 GB in place of 0.4 at batch 8 and the published size.
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
+
+
 class Session:
     """One graph, ready to run.
 
@@ -50,6 +62,8 @@ class Session:
     def __init__(self, path: Path, *, wanted: Provider, threads: int | None) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only; what a fallback means is said below
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         provider = available_provider(wanted)

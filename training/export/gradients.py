@@ -22,6 +22,7 @@ from training.export.readout import GatherReadout
 from training.export.traced import vector_jacobian
 from training.models import Twin
 from training.models.attention import Attention
+from training.models.cropper import Standardizer
 from training.models.shifter import Shifter
 from training.models.tokenizer import ConvolutionalTokenizer
 
@@ -59,7 +60,7 @@ class ReadoutGradient(nn.Module):
         features = readout.features.index_select(0, neurons)  # (n, D)
         corners = readout.corners(pupil_center, neurons)
         d_tokens = torch.zeros_like(feature_map).flatten(0, 2)  # (B rows columns, D)
-        index = corners.index(batch, rows * columns)  # (4, B n)
+        index = corners.flat_tokens(batch, rows * columns)  # (4, B n)
         d_seen = d_pre_activation * corners.weight  # (4, B, n)
         for i in range(4):
             d_sample = (d_seen[i][:, :, None] * features).flatten(0, 1)  # (B n, D)
@@ -208,7 +209,9 @@ class StemGradient(nn.Module):
 
     def __init__(self, twin: Twin, mouse_id: str) -> None:
         super().__init__()
-        self.standardizer = twin.standardizers[mouse_id]
+        standardizer = twin.standardizers[mouse_id]
+        assert isinstance(standardizer, Standardizer)
+        self.standardizer = standardizer
         self.joins_pupil = twin.config.b_mlp.inputs == "behavior_and_pupil_center"
         self.image_shape = twin.mice[mouse_id].image_shape
         cropper = twin.cropper

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import onnx
 import torch
@@ -37,7 +39,7 @@ def export_graph(
         examples: input name -> example, in the order of the module's arguments.
         shapes: input name -> which of its axes are dynamic.
     """
-    with _quiet():
+    with _quiet(), _operators_built_once():
         program = torch.onnx.export(
             module.eval(),
             tuple(examples.values()),
@@ -95,6 +97,22 @@ def _drop_unused_inputs(model: onnx.ModelProto) -> None:
     used = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     for value in [value for value in model.graph.input if value.name not in used]:
         model.graph.input.remove(value)
+
+
+@functools.cache
+def _table(build: Callable[..., object], **options: object) -> object:
+    return build(**options)
+
+
+def _operators_built_once() -> contextlib.AbstractContextManager[object]:
+    """torch builds its table of some 500 operators anew for each export, which is most of the time of a small graph."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        build = ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError):  # it is torch's own affair and may go: exports are then slower, no more
+        return contextlib.nullcontext()
+    return mock.patch.object(ONNXRegistry, "from_torchlib", functools.partial(_table, build))
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class Corners(NamedTuple):
         """(4, B, n), zero outside the map, which is grid_sample's zero padding."""
         return torch.where(self.inside, self.weight_x * self.weight_y, 0.0)
 
-    def index(self, batch: int, n_tokens: int) -> Tensor:
+    def flat_tokens(self, batch: int, n_tokens: int) -> Tensor:
         """Where the tokens are in those of a whole batch, (4, B n); token 0 stands for what is outside."""
         first = torch.arange(batch, device=self.token.device)[:, None] * n_tokens  # (B, 1)
         return (first + torch.where(self.inside, self.token, 0)).flatten(1)
@@ -76,7 +76,7 @@ class GatherReadout(nn.Module):
         """What each neuron's features (n, D) see at each of its corners, (4, B, n)."""
         batch = feature_map.shape[0]
         tokens = feature_map.flatten(0, 2)  # (B rows columns, D)
-        index = corners.index(batch, self.rows * self.columns)
+        index = corners.flat_tokens(batch, self.rows * self.columns)
         # One corner at a time: all four would be 20 MB an image at 8,000 neurons.
         parts = [tokens.index_select(0, index[i]).unflatten(0, (batch, -1)) * features for i in range(4)]
         return torch.stack([part.sum(-1) for part in parts])

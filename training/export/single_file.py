@@ -37,7 +37,7 @@ class _SingleFile(nn.Module):
             if i == 0 or not self.shares_stems:
                 core_image, core_behavior, core_pupil_center = twin.stem(self.mouse_id, *raw)
             feature_map = core(core_image, core_behavior, twin.mouse_index(self.mouse_id, core_image))
-            neurons = torch.arange(len(readout.mu), device=image.device)
+            neurons = torch.arange(twin.mice[self.mouse_id].n_neurons, device=image.device)
             total = total + readout(feature_map, core_pupil_center, neurons) * self.combination.weights[i]
         assert isinstance(total, Tensor)
         return response_from(total)

@@ -43,7 +43,7 @@ def trace(
     inputs = []
     for name, tensor in examples.items():
         sizes = [DimDynamic.DUCK if axis in shapes[name] else DimDynamic.STATIC for axis in range(tensor.ndim)]
-        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=sizes)
         inputs.append(mode.from_tensor(tensor, source=ConstantSource(name), symbolic_context=context))
     with mode:
         return make_fx(
