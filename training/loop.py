@@ -43,6 +43,9 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(default=16, ge=1, description="trials of each mouse in one update")
     micro_batch: int | None = Field(default=None, ge=1, description="trials in memory at once; the update is the same")
     learning_rate: float = Field(default=0.0016, gt=0)
+    warmup: int = Field(
+        default=0, ge=0, description="updates over which the learning rate rises from 0; keeps readout positions inside"
+    )
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.9999, ge=0, lt=1)
     max_epochs: int = Field(default=200, ge=1)
@@ -176,6 +179,10 @@ def _train_epoch(
     total = 0.0
     batches = epoch_batches(recordings, batch_size=training.batch_size, seed=seed, epoch=epoch)
     for step, trials in enumerate(tqdm(batches, desc=label, total=steps, unit="update", leave=False, disable=None)):
+        updates = (epoch - 1) * steps + step
+        if updates < training.warmup:
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate * (updates + 1) / training.warmup
         optimizer.zero_grad()
         loss = torch.zeros((), device=device)
         for mouse_id, indices in trials.items():
