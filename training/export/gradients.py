@@ -68,11 +68,13 @@ class ReadoutGradient(nn.Module):
         d_pupil_center = torch.zeros_like(pupil_center)
         if readout.shifter is not None:
             seen = readout.seen(feature_map, corners, features) * d_pre_activation
-            seen = torch.where(corners.inside, seen, 0.0)
+            # In float64: onnxruntime adds up tens of thousands of terms, which nearly cancel, one by one.
+            seen = torch.where(corners.inside, seen, 0.0).double()
             # A weight rises by one per column, or row, on the far side and falls on the near side.
             d_x = ((2 * readout.side_x - 1) * corners.weight_y * seen).sum((0, 2)) * (0.5 * (columns - 1))
             d_y = ((2 * readout.side_y - 1) * corners.weight_x * seen).sum((0, 2)) * (0.5 * (rows - 1))
-            d_pupil_center = _shifter_backward(readout.shifter, pupil_center, torch.stack([d_x, d_y], dim=1))
+            d_shift = torch.stack([d_x, d_y], dim=1).to(pupil_center.dtype)
+            d_pupil_center = _shifter_backward(readout.shifter, pupil_center, d_shift)
         return d_tokens.unflatten(0, (batch, rows, columns)), d_pupil_center
 
 
