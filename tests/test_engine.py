@@ -26,6 +26,9 @@ from training.export.bundle import BundleOptions
 from training.models import Twin
 from training.mouse import Mouse
 
+pytestmark = pytest.mark.slow  # exports a bundle first
+
+ROOT = Path(__file__).resolve().parents[1]
 MICE = {"A": 40, "B": 25}
 SMALL = {"core.patch_stride": 3, "core.n_blocks": 2, "core.n_heads": 3, "core.dim": 24, "core.mlp_dim": 40}
 
@@ -209,6 +212,16 @@ def test_one_file_per_mouse_has_standard_operators_only(folder: Path) -> None:
     onnx.checker.check_model(model)
 
 
+def test_the_example_of_onnxruntime_alone_runs_and_is_short(folder: Path) -> None:
+    example = ROOT / "docs" / "onnxruntime_alone.py"
+    code = [line for line in example.read_text().splitlines() if line.strip() and not line.startswith('"""')]
+    assert len(code) <= 10
+    done = subprocess.run(
+        [sys.executable, example, folder / "mice/B/twin.onnx"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("25 neurons, mean response ")
+
+
 def test_bench_prints_its_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from server.__main__ import main
 
@@ -229,7 +242,7 @@ def test_bench_names_a_missing_bundle(capsys: pytest.CaptureFixture[str]) -> Non
 def test_bench_help_runs_without_a_bundle() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "server", "bench", "--help"],
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
