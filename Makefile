@@ -51,10 +51,10 @@ demo: $(VENV)/.installed
 	@PYTHON=$(VENV)/bin/python DEMO=$(DEMO) DEMO_BUNDLE=$(DEMO_BUNDLE) bash docs/demo.sh
 
 test: $(VENV)/.installed
-	@$(VENV)/bin/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 test-quick: $(VENV)/.installed
-	@$(VENV)/bin/python -m pytest -q -m "not slow"
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .
