@@ -2,6 +2,7 @@
 
 One worker thread runs the engine. A run holds images of one engine (one bundle), of any of its mice. A request larger
 than a run is split and goes back to the end of the queue after each piece, so that small ones take turns with it.
+Work other than predictions, such as gradients, queues alike and runs by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -26,9 +27,25 @@ from server.statistics import Timing
 if TYPE_CHECKING:
     from server.engine import Engine, Prediction, Stimulus
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "Work"]
 
 logger = logging.getLogger("bentoml.v1t")
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is computed of a stimulus, other than a prediction.
+
+    Attributes:
+        name: for the metrics.
+        run: makes a named tuple of arrays, the images' axis first, of a piece of the stimulus; called in the worker
+            thread, with where the piece lies in the whole.
+        max_images: in one piece.
+    """
+
+    name: str
+    run: Callable[[Stimulus, slice], Any]
+    max_images: int
 
 
 @dataclass(eq=False)
@@ -37,12 +54,13 @@ class _Job:
 
     engine: Engine
     stimulus: Stimulus
-    done: asyncio.Future[Prediction]
+    done: asyncio.Future[Any]
     arrived: float
     deadline: float
     timing: Timing
+    work: Work | None = None  # None: a prediction
     taken: int = 0  # images that were handed to a run
-    parts: list[Prediction] = field(default_factory=list)
+    parts: list[Any] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -62,7 +80,7 @@ class _Job:
             pupil_center=whole.pupil_center[piece],
         )
 
-    def give(self, part: Prediction | Exception) -> None:
+    def give(self, part: Any) -> None:
         """Takes in what a run made of the last piece."""
         if self.done.done():  # cancelled while it ran
             return
@@ -72,7 +90,7 @@ class _Job:
         self.parts.append(part)
         if self.left == 0:
             try:
-                self.done.set_result(_join(self.parts))
+                self.done.set_result((_join if self.work is None else _join_arrays)(self.parts))
             except Exception as error:  # whatever it is, it is this job's alone: the queue goes on
                 self.done.set_exception(error)
 
@@ -85,6 +103,10 @@ def _join(parts: list[Prediction]) -> Prediction:
         response=np.concatenate([part.response for part in parts]),
         spread=np.concatenate([part.spread for part in parts]),
     )
+
+
+def _join_arrays(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 class Batcher:
@@ -148,6 +170,26 @@ class Batcher:
             Busy: the queue is full; `retry_after` says when it should have drained.
             DeadlineExceeded: the deadline came first.
         """
+        return cast("Prediction", await self._wait(engine, stimulus, None, deadline, timing or Timing()))
+
+    async def compute(
+        self,
+        engine: Engine,
+        stimulus: Stimulus,
+        work: Work,
+        *,
+        deadline: float = math.inf,
+        timing: Timing | None = None,
+    ) -> Any:
+        """Waits in the same queue for what `work` makes of the stimulus: a named tuple, its arrays joined.
+
+        See `predict` for the rest.
+        """
+        return await self._wait(engine, stimulus, work, deadline, Timing())
+
+    async def _wait(
+        self, engine: Engine, stimulus: Stimulus, work: Work | None, deadline: float, timing: Timing
+    ) -> Any:
         n_images = len(stimulus.image)
         if self._waiting + n_images > self._max_queue:
             seconds = math.ceil(self._waiting * self._seconds_per_image)
@@ -158,8 +200,8 @@ class Batcher:
                 hint="Ask again later, or send fewer images at a time.",
                 retry_after=min(max(1, seconds), 60),
             )
-        done: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        job = _Job(engine, stimulus, done, time.perf_counter(), deadline, timing or Timing())
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        job = _Job(engine, stimulus, done, time.perf_counter(), deadline, timing, work)
         self._queue.append(job)
         self._count(n_images)
         self._arrived.set()
@@ -196,47 +238,59 @@ class Batcher:
             await self._arrived.wait()
             self._arrived.clear()
             while batch := self._next_batch():
-                engine = batch[0][0].engine
-                stimuli = [stimulus for _, stimulus in batch]
                 start = time.perf_counter()
-                parts = await loop.run_in_executor(self._thread, self._run, engine, stimuli)
+                parts = await loop.run_in_executor(self._thread, self._compute, batch)
                 seconds = time.perf_counter() - start
-                for job, _ in batch:
-                    job.timing.computing += seconds
                 for (job, _), part in zip(batch, parts, strict=True):
+                    job.timing.computing += seconds
                     job.give(part)
                     if isinstance(part, Exception):
                         self._forget(job)
                 await asyncio.sleep(0)  # let those who were answered, and those who just came, have a word
 
     def _next_batch(self) -> list[tuple[_Job, Stimulus]]:
-        """Takes up to max_batch images off the queue, for the engine of the job at its head."""
+        """Takes up to max_batch images off the queue, for the engine of the job at its head; or a piece of work."""
         batch: list[tuple[_Job, Stimulus]] = []
-        room, now = self._max_batch, time.perf_counter()
-        others: list[_Job] = []  # of other engines: they keep their places
+        room, taken, now = self._max_batch, 0, time.perf_counter()
+        others: list[_Job] = []  # of other engines, and other work: they keep their places
         split: list[_Job] = []  # with images left: to the end
-        while self._queue and room:
+        while self._queue and room > 0:
             job = self._queue.popleft()
             if job.deadline <= now:
                 self._expire(job)
                 continue
-            if batch and job.engine is not batch[0][0].engine:
+            if batch and (job.work is not None or job.engine is not batch[0][0].engine):
                 others.append(job)
                 continue
             if job.taken == 0:
                 job.timing.queued = now - job.arrived
                 self._metrics.queue_seconds.observe(job.timing.queued)
-            n = min(room, job.left)
+            n = min(room if job.work is None else job.work.max_images, job.left)
             batch.append((job, job.take(n)))
+            taken += n
             room -= n
             if job.left:
                 split.append(job)
+            if job.work is not None:
+                break
         self._queue.extendleft(reversed(others))
         self._queue.extend(split)
-        self._count(room - self._max_batch)
+        self._count(-taken)
         return batch
 
     # In the worker thread
+
+    def _compute(self, batch: Sequence[tuple[_Job, Stimulus]]) -> Sequence[Any]:
+        job, stimulus = batch[0]
+        if job.work is None:
+            return self._run(job.engine, [stimulus for _, stimulus in batch])
+        start = time.perf_counter()
+        try:
+            return [job.work.run(stimulus, slice(job.taken - len(stimulus.image), job.taken))]
+        except Exception as error:
+            return [error]
+        finally:
+            self._metrics.work_seconds.labels(job.work.name).observe(time.perf_counter() - start)
 
     def _run(self, engine: Engine, stimuli: Sequence[Stimulus]) -> list[Prediction | Exception]:
         """One run for all; if it fails, one for each, so that an error reaches only whose it is."""

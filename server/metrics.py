@@ -39,6 +39,13 @@ class Metrics:
         self.compute_seconds = Histogram(
             "v1t_compute_seconds", "One run of the engine", registry=registry, buckets=_SECONDS
         )
+        self.work_seconds = Histogram(
+            "v1t_work_seconds",
+            "One piece of work that shares no run, such as a gradient",
+            ["work"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self.queue_seconds = Histogram(
             "v1t_queue_seconds", "A request's wait for its first run", registry=registry, buckets=_SECONDS
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -15,9 +15,24 @@ from server.schemas import ModelInfo, MouseDetail, MouseSummary
 from server.stimulus import Question
 
 if TYPE_CHECKING:
-    from server.engine import Engine, Prediction
+    from server.engine import Engine, Gradient, Prediction
 
-__all__ = ["JSON", "NPY", "accepted", "describe", "json_body", "model_info", "npy_body", "scaled", "summarize"]
+__all__ = [
+    "JSON",
+    "NPY",
+    "Attention",
+    "accepted",
+    "attention_json",
+    "attention_npy",
+    "describe",
+    "gradient_json",
+    "gradient_npy",
+    "json_body",
+    "model_info",
+    "npy_body",
+    "scaled",
+    "summarize",
+]
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
@@ -58,15 +73,18 @@ def scaled(prediction: Prediction, question: Question, neurons: NeuronTable) -> 
         std = neurons.response_std if question.neurons is None else neurons.response_std[question.neurons]
         response = response * std
         spread = None if spread is None else spread * std
-    for values in (response, spread):
-        if values is not None and not np.isfinite(values).all():
-            raise InvalidInput(
-                "the twin has no finite response to this input",
-                got="values far outside of what was recorded",
-                expected="values near the training range",
-                hint=f"GET /mice/{question.mouse_id} gives it.",
-            )
+    _check_finite(question, *(values for values in (response, spread) if values is not None))
     return response, spread
+
+
+def _check_finite(question: Question, *arrays: np.ndarray) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InvalidInput(
+            "the twin has no finite response to this input",
+            got="values far outside of what was recorded",
+            expected="values near the training range",
+            hint=f"GET /mice/{question.mouse_id} gives it.",
+        )
 
 
 def model_info(engine: Engine) -> dict[str, Any]:
@@ -114,12 +132,82 @@ def npy_body(engine: Engine, question: Question, prediction: Prediction, request
     all in the order of /mice/{id}/neurons.
     """
     response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
-    array = np.ascontiguousarray(response if spread is None else np.stack([response, spread]), dtype=np.float32)
+    array = response if spread is None else np.stack([response, spread])
+    return _npy(array), _header({**_head(engine, question, request_id), "assumed": question.assumed})
+
+
+def _npy(*arrays: np.ndarray) -> bytes:
+    """One .npy after another, as `numpy.load` reads them from one open file."""
     stream = io.BytesIO()
-    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-    head = _head(engine, question, request_id)
-    head["assumed"] = question.assumed
-    return stream.getvalue(), json.dumps(head, ensure_ascii=True, separators=(",", ":"))
+    for array in arrays:
+        contiguous = np.ascontiguousarray(array, dtype=np.float32)
+        np.lib.format.write_array(stream, contiguous, version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _header(head: dict[str, Any]) -> str:
+    return json.dumps(head, ensure_ascii=True, separators=(",", ":"))
+
+
+def gradient_json(engine: Engine, question: Question, gradient: Gradient, request_id: str) -> bytes:
+    """The reply to POST /gradient in JSON."""
+    response = _scaled_response(engine, question, gradient)
+    reply = _head(engine, question, request_id)
+    reply["neuron_ids"] = np.ascontiguousarray(_neuron_ids(engine, question), dtype=np.int64)
+    reply["responses"] = np.ascontiguousarray(response, dtype=np.float32)
+    reply["gradient"] = {
+        "image": np.ascontiguousarray(gradient.image),
+        "behavior": np.ascontiguousarray(gradient.behavior),
+        "pupil_center": np.ascontiguousarray(gradient.pupil_center),
+    }
+    reply["assumed"] = question.assumed
+    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def gradient_npy(engine: Engine, question: Question, gradient: Gradient, request_id: str) -> tuple[bytes, str]:
+    """The same as four arrays one after another: the image's gradient, responses, behaviour's, the pupil centre's."""
+    response = _scaled_response(engine, question, gradient)
+    head = {**_head(engine, question, request_id), "assumed": question.assumed}
+    return _npy(gradient.image, response, gradient.behavior, gradient.pupil_center), _header(head)
+
+
+def _scaled_response(engine: Engine, question: Question, gradient: Gradient) -> np.ndarray:
+    """Responses in the units asked for; those of the gradient are in its weights already."""
+    response = gradient.response
+    if question.units == "raw":
+        response = response * response_std(engine, question)
+    _check_finite(question, response, gradient.image, gradient.behavior, gradient.pupil_center)
+    return response
+
+
+def response_std(engine: Engine, question: Question) -> np.ndarray:
+    """(n,), of the neurons that are asked about."""
+    std = engine.neurons[question.mouse_id].response_std
+    return std if question.neurons is None else std[question.neurons]
+
+
+class Attention(NamedTuple):
+    """Attention rollout of each member, (B, M, h, w) in [0, 1]."""
+
+    maps: np.ndarray
+
+
+def attention_json(engine: Engine, question: Question, attention: Attention, request_id: str) -> bytes:
+    """The reply to POST /attention in JSON."""
+    _check_finite(question, attention.maps)
+    reply = _head(engine, question, request_id)
+    del reply["units"]
+    reply["attention"] = np.ascontiguousarray(attention.maps, dtype=np.float32)
+    reply["assumed"] = question.assumed
+    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def attention_npy(engine: Engine, question: Question, attention: Attention, request_id: str) -> tuple[bytes, str]:
+    """The same, the maps as .npy."""
+    _check_finite(question, attention.maps)
+    head = {**_head(engine, question, request_id), "assumed": question.assumed}
+    del head["units"]
+    return _npy(attention.maps), _header(head)
 
 
 def summarize(engine: Engine, record: MouseRecord) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from server import stimulus
 from server.access import Access
-from server.batcher import Batcher
+from server.batcher import Batcher, Work
 from server.errors import DeadlineExceeded, NotReady
 from server.library import Library
 from server.metrics import Metrics
@@ -21,9 +21,9 @@ from server.settings import Settings
 from server.statistics import Statistics, Timing
 
 if TYPE_CHECKING:
-    from server.engine import Engine, Prediction
+    from server.engine import Engine, Prediction, Stimulus
 
-__all__ = ["LARGE", "Rooms", "answer", "maybe_in_thread", "named"]
+__all__ = ["LARGE", "Rooms", "answer", "maybe_in_thread", "named", "work_out"]
 
 LARGE = 64 * 1024  # bytes; below that, a thread costs more than the work
 
@@ -84,17 +84,9 @@ async def answer(
     Args:
         seconds: the time for it that the protocol's own words allow, less than the request's.
     """
-    from server.engine import Stimulus  # loaded long since: the library has made an engine
-
     start = time.perf_counter()
     deadline = request.state.deadline if seconds is None else min(request.state.deadline, start + seconds)
-    asked = Stimulus(
-        mouse_id=question.mouse_id,
-        image=question.image,
-        behavior=question.behavior,
-        pupil_center=question.pupil_center,
-        neurons=question.neurons,
-    )
+    asked = stimulus_of(question)
     timing = Timing(reading=start - request.state.start)
     bundle = engine.manifest.name
     try:
@@ -116,6 +108,34 @@ async def answer(
     timing.writing = time.perf_counter() - computed
     rooms.statistics.answered(bundle, question.mouse_id, len(question.image), timing)
     return written
+
+
+async def work_out(
+    request: Request,
+    rooms: Rooms,
+    engine: Engine,
+    question: stimulus.Question,
+    work: Work,
+    write: Callable[[Engine, stimulus.Question, Any, str], T],
+) -> T:
+    """What `write` makes of the work's arrays."""
+    computing = rooms.batcher.compute(engine, stimulus_of(question), work, deadline=request.state.deadline)
+    arrays = await unless_gone(request, computing)
+    is_large = sum(array.size for array in arrays) > LARGE
+    return await maybe_in_thread(is_large, write, engine, question, arrays, request.state.request_id)
+
+
+def stimulus_of(question: stimulus.Question) -> Stimulus:
+    """What the engine is shown."""
+    from server.engine import Stimulus  # loaded long since: the library has made an engine
+
+    return Stimulus(
+        mouse_id=question.mouse_id,
+        image=question.image,
+        behavior=question.behavior,
+        pupil_center=question.pupil_center,
+        neurons=question.neurons,
+    )
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

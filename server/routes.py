@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.applications import Starlette
@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from server import inference_protocol, replies, stimulus
+from server.batcher import Work
 from server.errors import (
     InvalidInput,
     MalformedBody,
@@ -29,8 +30,11 @@ from server.middleware import error_response
 from server.neurons import PARAMETERS, NeuronQuery
 from server.openapi import document
 from server.page import POLICY, index
-from server.rooms import LARGE, Rooms, answer, maybe_in_thread, named
+from server.rooms import LARGE, Rooms, answer, maybe_in_thread, named, work_out
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.engine import Engine, Gradient, Stimulus
 
 __all__ = ["create_app"]
 
@@ -40,6 +44,8 @@ def create_app(rooms: Rooms) -> Starlette:
     app = Starlette(
         routes=[
             Route("/predict", named("/predict", _predict), methods=["POST"]),
+            Route("/gradient", named("/gradient", _gradient), methods=["POST"]),
+            Route("/attention", named("/attention", _attention), methods=["POST"]),
             Route("/mice", named("/mice", _mice)),
             Route("/mice/{mouse}", named("/mice/{mouse}", _mouse)),
             Route("/mice/{mouse}/neurons", named("/mice/{mouse}/neurons", _neurons)),
@@ -90,29 +96,77 @@ def _json(content: Any) -> Response:
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type=replies.JSON)
 
 
-# POST /predict
+# POST
 
 
 async def _predict(request: Request, rooms: Rooms) -> Response:
-    # The metrics' label is a mouse that we know, or UNKNOWN.
-    request.state.mouse = UNKNOWN
+    media_type = _start(request, rooms)
+    engine, question = await _question(request, rooms, stimulus.PREDICT)
+    if media_type == replies.NPY:
+        return _npy(*await answer(request, rooms, engine, question, replies.npy_body))
+    return _body(await answer(request, rooms, engine, question, replies.json_body))
+
+
+async def _gradient(request: Request, rooms: Rooms) -> Response:
+    media_type = _start(request, rooms)
+    engine, question = await _question(request, rooms, stimulus.GRADIENT)
+    weights = question.weights
+    assert weights is not None
+    if question.units == "raw":
+        weights = weights * replies.response_std(engine, question)
+
+    def run(piece: Stimulus, images: slice) -> Gradient:
+        of_piece = weights[images] if weights.ndim == 2 else weights
+        return engine.gradient(piece.mouse_id, piece.image, piece.behavior, piece.pupil_center, of_piece, piece.neurons)
+
+    work = Work("gradient", run, 1 if engine.device == "cpu" else engine.max_batch)
+    if media_type == replies.NPY:
+        return _npy(*await work_out(request, rooms, engine, question, work, replies.gradient_npy))
+    return _body(await work_out(request, rooms, engine, question, work, replies.gradient_json))
+
+
+async def _attention(request: Request, rooms: Rooms) -> Response:
+    media_type = _start(request, rooms)
+    engine, question = await _question(request, rooms, stimulus.ATTENTION)
+
+    def run(piece: Stimulus, images: slice) -> replies.Attention:
+        maps = engine.attention_rollout(piece.mouse_id, piece.image, piece.behavior, piece.pupil_center)
+        return replies.Attention(maps.swapaxes(0, 1))  # (M, B, h, w) -> (B, M, h, w)
+
+    work = Work("attention", run, engine.max_batch)
+    if media_type == replies.NPY:
+        return _npy(*await work_out(request, rooms, engine, question, work, replies.attention_npy))
+    return _body(await work_out(request, rooms, engine, question, work, replies.attention_json))
+
+
+def _body(body: bytes) -> Response:
+    return Response(body, media_type=replies.JSON)
+
+
+def _npy(body: bytes, header: str) -> Response:
+    return Response(body, headers={"V1T-Reply": header}, media_type=replies.NPY)
+
+
+def _start(request: Request, rooms: Rooms) -> str:
+    """The type of the reply; refuses before the body is read: while nothing is loaded, nothing is decoded."""
+    request.state.mouse = UNKNOWN  # the metrics' label is a mouse that we know, or this
     media_type = replies.accepted(request.headers.get("accept"))
-    engines = rooms.library.engines  # before the body is read: while nothing is loaded, nothing is decoded
-    assert engines
-    fields, is_large = await _read_fields(request, rooms.settings)
-    mouse_id, model = stimulus.address(fields)
+    _ = rooms.library.engines
+    return media_type
+
+
+async def _question(request: Request, rooms: Rooms, known: stimulus.Fields) -> tuple[Engine, stimulus.Question]:
+    """What is asked, checked, and whom."""
+    fields, is_large = await _read_fields(request, rooms.settings, known)
+    mouse_id, model = stimulus.address(fields, known)
     engine = rooms.library.find(mouse_id, model)
     request.state.mouse = mouse_id
     record, neurons = engine.manifest.mice[mouse_id], engine.neurons[mouse_id]
-    question = await maybe_in_thread(is_large, stimulus.check, fields, record, neurons, rooms.settings)
-    del fields
-    if media_type == replies.NPY:
-        body, header = await answer(request, rooms, engine, question, replies.npy_body)
-        return Response(body, headers={"V1T-Reply": header}, media_type=replies.NPY)
-    return Response(await answer(request, rooms, engine, question, replies.json_body), media_type=replies.JSON)
+    question = await maybe_in_thread(is_large, stimulus.check, fields, record, neurons, rooms.settings, known)
+    return engine, question
 
 
-async def _read_fields(request: Request, settings: Settings) -> tuple[dict[str, Any], bool]:
+async def _read_fields(request: Request, settings: Settings, known: stimulus.Fields) -> tuple[dict[str, Any], bool]:
     """The fields of the body, and whether to check them off the event loop."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
@@ -125,7 +179,7 @@ async def _read_fields(request: Request, settings: Settings) -> tuple[dict[str, 
         fields = await maybe_in_thread(is_large, stimulus.read_json, body)
         return fields, is_large or isinstance(fields.get("image"), dict)
     if media_type == "multipart/form-data":
-        return stimulus.read_form(await _read_parts(request, settings)), True
+        return stimulus.read_form(await _read_parts(request, settings), known), True
     raise UnsupportedMedia(
         "the body is of a type that we do not read",
         got=brief(content_type),

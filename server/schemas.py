@@ -9,8 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.contract import Channel
 
 __all__ = [
+    "AttentionForm",
+    "AttentionReply",
+    "AttentionRequest",
+    "Derivatives",
     "ErrorBody",
     "ErrorReply",
+    "GradientForm",
+    "GradientReply",
+    "GradientRequest",
     "ImageFile",
     "MiceReply",
     "ModelInfo",
@@ -40,16 +47,11 @@ class ImageFile(_Closed):
     base64: str = Field(description="the bytes of a PNG, JPEG or .npy file", json_schema_extra={"format": "byte"})
 
 
-class _Question(_Closed):
+class _Shown(_Closed):
     mouse: str = Field(description="as listed by GET /mice", examples=["A"])
     pupil_dilation: PerImage | None = Field(default=None, description="eye-camera px; one for all images, or one each")
     pupil_dilation_derivative: PerImage | None = Field(default=None, description="eye-camera px/s")
     running_speed: PerImage | None = Field(default=None, description="cm/s")
-    neuron_ids: list[int] | None = Field(
-        default=None, description="unit ids as listed by GET /mice/{mouse}/neurons; the reply keeps their order"
-    )
-    units: Units = Field(default="standardized", description="raw: standardized times the neuron's response std")
-    spread: bool = Field(default=False, description="also return the std over the ensemble's members")
     resize: Resize | None = Field(
         default=None,
         description="how an image of another size is brought to the mouse's: `fit` pads with the mean intensity, "
@@ -58,9 +60,24 @@ class _Question(_Closed):
     model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
 
 
-class PredictRequest(_Question):
-    """A question in JSON. A behaviour value left out becomes the mouse's training mean, and the reply says so."""
+class _Neurons(_Closed):
+    neuron_ids: list[int] | None = Field(
+        default=None, description="unit ids as listed by GET /mice/{mouse}/neurons; the reply keeps their order"
+    )
+    units: Units = Field(default="standardized", description="raw: standardized times the neuron's response std")
 
+
+class _Spread(_Closed):
+    spread: bool = Field(default=False, description="also return the std over the ensemble's members")
+
+
+class _Weights(_Closed):
+    weights: list[float] | list[Row] = Field(
+        description="(n,) for all images, or (B, n): how much each neuron counts, in the order of neuron_ids"
+    )
+
+
+class _InJson(_Closed):
     image: ImageFile | Plane | list[Plane] | list[list[Plane]] = Field(
         description="(H, W) for a mouse of one channel, (C, H, W) or (B, C, H, W), in the recording's own units"
     )
@@ -69,9 +86,7 @@ class PredictRequest(_Question):
     )
 
 
-class PredictForm(_Question):
-    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
-
+class _AsForm(_Closed):
     image: list[bytes] = Field(
         description="one or more files: PNG, JPEG, or .npy of shape (H, W), (C, H, W) or (B, C, H, W)",
         json_schema_extra={"items": {"type": "string", "format": "binary"}},
@@ -81,6 +96,30 @@ class PredictForm(_Question):
     )
     pupil_center_x: PerImage | None = Field(default=None, description="eye-camera px")
     pupil_center_y: PerImage | None = Field(default=None, description="eye-camera px")
+
+
+class PredictRequest(_InJson, _Spread, _Neurons, _Shown):
+    """A question in JSON. A behaviour value left out becomes the mouse's training mean, and the reply says so."""
+
+
+class PredictForm(_AsForm, _Spread, _Neurons, _Shown):
+    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
+
+
+class GradientRequest(_InJson, _Weights, _Neurons, _Shown):
+    """How the weighted sum of responses changes with the image, the behaviour and the pupil centre."""
+
+
+class GradientForm(_AsForm, _Weights, _Neurons, _Shown):
+    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
+
+
+class AttentionRequest(_InJson, _Shown):
+    """Where the twin's core looks."""
+
+
+class AttentionForm(_AsForm, _Shown):
+    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
 
 
 class ModelInfo(_Closed):
@@ -99,6 +138,33 @@ class PredictReply(_Closed):
     neuron_ids: list[int]
     responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
     spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class Derivatives(_Closed):
+    image: list[list[Plane]] = Field(description="(B, C, H, W), per unit of the recording")
+    behavior: list[Row] = Field(description="(B, 3): pupil dilation, its derivative, running speed")
+    pupil_center: list[Row] = Field(description="(B, 2)")
+
+
+class GradientReply(_Closed):
+    request_id: str
+    model: ModelInfo
+    mouse: str
+    units: Units
+    neuron_ids: list[int]
+    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
+    gradient: Derivatives = Field(description="of the sum over neurons of weight times response, for each image")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class AttentionReply(_Closed):
+    request_id: str
+    model: ModelInfo
+    mouse: str
+    attention: list[list[Plane]] = Field(
+        description="(B, M, h, w) in [0, 1]: the attention rollout of each member, at the size of the core's image"
+    )
     assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
 
 

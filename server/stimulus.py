@@ -17,13 +17,33 @@ from server.arrays import as_float32, is_number, shape_of
 from server.contract import BEHAVIOR_CHANNELS, Channel, MouseRecord, NeuronTable
 from server.errors import InvalidInput, MalformedBody, NotFound, brief
 from server.images import read_images
-from server.schemas import PredictForm, PredictRequest, Resize, Units
+from server.schemas import (
+    AttentionForm,
+    AttentionRequest,
+    GradientForm,
+    GradientRequest,
+    PredictForm,
+    PredictRequest,
+    Resize,
+    Units,
+)
 from server.settings import Settings
 
-__all__ = ["Question", "address", "check", "read_form", "read_json"]
+__all__ = ["ATTENTION", "GRADIENT", "PREDICT", "Fields", "Question", "address", "check", "read_form", "read_json"]
 
-_FIELDS = frozenset(PredictRequest.model_fields)
-_FORM_FIELDS = frozenset(PredictForm.model_fields)
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields that a route's request may have, in JSON and as a form."""
+
+    in_json: frozenset[str]
+    as_form: frozenset[str]
+
+
+PREDICT = Fields(frozenset(PredictRequest.model_fields), frozenset(PredictForm.model_fields))
+GRADIENT = Fields(frozenset(GradientRequest.model_fields), frozenset(GradientForm.model_fields))
+ATTENTION = Fields(frozenset(AttentionRequest.model_fields), frozenset(AttentionForm.model_fields))
+
 _WORDS = frozenset({"mouse", "model", "units", "resize"})  # form fields that are text, not JSON
 
 
@@ -36,6 +56,7 @@ class Question:
         behavior: (B, 3) float32.
         pupil_center: (B, 2) float32.
         neurons: (n,) int64 positions, None for all.
+        weights: (n,) or (B, n) float32, of the neurons in a gradient; None where none is asked for.
         assumed: what was filled in, changed or ignored, in words.
     """
 
@@ -47,6 +68,7 @@ class Question:
     units: Units
     spread: bool
     assumed: list[str]
+    weights: np.ndarray | None = None
 
 
 def read_json(body: bytes) -> dict[str, Any]:
@@ -60,13 +82,13 @@ def read_json(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def read_form(parts: Iterable[tuple[str, str | bytes]]) -> dict[str, Any]:
+def read_form(parts: Iterable[tuple[str, str | bytes]], known: Fields = PREDICT) -> dict[str, Any]:
     """The fields of a form, as JSON would have given them; `image` becomes a list of files."""
     fields: dict[str, Any] = {}
     files: list[bytes] = []
     for name, value in parts:
-        if name not in _FORM_FIELDS:
-            raise _unknown_fields([name], _FORM_FIELDS)
+        if name not in known.as_form:
+            raise _unknown_fields([name], known.as_form)
         if name == "image":
             if isinstance(value, str):
                 raise InvalidInput(
@@ -99,7 +121,7 @@ def _join_pupil_center(x: Any, y: Any, fields: dict[str, Any]) -> Any:
     if x is None or y is None or "pupil_center" in fields:
         raise InvalidInput(
             "the pupil centre is given in part, or twice",
-            got=brief(sorted({"pupil_center_x": x, "pupil_center_y": y, **fields}.keys() & _FORM_FIELDS)),
+            got=brief(sorted({"pupil_center_x": x, "pupil_center_y": y, **fields})),
             expected="pupil_center, or both pupil_center_x and pupil_center_y",
         )
     if not isinstance(x, list) and not isinstance(y, list):
@@ -111,11 +133,11 @@ def _join_pupil_center(x: Any, y: Any, fields: dict[str, Any]) -> Any:
     return [list(pair) for pair in zip(x, y, strict=True)]
 
 
-def address(fields: dict[str, Any]) -> tuple[str, str | None]:
+def address(fields: dict[str, Any], known: Fields = PREDICT) -> tuple[str, str | None]:
     """Which mouse, of which model, is asked; no field may be unknown."""
-    unknown = sorted(fields.keys() - _FIELDS)
+    unknown = sorted(fields.keys() - known.in_json)
     if unknown:
-        raise _unknown_fields(unknown, _FIELDS)
+        raise _unknown_fields(unknown, known.in_json)
     mouse, model = fields.get("mouse"), fields.get("model")
     if mouse is None:
         raise InvalidInput("mouse is missing", expected="a mouse's name", hint="GET /mice lists them.")
@@ -133,7 +155,9 @@ def _unknown_fields(names: list[str], known: frozenset[str]) -> InvalidInput:
     )
 
 
-def check(fields: dict[str, Any], record: MouseRecord, neurons: NeuronTable, settings: Settings) -> Question:
+def check(
+    fields: dict[str, Any], record: MouseRecord, neurons: NeuronTable, settings: Settings, known: Fields = PREDICT
+) -> Question:
     """Everything else about the fields, against the mouse that is asked. May take a while: images are decoded here."""
     assumed: list[str] = []
     units: Units = _choice(fields, "units", get_args(Units)) or "standardized"
@@ -144,6 +168,7 @@ def check(fields: dict[str, Any], record: MouseRecord, neurons: NeuronTable, set
     positions = _positions(fields.get("neuron_ids"), record, neurons)
     if units == "raw":
         _check_raw(positions, record, neurons)
+    n_neurons = len(neurons) if positions is None else len(positions)
     image = read_images(fields.get("image"), record, resize, settings, assumed)
     return Question(
         mouse_id=record.mouse_id,
@@ -154,7 +179,18 @@ def check(fields: dict[str, Any], record: MouseRecord, neurons: NeuronTable, set
         units=units,
         spread=bool(spread),
         assumed=assumed,
+        weights=_weights(fields.get("weights"), len(image), n_neurons) if "weights" in known.in_json else None,
     )
+
+
+def _weights(value: Any, n_images: int, n_neurons: int) -> np.ndarray:
+    expected = f"{n_neurons} numbers, one per neuron, or {n_images} such lists"
+    if value is None:
+        raise InvalidInput("weights is missing", expected=expected)
+    shape = shape_of(value, "weights")
+    if shape not in {(n_neurons,), (n_images, n_neurons)}:
+        raise InvalidInput("weights does not fit the neurons", got=f"shape {shape}", expected=expected)
+    return as_float32(np.array(value, dtype=np.float64), "weights")
 
 
 def _choice(fields: dict[str, Any], name: str, words: tuple[str, ...]) -> Any:

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from server.batcher import Batcher
+from server.batcher import Batcher, Work
 from server.engine import Prediction, Stimulus
 from server.errors import Busy, DeadlineExceeded, NotReady
 from server.metrics import Metrics
@@ -258,3 +258,57 @@ async def test_a_large_request_stops_at_its_deadline(engine: SumEngine, rng: np.
             await large
         assert value(metrics, "v1t_queue_images") == 0
     assert engine.runs == [[4]]
+
+
+class Sums(NamedTuple):
+    image: np.ndarray  # (B,)
+    place: np.ndarray  # (B,)
+
+
+def sums_of(one: Stimulus) -> np.ndarray:
+    return one.image.sum((1, 2, 3))
+
+
+async def test_other_work_takes_turns_and_leaves_batches_whole(engine: SumEngine, rng: np.random.Generator) -> None:
+    pieces: list[tuple[int, slice, int]] = []
+
+    def run(piece: Stimulus, images: slice) -> Sums:
+        pieces.append((len(engine.runs), images, threading.get_ident()))
+        return Sums(sums_of(piece), np.arange(images.start, images.stop))
+
+    engine.open.clear()
+    asked = stimulus(rng, B=5)
+    async with running() as (batcher, metrics):
+        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        before = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        work = asyncio.create_task(batcher.compute(engine, asked, Work("sums", run, 2)))
+        await settle()
+        after = [asyncio.create_task(batcher.predict(engine, stimulus(rng))) for _ in range(2)]
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 8
+        engine.open.set()
+        await asyncio.gather(first, before, *after)
+        got = await work
+        assert value(metrics, "v1t_queue_images") == 0
+        assert metrics.registry.get_sample_value("v1t_work_seconds_count", {"work": "sums"}) == 3
+    assert engine.runs == [[1], [1, 1, 1]]  # the work at the head of the queue did not part them
+    assert [(runs, images) for runs, images, _ in pieces] == [(2, slice(0, 2)), (2, slice(2, 4)), (2, slice(4, 5))]
+    assert {thread for *_, thread in pieces} == engine.threads
+    np.testing.assert_allclose(got.image, sums_of(asked), rtol=1e-6)
+    np.testing.assert_array_equal(got.place, np.arange(5))
+
+
+async def test_work_that_fails_touches_nothing_else(engine: SumEngine, rng: np.random.Generator) -> None:
+    def run(piece: Stimulus, images: slice) -> Sums:
+        raise RuntimeError("no such thing")
+
+    async with running() as (batcher, metrics):
+        work = asyncio.create_task(batcher.compute(engine, stimulus(rng, B=9), Work("sums", run, 2)))
+        prediction = await batcher.predict(engine, asked := stimulus(rng))
+        np.testing.assert_allclose(prediction.response, answer(asked), rtol=1e-6)
+        with pytest.raises(RuntimeError, match="no such thing"):
+            await work
+        assert batcher.alive
+        assert value(metrics, "v1t_queue_images") == 0
