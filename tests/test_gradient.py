@@ -20,7 +20,10 @@ from training.importer import import_weights
 
 pytestmark = pytest.mark.slow
 
-BOUND = 1e-5  # relative to the largest value of each derivative
+# Relative to the largest value of each derivative in several samples: the two numbers of one sample's pupil centre can
+# cancel over neurons to nearly nothing, and then float32 torch itself is further off than this.
+BOUND = 1e-5
+SAMPLES = 4
 CASES = {
     "v1t-small": ["v1t-small"],
     "vit-behavior1": ["vit-behavior1"],
@@ -82,21 +85,22 @@ def assert_close(got: Gradient, response: np.ndarray, gradients: list[np.ndarray
         assert error <= BOUND * largest, f"{name}: {error:.1e} of {largest:.1e}"
 
 
-def test_gradients_are_autograds_for_all_neurons(case: Case) -> None:
+def test_gradients_of_one_image_are_autograds_for_all_neurons(case: Case) -> None:
     rng = np.random.default_rng(0)
     for mouse_id, mouse in case.engine.manifest.mice.items():
-        inputs = case.inputs(mouse_id, 1, rng)
+        inputs = case.inputs(mouse_id, SAMPLES, rng)
         weights = rng.standard_normal(mouse.n_neurons).astype(np.float32)
-        got = case.engine.gradient(mouse_id, *inputs, weights)
+        parts = [case.engine.gradient(mouse_id, *(x[i : i + 1] for x in inputs), weights) for i in range(SAMPLES)]
+        got = Gradient(*map(np.concatenate, zip(*parts, strict=True)))
         assert_close(got, *case.expected(mouse_id, inputs, weights, np.arange(mouse.n_neurons)))
 
 
 def test_gradients_are_autograds_for_a_batch_and_some_neurons(case: Case) -> None:
     rng = np.random.default_rng(1)
     for mouse_id, mouse in case.engine.manifest.mice.items():
-        inputs = case.inputs(mouse_id, 3, rng)
+        inputs = case.inputs(mouse_id, SAMPLES, rng)
         neurons = rng.permutation(mouse.n_neurons)[:5]
-        weights = rng.standard_normal((3, len(neurons))).astype(np.float32)
+        weights = rng.standard_normal((SAMPLES, len(neurons))).astype(np.float32)
         got = case.engine.gradient(mouse_id, *inputs, weights, neurons)
         assert_close(got, *case.expected(mouse_id, inputs, weights, neurons))
 
