@@ -19,15 +19,22 @@ __all__ = [
     "GradientReply",
     "GradientRequest",
     "ImageFile",
+    "InferReply",
+    "InferRequest",
     "MiceReply",
     "ModelInfo",
+    "ModelMetadata",
     "MouseDetail",
     "MouseSummary",
     "NeuronsReply",
     "PredictForm",
     "PredictReply",
     "PredictRequest",
+    "ProtocolError",
+    "RequestedOutput",
     "Resize",
+    "Tensor",
+    "TensorMetadata",
     "Units",
 ]
 
@@ -218,3 +225,61 @@ class ErrorBody(_Closed):
 class ErrorReply(_Closed):
     error: ErrorBody
     request_id: str
+
+
+# The Open Inference Protocol v2
+
+
+class Tensor(_Closed):
+    name: str
+    datatype: Literal["FP32", "INT64"]
+    shape: list[int]
+    parameters: dict[str, Any] = Field(
+        default={},
+        description="binary_data_size: of this tensor, where it follows the JSON; they keep their order",
+    )
+    data: list[Any] | None = Field(default=None, description="flat, in row-major order, or nested like the shape")
+
+
+class RequestedOutput(_Closed):
+    name: Literal["responses", "spread"]
+    parameters: dict[str, bool] = Field(default={}, description="binary_data: whether this one comes in binary")
+
+
+class InferRequest(_Closed):
+    """Inputs: image FP32 (B, C, H, W); and if given behavior FP32 (B, 3), pupil_center FP32 (B, 2), neuron_ids INT64 (n)."""
+
+    id: str | None = None
+    parameters: dict[str, Any] = Field(
+        default={}, description="timeout: microseconds; units: standardized or raw; binary_data_output: true or false"
+    )
+    inputs: list[Tensor]
+    outputs: list[RequestedOutput] | None = Field(default=None, description="empty: all")
+
+
+class InferReply(_Closed):
+    id: str | None = None
+    model_name: str
+    model_version: str
+    parameters: dict[str, str | int | bool] = Field(description="whose answer it is, and what was assumed")
+    outputs: list[Tensor]
+
+
+class TensorMetadata(_Closed):
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1: any size")
+    parameters: dict[str, bool] = {}
+
+
+class ModelMetadata(_Closed):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, str | int | bool]
+
+
+class ProtocolError(_Closed):
+    error: str
