@@ -247,7 +247,7 @@ class RequestedOutput(_Closed):
 
 
 class InferRequest(_Closed):
-    """Inputs: image FP32 (B, C, H, W); and if given behavior FP32 (B, 3), pupil_center FP32 (B, 2), neuron_ids INT64 (n)."""
+    """image FP32 (B, C, H, W); if given, behavior FP32 (B, 3), pupil_center FP32 (B, 2), neuron_ids INT64 (n)."""
 
     id: str | None = None
     parameters: dict[str, Any] = Field(
