@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access import Access, Turnstile
 from server.errors import DeadlineExceeded, InvalidInput, MalformedBody, TooLarge, TwinError, Unauthorized, brief
+from server.logs import REQUEST_ID
 from server.metrics import OTHER, Metrics
 from server.settings import Settings
 
@@ -100,6 +101,7 @@ class _Exchange:
         self._in_time = False
 
     async def run(self) -> None:
+        named = REQUEST_ID.set(self._request_id)
         try:
             async with self._timeout:
                 self._in_time = True
@@ -127,9 +129,23 @@ class _Exchange:
             status = str(self._status or 499)
             self._metrics.requests.labels(self._state["route"], self._state["mouse"], status).inc()
             if self._settings.access_log:
-                seconds = time.perf_counter() - self._start
-                method, path = self._scope["method"], self._scope["path"][:200]
-                logger.info("%s %r %s %.1f ms %s", method, path, status, 1000 * seconds, self._request_id)
+                self._log(status)
+            REQUEST_ID.reset(named)
+
+    def _log(self, status: str) -> None:
+        seconds = time.perf_counter() - self._start
+        method, path = self._scope["method"], self._scope["path"][:200]
+        fields = {
+            "method": method,
+            "path": path,
+            "route": self._state["route"],
+            "mouse": self._state["mouse"],
+            "caller": self._state.get("caller", ""),
+            "status": int(status),
+            "ms": round(1000 * seconds, 1),
+        }
+        message = "%s %r %s %.1f ms %s"
+        logger.info(message, method, path, status, 1000 * seconds, self._request_id, extra={"fields": fields})
 
     def _admitted(self) -> contextlib.AbstractContextManager[None]:
         """The caller's place among those who are answered."""

@@ -21,6 +21,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
+from server import logs
 from server.access import Access, listening_hosts, refusal
 from server.batcher import Batcher
 from server.library import Library
@@ -72,9 +73,13 @@ def create_service(settings: Settings) -> Any:
     class TwinServer:
         """Digital twins of mouse visual cortex over HTTP."""
 
+        def __init__(self) -> None:
+            logs.configure(settings.log)
+
         @bentoml.on_deployment
-        def refuse_to_be_exposed() -> None:  # BentoML makes it static
-            # In the process of `bentoml serve`, before it opens the port: a worker that exits is started for ever.
+        def before_the_port_opens() -> None:  # BentoML makes it static
+            # In the process of `bentoml serve`: it may still refuse, where a worker that exits is started for ever.
+            logs.configure(settings.log)
             context = click.get_current_context(silent=True)
             host = (context and context.params.get("host")) or BentoMLContainer.http.host.get()
             if not access.may_listen([host]):

@@ -75,6 +75,7 @@ class Settings(BaseModel):
         default=None, description="a file of more keys, one per line; read again when it changes"
     )
     allow_anonymous: bool = Field(default=False, description="serve without keys on an address that is not loopback")
+    log: Literal["text", "json"] = Field(default="text", description="how a line of the log is written")
     access_log: bool = Field(default=False, description="a log line per request")
     tracing: bool = Field(default=False, description="OpenTelemetry spans, to where BentoML's configuration sends them")
 
