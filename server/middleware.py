@@ -17,11 +17,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.access import Access, Turnstile
+from server.access import Turnstile
 from server.errors import DeadlineExceeded, InvalidInput, MalformedBody, TooLarge, TwinError, Unauthorized, brief
 from server.logs import REQUEST_ID
-from server.metrics import OTHER, Metrics
-from server.settings import Settings
+from server.metrics import OTHER
+from server.rooms import Rooms
 
 __all__ = ["Envelope", "error_response"]
 
@@ -52,39 +52,26 @@ def error_response(error: TwinError, request_id: str, path: str) -> Response:
 class Envelope:
     """ASGI middleware. Handlers below it name their route and mouse for the metrics in `scope["state"]`."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, access: Access, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, rooms: Rooms) -> None:
         self._app = app
-        self._settings = settings
-        self._access = access
-        self._metrics = metrics
-        self._turnstile = Turnstile(settings.max_concurrent)
+        self._rooms = rooms
+        self._turnstile = Turnstile(rooms.settings.max_concurrent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(
-            self._app, self._settings, self._access, self._turnstile, self._metrics, scope, receive, send
-        )
-        await exchange.run()
+        await _Exchange(self._app, self._rooms, self._turnstile, scope, receive, send).run()
 
 
 class _Exchange:
     """One request and its reply."""
 
     def __init__(
-        self,
-        app: ASGIApp,
-        settings: Settings,
-        access: Access,
-        turnstile: Turnstile,
-        metrics: Metrics,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, app: ASGIApp, rooms: Rooms, turnstile: Turnstile, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        self._app, self._settings, self._access, self._metrics = app, settings, access, metrics
-        self._turnstile = turnstile
+        self._app, self._turnstile = app, turnstile
+        self._settings, self._access, self._metrics = rooms.settings, rooms.access, rooms.metrics
         self._scope, self._receive, self._send = scope, receive, send
         self._headers = Headers(scope=scope)
         asked_id = self._headers.get("x-request-id", "")
@@ -96,7 +83,7 @@ class _Exchange:
         self._body_complete = False
         self._status: int | None = None
         self._start = self._state["start"] = time.perf_counter()
-        self._seconds = settings.timeout
+        self._seconds = rooms.settings.timeout
         self._timeout = asyncio.timeout(self._seconds)
         self._in_time = False
 

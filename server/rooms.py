@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from server import stimulus
 from server.access import Access
 from server.batcher import Batcher, Work
 from server.errors import DeadlineExceeded, NotReady
-from server.library import Library
+from server.library import Library, load_engine
 from server.metrics import Metrics
 from server.settings import Settings
 from server.statistics import Statistics, Timing
@@ -41,6 +42,19 @@ class Rooms:
     batcher: Batcher
     metrics: Metrics
     statistics: Statistics
+
+    @classmethod
+    def open(cls, settings: Settings, load: Callable[[Path, Settings], Engine] = load_engine) -> Self:
+        """Makes them; nothing is loaded and nothing runs before the library loads and the batcher starts.
+
+        Args:
+            load: makes a warm engine of a bundle.
+        """
+        metrics, statistics = Metrics(), Statistics()
+        batcher = Batcher(
+            max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, ran=statistics.ran
+        )
+        return cls(settings, Access(settings), Library(settings, metrics, load), batcher, metrics, statistics)
 
     def check_ready(self) -> None:
         """Passes when every question can be answered.

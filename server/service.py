@@ -22,15 +22,11 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
 from server import logs
-from server.access import Access, listening_hosts, refusal
-from server.batcher import Batcher
-from server.library import Library
-from server.metrics import Metrics
+from server.access import listening_hosts, refusal
 from server.middleware import Envelope
 from server.rooms import Rooms
 from server.routes import create_app
 from server.settings import Settings, SettingsError
-from server.statistics import Statistics
 
 __all__ = ["TwinServer", "create_service"]
 
@@ -43,17 +39,8 @@ if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats
 
 def create_service(settings: Settings) -> Any:
     """A BentoML service with its own rooms; nothing is loaded before it starts."""
-    access = Access(settings)
-    metrics = Metrics()
-    library = Library(settings, metrics)
-    statistics = Statistics()
-    batcher = Batcher(
-        max_batch=settings.max_batch,
-        max_queue=settings.max_queue,
-        metrics=metrics,
-        ran=statistics.ran,
-    )
-    rooms = Rooms(settings, access, library, batcher, metrics, statistics)
+    rooms = Rooms.open(settings)
+    access, library, batcher = rooms.access, rooms.library, rooms.batcher
     app = create_app(rooms)
 
     async def everything_else(scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +96,7 @@ def create_service(settings: Settings) -> Any:
             return True
 
     service: Any = TwinServer  # the decorator made a bentoml.Service of the class
-    service.add_asgi_middleware(Envelope, settings=settings, access=access, metrics=metrics)
+    service.add_asgi_middleware(Envelope, rooms=rooms)
     return service
 
 

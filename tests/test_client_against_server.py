@@ -16,13 +16,11 @@ import v1t_client
 from PIL import Image
 from v1t_client import AsyncClient
 
-from server.batcher import Batcher
 from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
 from server.engine import Prediction, Stimulus
-from server.library import Library
-from server.metrics import Metrics
 from server.middleware import Envelope
-from server.routes import Rooms, create_app
+from server.rooms import Rooms
+from server.routes import create_app
 from server.settings import Settings
 
 SHAPE = (1, 18, 32)
@@ -129,15 +127,13 @@ async def client(engine, tmp_path):
     bundle.mkdir()
     (bundle / "manifest.json").write_text("{}", encoding="utf-8")  # the library finds it; the engine is handed in
     settings = Settings(bundles=(tmp_path,), max_images=16)
-    metrics = Metrics()
-    library = Library(settings, metrics, load=lambda bundle, settings: engine)
-    batcher = Batcher(max_batch=8, max_queue=2048, metrics=metrics)
-    batcher.start()
-    await library.load()
-    app = Envelope(create_app(Rooms(settings, library, batcher, metrics)), settings=settings, metrics=metrics)
+    rooms = Rooms.open(settings, load=lambda bundle, settings: engine)
+    rooms.batcher.start()
+    await rooms.library.load()
+    app = Envelope(create_app(rooms), rooms=rooms)
     async with AsyncClient(transport=httpx.ASGITransport(app), retries=0) as client:
         yield client
-    await batcher.close()
+    await rooms.batcher.close()
 
 
 async def test_every_input_reaches_its_place(client, engine, rng):
