@@ -114,9 +114,7 @@ async def answer(
         )
     except BaseException as error:
         rooms.statistics.failed(bundle, question.mouse_id, time.perf_counter() - start)
-        if (
-            isinstance(error, TimeoutError) and seconds is not None
-        ):  # this request's own: the envelope's arrives here as a cancellation
+        if isinstance(error, TimeoutError) and seconds is not None:  # the envelope's own would be a cancellation
             raise DeadlineExceeded(
                 "the request's time was up before its answer was computed", expected=f"at most {seconds:g} s"
             ) from None
