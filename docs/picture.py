@@ -53,7 +53,8 @@ def main() -> None:
     change = prediction.response[-1] - at_rest
     for i in [*np.argsort(change)[::-1][:3], *np.argsort(change)[:3]]:
         tuning.plot(speeds, prediction.response[:, i], label=f"neuron {engine.neurons[MOUSE].ids[i]}")
-    tuning.set(title="the same image, running", xlabel="running speed [cm/s]", ylim=(0, None))
+    top = 1.4 * float(prediction.response.max())  # room for the legend
+    tuning.set(title="the same image, running", xlabel="running speed [cm/s]", ylim=(0, top))
     tuning.legend(frameon=False, fontsize=7, ncols=2)
     figure.tight_layout()
     figure.savefig(ROOT / "docs" / "images" / "twin.png", dpi=130)

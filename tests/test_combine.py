@@ -18,6 +18,7 @@ from training.combine import fit_combinations
 from training.ensemble import Combination, Ensemble, load_ensemble, save_ensemble
 from training.errors import CheckpointError, ConfigError
 from training.export import export_bundle
+from training.export.bundle import BundleOptions
 from training.loss import poisson_loss
 from training.models.twin import response_from
 from training.mouse import Mouse
@@ -165,7 +166,7 @@ def test_the_command_combines(
 def test_a_learned_ensemble_exports_equal_to_torch(members: Ensemble, tmp_path: Path) -> None:
     combinations = {"SIM1": Combination((0.2, 0.9), -0.1), "SIM2": Combination((1.0, -0.4), 0.2)}
     ensemble = Ensemble(members.members[:2], combinations)
-    export_bundle(ensemble, tmp_path / "bundle")
+    export_bundle(ensemble, tmp_path / "bundle", options=BundleOptions(gradients=False))
     engine = Engine.load(tmp_path / "bundle", provider="cpu", threads=1)
     for mouse_id, mouse in ensemble.mice.items():
         inputs = tiny_inputs(mouse, 5)

@@ -19,6 +19,7 @@ from training.export.graphs import has_attention
 pytestmark = pytest.mark.slow
 
 BOUND = 1e-4
+WITHOUT_GRADIENTS = BundleOptions(gradients=False)  # tests/test_gradient.py has those
 
 
 class Exported:
@@ -36,7 +37,7 @@ def exported(request: pytest.FixtureRequest, reference: Path, tmp_path_factory: 
     """One export per case, which the tests below share."""
     folder = tmp_path_factory.mktemp("bundles") / request.param
     golden = load_golden(reference, request.param)
-    return Exported(golden, folder, export_bundle(golden.ensemble, folder))
+    return Exported(golden, folder, export_bundle(golden.ensemble, folder, options=WITHOUT_GRADIENTS))
 
 
 def test_responses_are_the_references(exported: Exported) -> None:
@@ -100,7 +101,9 @@ def test_a_portable_bundle_gives_the_same_with_standard_operators_only(
     reference: Path, case: str, tmp_path: Path
 ) -> None:
     golden = load_golden(reference, case)
-    manifest = export_bundle(golden.ensemble, tmp_path / "portable", options=BundleOptions(portable=True))
+    manifest = export_bundle(
+        golden.ensemble, tmp_path / "portable", options=BundleOptions(portable=True, gradients=False)
+    )
     for file in manifest.files():
         if file.path.endswith(".onnx"):
             nodes = onnx.load(tmp_path / "portable" / file.path).graph.node

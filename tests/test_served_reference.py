@@ -12,6 +12,7 @@ from live_server import Server, serving
 
 from training.ensemble import Ensemble
 from training.export import export_bundle
+from training.export.bundle import BundleOptions
 from training.importer import import_weights
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,8 @@ CASES = [
 def server(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     bundles = tmp_path_factory.mktemp("bundles")
     for name, members in BUNDLES.items():
-        export_bundle(Ensemble([import_weights(reference / member) for member in members]), bundles / name)
+        ensemble = Ensemble([import_weights(reference / member) for member in members])
+        export_bundle(ensemble, bundles / name, options=BundleOptions(gradients=False))
     with serving(bundles, tmp_path_factory.mktemp("home")) as server:
         server.wait_for("/readyz", 200)
         yield server

@@ -1,0 +1,89 @@
+"""The README's claims, run: its tree, its settings, its curl line and the twin that it is about."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from live_server import ROOT, Server, serving
+
+from server.engine import Engine
+from server.settings import Settings
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMO = ROOT / "exported_models" / "demo"
+PACKAGES = ("server", "training", "clients/python/v1t_client")
+
+
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_tree_has_a_line_for_every_file_and_no_other() -> None:
+    listed: set[str] = set()
+    folder = ""
+    for line in README.split("## The tree", 1)[1].split("```")[1].splitlines():
+        if found := re.match(r"(\S+/)\s", line):
+            folder = found.group(1)
+        elif found := re.match(r"  (\S+)\s", line):
+            listed.add(folder + found.group(1))
+    paths = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert {path for path in listed if path.endswith(".py")} == paths
+
+
+def test_settings_are_those_of_the_server() -> None:
+    section = README.split("Settings are environment variables", 1)[1].split("It listens on", 1)[0]
+    listed = re.findall(r"^\| `V1T_(\w+)` \|", section, flags=re.MULTILINE)
+    assert [name.lower() for name in listed] == list(Settings.model_fields)
+
+
+def test_demo_twin_is_small_and_says_that_it_is_simulated() -> None:
+    engine = Engine.load(DEMO)
+    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 10e6
+    assert engine.manifest.members == 3
+    assert engine.manifest.simulated
+    assert engine.manifest.notice is not None
+    assert "imulated" in engine.manifest.notice
+    for mouse_id, mouse in engine.manifest.mice.items():
+        scores = engine.neurons[mouse_id].scores["single_trial_correlation"]
+        assert mouse.scores["single_trial_correlation"] == pytest.approx(float(np.nanmean(scores)))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(ROOT / "exported_models", tmp_path_factory.mktemp("home")) as server:
+        server.wait_for("/readyz", 200)
+        yield server
+
+
+@pytest.mark.slow
+def test_curl_line_gives_the_output_that_is_shown(server: Server) -> None:
+    line = next(line for line in "".join(blocks("sh")).splitlines() if line.startswith("curl"))
+    command = shlex.split(line.replace("http://127.0.0.1:3000", server.url))
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    reply, shown = json.loads(output), json.loads(blocks("json")[0])
+    del reply["request_id"], shown["request_id"]
+    np.testing.assert_allclose(reply.pop("responses"), shown.pop("responses"), rtol=0, atol=1e-3)
+    assert reply == shown
+
+
+@pytest.mark.slow
+def test_python_lines_work(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code = blocks("python")[0].replace("http://127.0.0.1:3000", server.url)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    prediction = names["prediction"]
+    assert prediction.responses.shape == (3, 150)  # type: ignore[attr-defined]
+    assert prediction.model.simulated  # type: ignore[attr-defined]
