@@ -131,9 +131,7 @@ def bench(twin: Twin, folder: Path, *, threads: int, rounds: int) -> None:
     assert gflop is not None
 
     print(f"{threads} threads, {n_neurons} neurons, {rounds} rounds; torch {torch.__version__}")
-    print(
-        f"best matrix product {gflops:.0f} GFLOP/s; {gflop:.1f} GFLOP an image, so {gflop / gflops * 1e3:.0f} ms"
-    )
+    print(f"best matrix product {gflops:.0f} GFLOP/s; {gflop:.1f} GFLOP an image, so {gflop / gflops * 1e3:.0f} ms")
     for name, seconds in per_image.items():
         print(f"  {name:<26}{seconds * 1e3:>9.1f} ms an image")
     print(f"memory of all of this, torch too: {resident_mb():.0f} MB, {peak_mb():.0f} MB at most")
