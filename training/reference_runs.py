@@ -36,10 +36,11 @@ class _ArgsLoader(yaml.SafeLoader):
     """YAML without objects; tuples are read as lists."""
 
 
-_ArgsLoader.add_constructor(
-    "tag:yaml.org,2002:python/tuple",
-    lambda loader, node: loader.construct_sequence(node),
-)
+def _read_tuple(loader: _ArgsLoader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node)
+
+
+_ArgsLoader.add_constructor("tag:yaml.org,2002:python/tuple", _read_tuple)
 
 
 class ReferenceRun:
