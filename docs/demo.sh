@@ -29,7 +29,7 @@ run "$PYTHON" -m training export "$DEMO/run" --recordings "$recordings" --output
 printf '\n\033[1m$ bentoml serve\033[0m\n'
 V1T_BUNDLES=$DEMO_BUNDLE "$PYTHON" -m bentoml serve --port "$PORT" &
 server=$!
-trap 'kill -INT $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
+trap 'kill -TERM $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
 export V1T_URL=http://127.0.0.1:$PORT
 "$PYTHON" -m v1t_client ready --wait 60
 

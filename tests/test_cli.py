@@ -288,7 +288,13 @@ def test_a_reader_that_leaves_early_is_no_error(server):
 def test_ctrl_c_ends_it_cleanly(server):
     server.script += [(503, {}, b"")] * 1000
     with server.listening() as url:
-        process = subprocess.Popen([*V1T, "ready", "--wait", "60", "--url", url], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*V1T, "ready", "--wait", "60", "--url", url],
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell that runs the tests in the background has them, and so their children, ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while not server.seen and process.poll() is None:  # it is up once it has asked
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
