@@ -22,6 +22,7 @@ from training.export import bundle as bundle_module
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
 from training.export.graphs import export_core, export_stem
+from training.export.parity import float64_response, random_inputs
 from training.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES
 from training.loop import TrainingConfig
 from training.mouse import Mouse
@@ -234,3 +235,14 @@ def test_the_command_refuses_members_with_other_mice(tmp_path: Path, capsys: pyt
     assert main(["export", *paths, "--output", str(tmp_path / "bundle")]) == 1
     assert "member 1 has other mice than member 0; got ['B']; expected ['A']" in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_float64_judge_of_parity_computes_what_torch_does() -> None:
+    ensemble = Ensemble([tiny_checkpoint(tiny_config()), tiny_checkpoint(tiny_config())])
+    mouse_id, mouse = next(iter(ensemble.mice.items()))
+    inputs = [torch.from_numpy(array) for array in random_inputs(mouse, 3, np.random.default_rng(1))]
+    with torch.inference_mode():
+        judged = float64_response(ensemble, mouse_id, inputs)
+        assert judged.dtype == torch.float64
+        np.testing.assert_allclose(judged, ensemble(mouse_id, *inputs), rtol=0, atol=1e-5)
+    assert all(p.dtype == torch.float32 for p in ensemble.parameters())  # the members stay what they were

@@ -72,10 +72,13 @@ class Ensemble(nn.Module):
 
     def forward(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
         """Standardised responses (B, N)."""
+        return self.combine(mouse_id, self.pre_activations(mouse_id, image, behavior, pupil_center))
+
+    def combine(self, mouse_id: str, pre_activations: Tensor) -> Tensor:
+        """Members' pre-activations (M, B, N) to responses (B, N)."""
         combination = self.combinations[mouse_id]
-        members = self.pre_activations(mouse_id, image, behavior, pupil_center)
-        weights = members.new_tensor(combination.weights)[:, None, None]
-        return response_from((members * weights).sum(0) + combination.bias)  # (M, B, N) -> (B, N)
+        weights = pre_activations.new_tensor(combination.weights)[:, None, None]
+        return response_from((pre_activations * weights).sum(0) + combination.bias)
 
     def pre_activations(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
         """Every member's, (M, B, N)."""
