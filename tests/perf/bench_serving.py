@@ -29,10 +29,12 @@ from training.importer import import_weights  # noqa: E402
 WEIGHTS = ROOT.parent / "shared" / "reference" / "sensorium-pretrained" / "sensorium_p_sota_model.pth"
 # Runs in a process of its own, which loads nothing but the engine.
 LOAD = """
-import resource, sys, time
+import re, sys, time
 import numpy as np
 from server.engine import Engine
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_mb():  # not getrusage, which starts from the parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+before = peak_mb()
 start = time.perf_counter()
 engine = Engine.load(sys.argv[1])
 loaded = time.perf_counter() - start
@@ -40,7 +42,7 @@ mouse_id, mouse = next(iter(engine.manifest.mice.items()))
 start = time.perf_counter()
 engine.predict(mouse_id, np.zeros((1, *mouse.image_shape)), np.zeros((1, 3)), np.zeros((1, 2)))
 first = time.perf_counter() - start
-print(loaded, first, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before / 1024)
+print(loaded, first, peak_mb(), before)
 """
 
 
