@@ -56,8 +56,18 @@ def export_graph(
         sizes = value.type.tensor_type.shape.dim
         assert all(sizes[axis].dim_param for axis in shapes[value.name]), f"tracing has fixed an axis of {value.name}"
     _drop_unused_inputs(model)
+    drop_origins(model)
     onnx.checker.check_model(model, full_check=False)
     onnx.save_model(model, str(path))
+
+
+def drop_origins(model: onnx.ModelProto) -> None:
+    """Drops what the exporter notes of where each node came from: stack traces, with paths of the machine it ran on."""
+    graph = model.graph
+    parts = (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for part in parts:
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
 
 
 class SharedWeights:
