@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime as ort
 
 from server.engine import Engine, Stimulus
+from server.sessions import Precision, Provider
 
 __all__ = ["DESCRIPTION", "add_arguments", "core_gflop", "matmul_gflops", "measure", "run"]
 
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=_positive, metavar="N", help="of one graph on the CPU (default: one per core)"
     )
-    parser.add_argument("--provider", choices=["auto", "cpu", "cuda"], default="auto", help="where the graphs run")
+    parser.add_argument("--provider", choices=get_args(Provider), default="auto", help="where the graphs run")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the cores")
     parser.add_argument(
         "--max-batch", type=_positive, default=8, metavar="B", help="largest batch (default: %(default)s)"
     )
@@ -70,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
     gflops = matmul_gflops(args.threads)
     before = resident_mb()
     start = time.perf_counter()
-    engine = Engine.load(args.bundle, provider=args.provider, threads=args.threads, max_batch=args.max_batch)
+    engine = Engine.load(
+        args.bundle,
+        provider=args.provider,
+        precision=args.precision,
+        threads=args.threads,
+        max_batch=args.max_batch,
+    )
     loaded = time.perf_counter() - start
     mouse_id = args.mouse or next(iter(engine.manifest.mice))
     after_loading = resident_mb()
@@ -82,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     threads = args.threads or os.cpu_count()
     mice = f"mouse {mouse_id} of {len(manifest.mice)}, {neurons} neurons"
     print(f"bundle    {manifest.name}: {manifest.members} members, {mice}")
-    print(f"machine   {engine.provider}, {threads} threads, onnxruntime {ort.__version__}")
+    print(f"machine   {engine.provider}, {engine.precision}, {threads} threads, onnxruntime {ort.__version__}")
     print(f"ceiling   {gflops:.0f} GFLOP/s, the best matrix product in onnxruntime on the CPU")
     work = [core_gflop(config, core.n_tokens) for config, core in zip(manifest.configs, engine.cores, strict=True)]
     floor = sum(one for one in work if one is not None) / gflops if all(work) else None  # seconds an image

@@ -16,6 +16,10 @@ A bundle may hold more. To compute the core's last block only where few neurons 
     touched_tokens  mouse and member  core_pupil_center, neurons (n,) -> tokens (B or 1, 4 n), -1 outside the map
     token_core      member            as the core, and tokens (B, R), distinct -> feature_map, zero at other tokens
 
+To run in half precision where the device gains by it, with LayerNorm and the residual stream in float32:
+
+    half_core       member            as the core, float32 outside and float16 inside
+
 For gradients, the backward pass of each graph, where d_x is d(sum of weights times responses) / dx:
 
     ensemble_gradient  mouse            pre_activation, weights (B, n) -> response, d_pre_activation (M, B, n)
@@ -213,6 +217,7 @@ class Manifest(_Frozen):
     cores: list[File] = Field(min_length=1)
     attention: list[File] = Field(default_factory=list, description="one per member; empty where the core has none")
     token_cores: list[File] = Field(default_factory=list, description="one per member; empty where cores do not fold")
+    half_cores: list[File] = Field(default_factory=list, description="one per member, in fp16 inside; may be left out")
     core_tapes: list[File] = Field(default_factory=list, description="one per member, maybe the core; or no gradients")
     core_gradients: list[File] = Field(default_factory=list, description="one per member")
     weights: list[File] = Field(default_factory=list, description="tensors that graphs of one folder share")
@@ -223,7 +228,8 @@ class Manifest(_Frozen):
 
     def files(self) -> Iterator[File]:
         """Every file that the manifest names, once."""
-        files = [*self.cores, *self.attention, *self.token_cores, *self.core_tapes, *self.core_gradients, *self.weights]
+        files = [*self.cores, *self.half_cores, *self.attention, *self.token_cores]
+        files += [*self.core_tapes, *self.core_gradients, *self.weights]
         for mouse in self.mice.values():
             files += [mouse.neurons, *mouse.stems, *mouse.readouts, mouse.ensemble, *mouse.touched_tokens]
             files += [*mouse.stem_gradients, *mouse.readout_gradients]
@@ -237,7 +243,8 @@ class Manifest(_Frozen):
     @property
     def hash(self) -> str:
         """SHA-256 over the manifest; it covers every graph through its own hash."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        # What a bundle does not have is left out, so that its hash outlives new fields.
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 class NeuronTable:
@@ -316,7 +323,8 @@ def load_manifest(bundle: Path) -> Manifest:
 def _check_counts(bundle: Path, manifest: Manifest) -> None:
     members = manifest.members
     counts = {"cores": (len(manifest.cores), {members}), "configs": (len(manifest.configs), {members})}
-    counts |= {name: (len(getattr(manifest, name)), {0, members}) for name in ("attention", "token_cores")}
+    optional = ("attention", "token_cores", "half_cores")
+    counts |= {name: (len(getattr(manifest, name)), {0, members}) for name in optional}
     gradients = members if manifest.has_gradients else 0
     counts |= {name: (len(getattr(manifest, name)), {gradients}) for name in ("core_tapes", "core_gradients")}
     for mouse_id, mouse in manifest.mice.items():

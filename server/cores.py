@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server import contract
-from server.sessions import Session
+from server.sessions import Graph
 
 __all__ = ["Core", "distinct_tokens"]
 
@@ -23,10 +23,10 @@ class Core:
         open_restricted: opens that variant, on its first use; None: there is none.
     """
 
-    def __init__(self, session: Session, open_restricted: Callable[[], Session] | None) -> None:
+    def __init__(self, session: Graph, open_restricted: Callable[[], Graph] | None) -> None:
         self.session = session
         self._open_restricted = open_restricted
-        self._restricted: Session | None = None
+        self._restricted: Graph | None = None
 
     @property
     def can_restrict(self) -> bool:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from server import contract
 from server.contract import File, Manifest, MouseRecord
 from server.cores import Core
-from server.errors import InvalidInput, NotFound
+from server.errors import BundleError, InvalidInput, NotFound
 from server.gradients import BackwardPass, Gradient, MouseForward
-from server.sessions import Provider, Session
+from server.sessions import Graph, Precision, Provider, Session, open_core
 
 __all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
 
@@ -79,17 +79,26 @@ class Engine:
     """One bundle, loaded. Not thread-safe: whoever owns it runs one call at a time."""
 
     def __init__(
-        self, bundle: Path, manifest: Manifest, *, provider: Provider, threads: int | None, max_batch: int
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        *,
+        provider: Provider,
+        precision: Precision,
+        threads: int | None,
+        max_batch: int,
     ) -> None:
         self.bundle = bundle
         self.manifest = manifest
         self.hash = manifest.hash
         self.max_batch = max_batch
         self._wanted = provider
+        self.precision = precision
         self._threads = threads
+        cores, token_cores = _core_files(manifest, precision)
         self.cores = [
-            Core(self._open(file), partial(self._open, manifest.token_cores[i]) if manifest.token_cores else None)
-            for i, file in enumerate(manifest.cores)
+            Core(self._open_core(file), partial(self._open_core, token_cores[i]) if token_cores else None)
+            for i, file in enumerate(cores)
         ]
         self._mice = {
             mouse_id: _MouseGraphs(
@@ -108,12 +117,19 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, provider: Provider = "auto", threads: int | None = None, max_batch: int = 8
+        cls,
+        path: str | Path,
+        *,
+        provider: Provider = "auto",
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        max_batch: int = 8,
     ) -> Self:
         """Loads and verifies a bundle.
 
         Args:
-            provider: "auto", "cpu" or "cuda"; "cuda" is an error where there is none.
+            provider: "auto", "cpu", "cuda" or "openvino"; one asked for by name is an error where it is missing.
+            precision: of the cores: "fp32"; "fp16", where the bundle has such cores; "bf16", in OpenVINO.
             threads: of one core graph on the CPU; None: one per physical core.
             max_batch: images in one pass of the core; more are split.
 
@@ -123,7 +139,7 @@ class Engine:
         bundle = Path(path)
         manifest = contract.load_manifest(bundle)
         contract.verify_files(bundle, manifest)
-        return cls(bundle, manifest, provider=provider, threads=threads, max_batch=max_batch)
+        return cls(bundle, manifest, provider=provider, precision=precision, threads=threads, max_batch=max_batch)
 
     def warm_up(self) -> None:
         """Runs every graph that predictions need once, at batch 1 and, on a GPU, at the largest batch."""
@@ -238,7 +254,10 @@ class Engine:
             self._backward = BackwardPass(
                 self.manifest,
                 lambda file, large: self._open(file) if large else self._open_small(file),
-                [core.session for core in self.cores],
+                [
+                    core.session if self.precision == "fp32" and isinstance(core.session, Session) else None
+                    for core in self.cores
+                ],
                 [core.n_tokens for core in self.cores],
             )
         mouse = self._mice[mouse_id]
@@ -261,6 +280,9 @@ class Engine:
     def _gradient_batch(self) -> int:
         """A backward pass holds attention weights, some 200 MB an image; on a CPU batches gain nothing."""
         return 1 if self.device == "cpu" else max(1, self.max_batch // 4)
+
+    def _open_core(self, file: File) -> Graph:
+        return open_core(self.bundle / file.path, wanted=self._wanted, precision=self.precision, threads=self._threads)
 
     def _open(self, file: File) -> Session:
         return Session(self.bundle / file.path, wanted=self._wanted, threads=self._threads)
@@ -368,6 +390,19 @@ class Engine:
         if stimulus.neurons is not None:
             return stimulus.neurons
         return np.arange(self.manifest.mice[stimulus.mouse_id].n_neurons, dtype=np.int64)
+
+
+def _core_files(manifest: Manifest, precision: Precision) -> tuple[list[File], list[File]]:
+    """The cores of that precision, and their variants for some tokens."""
+    if precision != "fp16":
+        return manifest.cores, manifest.token_cores
+    if not manifest.half_cores:
+        raise BundleError(
+            f"twin {manifest.name!r} has no cores in fp16",
+            expected="half_cores in the manifest",
+            hint="Export it again with --fp16 (transformer cores only), or set V1T_PRECISION=fp32.",
+        )
+    return manifest.half_cores, []
 
 
 def _raw(stimulus: Stimulus, images: slice) -> dict[str, np.ndarray]:

@@ -62,18 +62,22 @@ class BackwardPass:
 
     Args:
         open_: opens a graph, on one thread or on all.
-        cores: the members' core graphs; where one keeps no tape it serves as the forward pass.
+        cores: the members' core graphs in float32, where they are open: one that keeps no tape is the forward pass.
         n_tokens: L of each core.
     """
 
     def __init__(
-        self, manifest: Manifest, open_: Callable[[File, bool], Session], cores: Sequence[Session], n_tokens: list[int]
+        self,
+        manifest: Manifest,
+        open_: Callable[[File, bool], Session],
+        cores: Sequence[Session | None],
+        n_tokens: list[int],
     ) -> None:
         self._manifest = manifest
         self._open = open_
         self._n_tokens = n_tokens
         self._tapes = [
-            core if tape == file else open_(tape, True)
+            core if core is not None and tape == file else open_(tape, True)
             for core, file, tape in zip(cores, manifest.cores, manifest.core_tapes, strict=True)
         ]
         self._cores = [open_(file, True) for file in manifest.core_gradients]

@@ -169,6 +169,8 @@ def _provenance(engine: Engine, mouse_id: str) -> dict[str, Any]:
         "mouse": mouse_id,
         "hash": info["hash"],
         "members": info["members"],
+        "provider": info["provider"],
+        "precision": info["precision"],
         "simulated": info["simulated"],
         "notice": info["notice"] or "",
     }

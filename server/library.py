@@ -59,7 +59,13 @@ def load_engine(bundle: Path, settings: Settings) -> Engine:
     """Loads, verifies and warms one bundle."""
     from server.engine import Engine  # onnxruntime: half a second that the port need not wait for
 
-    engine = Engine.load(bundle, provider=settings.provider, threads=settings.threads, max_batch=settings.max_batch)
+    engine = Engine.load(
+        bundle,
+        provider=settings.provider,
+        precision=settings.precision,
+        threads=settings.threads,
+        max_batch=settings.max_batch,
+    )
     engine.warm_up()
     return engine
 

@@ -94,6 +94,8 @@ def model_info(engine: Engine) -> dict[str, Any]:
         name=manifest.name,
         hash=engine.hash,
         members=manifest.members,
+        provider=engine.provider,
+        precision=engine.precision,
         simulated=manifest.simulated,
         notice=manifest.notice,
     ).model_dump()

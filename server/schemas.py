@@ -133,6 +133,8 @@ class ModelInfo(_Closed):
     name: str = Field(description="the bundle's name")
     hash: str = Field(description="SHA-256 over the bundle's manifest, which holds that of every file")
     members: int
+    provider: str = Field(description="what ran the cores")
+    precision: str = Field(description="of the cores' arithmetic: fp32, fp16 or bf16")
     simulated: bool = Field(description="True: trained on simulated recordings")
     notice: str | None
 

@@ -1,21 +1,24 @@
-"""ONNX Runtime sessions: which provider runs a graph, with how many threads, and the truth about both."""
+"""Sessions: which runtime and provider run a graph, in which precision, and the truth about what came of it."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnxruntime as ort
 
 from server.errors import BundleError
 
-__all__ = ["Provider", "Session", "available_provider"]
+__all__ = ["Graph", "OpenVINOSession", "Precision", "Provider", "Session", "available_provider", "open_core"]
 
 # What an operator can ask for; "auto" takes CUDA where it works and says so where it does not.
-Provider = Literal["auto", "cpu", "cuda"]
+Provider = Literal["auto", "cpu", "cuda", "openvino"]
+# Of the cores; stems, shifters, readouts and gradients are always float32.
+Precision = Literal["fp32", "fp16", "bf16"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -35,7 +38,7 @@ def available_provider(wanted: Provider) -> str:
             expected=_CUDA,
             hint="Install server/requirements-gpu.txt in place of onnxruntime, or set V1T_PROVIDER=cpu.",
         )
-    return _CUDA if wanted != "cpu" and _CUDA in available else _CPU
+    return _CUDA if wanted in ("auto", "cuda") and _CUDA in available else _CPU
 
 
 @functools.cache
@@ -49,15 +52,28 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(memory, None)
 
 
-class Session:
+class Graph(Protocol):
     """One graph, ready to run.
 
     Attributes:
         inputs: the tensor names that the graph takes.
         outputs: those that it gives.
         shapes: of the outputs, a name where an axis is dynamic.
-        provider: the provider that really runs it; onnxruntime falls back to the CPU with no more than a log line.
+        provider: what really runs it.
     """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: dict[str, tuple[int | str, ...]]
+    provider: str
+
+    def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph on those of the tensors that it takes; returns all of its outputs by name."""
+        ...
+
+
+class Session:
+    """A `Graph` in onnxruntime, which falls back to the CPU with no more than a log line: `provider` says what runs."""
 
     def __init__(self, path: Path, *, wanted: Provider, threads: int | None) -> None:
         options = ort.SessionOptions()
@@ -71,7 +87,7 @@ class Session:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises its own classes, without a common base but Exception
-            raise BundleError(f"{path.name} cannot be loaded by onnxruntime {ort.__version__}: {error}") from error
+            raise _unloadable(path, f"onnxruntime {ort.__version__}", error) from error
         self.provider = str(self._session.get_providers()[0])
         if wanted == "cuda" and self.provider != _CUDA:
             raise BundleError(
@@ -87,6 +103,99 @@ class Session:
         }
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph on those of the tensors that it takes; returns all of its outputs by name."""
         results = self._session.run(None, {name: tensors[name] for name in self.inputs})
         return dict(zip(self.outputs, results, strict=True))
+
+
+class OpenVINOSession:
+    """A `Graph` in OpenVINO on the CPU.
+
+    Args:
+        precision: of the arithmetic. OpenVINO would take bf16 by itself where the processor has it; here it is asked.
+    """
+
+    def __init__(self, path: Path, *, precision: Precision, threads: int | None) -> None:
+        openvino = _openvino()
+        hints: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,  # the engine runs one call at a time
+        }
+        if threads is not None:
+            hints["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._model = openvino.compile_model(str(path), "CPU", hints)
+        except Exception as error:  # openvino raises RuntimeError and classes of its own
+            raise _unloadable(path, f"OpenVINO {openvino.__version__}", error) from error
+        self.provider = "OpenVINO"
+        self.inputs = tuple(port.get_any_name() for port in self._model.inputs)
+        self.outputs = tuple(port.get_any_name() for port in self._model.outputs)
+        self.shapes: dict[str, tuple[int | str, ...]] = {
+            port.get_any_name(): tuple(
+                size.get_length() if size.is_static else "dynamic" for size in port.get_partial_shape()
+            )
+            for port in self._model.outputs
+        }
+
+    def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = self._model({name: np.ascontiguousarray(tensors[name]) for name in self.inputs})
+        # The results lie in memory that the next run writes to.
+        return {name: np.array(results[i]) for i, name in enumerate(self.outputs)}
+
+
+def open_core(path: Path, *, wanted: Provider, precision: Precision, threads: int | None) -> Graph:
+    """A core's session: the graphs that take the time, and the only ones that another runtime may run.
+
+    Raises:
+        BundleError: the provider has no such precision, is not installed, or cannot run the graph.
+    """
+    if precision == "bf16" and wanted != "openvino":
+        raise BundleError(
+            "precision 'bf16' runs in OpenVINO only",
+            got=f"provider {wanted!r}",
+            expected="provider 'openvino'",
+            hint="Set V1T_PROVIDER=openvino, or V1T_PRECISION=fp32; on a GPU fp16 is nearer to fp32 than bf16 is.",
+        )
+    if precision == "fp16" and wanted == "openvino":
+        raise BundleError(
+            "precision 'fp16' runs in onnxruntime only",
+            got="provider 'openvino'",
+            expected="precision 'fp32' or 'bf16'",
+            hint="Set V1T_PRECISION=bf16.",
+        )
+    if wanted == "openvino":
+        return OpenVINOSession(path, precision=precision, threads=threads)
+    return Session(path, wanted=wanted, threads=threads)
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise BundleError(
+            "provider 'openvino' was asked for and is not installed",
+            expected="the package openvino",
+            hint="pip install -r server/requirements-openvino.txt, or set V1T_PROVIDER=cpu.",
+        ) from error
+    return openvino
+
+
+def _unloadable(path: Path, runtime: str, error: Exception) -> BundleError:
+    """Names the operator that the runtime lacks, where that is the reason."""
+    for pattern in _LACKS_OPERATOR:
+        if found := re.search(pattern, str(error)):
+            return BundleError(
+                f"{path.name} has an operator that {runtime} cannot run",
+                got=found[1],
+                hint="Export the bundle again with --portable: standard operators only.",
+            )
+    return BundleError(f"{path.name} cannot be loaded by {runtime}: {error}")
+
+
+# How the runtimes say that they lack an operator, with its name.
+_LACKS_OPERATOR = (
+    r"Fatal error: (\S+?)\(-?\d+\) is not a registered function/op",
+    r"No Op registered for (\S+)",
+    r"Could not find an implementation for (\S+?)\(\d+\) node",
+    r"No conversion rule found for operations: ([^\s,]+)",
+)

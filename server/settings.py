@@ -52,7 +52,10 @@ class Settings(BaseModel):
         min_length=1,
         description="bundles, or folders of bundles, joined by the path separator",
     )
-    provider: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the graphs run")
+    provider: Literal["auto", "cpu", "cuda", "openvino"] = Field(default="auto", description="where the graphs run")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="of the cores: fp16 where the bundle has such cores, bf16 in OpenVINO"
+    )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="of one graph on the CPU; empty: the engine's choice"
     )

@@ -45,12 +45,14 @@ class BundleOptions:
     Attributes:
         portable: standard ONNX operators only, for other runtimes; slower in onnxruntime.
         gradients: the graphs that gradients need; exporting them takes as long as all others.
+        half: cores in float16 as well, for GPUs; transformers that fold only.
         single_file: one self-contained graph per mouse as well, for people who want onnxruntime alone.
         scores: mouse_id -> name -> (N,) per-neuron test scores of the ensemble.
     """
 
     portable: bool = False
     gradients: bool = True
+    half: bool = False
     single_file: bool = False
     licence: str = "not stated"
     citation: str = V1T_CITATION
@@ -96,6 +98,13 @@ class _Writer:
         self.options = options
         self.has_attention = all(has_attention(twin) for twin in self.twins)
         self.folds = all(graphs.folds(twin) for twin in self.twins)
+        if options.half and not self.folds:
+            raise ConfigError(
+                "cores in float16 were asked for, and not every member has one that can be",
+                got=", ".join(sorted({twin.config.core.kind for twin in self.twins})),
+                expected="ViT or V1T without locality self-attention",
+                hint="Leave --fp16 out.",
+            )
         self.weights: dict[Path, SharedWeights] = {}
         self.n_stems = 1 if ensemble.shares_stems else len(self.twins)
         self.progress = tqdm(desc="exporting graphs", unit="graph", disable=None)
@@ -119,6 +128,11 @@ class _Writer:
                     "token_core", lambda twin, path: graphs.export_token_core(twin, path, portable=portable)
                 )
                 if self.folds
+                else [],
+                half_cores=self._per_member(
+                    "half_core", lambda twin, path: graphs.export_half_core(twin, path, portable=portable)
+                )
+                if options.half
                 else [],
                 core_tapes=self._core_tapes(cores) if options.gradients else [],
                 core_gradients=self._per_member("core_gradient", gradient_graphs.export_core_gradient)
@@ -287,6 +301,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--notice", help="a sentence that the server says with every reply")
     parser.add_argument("--portable", action="store_true", help="standard ONNX operators only, for other runtimes")
     parser.add_argument(
+        "--fp16",
+        dest="half",
+        action="store_true",
+        help="also write the cores in float16, for GPUs: V1T_PRECISION=fp16 serves them (ViT and V1T)",
+    )
+    parser.add_argument(
         "--single-file",
         action="store_true",
         help="also write mice/MOUSE/twin.onnx: raw inputs in, responses out, for onnxruntime or another runtime alone",
@@ -308,6 +328,7 @@ def run(args: argparse.Namespace) -> int:
     options = BundleOptions(
         portable=args.portable,
         gradients=args.gradients,
+        half=args.half,
         single_file=args.single_file,
         licence=args.licence,
         citation=args.citation,

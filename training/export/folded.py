@@ -10,9 +10,15 @@ without its affine part, gamma and beta its affine part, and W_q, W_k, W_v, W_o 
 
 So keys and values are n itself, shared by all heads, and the heads' queries are one (B, h L, D) sequence: attention of
 one head, without a transpose. The fold is computed in float64 and differs from the plain form by rounding only.
+
+For a GPU, n is padded with zeros to a width W that its attention kernels take (155 -> 160), and the weights beside it
+with zero rows or columns: the sums stay what they are. `half` runs the matrix products and the attention in float16;
+the residual stream, LayerNorm and, inside the kernel, softmax stay float32.
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +30,8 @@ from training.models.vit import ViTCore
 
 __all__ = ["FoldedViT", "can_fold", "take_rows"]
 
+KERNEL_WIDTH = 8  # flash attention takes heads whose width is a multiple of this
+
 
 def can_fold(core: nn.Module) -> bool:
     """Whether the fold fits: ViT heads as wide as the embedding, and no mask between tokens."""
@@ -33,7 +41,10 @@ def can_fold(core: nn.Module) -> bool:
 
 
 class FoldedAttention(nn.Module):
-    """Attention with keys and values folded away: `queries`, then `attend`, then `project`."""
+    """Attention with keys and values folded away: `queries`, then `attend`, then `project`.
+
+    Normalised tokens come in, and what the heads see goes out, at width W: D, or D padded.
+    """
 
     query_weight: Tensor
     query_bias: Tensor
@@ -41,7 +52,7 @@ class FoldedAttention(nn.Module):
     output_bias: Tensor
 
     @torch.no_grad()
-    def __init__(self, attention: Attention, *, fused: bool) -> None:
+    def __init__(self, attention: Attention, *, fused: bool, width: int) -> None:
         super().__init__()
         gamma, beta = attention.norm.weight.double(), attention.norm.bias.double()
         dim = gamma.shape[0]
@@ -54,23 +65,24 @@ class FoldedAttention(nn.Module):
         if attention.output.bias is not None:
             bias = bias + attention.output.bias.double()
         self.n_heads = attention.n_heads
-        self.dim = dim
+        self.width = width
         self.fused = fused
+        more = width - dim
         for name, tensor in (
-            ("query_weight", (query * gamma).flatten(0, 1)),  # (h D, D)
-            ("query_bias", (query @ beta).flatten()),  # (h D,)
-            ("output_weight", (value * gamma).transpose(0, 1).flatten(1)),  # (D, h D)
+            ("query_weight", F.pad(query * gamma, (0, more, 0, more)).flatten(0, 1)),  # (h W, W)
+            ("query_bias", F.pad(query @ beta, (0, more)).flatten()),  # (h W,)
+            ("output_weight", F.pad(value * gamma, (0, more)).transpose(0, 1).flatten(1)),  # (D, h W)
             ("output_bias", bias),
         ):
             self.register_buffer(name, tensor.float().contiguous())
 
     def queries(self, normalized: Tensor) -> Tensor:
-        """Normalised tokens (B, L', D) to the heads' queries (B, L' h, D)."""
+        """Normalised tokens (B, L', W) to the heads' queries (B, L' h, W)."""
         q = F.linear(normalized, self.query_weight, self.query_bias)
-        return q.reshape(normalized.shape[0], normalized.shape[1] * self.n_heads, self.dim)
+        return q.reshape(normalized.shape[0], normalized.shape[1] * self.n_heads, self.width)
 
     def attend(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Queries (B, L' h, D) and all tokens (B, L, D), normalised, to what the heads see (B, L' h, D)."""
+        """Queries (B, L' h, W) and all tokens (B, L, W), normalised, to what the heads see (B, L' h, W)."""
         if not self.fused:
             return (queries @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
         return torch.onnx.ops.symbolic(
@@ -83,8 +95,8 @@ class FoldedAttention(nn.Module):
         )
 
     def project(self, heads: Tensor) -> Tensor:
-        """What the heads see (B, L' h, D) to the residual branch (B, L', D)."""
-        merged = heads.reshape(heads.shape[0], heads.shape[1] // self.n_heads, self.n_heads * self.dim)
+        """What the heads see (B, L' h, W) to the residual branch (B, L', D)."""
+        merged = heads.reshape(heads.shape[0], heads.shape[1] // self.n_heads, self.n_heads * self.width)
         return F.linear(merged, self.output_weight, self.output_bias)
 
 
@@ -95,15 +107,16 @@ class FoldedMLP(nn.Module):
     up_bias: Tensor
 
     @torch.no_grad()
-    def __init__(self, mlp: MLP) -> None:
+    def __init__(self, mlp: MLP, *, width: int) -> None:
         super().__init__()
         weight, gamma, beta = mlp.up.weight.double(), mlp.norm.weight.double(), mlp.norm.bias.double()
         bias = weight @ beta
         if mlp.up.bias is not None:
             bias = bias + mlp.up.bias.double()
-        self.register_buffer("up_weight", (weight * gamma).float().contiguous())
+        more = width - weight.shape[1]
+        self.register_buffer("up_weight", F.pad(weight * gamma, (0, more)).float().contiguous())
         self.register_buffer("up_bias", bias.float())
-        self.down = mlp.down
+        self.down = copy.deepcopy(mlp.down)  # its own: a core in half precision leaves the twin as it is
 
     def forward(self, normalized: Tensor) -> Tensor:
         return self.down(F.gelu(F.linear(normalized, self.up_weight, self.up_bias)))
@@ -114,15 +127,23 @@ class FoldedViT(nn.Module):
 
     Args:
         fused: emit onnxruntime's attention node; otherwise standard operators only, for other runtimes.
+        padded: pad what goes into matrix products to a width that attention kernels of GPUs take.
+        half: those products and the attention in float16.
     """
 
-    def __init__(self, core: ViTCore, *, fused: bool) -> None:
+    def __init__(self, core: ViTCore, *, fused: bool, padded: bool = False, half: bool = False) -> None:
         super().__init__()
         self.tokenizer = core.tokenizer
         self.transformer = core.transformer
         blocks = core.transformer.ordered_blocks()
-        self.attentions = nn.ModuleList(FoldedAttention(block.attention, fused=fused) for block in blocks)
-        self.mlps = nn.ModuleList(FoldedMLP(block.mlp) for block in blocks)
+        dim = core.output_shape[0]
+        width = -(-dim // KERNEL_WIDTH) * KERNEL_WIDTH if padded else dim
+        self.padding = width - dim
+        self.dtype = torch.float16 if half else torch.float32
+        self.attentions = nn.ModuleList(
+            FoldedAttention(block.attention, fused=fused, width=width).to(self.dtype) for block in blocks
+        )
+        self.mlps = nn.ModuleList(FoldedMLP(block.mlp, width=width).to(self.dtype) for block in blocks)
         self.eps = blocks[0].attention.norm.eps  # torch's default, in every LayerNorm
         self.grid = core.grid
         self.n_tokens = core.grid[0] * core.grid[1]
@@ -134,7 +155,7 @@ class FoldedViT(nn.Module):
     def with_tape(
         self, image: Tensor, behavior: Tensor, mouse_index: Tensor, at: Tensor | None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The feature map, and of each block its input (B, 1 + L, D) and what its heads saw (B, L' h, D)."""
+        """The feature map, and of each block its input (B, 1 + L, D) and what its heads saw (B, L' h, W)."""
         x = self.tokenizer(image)  # (B, 1 + L, D)
         last = len(self.mlps) - 1
         tape = []
@@ -150,11 +171,13 @@ class FoldedViT(nn.Module):
 
     def finish(self, i: int, x: Tensor, heads: Tensor) -> Tensor:
         """Block i after its attention: the two residual branches, (B, L', D) -> (B, L', D)."""
-        x = x + self.folded_attentions()[i].project(heads)
-        return x + self.mlps[i](self.normalize(x))
+        x = x + self.folded_attentions()[i].project(heads).float()
+        return x + self.mlps[i](self.normalize(x)).float()
 
     def normalize(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        """Residual stream (B, L, D), float32, to what matrix products take (B, L, W)."""
+        x = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return (F.pad(x, (0, self.padding)) if self.padding else x).to(self.dtype)
 
     def asked(self, x: Tensor, at: Tensor | None) -> Tensor:
         """Of all tokens (B, 1 + L, D), the cls token first, those of the map or those asked for (B, R, D)."""

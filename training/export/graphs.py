@@ -111,6 +111,14 @@ def export_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
     export_graph(core_module(twin, portable=portable), examples, batched(examples), [contract.FEATURE_MAP], path)
 
 
+def export_half_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
+    """Writes a folded core in half precision, padded for the attention kernels of GPUs."""
+    assert isinstance(twin.core, ViTCore)
+    module = FoldedViT(twin.core, fused=not portable, padded=True, half=True)
+    examples = core_examples(twin)
+    export_graph(module, examples, batched(examples), [contract.FEATURE_MAP], path)
+
+
 def folds(twin: Twin) -> bool:
     """Whether a member's core is folded; then it can be asked for a few tokens, and keeps a tape for gradients."""
     return can_fold(twin.core)

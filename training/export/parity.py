@@ -29,7 +29,7 @@ def measure_parity(ensemble: Ensemble, folder: Path, manifest: Manifest) -> dict
     Where the two differ by more than the bound, the fault may be torch's own rounding in float32, as of an LN model
     with responses of ten standard deviations: then torch in float64 is the judge.
     """
-    engine = Engine(folder, manifest, provider="cpu", threads=None, max_batch=SAMPLES)
+    engine = Engine(folder, manifest, provider="cpu", precision="fp32", threads=None, max_batch=SAMPLES)
     rng = np.random.default_rng(0)
     found = {}
     for mouse in ensemble.mice.values():
