@@ -8,10 +8,10 @@ stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -181,6 +181,40 @@ class Engine:
             InvalidInput: another shape, a type that is no number, NaN or infinity.
         """
         return self.predict_many([self.check(mouse_id, image, behavior, pupil_center, neurons)])[0].response
+
+    def predict_mice(
+        self,
+        mice: Sequence[str] | Literal["*"],
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+    ) -> dict[str, Array]:
+        """Standardised responses of several mice, "*" for all, to one stimulus: mouse_id -> (B, N).
+
+        Mice whose recordings standardise it alike share one pass of the core. See `predict` for the rest.
+
+        Raises:
+            InvalidInput: no mouse, or one twice.
+        """
+        names = list(self._mice) if mice == "*" else list(mice)
+        if isinstance(mice, str) and mice != "*":
+            raise InvalidInput("mice is one name", got=mice, expected="a list of mice, or '*' for all")
+        if not names or len(set(names)) < len(names):
+            raise InvalidInput("mice holds no mouse, or one twice", got=names, expected="each mouse once")
+        stimuli = [self.check(mouse_id, image, behavior, pupil_center) for mouse_id in names]
+        # Image by image, so that mice which share a core's pass lie in one chunk of the batch.
+        pieces = [
+            replace(
+                stimulus,
+                image=stimulus.image[i : i + 1],
+                behavior=stimulus.behavior[i : i + 1],
+                pupil_center=stimulus.pupil_center[i : i + 1],
+            )
+            for i in range(len(stimuli[0].image))
+            for stimulus in stimuli
+        ]
+        responses = [prediction.response for prediction in self.predict_many(pieces)]
+        return {mouse_id: np.concatenate(responses[k :: len(names)]) for k, mouse_id in enumerate(names)}
 
     def predict_many(self, stimuli: Sequence[Stimulus]) -> list[Prediction]:
         """Answers stimuli of any mice together, with one pass of each core for up to `max_batch` images.

@@ -33,6 +33,7 @@ class FormulaEngine:
     """An engine without graphs: each neuron is a weighted sum of what it is shown, so a test can do the same."""
 
     provider = "CPUExecutionProvider"
+    precision = "fp32"
     device = "cpu"
 
     def __init__(self, rng: np.random.Generator) -> None:

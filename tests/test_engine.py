@@ -16,7 +16,7 @@ import torch
 from server import bench, contract
 from server.cores import WORTH_RESTRICTING, distinct_tokens, mask_of
 from server.engine import Engine
-from server.errors import BundleError
+from server.errors import BundleError, InvalidInput, NotFound
 from server.sessions import Session
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, with_options
@@ -259,3 +259,34 @@ def test_the_handmade_product_is_right() -> None:
     session = ort.InferenceSession(bench._matmul_model(), providers=["CPUExecutionProvider"])
     a, b = np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.float32)
     np.testing.assert_allclose(session.run(None, {"a": a, "b": b[:, :3]})[0], a @ b[:, :3], rtol=1e-5, atol=1e-6)
+
+
+def test_one_stimulus_for_many_mice_gives_each_its_own_responses(ensemble: Ensemble, engine: Engine) -> None:
+    inputs = draw(5, seed=31)  # more than a batch
+    for mice in ("*", ["B", "A"]):
+        responses = engine.predict_mice(mice, *inputs)
+        assert list(responses) == (list(MICE) if mice == "*" else mice)
+        for mouse_id, response in responses.items():
+            np.testing.assert_allclose(response, expected(ensemble, mouse_id, inputs), rtol=0, atol=1e-5)
+
+
+def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+    run = Session.run
+
+    def counted(self: Session, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self is engine.cores[0].session:
+            ran.append(len(tensors[contract.CORE_IMAGE]))
+        return run(self, tensors)
+
+    monkeypatch.setattr(Session, "run", counted)
+    engine.predict_mice("*", *draw(4, seed=32))
+    assert sum(ran) == 4
+
+
+@pytest.mark.parametrize("mice", ["A", [], ["A", "A"], ["A", "Z"]])
+def test_no_list_of_mice_is_refused(mice: list[str], engine: Engine) -> None:
+    with pytest.raises((InvalidInput, NotFound)):
+        engine.predict_mice(mice, *draw(1, seed=33))

@@ -5,7 +5,8 @@
 Builds the paper's configuration (Table A.2) with random weights and eight mice, exports it, and times in interleaved
 rounds our torch model with materialised attention (eager, as the reference code runs it) and with
 scaled_dot_product_attention, the engine by batch size, few neurons, eight mice on one stimulus, and gradients, each of
-torch and of the engine. Prints medians, ratios and the bounds that the ratios should keep. Nothing is asserted.
+torch and of the engine; and where openvino is installed, the engine in it, in float32 and in bfloat16. Prints medians,
+ratios and the bounds that the ratios should keep. Nothing is asserted.
 Exporting takes some minutes; keep the bundle with --bundle. Leave the machine alone while it runs.
 """
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -39,10 +42,10 @@ MICE = "ABCDEFGH"
 FEW = 10
 
 
-def build(n_neurons: int, n_mice: int) -> Twin:
+def build(n_neurons: int, n_mice: int, *, seed: int = 0) -> Twin:
     """The published configuration; receptive fields lie all over the feature map, which favours no shortcut."""
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
     mice = [
         dataclasses.replace(
             Mouse.without_recording(mouse_id, (1, 144, 256), n_neurons),
@@ -125,6 +128,16 @@ def bench(twin: Twin, folder: Path, *, threads: int, rounds: int) -> None:
         Case("torch SDPA, gradient", with_kernel(twin, "fused", backward)),
         Case("torch eager, gradient", with_kernel(twin, "eager", backward)),
     ]
+    others = {}
+    if importlib.util.find_spec("openvino"):
+        for precision in ("fp32", "bf16"):
+            others[precision] = other = Engine.load(
+                folder, provider="openvino", precision=precision, threads=threads, max_batch=16
+            )
+            cases += [
+                Case(f"OpenVINO {precision}, batch {size}", partial(other.predict, "A", *batches[size]), size)
+                for size in (1, 4)
+            ]
     times = measure(cases, rounds=rounds)
     per_image = {case.name: times[case.name] / case.images for case in cases}
     gflop = core_gflop(twin.config.model_dump(mode="json"), engine.cores[0].n_tokens)
@@ -135,17 +148,37 @@ def bench(twin: Twin, folder: Path, *, threads: int, rounds: int) -> None:
     for name, seconds in per_image.items():
         print(f"  {name:<26}{seconds * 1e3:>9.1f} ms an image")
     print(f"memory of all of this, torch too: {resident_mb():.0f} MB, {peak_mb():.0f} MB at most")
-    base = per_image["engine, batch 1"]
+    base, eager = per_image["engine, batch 1"], per_image["torch eager, batch 1"]
     print("ratios                                       got   bound")
     for what, ratio, bound in (
-        ("engine / torch eager, batch 1", base / per_image["torch eager, batch 1"], 0.26),
+        ("engine / torch eager, batch 1", base / eager, 0.26),
         ("engine / torch SDPA, batch 1", base / per_image["torch SDPA, batch 1"], 0.44),
         ("engine / time at the ceiling, batch 1", base / (gflop / gflops), 1.2),
         (f"{FEW} neurons / all", per_image[f"engine, {FEW} neurons"] / base, 0.8),
         (f"{len(mice)} mice / one, one stimulus", per_image[f"engine, {len(mice)} mice"] / base, 1.25),
         ("gradient / forward", per_image["engine, gradient"] / base, 4.0),
+        *(
+            (f"OpenVINO {precision} / torch eager, batch 1", per_image[f"OpenVINO {precision}, batch 1"] / eager, bound)
+            for precision, bound in (("fp32", 0.26), ("bf16", 0.16))
+            if precision in others
+        ),
     ):
         print(f"  {what:<40}{ratio:>6.2f}{bound:>8.2f}")
+    expected = engine.predict("A", *batches[16])
+    for precision, other in others.items():
+        report_error(f"OpenVINO {precision}", other.predict("A", *batches[16]), expected)
+
+
+def report_error(name: str, got: np.ndarray, expected: np.ndarray) -> None:
+    """How far responses (B, N) are from those of onnxruntime in float32, as a part of what each neuron's vary."""
+    a, b = got - got.mean(0), expected - expected.mean(0)
+    moves = b.std(0) > 0.01 * np.median(b.std(0))  # without the neurons that look past the image
+    correlation = (a * b).sum(0)[moves] / np.sqrt((a**2).sum(0) * (b**2).sum(0))[moves]
+    relative = (np.linalg.norm(got - expected, axis=0) / np.linalg.norm(b, axis=0))[moves]
+    print(
+        f"error of {name}, relative to how a neuron varies: median {np.median(relative):.1e}, worst {relative.max():.1e}; "
+        f"correlation of the worst neuron {correlation.min():.5f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""An ensemble of five at the published size: how long it takes to load, and what memory it takes at batch 8.
+
+    python tests/perf/bench_ensemble.py [--threads 2] [--neurons 8000] [--bundle DIR]
+
+Builds five members of the paper's configuration (Table A.2) with random weights, exports them, and loads and asks them
+in a process of its own, which has no torch. Prints what it measured beside the bounds; nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
+
+from bench_engine import build
+
+from server.contract import MANIFEST
+from training.checkpoint import Checkpoint
+from training.ensemble import Ensemble
+from training.export import export_bundle
+from training.export.bundle import BundleOptions
+
+ASK = """
+import sys, time
+import numpy as np
+from server.bench import peak_mb, resident_mb
+from server.engine import Engine
+before, start = resident_mb(), time.perf_counter()
+engine = Engine.load(sys.argv[1], provider="cpu", threads=int(sys.argv[2]), max_batch=8)
+loaded = time.perf_counter() - start
+rng = np.random.default_rng(0)
+inputs = [rng.standard_normal((8, *shape)) for shape in ((1, 144, 256), (3,), (2,))]
+seconds = []
+for _ in range(4):
+    start = time.perf_counter()
+    engine.predict("A", *inputs)
+    seconds.append(time.perf_counter() - start)
+print(f"loaded and verified in {loaded:.2f} s (bound 3)")
+print(f"{min(seconds) / 8 * 1e3:.0f} ms an image and ensemble at batch 8")
+print(f"resident {resident_mb():.0f} MB, {peak_mb():.0f} MB at most (bound 1000), {before:.0f} MB before loading")
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--neurons", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--bundle", type=Path, help="keep the bundle here, and take it from here if it is there")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.bundle or Path(temporary) / "five"
+        if not (folder / MANIFEST).exists():
+            members = [Checkpoint(twin=build(args.neurons, 1, seed=seed)) for seed in range(5)]
+            export_bundle(Ensemble(members), folder, options=BundleOptions(gradients=False))
+        command = [sys.executable, "-c", ASK, str(folder.resolve()), str(args.threads)]
+        subprocess.run(command, cwd=Path(__file__).resolve().parents[2], check=True)
+
+
+if __name__ == "__main__":
+    main()
