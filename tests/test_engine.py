@@ -274,14 +274,13 @@ def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = []
-    run = Session.run
+    run = engine.cores[0]._run
 
-    def counted(self: Session, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if self is engine.cores[0].session:
-            ran.append(len(tensors[contract.CORE_IMAGE]))
-        return run(self, tensors)
+    def counted(tensors: dict[str, np.ndarray], touched: np.ndarray | None) -> np.ndarray:
+        ran.append(len(tensors[contract.CORE_IMAGE]))
+        return run(tensors, touched)
 
-    monkeypatch.setattr(Session, "run", counted)
+    monkeypatch.setattr(engine.cores[0], "_run", counted)
     engine.predict_mice("*", *draw(4, seed=32))
     assert sum(ran) == 4
 

@@ -174,10 +174,10 @@ def report_error(name: str, got: np.ndarray, expected: np.ndarray) -> None:
     a, b = got - got.mean(0), expected - expected.mean(0)
     moves = b.std(0) > 0.01 * np.median(b.std(0))  # without the neurons that look past the image
     correlation = (a * b).sum(0)[moves] / np.sqrt((a**2).sum(0) * (b**2).sum(0))[moves]
-    relative = (np.linalg.norm(got - expected, axis=0) / np.linalg.norm(b, axis=0))[moves]
+    relative = np.linalg.norm(got - expected, axis=0)[moves] / np.linalg.norm(b, axis=0)[moves]
     print(
-        f"error of {name}, relative to how a neuron varies: median {np.median(relative):.1e}, worst {relative.max():.1e}; "
-        f"correlation of the worst neuron {correlation.min():.5f}"
+        f"error of {name}, relative to how a neuron varies: median {np.median(relative):.1e}, "
+        f"worst {relative.max():.1e}; correlation of the worst neuron {correlation.min():.5f}"
     )
 
 
