@@ -12,15 +12,17 @@ import torch
 from golden import Golden, load_golden
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
 
+from server import contract
 from server.engine import Engine
 from server.errors import BundleError
-from server.sessions import Precision, Provider, open_core
+from server.sessions import Precision, Provider, Session, open_core
 from training.ensemble import Ensemble
 from training.errors import ConfigError
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
 from training.export.folded import FoldedViT
-from training.export.graphs import core_examples
+from training.export.graphs import batched, core_examples
+from training.export.onnx_files import export_graph
 from training.models.vit import ViTCore
 
 BOUND = 1e-4
@@ -97,6 +99,21 @@ def test_gradients_are_float32_whatever_the_cores_are(reference: Path, tmp_path:
     for other in gradients[1:]:
         for expected, got in zip(gradients[0], other, strict=True):
             np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.slow
+def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(reference: Path, tmp_path: Path) -> None:
+    twin = load_golden(reference, "v1t-published-config").ensemble.members[0].twin
+    assert isinstance(twin.core, ViTCore)
+    module = FoldedViT(twin.core, fused=True, padded=True)
+    assert {attention.width for attention in module.folded_attentions()} == {160}
+    examples = core_examples(twin)
+    path = tmp_path / "core.onnx"
+    export_graph(module, examples, batched(examples), [contract.FEATURE_MAP], path)
+    got = Session(path, wanted="cpu", threads=1).run({name: x.numpy() for name, x in examples.items()})
+    with torch.inference_mode():
+        expected = twin.core(*examples.values()).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(got[contract.FEATURE_MAP], expected, rtol=0, atol=BOUND)
 
 
 @pytest.mark.parametrize("half", [False, True])
