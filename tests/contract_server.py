@@ -29,6 +29,7 @@ FORM_FIELDS = {
     "running_speed",
     "pupil_center",
     "neuron_ids",
+    "weights",
     "units",
     "spread",
     "resize",

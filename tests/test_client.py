@@ -21,9 +21,9 @@ import pytest
 import v1t_client
 from contract_server import MEAN_SPEED, SHAPE, ContractServer, error_reply, json_reply, npy_reply
 from PIL import Image as PillowImage
-from v1t_client import AsyncClient, Client, Prediction, Predictor
+from v1t_client import AsyncClient, Client, DifferentiablePredictor, Prediction, Predictor
 from v1t_client._operations import Operations, Send, Sleep
-from v1t_client._requests import Question
+from v1t_client._requests import GradientQuestion, Question, Shown
 from v1t_client._retry import Retry
 
 EXAMPLES = Path(v1t_client.__file__).parents[1] / "examples"
@@ -438,6 +438,31 @@ def test_a_reply_outside_the_contract_is_refused(server, client, reply, says):
     assert "v1t server" in refused.value.hint
 
 
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        ([(1, *SHAPE), (1, 2), (1, 3)], "cannot be read"),
+        ([(1, *SHAPE[1:]), (1, 2), (1, 3), (1, 2)], "wrong shapes"),
+        ([(2, *SHAPE), (1, 2), (1, 3), (1, 2)], "wrong shapes"),
+        ([(1, *SHAPE), (1, 2), (1, 2), (1, 3)], "wrong shapes"),
+        ([(1, *SHAPE), (1, 3), (1, 3), (1, 2)], "number of neurons"),
+        ([(2, *SHAPE), (2, 2), (2, 3), (2, 2)], "number of images"),
+    ],
+)
+def test_a_gradient_outside_the_contract_is_refused(server, client, shapes, says):
+    body = b"".join(npy_reply(np.ones(shape, np.float32), {})[2] for shape in shapes)
+    server.script.append((200, npy_reply(ONE_ROW, GOOD_HEADER)[1], body))
+    with pytest.raises(v1t_client.ReplyInvalid, match=says):
+        client.gradient("A", np.zeros(SHAPE, np.uint8), weights=[1, 2], neuron_ids=[9, 8])
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 4), (1, 3, 4)])
+def test_attention_outside_the_contract_is_refused(server, client, shape):
+    server.script.append(npy_reply(np.ones(shape, np.float32), GOOD_HEADER))
+    with pytest.raises(v1t_client.ReplyInvalid):
+        client.attention("A", np.zeros(SHAPE, np.uint8))
+
+
 @pytest.mark.parametrize("content", [[], {"mice": {}}, {"mice": [3]}, {"mice": [{"mouse": "A"}]}, {}])
 def test_a_list_of_mice_outside_the_contract_is_refused(server, client, content):
     server.script.append(json_reply(content))
@@ -724,9 +749,12 @@ def test_both_clients_and_the_seam_take_the_same_arguments():
     assert names == [name for name in vars(AsyncClient) if not name.startswith("_") and name != "aclose"]
     for name in names:
         assert arguments(getattr(Client, name)) == arguments(getattr(AsyncClient, name))
-    for name in ("predict", "mice"):
-        assert arguments(getattr(Client, name)) == arguments(getattr(Predictor, name))
-    assert set(inspect.signature(Question).parameters) == set(inspect.signature(Client.predict).parameters) - {"self"}
+    for name in ("predict", "gradient", "mice"):
+        assert arguments(getattr(Client, name)) == arguments(getattr(DifferentiablePredictor, name))
+    assert arguments(Client.predict) == arguments(Predictor.predict)
+    for question, method in ((Question, "predict"), (GradientQuestion, "gradient"), (Shown, "attention")):
+        taken = set(inspect.signature(getattr(Client, method)).parameters) - {"self"}
+        assert set(inspect.signature(question).parameters) == taken
 
 
 # On a real socket

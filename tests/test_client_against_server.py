@@ -18,6 +18,7 @@ from v1t_client import AsyncClient
 
 from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
 from server.engine import Prediction, Stimulus
+from server.gradients import Gradient
 from server.middleware import Envelope
 from server.rooms import Rooms
 from server.routes import create_app
@@ -35,6 +36,7 @@ class FormulaEngine:
     provider = "CPUExecutionProvider"
     precision = "fp32"
     device = "cpu"
+    max_batch = 8
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.neurons = {
@@ -63,6 +65,22 @@ class FormulaEngine:
             chosen = all_neurons if stimulus.neurons is None else all_neurons[:, stimulus.neurons]
             answers.append(Prediction(chosen, np.abs(chosen) / 8))
         return answers
+
+    def gradient(
+        self, mouse: str, image: Any, behavior: Any, pupil_center: Any, weights: Any, neurons: Any = None
+    ) -> Gradient:
+        rows = slice(None) if neurons is None else neurons
+        weights = np.broadcast_to(weights, (len(image), weights.shape[-1]))
+        slope = (weights @ self.weights[mouse][rows]).astype(np.float32)  # (B, n_inputs)
+        of_image = slope[:, :-5].reshape(np.shape(image)) / 255
+        response = self.response(mouse, image, behavior, pupil_center)[:, rows]
+        return Gradient(response, of_image, slope[:, -5:-2], slope[:, -2:])
+
+    def attention_rollout(self, mouse: str, image: Any, behavior: Any, pupil_center: Any) -> np.ndarray:
+        """(M, B, h, w): for each member the image at another scale, and a trace of the other inputs."""
+        shift = np.sum(behavior, axis=1) + np.sum(pupil_center, axis=1)
+        maps = np.asarray(image)[:, 0] / 255 + shift[:, None, None] / 1000
+        return np.stack([maps, maps / 2]).astype(np.float32)
 
 
 def _manifest() -> Manifest:
@@ -207,6 +225,76 @@ async def test_every_form_of_an_image_gives_the_same_responses(client, engine, r
     prediction = await client.predict("A", forms[given])
     expected = engine.response("A", pixels[:, None], [BEHAVIOR_MEANS] * 2, [PUPIL_MEANS] * 2)
     np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("units", ["standardized", "raw"])
+async def test_a_gradient_per_image_is_that_of_its_own_weights(client, engine, rng, units):
+    images = rng.integers(0, 256, (5, *SHAPE), dtype=np.uint8)
+    behavior, pupil_center = rng.normal(0, 3, (5, 3)), rng.normal(0, 3, (5, 2))
+    order = rng.permutation(N_NEURONS["A"])[:4]
+    weights, table = rng.normal(0, 1, (5, 4)), engine.neurons["A"]
+    gradient = await client.gradient(
+        "A",
+        images,
+        weights=weights,
+        pupil_dilation=behavior[:, 0],
+        pupil_dilation_derivative=behavior[:, 1],
+        running_speed=behavior[:, 2],
+        pupil_center=pupil_center,
+        neuron_ids=table.ids[order],
+        units=units,
+    )
+    std = table.response_std[order] if units == "raw" else np.ones(4)
+    slope = (weights * std) @ engine.weights["A"][order]  # (B, n_inputs): the formula is linear
+    np.testing.assert_allclose(gradient.image, slope[:, :-5].reshape(images.shape) / 255, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient.behavior, slope[:, -5:-2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient.pupil_center, slope[:, -2:], rtol=1e-4, atol=1e-5)
+    responses = engine.response("A", images, behavior, pupil_center)[:, order] * std
+    np.testing.assert_allclose(gradient.responses, responses, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(gradient.neuron_ids, table.ids[order])
+    assert (gradient.units, gradient.model.hash, gradient.assumed) == (units, engine.hash, ())
+
+
+async def test_weights_of_all_neurons_hold_for_all_images(client, engine, rng):
+    images = rng.integers(0, 256, (3, *SHAPE), dtype=np.uint8)
+    weights = rng.normal(0, 1, N_NEURONS["B"])
+    gradient = await client.gradient("B", images, weights=weights)
+    expected = (weights @ engine.weights["B"])[:-5].reshape(SHAPE) / 255
+    for image in gradient.image:
+        np.testing.assert_allclose(image, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(gradient.neuron_ids, engine.neurons["B"].ids)
+    assert len(gradient.assumed) == 4  # three behaviour values and the pupil centre
+    assert "3 images, 17 neurons" in repr(gradient)
+
+
+async def test_attention_maps_come_per_image_and_member(client, engine, rng):
+    images = rng.integers(0, 256, (11, *SHAPE), dtype=np.uint8)
+    speeds = rng.uniform(0, 9, 11)
+    attention = await client.attention("A", images, running_speed=speeds, pupil_center=[4, 5])
+    behavior = [[*BEHAVIOR_MEANS[:2], speed] for speed in speeds]
+    expected = engine.attention_rollout("A", images, behavior, [[4, 5]] * 11).swapaxes(0, 1)  # (B, M, h, w)
+    np.testing.assert_allclose(attention.maps, expected, rtol=1e-5)
+    np.testing.assert_allclose(attention.mean(), expected.mean(1), rtol=1e-5)
+    assert (attention.mouse, attention.model.members, len(attention.assumed)) == ("A", 2, 2)
+    assert "11 images x 2 members" in repr(attention)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        ({"weights": np.ones(3)}, v1t_client.InvalidRequest, "weights"),
+        ({"weights": np.ones((3, 2))}, v1t_client.InvalidRequest, "weights"),
+        ({"weights": 1.0}, v1t_client.InvalidArgument, "(B, n)"),
+        ({"weights": [1, np.nan]}, v1t_client.InvalidArgument, "NaN"),
+        ({"weights": [[1, 2], [3]]}, v1t_client.InvalidArgument, "ragged"),
+        ({"neuron_ids": [5, 6]}, v1t_client.NotFound, "GET /mice/A/neurons"),
+    ],
+)
+async def test_weights_that_do_not_fit_are_refused(client, engine, change, kind, says):
+    asked = {"weights": [1, 2], "neuron_ids": engine.neurons["A"].ids[:2], **change}
+    with pytest.raises(kind) as refused:
+        await client.gradient("A", np.zeros(SHAPE, np.uint8), **asked)
+    assert says in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from v1t_client._attention import Attention
 from v1t_client._client import AsyncClient, Client
 from v1t_client._errors import (
     Busy,
@@ -28,21 +29,25 @@ from v1t_client._errors import (
     Unauthorized,
     V1TError,
 )
+from v1t_client._gradient import Gradient
 from v1t_client._images import Image
 from v1t_client._mouse import Channel, Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
 from v1t_client._prediction import Model, Prediction
-from v1t_client._predictor import Predictor
+from v1t_client._predictor import DifferentiablePredictor, Predictor
 from v1t_client._requests import Resize, Units
 from v1t_client._version import __version__
 
 __all__ = [
     "AsyncClient",
+    "Attention",
     "Busy",
     "Channel",
     "Client",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "DifferentiablePredictor",
+    "Gradient",
     "Image",
     "InvalidArgument",
     "InvalidRequest",

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import httpx
 import numpy.typing as npt
 
+from v1t_client._attention import Attention
 from v1t_client._errors import InvalidArgument
+from v1t_client._gradient import Gradient
 from v1t_client._images import Image
 from v1t_client._mouse import Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
 from v1t_client._operations import Flow, Operations, Send, Sleep
 from v1t_client._prediction import Prediction
-from v1t_client._requests import Question, Resize, Units
+from v1t_client._requests import GradientQuestion, Question, Resize, Shown, Units
 from v1t_client._retry import Retry
 from v1t_client._version import __version__
 
@@ -165,6 +167,91 @@ class Client:
             )
         )
 
+    def gradient(
+        self,
+        mouse: str,
+        image: Image,
+        *,
+        weights: npt.ArrayLike,
+        pupil_dilation: npt.ArrayLike | None = None,
+        pupil_dilation_derivative: npt.ArrayLike | None = None,
+        running_speed: npt.ArrayLike | None = None,
+        pupil_center: npt.ArrayLike | None = None,
+        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
+        units: Units = "standardized",
+        resize: Resize | None = None,
+        model: str | None = None,
+    ) -> Gradient:
+        """How a weighted sum of responses changes with what `mouse` is shown and does, image by image.
+
+        For many neurons at once, one image each: weights with a row per image, such as `numpy.eye(n)`.
+
+        Args:
+            image, pupil_dilation, pupil_dilation_derivative, running_speed, pupil_center: as for `predict`.
+            weights: (n,) for all images, or (B, n): how much each neuron counts, in the order of `neuron_ids`.
+            neuron_ids: (n,), the neurons of the sum. All of the mouse's if left out.
+            units: of the responses whose derivative it is, "standardized" or "raw".
+            resize, model: as for `predict`.
+
+        Raises:
+            NotFound: this twin was exported without gradients.
+            InvalidArgument, ServerError, ConnectionFailed, TimedOut: as for `predict`.
+        """
+        return self._run(
+            self._operations.gradient(
+                GradientQuestion(
+                    mouse=mouse,
+                    image=image,
+                    pupil_dilation=pupil_dilation,
+                    pupil_dilation_derivative=pupil_dilation_derivative,
+                    running_speed=running_speed,
+                    pupil_center=pupil_center,
+                    weights=weights,
+                    neuron_ids=neuron_ids,
+                    units=units,
+                    resize=resize,
+                    model=model,
+                )
+            )
+        )
+
+    def attention(
+        self,
+        mouse: str,
+        image: Image,
+        *,
+        pupil_dilation: npt.ArrayLike | None = None,
+        pupil_dilation_derivative: npt.ArrayLike | None = None,
+        running_speed: npt.ArrayLike | None = None,
+        pupil_center: npt.ArrayLike | None = None,
+        resize: Resize | None = None,
+        model: str | None = None,
+    ) -> Attention:
+        """Where the twin's core looks: the attention rollout of each member (V1T, appendix A.6).
+
+        Args:
+            image, pupil_dilation, pupil_dilation_derivative, running_speed, pupil_center: as for `predict`.
+            resize, model: as for `predict`.
+
+        Raises:
+            NotFound: this twin has no attention, as a convolutional core has none.
+            InvalidArgument, ServerError, ConnectionFailed, TimedOut: as for `predict`.
+        """
+        return self._run(
+            self._operations.attention(
+                Shown(
+                    mouse=mouse,
+                    image=image,
+                    pupil_dilation=pupil_dilation,
+                    pupil_dilation_derivative=pupil_dilation_derivative,
+                    running_speed=running_speed,
+                    pupil_center=pupil_center,
+                    resize=resize,
+                    model=model,
+                )
+            )
+        )
+
     def mice(self) -> list[Mouse]:
         """The mice that this server can be asked about."""
         return self._run(self._operations.mice())
@@ -301,6 +388,68 @@ class AsyncClient:
                     neuron_ids=neuron_ids,
                     units=units,
                     spread=spread,
+                    resize=resize,
+                    model=model,
+                )
+            )
+        )
+
+    async def gradient(
+        self,
+        mouse: str,
+        image: Image,
+        *,
+        weights: npt.ArrayLike,
+        pupil_dilation: npt.ArrayLike | None = None,
+        pupil_dilation_derivative: npt.ArrayLike | None = None,
+        running_speed: npt.ArrayLike | None = None,
+        pupil_center: npt.ArrayLike | None = None,
+        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
+        units: Units = "standardized",
+        resize: Resize | None = None,
+        model: str | None = None,
+    ) -> Gradient:
+        """See `Client.gradient`."""
+        return await self._run(
+            self._operations.gradient(
+                GradientQuestion(
+                    mouse=mouse,
+                    image=image,
+                    pupil_dilation=pupil_dilation,
+                    pupil_dilation_derivative=pupil_dilation_derivative,
+                    running_speed=running_speed,
+                    pupil_center=pupil_center,
+                    weights=weights,
+                    neuron_ids=neuron_ids,
+                    units=units,
+                    resize=resize,
+                    model=model,
+                )
+            )
+        )
+
+    async def attention(
+        self,
+        mouse: str,
+        image: Image,
+        *,
+        pupil_dilation: npt.ArrayLike | None = None,
+        pupil_dilation_derivative: npt.ArrayLike | None = None,
+        running_speed: npt.ArrayLike | None = None,
+        pupil_center: npt.ArrayLike | None = None,
+        resize: Resize | None = None,
+        model: str | None = None,
+    ) -> Attention:
+        """See `Client.attention`."""
+        return await self._run(
+            self._operations.attention(
+                Shown(
+                    mouse=mouse,
+                    image=image,
+                    pupil_dilation=pupil_dilation,
+                    pupil_dilation_derivative=pupil_dilation_derivative,
+                    running_speed=running_speed,
+                    pupil_center=pupil_center,
                     resize=resize,
                     model=model,
                 )

@@ -6,7 +6,7 @@ clients in `_client.py` run flows, one with blocking calls and one with `await`,
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -15,12 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client import _requests as requests
+from v1t_client._attention import Attention
 from v1t_client._errors import ConnectionFailed, NotReady, ReplyInvalid, TimedOut, V1TError
+from v1t_client._gradient import Gradient
 from v1t_client._mouse import Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
 from v1t_client._prediction import Prediction
-from v1t_client._replies import read_mice, read_mouse, read_neurons, read_prediction, read_refusal
-from v1t_client._requests import Call, Question
+from v1t_client._replies import (
+    read_attention,
+    read_gradient,
+    read_mice,
+    read_mouse,
+    read_neurons,
+    read_prediction,
+    read_refusal,
+)
+from v1t_client._requests import Call, GradientQuestion, Question, Shown
 from v1t_client._retry import RETRIED_ERRORS, RETRIED_STATUSES, Retry
 
 __all__ = ["Flow", "Operations", "Send", "Sleep"]
@@ -42,6 +52,7 @@ class Sleep:
 
 
 T = TypeVar("T")
+Answer = TypeVar("Answer", Prediction, Gradient)
 Flow = Generator["Send | Sleep", "httpx.Response | None", T]
 
 
@@ -60,23 +71,23 @@ class Operations:
 
     def predict(self, question: Question) -> Flow[Prediction]:
         call, n_images = requests.build_predict(question)
-        asked = None if question.neuron_ids is None else np.asarray(question.neuron_ids, dtype=np.int64)
+        asked = _asked(question.neuron_ids)
         response = yield from self._exchange(call)
         prediction = read_prediction(
             response, mouse=question.mouse, n_images=n_images, spread=question.spread, neuron_ids=asked
         )
-        n_neurons = prediction.responses.shape[1]
-        if len(prediction.neuron_ids) == n_neurons:
-            return prediction
-        ids = yield from self._all_neuron_ids(prediction)
-        if len(ids) != n_neurons:
-            raise ReplyInvalid(
-                f"unexpected reply: the neurons of mouse {question.mouse!r} changed between two requests",
-                got=f"{len(ids)} neuron ids",
-                expected=n_neurons,
-                hint="The server may just have loaded another bundle of this name; ask again.",
-            )
-        return replace(prediction, neuron_ids=ids)
+        return (yield from self._with_neuron_ids(prediction))
+
+    def gradient(self, question: GradientQuestion) -> Flow[Gradient]:
+        call, n_images = requests.build_gradient(question)
+        asked = _asked(question.neuron_ids)
+        response = yield from self._exchange(call)
+        gradient = read_gradient(response, mouse=question.mouse, n_images=n_images, neuron_ids=asked)
+        return (yield from self._with_neuron_ids(gradient))
+
+    def attention(self, shown: Shown) -> Flow[Attention]:
+        call, n_images = requests.build_attention(shown)
+        return read_attention((yield from self._exchange(call)), mouse=shown.mouse, n_images=n_images)
 
     def mice(self) -> Flow[list[Mouse]]:
         return read_mice((yield from self._exchange(requests.build_mice())))
@@ -142,12 +153,24 @@ class Operations:
             yield Sleep(pause)
             pause = min(2.0, pause * 1.5)
 
-    def _all_neuron_ids(self, prediction: Prediction) -> Flow[npt.NDArray[np.int64]]:
-        key = (prediction.mouse, prediction.model.hash)
+    def _with_neuron_ids(self, answer: Answer) -> Flow[Answer]:
+        """The answer with the ids of its neurons, which a binary reply about all of them leaves out."""
+        n_neurons = answer.responses.shape[1]
+        if len(answer.neuron_ids) == n_neurons:
+            return answer
+        key = (answer.mouse, answer.model.hash)
         if key not in self._neuron_ids:
-            table = yield from self.neurons(prediction.mouse, model=prediction.model.name, limit=None, offset=None)
+            table = yield from self.neurons(answer.mouse, model=answer.model.name, limit=None, offset=None)
             self._neuron_ids[key] = table.neuron_ids
-        return self._neuron_ids[key]
+        ids = self._neuron_ids[key]
+        if len(ids) != n_neurons:
+            raise ReplyInvalid(
+                f"unexpected reply: the neurons of mouse {answer.mouse!r} changed between two requests",
+                got=f"{len(ids)} neuron ids",
+                expected=n_neurons,
+                hint="The server may just have loaded another bundle of this name; ask again.",
+            )
+        return replace(answer, neuron_ids=ids)
 
     def _exchange(self, call: Call) -> Flow[httpx.Response]:
         """Sends until a reply with status 200 comes, as far as the retries and the deadline reach."""
@@ -195,6 +218,10 @@ class Operations:
             f"no answer from {self._url}: {reason}{tried}",
             hint="Is the server running? `make serve` starts one; another URL: Client(url), --url or V1T_URL.",
         )
+
+
+def _asked(neuron_ids: Sequence[int] | npt.ArrayLike | None) -> npt.NDArray[np.int64] | None:
+    return None if neuron_ids is None else np.asarray(neuron_ids, dtype=np.int64)
 
 
 def _join(pages: list[NeuronTable]) -> NeuronTable:

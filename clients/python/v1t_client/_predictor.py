@@ -7,12 +7,13 @@ from typing import Protocol
 
 import numpy.typing as npt
 
+from v1t_client._gradient import Gradient
 from v1t_client._images import Image
 from v1t_client._mouse import Mouse
 from v1t_client._prediction import Prediction
 from v1t_client._requests import Resize, Units
 
-__all__ = ["Predictor"]
+__all__ = ["DifferentiablePredictor", "Predictor"]
 
 
 class Predictor(Protocol):
@@ -38,4 +39,26 @@ class Predictor(Protocol):
 
     def mice(self) -> list[Mouse]:
         """The mice that can be asked about."""
+        ...
+
+
+class DifferentiablePredictor(Predictor, Protocol):
+    """A predictor that also says how responses change with the image, which most exciting inputs need."""
+
+    def gradient(
+        self,
+        mouse: str,
+        image: Image,
+        *,
+        weights: npt.ArrayLike,
+        pupil_dilation: npt.ArrayLike | None = None,
+        pupil_dilation_derivative: npt.ArrayLike | None = None,
+        running_speed: npt.ArrayLike | None = None,
+        pupil_center: npt.ArrayLike | None = None,
+        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
+        units: Units = "standardized",
+        resize: Resize | None = None,
+        model: str | None = None,
+    ) -> Gradient:
+        """The derivative of a weighted sum of responses; see `Client.gradient`."""
         ...

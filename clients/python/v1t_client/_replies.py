@@ -8,19 +8,30 @@ import math
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._attention import Attention
 from v1t_client._errors import ReplyInvalid, ServerError, server_error_class
+from v1t_client._gradient import BEHAVIOR_NAMES, Gradient
 from v1t_client._mouse import Channel, Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
 from v1t_client._prediction import Model, Prediction
 from v1t_client._requests import NPY
 
-__all__ = ["REPLY_HEADER", "read_mice", "read_mouse", "read_neurons", "read_prediction", "read_refusal"]
+__all__ = [
+    "REPLY_HEADER",
+    "read_attention",
+    "read_gradient",
+    "read_mice",
+    "read_mouse",
+    "read_neurons",
+    "read_prediction",
+    "read_refusal",
+]
 
 REPLY_HEADER = "V1T-Reply"
 _OTHER_PROGRAM = "Is this URL a v1t server, of the same major version as this client?"
@@ -78,32 +89,79 @@ def read_prediction(
         mouse, n_images, spread, neuron_ids: what was asked; the reply has to fit.
     """
     reply = _header(response)
-    array = _npy(response)  # (B, n), or (2, B, n) with spread
+    (array,) = _npy(response, 1)  # (B, n), or (2, B, n) with spread
     if array.ndim != (3 if spread else 2) or (spread and len(array) != 2):
         raise _invalid("the array has the wrong shape", array.shape, "(2, B, n)" if spread else "(B, n)")
     responses, deviation = (array[0], array[1]) if spread else (array, None)
-    ids = neuron_ids
+    return Prediction(
+        responses=responses,
+        neuron_ids=_neuron_ids(reply, neuron_ids, responses),
+        units=_field(reply, "units", str),
+        spread=deviation,
+        **_envelope(response, reply, mouse=mouse, got=len(responses), n_images=n_images),
+    )
+
+
+def read_gradient(
+    response: httpx.Response, *, mouse: str, n_images: int | None, neuron_ids: npt.NDArray[np.int64] | None
+) -> Gradient:
+    """A binary `/gradient` reply; see `read_prediction`."""
+    reply = _header(response)
+    image, responses, behavior, pupil_center = _npy(response, 4)
+    n = len(responses)
+    expected = (f"({n}, C, H, W)", f"({n}, n)", f"({n}, {len(BEHAVIOR_NAMES)})", f"({n}, 2)")
+    shapes = (image.shape, responses.shape, behavior.shape, pupil_center.shape)
+    if (image.ndim, responses.ndim) != (4, 2) or len(image) != n or shapes[2:] != ((n, len(BEHAVIOR_NAMES)), (n, 2)):
+        raise _invalid("the arrays have the wrong shapes", shapes, ", ".join(expected))
+    return Gradient(
+        image=image,
+        behavior=behavior,
+        pupil_center=pupil_center,
+        responses=responses,
+        neuron_ids=_neuron_ids(reply, neuron_ids, responses),
+        units=_field(reply, "units", str),
+        **_envelope(response, reply, mouse=mouse, got=n, n_images=n_images),
+    )
+
+
+def read_attention(response: httpx.Response, *, mouse: str, n_images: int | None) -> Attention:
+    """A binary `/attention` reply."""
+    reply = _header(response)
+    (maps,) = _npy(response, 1)
+    if maps.ndim != 4:
+        raise _invalid("the array has the wrong shape", maps.shape, "(B, M, h, w)")
+    return Attention(maps=maps, **_envelope(response, reply, mouse=mouse, got=len(maps), n_images=n_images))
+
+
+def _neuron_ids(
+    reply: dict[str, Any], asked: npt.NDArray[np.int64] | None, responses: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """(n,) as asked for or as the reply says; empty if neither does."""
+    ids = asked
     if reply.get("neuron_ids") is not None:
         ids = np.asarray(_field(reply, "neuron_ids", list), dtype=np.int64)
-        if neuron_ids is not None and not np.array_equal(ids, neuron_ids):
-            raise _invalid("the reply is for other neurons than were asked for", len(ids), len(neuron_ids))
+        if asked is not None and not np.array_equal(ids, asked):
+            raise _invalid("the reply is for other neurons than were asked for", len(ids), len(asked))
     if ids is not None and len(ids) != responses.shape[1]:
         raise _invalid("the reply has another number of neurons", responses.shape[1], len(ids))
-    if n_images is not None and len(responses) != n_images:
-        raise _invalid("the reply has another number of images", len(responses), n_images)
+    return np.empty(0, dtype=np.int64) if ids is None else ids
+
+
+def _envelope(
+    response: httpx.Response, reply: dict[str, Any], *, mouse: str, got: int, n_images: int | None
+) -> dict[str, Any]:
+    """What every answer about images carries: who answered, and what was assumed."""
+    if n_images is not None and got != n_images:
+        raise _invalid("the reply has another number of images", got, n_images)
     answered = _field(reply, "mouse", str)
     if answered != mouse:
         raise _invalid("the reply is for another mouse", answered, mouse)
-    return Prediction(
-        responses=responses,
-        neuron_ids=np.empty(0, dtype=np.int64) if ids is None else ids,
-        mouse=answered,
-        units=_field(reply, "units", str),
-        model=_model(_field(reply, "model", dict)),
-        spread=deviation,
-        assumed=tuple(str(line) for line in reply.get("assumed") or ()),
-        request_id=reply.get("request_id") or response.headers.get("x-request-id"),
-    )
+    return {
+        "mouse": answered,
+        "model": _model(_field(reply, "model", dict)),
+        "assumed": tuple(str(line) for line in reply.get("assumed") or ()),
+        "request_id": reply.get("request_id") or response.headers.get("x-request-id"),
+    }
 
 
 def read_mice(response: httpx.Response) -> list[Mouse]:
@@ -222,16 +280,20 @@ def _header(response: httpx.Response) -> dict[str, Any]:
     return reply
 
 
-def _npy(response: httpx.Response) -> npt.NDArray[np.float32]:
+def _npy(response: httpx.Response, n_arrays: int) -> list[npt.NDArray[np.float32]]:
+    """The arrays of the body, one .npy after another."""
     if _kind(response) != NPY:
         raise _invalid("the reply is of another type", _kind(response), NPY)
+    stream = io.BytesIO(response.content)
     try:
-        array = np.load(io.BytesIO(response.content), allow_pickle=False)
+        arrays = [np.load(stream, allow_pickle=False) for _ in range(n_arrays)]
     except (ValueError, EOFError, OSError) as error:
-        raise _invalid(f"the array cannot be read: {error}", f"{len(response.content)} bytes", "one .npy") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        raise _invalid("the array has another dtype", getattr(array, "dtype", "an archive"), "float32")
-    return cast("npt.NDArray[np.float32]", array)
+        size = f"{len(response.content)} bytes"
+        raise _invalid(f"the array cannot be read: {error}", size, f"{n_arrays} .npy") from error
+    for array in arrays:
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+            raise _invalid("the array has another dtype", getattr(array, "dtype", "an archive"), "float32")
+    return arrays
 
 
 def _kind(response: httpx.Response) -> str:

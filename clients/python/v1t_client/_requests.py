@@ -12,14 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client._errors import InvalidArgument
+from v1t_client._gradient import BEHAVIOR_NAMES
 from v1t_client._images import Image, ImagePart, encode_images
 
 __all__ = [
     "NPY",
     "Call",
+    "GradientQuestion",
     "Question",
     "Resize",
+    "Shown",
     "Units",
+    "build_attention",
+    "build_gradient",
     "build_mice",
     "build_mouse",
     "build_neurons",
@@ -46,8 +51,8 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """The arguments of one `predict`, as the caller gave them."""
+class Shown:
+    """What a mouse is shown and what it does, as the caller gave it."""
 
     mouse: str
     image: Image
@@ -55,11 +60,26 @@ class Question:
     pupil_dilation_derivative: npt.ArrayLike | None = None
     running_speed: npt.ArrayLike | None = None
     pupil_center: npt.ArrayLike | None = None
+    resize: Resize | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(Shown):
+    """The arguments of one `predict`."""
+
     neuron_ids: Sequence[int] | npt.ArrayLike | None = None
     units: Units = "standardized"
     spread: bool = False
-    resize: Resize | None = None
-    model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientQuestion(Shown):
+    """The arguments of one `gradient`."""
+
+    weights: npt.ArrayLike
+    neuron_ids: Sequence[int] | npt.ArrayLike | None = None
+    units: Units = "standardized"
 
 
 def build_predict(question: Question) -> tuple[Call, int | None]:
@@ -68,26 +88,47 @@ def build_predict(question: Question) -> tuple[Call, int | None]:
     Raises:
         InvalidArgument: an argument cannot be sent at all. Shapes and ranges are the server's to judge.
     """
-    _check_mouse(question.mouse)
-    form = {"mouse": question.mouse, "units": question.units}
-    for name in ("pupil_dilation", "pupil_dilation_derivative", "running_speed"):
-        value = getattr(question, name)
+    more = _of_neurons(question.neuron_ids, question.units)
+    if question.spread:
+        more["spread"] = "true"
+    return _build("/predict", question, more)
+
+
+def build_gradient(question: GradientQuestion) -> tuple[Call, int | None]:
+    """`POST /gradient`; see `build_predict`."""
+    more = _of_neurons(question.neuron_ids, question.units)
+    more["weights"] = _numbers(
+        "weights", question.weights, dimensions=(1, 2), expected="one per neuron: (n,), or (B, n) for B images"
+    )
+    return _build("/gradient", question, more)
+
+
+def build_attention(shown: Shown) -> tuple[Call, int | None]:
+    """`POST /attention`; see `build_predict`."""
+    return _build("/attention", shown, {})
+
+
+def _of_neurons(neuron_ids: Sequence[int] | npt.ArrayLike | None, units: Units) -> dict[str, str]:
+    return {"units": units} | ({} if neuron_ids is None else {"neuron_ids": _integers("neuron_ids", neuron_ids)})
+
+
+def _build(path: str, shown: Shown, more: Mapping[str, str]) -> tuple[Call, int | None]:
+    _check_mouse(shown.mouse)
+    form = {"mouse": shown.mouse, **more}
+    for name in BEHAVIOR_NAMES:
+        value = getattr(shown, name)
         if value is not None:
             form[name] = _numbers(name, value, dimensions=(0, 1), expected="a number, or one per image: (B,)")
-    if question.pupil_center is not None:
+    if shown.pupil_center is not None:
         form["pupil_center"] = _numbers(
-            "pupil_center", question.pupil_center, dimensions=(1, 2), expected="[x, y], or one per image: (B, 2)"
+            "pupil_center", shown.pupil_center, dimensions=(1, 2), expected="[x, y], or one per image: (B, 2)"
         )
-    if question.neuron_ids is not None:
-        form["neuron_ids"] = _integers("neuron_ids", question.neuron_ids)
-    if question.spread:
-        form["spread"] = "true"
-    if question.resize is not None:
-        form["resize"] = question.resize
-    if question.model is not None:
-        form["model"] = question.model
-    images, n_images = encode_images(question.image)
-    return Call("POST", "/predict", accept=NPY, form=form, images=images), n_images
+    if shown.resize is not None:
+        form["resize"] = shown.resize
+    if shown.model is not None:
+        form["model"] = shown.model
+    images, n_images = encode_images(shown.image)
+    return Call("POST", path, accept=NPY, form=form, images=images), n_images
 
 
 def build_mice() -> Call:
