@@ -1,4 +1,4 @@
-"""`python -m training VERB`: simulate, inspect, import, train, evaluate, combine, export, describe."""
+"""`python -m training VERB`: simulate, inspect, import, train, evaluate, analyze, combine, export, describe."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ VERBS = {
     "import": ("training.importer", "make a checkpoint of the reference code's weights or the Sensorium baselines"),
     "train": ("training.run_folder", "train a twin, or an ensemble, as in the paper"),
     "evaluate": ("training.evaluate", "score a twin on test trials"),
+    "analyze": ("training.analyze", "what a twin says about its mice: the paper's appendix A"),
     "export": ("training.export.bundle", "make a bundle that the server serves"),
     "combine": ("training.combine", "fit a linear layer over the members of an ensemble"),
     "describe": ("training.describe", "print a checkpoint's configuration, parameters and cost"),

@@ -20,7 +20,7 @@ from training.mouse import open_recordings
 from training.recordings import Recording
 from training.simulate import TRUTH
 
-__all__ = ["MouseScores", "add_arguments", "evaluate", "evaluate_mouse", "run"]
+__all__ = ["MouseScores", "add_arguments", "check_known", "evaluate", "evaluate_mouse", "run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,18 @@ def evaluate(ensemble: Ensemble, recordings: Sequence[Recording], *, tier: str =
     """Scores every mouse of the ensemble that was recorded.
 
     Raises:
-        RecordingError: a recording is of a mouse, or of neurons, that the ensemble does not know.
+        RecordingError: see `check_known`.
+    """
+    check_known(ensemble, recordings)
+    return {recording.mouse_id: evaluate_mouse(ensemble, recording, tier=tier) for recording in recordings}
+
+
+def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
+    """Refuses recordings that the ensemble cannot be asked about.
+
+    Raises:
+        RecordingError: a recording is of a mouse, or of neurons, that the ensemble does not know; or the ensemble takes
+            standardised inputs, which a recording does not hold.
     """
     for recording in recordings:
         mouse = ensemble.mice.get(recording.mouse_id)
@@ -92,7 +103,13 @@ def evaluate(ensemble: Ensemble, recordings: Sequence[Recording], *, tier: str =
                 got=f"{recording.n_neurons} neurons",
                 expected=f"{mouse.n_neurons} neurons",
             )
-    return {recording.mouse_id: evaluate_mouse(ensemble, recording, tier=tier) for recording in recordings}
+        if mouse.standardized_inputs:
+            raise RecordingError(
+                f"the twin was imported without recordings and takes standardised inputs for mouse "
+                f"{recording.mouse_id!r}",
+                got=recording.path,
+                hint="Import the weights again with --recordings.",
+            )
 
 
 def scores_table(scores: dict[str, MouseScores]) -> str:

@@ -1,0 +1,66 @@
+"""Figures on paper: one style, no global state, PNG and PDF side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from training.checkpoint import write_atomically
+
+__all__ = ["COLORS", "color_of_position", "only_left_and_bottom", "save_figure", "styled"]
+
+# Okabe and Ito's colours, told apart by colour-blind readers as well.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.linewidth": 0.8,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+# Of the plane's corners (left, right) x (top, bottom): between them colours are mixed.
+CORNERS = np.array([[[0.10, 0.35, 0.75], [0.95, 0.75, 0.15]], [[0.10, 0.65, 0.45], [0.80, 0.15, 0.35]]])
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style, for what is drawn inside; nothing outside changes."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes `name`.png and `name`.pdf; equal figures give equal files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+        paths.append(folder / f"{name}.{kind}")
+        write_atomically(paths[-1], content.getvalue())
+    return paths
+
+
+def only_left_and_bottom(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def color_of_position(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """(N, 3) a colour for each place in the plane. u, v: (N,) 0 to 1, right and down; what lies outside is clipped."""
+    u, v = np.clip(u, 0, 1)[:, None], np.clip(v, 0, 1)[:, None]
+    top = (1 - u) * CORNERS[0, 0] + u * CORNERS[0, 1]
+    bottom = (1 - u) * CORNERS[1, 0] + u * CORNERS[1, 1]
+    color: np.ndarray = (1 - v) * top + v * bottom
+    return color
