@@ -6,7 +6,7 @@ import copy
 import csv
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,11 @@ def train_member(
     seed: int,
     device: torch.device | None = None,
     label: str = "member",
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> float:
     """Trains one member in a folder, or goes on where it was; returns the best validation correlation.
+
+    `on_epoch` is told each epoch and its validation score once they are kept; what it raises ends the training.
 
     The folder ends with `checkpoint/` (the best weights), `log.csv` and `state.pt`. A kill at any moment costs at most
     the epoch that was running.
@@ -160,6 +163,8 @@ def train_member(
             f"(best {state.plateau.best:.4f})  lr {rate:.1e}  {seconds:.1f} s, at most {_duration(left)} left"
             + _VERDICTS.get(verdict, "")
         )
+        if on_epoch is not None:
+            on_epoch(epoch, score)
     return state.plateau.best
 
 
