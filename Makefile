@@ -34,7 +34,7 @@ $(VENV)/.installed: $(REQUIREMENTS) clients/python/pyproject.toml
 	@echo "installing into $(VENV) ($(RUNTIME)): some minutes the first time"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/$(PIP_INSTALL) "$(TORCH)"
-	@$(VENV)/$(PIP_INSTALL) "$(TORCH)" $(addprefix -r ,$(REQUIREMENTS)) --editable clients/python
+	@$(VENV)/$(PIP_INSTALL) "$(TORCH)" $(addprefix -r ,$(REQUIREMENTS)) --editable "clients/python[insilico]"
 	@touch $@
 
 $(SERVE_VENV)/.installed: $(SERVER_REQUIREMENTS)

@@ -14,6 +14,8 @@ from v1t_client import _tables as tables
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument, ServerError, V1TError
 from v1t_client._version import __version__
+from v1t_client.insilico import commands as insilico
+from v1t_client.insilico.catalogue import EXPERIMENTS
 
 __all__ = ["main"]
 
@@ -62,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
+        if options.verb in EXPERIMENTS:
+            return insilico.run(options)
         if options.verb == "predict":
             tables.check_output(options.output, force=options.force)
         with Client(options.url, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as client:
@@ -185,6 +189,7 @@ def _parser() -> _Parser:
     _add_neurons(verb("neurons", "list a mouse's neurons by position and score"))
     ready = verb("ready", "say whether the server is ready (exit code 0) or not (1)")
     ready.add_argument("--wait", type=_positive, metavar="SECONDS", help="wait up to so long")
+    insilico.add_verbs(verb)
     return parser
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from v1t_client._gradient import Gradient
 from v1t_client._images import Image
-from v1t_client._mouse import Mouse
+from v1t_client._mouse import Mouse, MouseDetail
+from v1t_client._neurons import NeuronTable
 from v1t_client._prediction import Prediction
 from v1t_client._requests import Resize, Units
 
@@ -39,6 +40,14 @@ class Predictor(Protocol):
 
     def mice(self) -> list[Mouse]:
         """The mice that can be asked about."""
+        ...
+
+    def mouse(self, mouse: str, *, model: str | None = None) -> MouseDetail:
+        """One mouse: image size, and the statistics that experiments are scaled by."""
+        ...
+
+    def neurons(self, mouse: str, *, model: str | None = None) -> NeuronTable:
+        """All neurons of a mouse, in the order of the responses."""
         ...
 
 
