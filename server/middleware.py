@@ -18,10 +18,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access import Turnstile
-from server.errors import DeadlineExceeded, InvalidInput, MalformedBody, TooLarge, TwinError, Unauthorized, brief
+from server.errors import DeadlineExceeded, MalformedBody, TooLarge, TwinError, Unauthorized
 from server.logs import REQUEST_ID
 from server.metrics import OTHER
 from server.rooms import Rooms
+from server.streams import STREAMED, seconds_asked
 
 __all__ = ["Envelope", "error_response"]
 
@@ -80,6 +81,7 @@ class _Exchange:
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.update(request_id=self._request_id, route=route, mouse="")
         self._received = 0
+        self._max_body = math.inf if scope["path"] in STREAMED else rooms.settings.max_body
         self._body_complete = False
         self._status: int | None = None
         self._start = self._state["start"] = time.perf_counter()
@@ -145,18 +147,11 @@ class _Exchange:
 
     def _set_deadline(self) -> None:
         """Takes X-Request-Timeout into account. Whoever queues for the engine sees the deadline in the state."""
-        asked = self._headers.get("x-request-timeout")
-        if asked is not None:
-            try:
-                seconds = float(asked)
-            except ValueError:
-                seconds = math.nan
-            if not 0 < seconds < math.inf:
-                raise InvalidInput("X-Request-Timeout is no time", got=brief(asked), expected="seconds, such as 2.5")
-            if seconds < self._seconds:
-                self._seconds = seconds
-                spent = time.perf_counter() - self._start
-                self._timeout.reschedule(asyncio.get_running_loop().time() + seconds - spent)
+        seconds = seconds_asked(self._headers.get("x-request-timeout"))
+        if seconds is not None and seconds < self._seconds:
+            self._seconds = seconds
+            spent = time.perf_counter() - self._start
+            self._timeout.reschedule(asyncio.get_running_loop().time() + seconds - spent)
         self._state["deadline"] = self._start + self._seconds
 
     async def _fail(self, error: TwinError) -> None:
@@ -171,14 +166,14 @@ class _Exchange:
             return
         if not length.isdecimal():
             raise MalformedBody("Content-Length is no number", got=length[:40])
-        if len(length) > 18 or int(length) > self._settings.max_body:
+        if len(length) > 18 or int(length) > self._max_body:
             raise self._too_large(length[:40])
 
     def _too_large(self, got: Any) -> TooLarge:
         return TooLarge(
             "the body is too large",
             got=f"{got} bytes",
-            expected=f"at most {self._settings.max_body} bytes",
+            expected=f"at most {self._max_body} bytes",
             hint="Send fewer images at a time, or as .npy, which is smaller than JSON.",
         )
 
@@ -187,8 +182,8 @@ class _Exchange:
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             self._body_complete = not message.get("more_body", False)
-            if self._received > self._settings.max_body:
-                raise self._too_large(f"more than {self._settings.max_body}")
+            if self._received > self._max_body:
+                raise self._too_large(f"more than {self._max_body}")
         return message
 
     async def _send_marked(self, message: Message) -> None:

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from server import errors, schemas
 from server.neurons import PARAMETERS
+from server.streams import EVENTS
 
 __all__ = ["API_VERSION", "document"]
 
@@ -71,6 +72,15 @@ _MODEL = {
 _VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": ["1"]}}
 _MOUSE = {"name": "mouse", "in": "path", "required": True, "schema": {"type": "string"}}
 
+_REPLY_HEADERS = {
+    "V1T-Reply": {
+        "description": "with application/x-npy: everything else of the JSON reply, as ASCII JSON; neuron_ids are those "
+        "that were asked for, or all in the order of /mice/{mouse}/neurons",
+        "schema": {"type": "string"},
+    },
+    "X-Request-Id": {"schema": {"type": "string"}},
+}
+
 
 @cache
 def document() -> dict[str, Any]:
@@ -91,6 +101,7 @@ def document() -> dict[str, Any]:
                 _PREDICTED,
                 (schemas.PredictRequest, schemas.PredictForm, schemas.PredictReply),
             ),
+            "/predict/stream": {"post": _stream()},
             "/gradient": _ask(
                 "gradient",
                 "How a weighted sum of responses changes with image, behaviour and pupil centre",
@@ -151,14 +162,7 @@ def _ask(
             "responses": {
                 "200": {
                     "description": described,
-                    "headers": {
-                        "V1T-Reply": {
-                            "description": "with application/x-npy: everything else of the JSON reply, as ASCII JSON; "
-                            "neuron_ids are those that were asked for, or all in the order of /mice/{mouse}/neurons",
-                            "schema": {"type": "string"},
-                        },
-                        "X-Request-Id": {"schema": {"type": "string"}},
-                    },
+                    "headers": _REPLY_HEADERS,
                     "content": {
                         "application/json": {"schema": _ref(reply)},
                         "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
@@ -167,6 +171,42 @@ def _ask(
                 **_errors((400, 401, 404, 406, 413, 415, 422, 429, 503, 504)),
             },
         }
+    }
+
+
+def _stream() -> dict[str, Any]:
+    """A stack of images of any length."""
+    in_query = schemas.StackQuery.model_json_schema(ref_template=_REF)
+    return {
+        "operationId": "predict_stream",
+        "summary": "The responses to a stack of images of any length, answered while it arrives",
+        "parameters": [
+            *(
+                {"name": name, "in": "query", "required": name in in_query["required"], "schema": schema}
+                for name, schema in in_query["properties"].items()
+            ),
+            {**_TIMEOUT, "description": "seconds until the whole stream is of no use"},
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "a .npy (B, C, H, W) in C order, after those that `arrays` names. Read the reply while you "
+            "send: the server reads no further ahead than it answers.",
+            "content": {"application/x-npy": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        "responses": {
+            "200": {
+                "description": "a .npy (B, n), written as it is computed; one that is shorter than its Content-Length "
+                f"is not whole. With `Accept: {EVENTS}` events, each a line of JSON and as many bytes as its `bytes` "
+                "says: `part` (the .npy of images `start` to `done`, with spread (2, b, n)), `alive`, and at last "
+                "`end`, or `error` with the error body",
+                "headers": _REPLY_HEADERS,
+                "content": {
+                    "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+                    EVENTS: {"schema": {"type": "string", "format": "binary"}},
+                },
+            },
+            **_errors((400, 401, 404, 406, 413, 415, 422, 429, 503, 504)),
+        },
     }
 
 

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from server.errors import InvalidInput, TooLarge, brief
 from server.schemas import Resize
 
-__all__ = ["is_npy", "read_npy", "read_picture", "resize_images", "wrong_size"]
+__all__ = ["is_npy", "read_npy", "read_npy_header", "read_picture", "resize_images", "wrong_size"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -37,6 +37,22 @@ def read_npy(file: bytes, where: str) -> np.ndarray:
         InvalidInput: the file is damaged, or its dtype is not a real number's.
     """
     stream = io.BytesIO(file)
+    shape, fortran_order, dtype = read_npy_header(stream, where)
+    promised, present = math.prod(shape) * dtype.itemsize, len(file) - stream.tell()
+    if min(shape, default=0) < 0 or promised != present:
+        raise InvalidInput(
+            f"{where} is a damaged .npy file", got=f"{present} bytes of data", expected=f"{promised} for shape {shape}"
+        )
+    array = np.frombuffer(file, dtype=dtype, offset=stream.tell())
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def read_npy_header(stream: io.BytesIO, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype of a .npy file; the stream is left where its data begins.
+
+    Raises:
+        InvalidInput: the header is damaged, or the dtype is not a real number's.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -50,13 +66,7 @@ def read_npy(file: bytes, where: str) -> np.ndarray:
             expected="float16, float32, float64 or integers",
             hint="Save it with np.save(path, array.astype(np.float32)).",
         )
-    promised, present = math.prod(shape) * dtype.itemsize, len(file) - stream.tell()
-    if min(shape, default=0) < 0 or promised != present:
-        raise InvalidInput(
-            f"{where} is a damaged .npy file", got=f"{present} bytes of data", expected=f"{promised} for shape {shape}"
-        )
-    array = np.frombuffer(file, dtype=dtype, offset=stream.tell())
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    return shape, fortran_order, dtype
 
 
 def read_picture(file: bytes, where: str, *, max_pixels: int, size: tuple[int, int] | None) -> tuple[np.ndarray, bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -38,11 +38,11 @@ JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 
 
-def accepted(accept: str | None) -> Literal["application/json", "application/x-npy"]:
-    """The media type to reply in, by the Accept header; JSON where both would do.
+def accepted(accept: str | None, written: tuple[str, ...] = (JSON, NPY)) -> str:
+    """The media type to reply in, by the Accept header; of those that would do equally, the first that we write.
 
     Raises:
-        NotAcceptable: neither would do.
+        NotAcceptable: none would do.
     """
     weights: dict[str, float] = {}
     for part in (accept or "*/*").split(","):
@@ -56,10 +56,10 @@ def accepted(accept: str | None) -> Literal["application/json", "application/x-n
                     weight = 0.0
         weights[media_type] = max(weight, weights.get(media_type, 0.0))
     fallback = weights.get("application/*", weights.get("*/*", 0.0))
-    as_json, as_npy = weights.get(JSON, fallback), weights.get(NPY, fallback)
-    if max(as_json, as_npy) <= 0:
-        raise NotAcceptable("there is no reply of that type", got=brief(accept), expected=f"{JSON} or {NPY}")
-    return JSON if as_json >= as_npy else NPY
+    best = max(written, key=lambda media_type: weights.get(media_type, fallback))
+    if weights.get(best, fallback) <= 0:
+        raise NotAcceptable("there is no reply of that type", got=brief(accept), expected=" or ".join(written))
+    return best
 
 
 def scaled(prediction: Prediction, question: Question, neurons: NeuronTable) -> tuple[np.ndarray, np.ndarray | None]:

@@ -32,6 +32,7 @@ from server.openapi import document
 from server.page import POLICY, index
 from server.rooms import LARGE, Rooms, answer, maybe_in_thread, named, work_out
 from server.settings import Settings
+from server.stacks import predict_stream
 
 if TYPE_CHECKING:
     from server.engine import Engine, Gradient, Stimulus
@@ -44,6 +45,7 @@ def create_app(rooms: Rooms) -> Starlette:
     app = Starlette(
         routes=[
             Route("/predict", named("/predict", _predict), methods=["POST"]),
+            Route("/predict/stream", named("/predict/stream", predict_stream), methods=["POST"]),
             Route("/gradient", named("/gradient", _gradient), methods=["POST"]),
             Route("/attention", named("/attention", _attention), methods=["POST"]),
             Route("/mice", named("/mice", _mice)),

@@ -33,6 +33,7 @@ __all__ = [
     "ProtocolError",
     "RequestedOutput",
     "Resize",
+    "StackQuery",
     "Tensor",
     "TensorMetadata",
     "Units",
@@ -111,6 +112,17 @@ class PredictRequest(_InJson, _Spread, _Neurons, _Shown):
 
 class PredictForm(_AsForm, _Spread, _Neurons, _Shown):
     """The same question as a form; lists are JSON text, such as `[1, 2]`."""
+
+
+class StackQuery(_Spread, _Neurons, _Shown):
+    """What is asked of a stack of images; lists are JSON text. Without `arrays` each value is one for all images."""
+
+    pupil_center: list[float] | None = Field(default=None, description="[x, y] in eye-camera px")
+    arrays: str | None = Field(
+        default=None,
+        description="which .npy come before the images, in their order, joined by a comma: behavior (B, 3), pupil "
+        "dilation, its derivative and running speed; pupil_center (B, 2)",
+    )
 
 
 class GradientRequest(_InJson, _Weights, _Neurons, _Shown):

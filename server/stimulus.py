@@ -44,7 +44,7 @@ PREDICT = Fields(frozenset(PredictRequest.model_fields), frozenset(PredictForm.m
 GRADIENT = Fields(frozenset(GradientRequest.model_fields), frozenset(GradientForm.model_fields))
 ATTENTION = Fields(frozenset(AttentionRequest.model_fields), frozenset(AttentionForm.model_fields))
 
-_WORDS = frozenset({"mouse", "model", "units", "resize"})  # form fields that are text, not JSON
+_WORDS = frozenset({"mouse", "model", "units", "resize", "arrays"})  # form fields that are text, not JSON
 
 
 @dataclass(frozen=True)
