@@ -65,9 +65,12 @@ def test_reference_explained_variance_is_reproduced_on_permuted_trials(
     np.testing.assert_array_less(np.abs(feve - golden["feve_all"]), rounding * (1 + np.abs(feve)) / np.abs(fev))
 
 
-def test_reference_poisson_loss_is_reproduced(reference: Path) -> None:
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_reference_poisson_loss_is_reproduced_on_permuted_trials(reference: Path, seed: int | None) -> None:
     with np.load(reference / "poisson_loss.npz") as golden:
-        arrays = golden["predictions"], golden["responses"]
+        n_trials = len(golden["responses"])
+        order = np.arange(n_trials) if seed is None else np.random.default_rng(seed).permutation(n_trials)
+        arrays = golden["predictions"][order], golden["responses"][order]
         assert poisson_loss(*arrays) == pytest.approx(float(golden["loss_unscaled"]), rel=1e-6)
         scaled = poisson_loss(*arrays, n_trials=450, batch_size=16)
         assert scaled == pytest.approx(float(golden["loss_scaled_450_trials_batch_16"]), rel=1e-6)
