@@ -22,7 +22,7 @@ run "$PYTHON" -m training train --recordings "$recordings" --output "$DEMO/run" 
     core.patch_dropout=0 core.block_dropout=0.05 core.l1=0.01 readout.l1=0.05 \
     training.learning_rate=0.006 training.warmup=300 training.beta2=0.99 training.max_epochs=26 training.patience=2
 
-run "$PYTHON" -m training evaluate "$DEMO/run" --recordings "$recordings" --output "$DEMO/scores.json"
+run "$PYTHON" -m training evaluate "$DEMO/run" --recordings "$recordings" --report "$DEMO/scores"
 
 run "$PYTHON" -m training export "$DEMO/run" --recordings "$recordings" --output "$DEMO_BUNDLE" --name demo --licence MIT
 

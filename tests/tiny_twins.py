@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,15 @@ from training.mouse import Mouse, channel_names
 from training.recordings import Recording
 from training.simulate import simulate
 
-__all__ = ["tiny_checkpoint", "tiny_config", "tiny_inputs", "tiny_mouse", "tiny_recordings", "tiny_twin"]
+__all__ = [
+    "competition_recording",
+    "tiny_checkpoint",
+    "tiny_config",
+    "tiny_inputs",
+    "tiny_mouse",
+    "tiny_recordings",
+    "tiny_twin",
+]
 
 IMAGE_SHAPE = (1, 18, 32)
 TINY_CORES: dict[str, dict[str, Any]] = {
@@ -99,3 +109,27 @@ def tiny_recordings(folder: Path, *, n_train: tuple[int, ...] = (20, 13), **opti
         arguments = {"mouse_id": f"SIM{i}", "data_key": f"9000{i}-1-1", "n_neurons": 4 + i, "n_train": n, **sizes}
         recordings.append(Recording.open(simulate(folder, **arguments)))
     return recordings
+
+
+def competition_recording(folder: Path, data_key: str, *, behavior: bool = True, **options: Any) -> Recording:
+    """A simulated recording as the Sensorium competition hands one out: test responses zeroed, trial ids hashed.
+
+    A third of the test images are the final test; without `behavior` there is neither behaviour nor pupil centre.
+    """
+    mouse_id = {"26872-17-20": "S0", "27204-5-13": "S1"}[data_key]
+    sizes = {"n_neurons": 6, "n_train": 20, "n_validation": 8, "n_test_images": 6, "n_test_repeats": 3, **options}
+    path = simulate(folder, mouse_id=mouse_id, data_key=data_key, **{"image_shape": IMAGE_SHAPE, **sizes})
+    trials = path / "meta" / "trials"
+    tiers, image_ids = (np.load(trials / f"{name}.npy") for name in ("tiers", "frame_image_id"))
+    tiers = tiers.astype("<U10")
+    tiers[(tiers == "test") & (image_ids % 3 == 0)] = "final_test"
+    np.save(trials / "tiers.npy", tiers)
+    ids = np.load(trials / "trial_idx.npy")
+    np.save(trials / "trial_idx.npy", np.array([hashlib.sha256(b"%d" % i).hexdigest()[:16] for i in ids]))
+    for trial in np.flatnonzero(np.isin(tiers, ["test", "final_test"])):
+        np.save(path / f"data/responses/{trial}.npy", np.zeros(sizes["n_neurons"], np.float32))
+    if not behavior:
+        for name in ("behavior", "pupil_center"):
+            shutil.rmtree(path / "data" / name)
+            shutil.rmtree(path / "meta" / "statistics" / name)
+    return Recording.open(path)

@@ -15,7 +15,7 @@ VERBS = {
     "inspect": ("training.recordings", "say what a recording holds, and what is wrong with it"),
     "import": ("training.importer", "make a checkpoint of the reference code's weights or the Sensorium baselines"),
     "train": ("training.run_folder", "train a twin, or an ensemble, as in the paper"),
-    "evaluate": ("training.evaluate", "score a twin on test trials"),
+    "evaluate": ("training.report", "score a twin on test trials: tables, a row per neuron, figures"),
     "analyze": ("training.analyze", "what a twin says about its mice: the paper's appendix A"),
     "export": ("training.export.bundle", "make a bundle that the server serves"),
     "combine": ("training.combine", "fit a linear layer over the members of an ensemble"),
@@ -25,7 +25,7 @@ VERBS = {
 EPILOG = """examples:
   python -m training simulate --output runs/recordings --mice 2
   python -m training train --recordings runs/recordings --output runs/v1t --members 3 --set core.patch_stride=4
-  python -m training evaluate runs/v1t --recordings runs/recordings
+  python -m training evaluate runs/v1t --recordings runs/recordings --report runs/v1t-scores
   python -m training export runs/v1t --recordings runs/recordings --output exported_models/mine
   python -m training import path/to/run --output runs/imported
 """

@@ -62,5 +62,7 @@ def color_of_position(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     u, v = np.clip(u, 0, 1)[:, None], np.clip(v, 0, 1)[:, None]
     top = (1 - u) * CORNERS[0, 0] + u * CORNERS[0, 1]
     bottom = (1 - u) * CORNERS[1, 0] + u * CORNERS[1, 1]
-    color: np.ndarray = (1 - v) * top + v * bottom
-    return color
+    color = (1 - v) * top + v * bottom
+    middle = np.minimum(1 - np.abs(2 * u - 1), 1 - np.abs(2 * v - 1))
+    lifted: np.ndarray = color + 0.55 * middle * (1 - color)  # a pale middle rather than a muddy one
+    return lifted

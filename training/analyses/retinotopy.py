@@ -155,7 +155,7 @@ def draw(results: Sequence[Retinotopy]) -> Figure:
     """A row per mouse: cortex coloured by readout position, the colours' key, and cortex coloured by the truth."""
     columns = 3 if any(result.centers is not None for result in results) else 2
     with styled():
-        figure = Figure(figsize=(3.1 * columns, 3.1 * len(results)), layout="constrained")
+        figure = Figure(figsize=(3.4 * columns, 3.3 * len(results)), layout="constrained")
         grid = figure.subplots(len(results), columns, squeeze=False)
         for row, result in zip(grid, results, strict=True):
             colors = _colors(result.positions, result.reliable)
