@@ -1,0 +1,310 @@
+"""The ways to ask: each sends a question over the wire and reads what came back. Written from the contract, by hand or by
+the published client and an unmodified `tritonclient`; nothing here is the server's own code."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import httpx
+import numpy as np
+from PIL import Image
+from v1t_client import AsyncClient, ServerError
+
+from reliability.questions import Question
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import tritonclient.http.aio as triton
+    from tritonclient.utils import InferenceServerException
+
+__all__ = ["PROTOCOLS", "Protocol", "Reply", "Wires", "fitting"]
+
+NPY = "application/x-npy"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back.
+
+    Attributes:
+        arrays: in the order of the .npy reply; None where it was refused.
+        hash: of the bundle that is said to have answered.
+        text: of a refusal.
+    """
+
+    status: int
+    arrays: Sequence[np.ndarray] | None = None
+    hash: str = ""
+    mouse: str = ""
+    retry_after: str | None = None
+    text: str = ""
+
+
+class Wires:
+    """The connections of one run.
+
+    Args:
+        retries: of the published client; the other wires never ask twice.
+        keep: leave connections open between requests.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 8, keep: bool = True) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None if keep else 0)
+        headers = {} if keep else {"Connection": "close"}
+        self.http = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, headers=headers, trust_env=False)
+        self.client = AsyncClient(url, timeout=timeout, retries=retries)
+        self.triton = triton.InferenceServerClient(url.removeprefix("http://"), conn_limit=512, conn_timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.http.aclose()
+        await self.client.aclose()
+        await self.triton.close()
+
+
+Ask = Callable[[Wires, Question, Mapping[str, str]], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to ask.
+
+    Attributes:
+        max_images: what this way is used for; larger ones are possible, and slow to write.
+    """
+
+    name: str
+    ask: Ask
+    kinds: frozenset[str]
+    max_images: int
+    grey: bool = False  # carries one channel only
+
+
+# Bodies
+
+
+def _fields(question: Question) -> dict[str, Any]:
+    fields: dict[str, Any] = {"mouse": question.mouse, "model": question.model}
+    names = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
+    fields |= dict(zip(names, question.behavior.T.tolist(), strict=True))
+    fields["pupil_center"] = question.pupil_center.tolist()
+    if question.kind == "predict":
+        fields["spread"] = True
+    if question.kind != "attention":
+        fields["units"] = question.units
+        if question.neuron_ids is not None:
+            fields["neuron_ids"] = question.neuron_ids
+    if question.weights is not None:
+        fields["weights"] = question.weights.tolist()
+    return fields
+
+
+def _form(question: Question) -> dict[str, str]:
+    words = {"mouse", "model", "units"}
+    return {name: value if name in words else json.dumps(value) for name, value in _fields(question).items()}
+
+
+def _npy_file(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array.astype(np.uint8))  # whole grey levels
+    return stream.getvalue()
+
+
+def _png_file(plane: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(plane.astype(np.uint8)).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+# Replies
+
+
+def _refused(response: httpx.Response) -> Reply:
+    return Reply(response.status_code, retry_after=response.headers.get("retry-after"), text=response.text[:300])
+
+
+def _from_json(response: httpx.Response, question: Question) -> Reply:
+    if response.status_code != 200:
+        return _refused(response)
+    reply = response.json()
+    if question.kind == "attention":
+        lists = [reply["attention"]]
+    elif question.kind == "gradient":
+        gradient = reply["gradient"]
+        lists = [gradient["image"], reply["responses"], gradient["behavior"], gradient["pupil_center"]]
+    else:
+        lists = [[reply["responses"], reply["spread"]]]
+    if question.neuron_ids is not None and reply["neuron_ids"] != question.neuron_ids:
+        raise AssertionError("the reply names other neurons")
+    arrays = [np.array(values, np.float32) for values in lists]
+    return Reply(200, arrays, reply["model"]["hash"], reply["mouse"])
+
+
+def _from_npy(response: httpx.Response) -> Reply:
+    if response.status_code != 200:
+        return _refused(response)
+    stream, arrays = io.BytesIO(response.content), []
+    while stream.tell() < len(response.content):
+        arrays.append(np.load(stream, allow_pickle=False))
+    head = json.loads(response.headers["v1t-reply"])
+    return Reply(200, arrays, head["model"]["hash"], head["mouse"])
+
+
+# Ways
+
+
+async def _json_json(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    fields = {**_fields(question), "image": question.image.astype(np.uint8).tolist()}
+    return _from_json(await wires.http.post(f"/{question.kind}", json=fields, headers=headers), question)
+
+
+async def _json_npy(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    fields = {**_fields(question), "image": question.image.astype(np.uint8).tolist()}
+    return _from_npy(await wires.http.post(f"/{question.kind}", json=fields, headers={**headers, "Accept": NPY}))
+
+
+async def _form_npy_json(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    files = {"image": ("images.npy", _npy_file(question.image), NPY)}
+    response = await wires.http.post(f"/{question.kind}", data=_form(question), files=files, headers=headers)
+    return _from_json(response, question)
+
+
+async def _form_npy_npy(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    files = {"image": ("images.npy", _npy_file(question.image), NPY)}
+    headers = {**headers, "Accept": NPY}
+    return _from_npy(await wires.http.post(f"/{question.kind}", data=_form(question), files=files, headers=headers))
+
+
+async def _form_png_npy(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    files = [("image", (f"{i}.png", _png_file(image[0]), "image/png")) for i, image in enumerate(question.image)]
+    headers = {**headers, "Accept": NPY}
+    return _from_npy(await wires.http.post(f"/{question.kind}", data=_form(question), files=files, headers=headers))
+
+
+async def _published(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    dilation, derivative, speed = question.behavior.T
+    try:
+        prediction = await wires.client.predict(
+            question.mouse,
+            question.image,
+            pupil_dilation=dilation,
+            pupil_dilation_derivative=derivative,
+            running_speed=speed,
+            pupil_center=question.pupil_center,
+            neuron_ids=question.neuron_ids,
+            units=question.units,
+            spread=True,
+            model=question.model,
+        )
+    except ServerError as error:
+        retry_after = None if error.retry_after is None else str(error.retry_after)
+        return Reply(error.status, retry_after=retry_after, text=str(error))
+    arrays = [np.stack([prediction.responses, prediction.spread])]
+    return Reply(200, arrays, prediction.model.hash, prediction.mouse)
+
+
+def _v2_tensors(question: Question) -> dict[str, np.ndarray]:
+    tensors = {"image": question.image, "behavior": question.behavior, "pupil_center": question.pupil_center}
+    if question.neuron_ids is not None:
+        tensors["neuron_ids"] = np.array(question.neuron_ids, np.int64)
+    return tensors
+
+
+def _triton(binary: bool) -> Ask:
+    async def ask(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+        inputs = []
+        for name, array in _v2_tensors(question).items():
+            tensor = triton.InferInput(name, array.shape, "INT64" if name == "neuron_ids" else "FP32")
+            tensor.set_data_from_numpy(array, binary_data=binary)
+            inputs.append(tensor)
+        outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("responses", "spread")]
+        try:
+            result = await wires.triton.infer(
+                f"{question.model}.{question.mouse}",
+                inputs,
+                outputs=outputs,
+                headers=dict(headers) or None,
+                parameters={"units": question.units},
+            )
+        except InferenceServerException as error:
+            return Reply(int(error.status() or 0), text=str(error))
+        said = result.get_response()["parameters"]
+        return Reply(
+            200, [np.stack([result.as_numpy("responses"), result.as_numpy("spread")])], said["hash"], said["mouse"]
+        )
+
+    return ask
+
+
+async def _v2_by_hand(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    tensors = _v2_tensors(question)
+    described = [
+        {
+            "name": name,
+            "datatype": "INT64" if name == "neuron_ids" else "FP32",
+            "shape": array.shape,
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in tensors.items()
+    ]
+    head = json.dumps(
+        {"inputs": described, "parameters": {"units": question.units, "binary_data_output": True}}
+    ).encode()
+    response = await wires.http.post(
+        f"/v2/models/{question.model}.{question.mouse}/infer",
+        content=b"".join([head, *(array.tobytes() for array in tensors.values())]),
+        headers={**headers, "Inference-Header-Content-Length": str(len(head))},
+    )
+    if response.status_code != 200:
+        return _refused(response)
+    length = int(response.headers["inference-header-content-length"])
+    reply, rest = json.loads(response.content[:length]), response.content[length:]
+    arrays, offset = [], 0
+    for output in reply["outputs"]:
+        count = int(np.prod(output["shape"]))
+        arrays.append(np.frombuffer(rest, "<f4", count, offset).reshape(output["shape"]))
+        offset += 4 * count
+    if offset != len(rest):
+        raise AssertionError("the reply is longer than its tensors")
+    return Reply(200, [np.stack(arrays)], reply["parameters"]["hash"], reply["parameters"]["mouse"])
+
+
+_PREDICT = frozenset({"predict"})
+_ALL = frozenset({"predict", "gradient", "attention"})
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        protocol.name: protocol
+        for protocol in (
+            Protocol("JSON", _json_json, _ALL, 8),
+            Protocol("JSON, .npy back", _json_npy, _ALL, 8),
+            Protocol("form of .npy, JSON back", _form_npy_json, _ALL, 64),
+            Protocol("form of .npy", _form_npy_npy, _ALL, 64),
+            Protocol("form of PNGs, .npy back", _form_png_npy, _ALL, 13, grey=True),
+            Protocol("v1t_client", _published, _PREDICT, 64),
+            Protocol("tritonclient, JSON", _triton(False), _PREDICT, 4),
+            Protocol("tritonclient, binary", _triton(True), _PREDICT, 64),
+            Protocol("v2 by hand, binary", _v2_by_hand, _PREDICT, 64),
+        )
+    }
+)
+
+
+def fitting(question: Question, names: Sequence[str]) -> list[Protocol]:
+    """The ways, of those named, that can carry the question."""
+    return [
+        protocol
+        for protocol in (PROTOCOLS[name] for name in names)
+        if question.kind in protocol.kinds
+        and len(question) <= protocol.max_images
+        and (not protocol.grey or question.image.shape[1] == 1)
+    ]
