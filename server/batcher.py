@@ -2,6 +2,7 @@
 
 One worker thread runs the engine. A run holds images of one engine (one bundle), of any of its mice. A request larger
 than a run is split and goes back to the end of the queue after each piece, so that small ones take turns with it.
+What cannot be in time is refused when it comes, before it costs anything.
 Work other than predictions, such as gradients, queues alike and runs by itself.
 """
 
@@ -12,7 +13,7 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from server.errors import Busy, DeadlineExceeded, NotReady
+from server.errors import Busy, DeadlineExceeded, NotReady, Overloaded
 from server.metrics import Metrics
 from server.statistics import Timing
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Batcher", "Work"]
 
 logger = logging.getLogger("bentoml.v1t")
+
+_PREDICTION = "predict"  # the name of what is no `Work`
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +62,13 @@ class _Job:
     deadline: float
     timing: Timing
     work: Work | None = None  # None: a prediction
+    computed_before: int = 0  # images, of anybody, when it came
     taken: int = 0  # images that were handed to a run
     parts: list[Any] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return _PREDICTION if self.work is None else self.work.name
 
     @property
     def left(self) -> int:
@@ -131,8 +139,9 @@ class Batcher:
         self._metrics = metrics
         self._ran = ran
         self._queue: deque[_Job] = deque()
-        self._waiting = 0  # images
-        self._seconds_per_image = 0.01  # a running mean, for Retry-After
+        self._waiting: Counter[str] = Counter()  # images, by kind of work
+        self._cost: dict[str, float] = {}  # seconds per image, by kind of work: running means
+        self._computed = 0  # images since the start
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._task: asyncio.Task[None] | None = None
@@ -153,7 +162,8 @@ class Batcher:
                 await self._task
         while self._queue:
             self._queue.popleft().give(NotReady("the server is shutting down", retry_after=5))
-        self._count(-self._waiting)
+        self._waiting.clear()
+        self._metrics.queue_images.set(0)
         await asyncio.to_thread(self._thread.shutdown)
 
     async def predict(
@@ -191,46 +201,76 @@ class Batcher:
         self, engine: Engine, stimulus: Stimulus, work: Work | None, deadline: float, timing: Timing
     ) -> Any:
         n_images = len(stimulus.image)
-        if self._waiting + n_images > self._max_queue:
-            seconds = math.ceil(self._waiting * self._seconds_per_image)
-            raise Busy(
-                "the queue is full",
-                got=f"{n_images} images, with {self._waiting} waiting",
-                expected=f"at most {self._max_queue} waiting",
-                hint="Ask again later, or send fewer images at a time.",
-                retry_after=min(max(1, seconds), 60),
-            )
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        job = _Job(engine, stimulus, done, time.perf_counter(), deadline, timing, work)
+        self.admit(n_images, deadline)
+        loop = asyncio.get_running_loop()
+        job = _Job(engine, stimulus, loop.create_future(), time.perf_counter(), deadline, timing, work, self._computed)
         self._queue.append(job)
-        self._count(n_images)
+        self._count(job, n_images)
         self._arrived.set()
+        time_left = deadline - job.arrived
+        # A little early, so that the refusal itself is in time.
+        timer = loop.call_later(time_left - min(0.05, time_left / 20), self._expire, job) if time_left < 1e6 else None
         try:
             return await job.done
         finally:
+            if timer is not None:
+                timer.cancel()
             self._forget(job)
+
+    def admit(self, n_images: int = 1, deadline: float = math.inf) -> None:
+        """Passes if so many images may queue, and what waits before them leaves them time.
+
+        Raises:
+            Busy: not now; `retry_after` says when.
+        """
+        waiting = self._waiting.total()
+        ahead = sum(n * self._cost.get(kind, 0.0) for kind, n in self._waiting.items())  # seconds, as far as measured
+        retry_after = min(max(1, math.ceil(ahead)), 60)
+        if waiting + n_images > self._max_queue:
+            raise Busy(
+                "the queue is full",
+                got=f"{n_images} images, with {waiting} waiting",
+                expected=f"at most {self._max_queue} waiting",
+                hint="Ask again later, or send fewer images at a time.",
+                retry_after=retry_after,
+            )
+        if ahead > (time_left := deadline - time.perf_counter()):
+            raise Busy(
+                "the queue is longer than the request's time",
+                got=f"about {ahead:.1f} s of work waiting, and {max(0, time_left):.1f} s left",
+                hint="Ask again later, or allow more time.",
+                retry_after=retry_after,
+            )
 
     def _forget(self, job: _Job) -> None:
         """Drops what is left of a job that was cancelled or failed, before it costs anything."""
         if job.left:
-            self._count(-job.left)
+            self._count(job, -job.left)
             job.taken = len(job.stimulus.image)
             with contextlib.suppress(ValueError):
                 self._queue.remove(job)
 
     def _expire(self, job: _Job) -> None:
         """Drops a job whose deadline has passed: nobody waits for it any more."""
-        job.give(
-            DeadlineExceeded(
-                "the request's time was up before its answer was computed",
-                hint="Send fewer images at a time, or ask again when the server is less busy.",
+        hint = "Send fewer images at a time, or ask again when the server is less busy."
+        allowed = float(f"{job.deadline - job.arrived:.2g}")
+        if self._computed - job.computed_before > job.taken:  # others' images, while it waited
+            late: DeadlineExceeded = Overloaded(
+                "the server was too busy to answer in the request's time",
+                expected=f"at most {allowed:g} s",
+                hint=hint,
+                retry_after=min(max(1, math.ceil(allowed)), 60),
             )
-        )
+        else:
+            late = DeadlineExceeded(
+                "the request's time was up before its answer was computed", expected=f"at most {allowed:g} s", hint=hint
+            )
+        job.give(late)
         self._forget(job)
 
-    def _count(self, images: int) -> None:
-        self._waiting += images
-        self._metrics.queue_images.set(self._waiting)
+    def _count(self, job: _Job, images: int) -> None:
+        self._waiting[job.kind] += images
+        self._metrics.queue_images.set(self._waiting.total())
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -241,6 +281,7 @@ class Batcher:
                 start = time.perf_counter()
                 parts = await loop.run_in_executor(self._thread, self._compute, batch)
                 seconds = time.perf_counter() - start
+                self._measure(batch, seconds)
                 for (job, _), part in zip(batch, parts, strict=True):
                     job.timing.computing += seconds
                     job.give(part)
@@ -248,10 +289,17 @@ class Batcher:
                         self._forget(job)
                 await asyncio.sleep(0)  # let those who were answered, and those who just came, have a word
 
+    def _measure(self, batch: Sequence[tuple[_Job, Stimulus]], seconds: float) -> None:
+        """Keeps the running mean of what an image of this kind of work takes."""
+        kind, n_images = batch[0][0].kind, sum(len(stimulus.image) for _, stimulus in batch)
+        cost = self._cost.get(kind, seconds / n_images)
+        self._cost[kind] = cost + 0.2 * (seconds / n_images - cost)
+        self._computed += n_images
+
     def _next_batch(self) -> list[tuple[_Job, Stimulus]]:
         """Takes up to max_batch images off the queue, for the engine of the job at its head; or a piece of work."""
         batch: list[tuple[_Job, Stimulus]] = []
-        room, taken, now = self._max_batch, 0, time.perf_counter()
+        room, now = self._max_batch, time.perf_counter()
         others: list[_Job] = []  # of other engines, and other work: they keep their places
         split: list[_Job] = []  # with images left: to the end
         while self._queue and room > 0:
@@ -267,7 +315,7 @@ class Batcher:
                 self._metrics.queue_seconds.observe(job.timing.queued)
             n = min(room if job.work is None else job.work.max_images, job.left)
             batch.append((job, job.take(n)))
-            taken += n
+            self._count(job, -n)
             room -= n
             if job.left:
                 split.append(job)
@@ -275,7 +323,6 @@ class Batcher:
                 break
         self._queue.extendleft(reversed(others))
         self._queue.extend(split)
-        self._count(-taken)
         return batch
 
     # In the worker thread
@@ -314,5 +361,4 @@ class Batcher:
         self._metrics.batch_requests.observe(len(stimuli))
         self._metrics.compute_seconds.observe(seconds)
         self._ran(engine, stimuli, seconds)
-        self._seconds_per_image += 0.2 * (seconds / n_images - self._seconds_per_image)
         return predictions

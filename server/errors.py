@@ -12,6 +12,7 @@ TwinError
 ├── Busy                429  the queue is full; carries Retry-After
 ├── NotReady            503  no twin is loaded and warm yet; carries Retry-After
 ├── DeadlineExceeded    504  the request's deadline passed before it was computed
+│   └── Overloaded      503  because others were computed first; carries Retry-After
 └── BundleError         500  a bundle cannot be served (start-up only, never a reply)
 """
 
@@ -30,6 +31,7 @@ __all__ = [
     "NotAcceptable",
     "NotFound",
     "NotReady",
+    "Overloaded",
     "TooLarge",
     "TwinError",
     "Unauthorized",
@@ -153,6 +155,11 @@ class NotReady(TwinError):
 class DeadlineExceeded(TwinError):
     code = "deadline_exceeded"
     status = 504
+
+
+class Overloaded(DeadlineExceeded):
+    code = "overloaded"
+    status = 503
 
 
 class BundleError(TwinError):

@@ -198,6 +198,7 @@ def _stats(rooms: Rooms, name: str, engine: Engine, mouse_id: str) -> dict[str, 
 async def _infer(request: Request, rooms: Rooms) -> Response:
     request.state.mouse = UNKNOWN
     name, engine, record = _find(request, rooms)
+    rooms.batcher.admit(deadline=request.state.deadline)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMedia("the body is compressed", got=brief(encoding), expected="no Content-Encoding")

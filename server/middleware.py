@@ -35,6 +35,8 @@ _SECURITY_HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+_ASK_AGAIN = frozenset({429, 503, 504})
+_LINGER = 5.0  # seconds that the rest of a body is waited for, whose sender should read that he may ask again
 _SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
 _OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
 
@@ -196,4 +198,24 @@ class _Exchange:
             self._metrics.request_seconds.labels(self._state["route"]).observe(time.perf_counter() - self._start)
             if self._in_time and not self._timeout.expired():
                 self._timeout.reschedule(None)  # a long reply may take its time on the wire
+        elif not message.get("more_body") and self._body_still_comes():
+            # Closing the connection now would reset it, and the client, still sending, might never read the reply.
+            await self._send({**message, "more_body": True})
+            await self._discard_body()
+            message = {"type": "http.response.body"}
         await self._send(message)
+
+    def _body_still_comes(self) -> bool:
+        has_body = self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
+        return self._status in _ASK_AGAIN and has_body and not self._body_complete and "expect" not in self._headers
+
+    async def _discard_body(self) -> None:
+        """Takes in what the client still sends, within bounds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                while not self._body_complete and self._received <= self._settings.max_body:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    self._received += len(message.get("body", b""))
+                    self._body_complete = not message.get("more_body", False)

@@ -150,10 +150,11 @@ def _npy(body: bytes, header: str) -> Response:
 
 
 def _start(request: Request, rooms: Rooms) -> str:
-    """The type of the reply; refuses before the body is read: while nothing is loaded, nothing is decoded."""
+    """The type of the reply; refuses before the body is read: what is not answered now is not decoded either."""
     request.state.mouse = UNKNOWN  # the metrics' label is a mouse that we know, or this
     media_type = replies.accepted(request.headers.get("accept"))
     _ = rooms.library.engines
+    rooms.batcher.admit(deadline=request.state.deadline)
     return media_type
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from server.batcher import Batcher, Work
 from server.engine import Prediction, Stimulus
-from server.errors import Busy, DeadlineExceeded, NotReady
+from server.errors import Busy, DeadlineExceeded, NotReady, Overloaded
 from server.metrics import Metrics
 
 
@@ -311,4 +311,44 @@ async def test_work_that_fails_touches_nothing_else(engine: SumEngine, rng: np.r
         with pytest.raises(RuntimeError, match="no such thing"):
             await work
         assert batcher.alive
+        assert value(metrics, "v1t_queue_images") == 0
+
+
+async def test_who_cannot_be_in_time_is_refused_before_it_queues(engine: SumEngine, rng: np.random.Generator) -> None:
+    async with running() as (batcher, metrics):
+        engine.open.clear()
+        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await asyncio.sleep(0.1)
+        engine.open.set()
+        await first  # an image takes 0.1 s, as far as is known
+        engine.open.clear()
+        kept = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=4))) for _ in range(5)]
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 16
+        with pytest.raises(Busy, match="longer than the request's time") as refused:
+            await batcher.predict(engine, stimulus(rng), deadline=time.perf_counter() + 1)
+        assert refused.value.retry_after == 2
+        kept.append(asyncio.create_task(batcher.predict(engine, stimulus(rng), deadline=time.perf_counter() + 60)))
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 17
+        engine.open.set()
+        await asyncio.gather(*kept)
+        # An idle engine takes whoever comes, whatever it has measured.
+        await batcher.predict(engine, stimulus(rng), deadline=time.perf_counter() + 0.05)
+
+
+async def test_who_was_late_because_of_others_may_ask_again(engine: SumEngine, rng: np.random.Generator) -> None:
+    def slowly(stimuli: Any) -> list[Prediction]:
+        time.sleep(0.02)
+        return SumEngine.predict_many(engine, stimuli)
+
+    engine.predict_many = slowly  # type: ignore[method-assign]
+    async with running() as (batcher, metrics):
+        large = batcher.predict(engine, stimulus(rng, B=40), deadline=time.perf_counter() + 0.15)
+        late = asyncio.create_task(large)
+        others = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=4))) for _ in range(10)]
+        with pytest.raises(Overloaded, match="too busy") as refused:
+            await late
+        assert (refused.value.status, refused.value.retry_after) == (503, 1)
+        await asyncio.gather(*others)
         assert value(metrics, "v1t_queue_images") == 0

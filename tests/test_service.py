@@ -415,6 +415,29 @@ async def test_a_full_queue_answers_429_with_a_time_to_retry(
         assert int(response.headers["retry-after"]) >= 1
 
 
+async def test_a_busy_server_reads_no_body_but_lets_its_sender_finish(
+    twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
+) -> None:
+    sent: list[int] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for i in range(5):
+            sent.append(i)
+            yield b"{" * 1000  # no JSON: decoded, it would be a 400
+
+    async with serving(Settings(bundles=(twin.folder,), provider="cpu", max_queue=4, max_images=4)) as client:
+        asked = question("A", twin.draw("A", rng, 2))
+        tasks = []
+        for _ in range(3):
+            tasks.append(asyncio.create_task(client.post("/predict", json=asked)))
+            await asyncio.sleep(0.1)  # the first runs, the others wait
+        response = await client.post("/predict", content=chunks(), headers={"Content-Type": "application/json"})
+        error_of(response, 429, "busy")
+        assert sent == [0, 1, 2, 3, 4]  # an end before that would be a reset, which may take the reply with it
+        hold.set()
+        assert [task.status_code for task in await asyncio.gather(*tasks)] == [200, 200, 200]
+
+
 async def test_a_request_out_of_time_is_told_so_and_leaves_the_queue(
     twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
 ) -> None:

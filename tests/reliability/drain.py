@@ -35,7 +35,7 @@ class Sent:
 
 
 def run(*, seconds: float, seed: int = 0) -> Report:
-    """Each request that the server's log names has its whole reply; so has each that was sent well before the signal."""
+    """Who is in the server's log, or sent well before the signal, has a whole reply."""
     with at(V1T_ACCESS_LOG="true") as place:
         requests, signalled = asyncio.run(_press(place, seconds, seed))
         code = place.server.process.wait(90)
@@ -67,7 +67,8 @@ def run(*, seconds: float, seed: int = 0) -> Report:
         tally.complain(f"the server ended with code {code}")
     lines = [*counts.items(), ("accepted and lost", tally.lost), ("wrong", tally.wrong)]
     text = (
-        f"{CLIENTS} clients for {seconds:.0f} s, then SIGTERM; the server ended with code {code} after {took:.1f} s.\n\n"
+        f"{CLIENTS} clients for {seconds:.0f} s, then SIGTERM; the server ended with code {code} after {took:.1f} s."
+        "\n\n"
         f"{markdown(('requests', 'count'), lines)}"
     )
     return Report(text, tally.problems)

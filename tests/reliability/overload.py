@@ -15,8 +15,8 @@ from reliability.tally import Tally, percentile
 
 __all__ = ["run"]
 
-WAYS = ("form of .npy", "v2 by hand, binary")
-IMAGES = (8, 16, 32)  # large ones: so the engine, and not whoever asks, is what runs out
+WAYS = ("form of .npy", "form of .npy, JSON back")  # a byte per pixel, so that the engine is what runs out
+IMAGES = (8, 16, 32)
 FACTOR = 10
 
 
@@ -28,7 +28,9 @@ def run(*, seconds: float, deadline: float = 2.0, seed: int = 0) -> Report:
 
 async def _press(place: Place, seconds: float, deadline: float, seed: int) -> Report:
     rng = np.random.default_rng(seed)
-    asked = questions.draw_questions(questions.load(place.bundles), rng, sizes=IMAGES, each=2, kinds=("predict",))
+    asked = questions.draw_questions(
+        questions.load(place.bundles), rng, sizes=IMAGES, each=2, kinds=("predict", "gradient")
+    )
     async with Wires(place.server.url, keep=False) as wires:
         capacity = await _capacity(wires, asked, seconds=max(2.0, seconds / 6))
         tally = Tally()
@@ -49,9 +51,9 @@ async def _press(place: Place, seconds: float, deadline: float, seed: int) -> Re
         tally.complain(f"p99 of the accepted is {accepted:.2f} s, past the deadline of {deadline:g} s")
     done = len(tally.seconds) / seconds
     text = (
-        f"{capacity:.1f} requests/s when {len(IMAGES)} sizes of {min(IMAGES)} to {max(IMAGES)} images are asked by 8 "
-        f"clients; then {sent / seconds:.0f} requests/s for {seconds:.0f} s, each with X-Request-Timeout: {deadline:g}. "
-        f"{done:.1f} requests/s were answered, p99 {accepted:.2f} s.\n\n{tally.table()}"
+        f"Predictions of {min(IMAGES)} to {max(IMAGES)} images, and gradients: 8 clients get {capacity:.1f} answers/s. "
+        f"Then {sent / seconds:.0f} requests/s for {seconds:.0f} s, each with X-Request-Timeout: {deadline:g}: "
+        f"{done:.1f} answers/s, p99 {accepted:.2f} s.\n\n{tally.table()}"
     )
     return Report(text, tally.problems)
 

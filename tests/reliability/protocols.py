@@ -1,5 +1,8 @@
-"""The ways to ask: each sends a question over the wire and reads what came back. Written from the contract, by hand or by
-the published client and an unmodified `tritonclient`; nothing here is the server's own code."""
+"""The ways to ask: each sends a question over the wire and reads what came back.
+
+Written from the contract, by hand or with the published client and an unmodified `tritonclient`: nothing is shared with
+the server.
+"""
 
 from __future__ import annotations
 

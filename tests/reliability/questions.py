@@ -1,4 +1,4 @@
-"""Questions with their answers, computed by the engine beforehand: whoever gets another's reply, or half of one, sees it."""
+"""Questions with their answers, computed beforehand: whoever gets another's reply, or half of one, sees it."""
 
 from __future__ import annotations
 
