@@ -1,4 +1,4 @@
-"""`python -m training VERB`: simulate, inspect, import, train, evaluate, analyze, combine, export, describe."""
+"""`python -m training VERB`: simulate, inspect, import, train, evaluate, analyze, submit, combine, export, describe."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ VERBS = {
     "train": ("training.run_folder", "train a twin, or an ensemble, as in the paper"),
     "evaluate": ("training.report", "score a twin on test trials: tables, a row per neuron, figures"),
     "analyze": ("training.analyze", "what a twin says about its mice: the paper's appendix A"),
+    "submit": ("training.submission", "write the Sensorium competition's submission files"),
     "export": ("training.export.bundle", "make a bundle that the server serves"),
     "combine": ("training.combine", "fit a linear layer over the members of an ensemble"),
     "describe": ("training.describe", "print a checkpoint's configuration, parameters and cost"),

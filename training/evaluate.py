@@ -117,6 +117,11 @@ def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
                 got=f"{recording.n_neurons} neurons",
                 expected=f"{mouse.n_neurons} neurons",
             )
+        if not mouse.standardized_inputs and not np.array_equal(mouse.neuron_ids, recording.neuron_ids):
+            raise RecordingError(
+                f"{recording.path} is of other neurons of mouse {recording.mouse_id!r}, or has them in another order",
+                hint="Give the recording that the twin was trained on.",
+            )
         if mouse.standardized_inputs:
             raise RecordingError(
                 f"the twin was imported without recordings and takes standardised inputs for mouse "
