@@ -10,8 +10,9 @@ The layout on disk is in `training.layout` and `training.metadata`, the cache th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,24 @@ class Recording:
             raise RecordingError("unknown tier", got=repr(name), expected=" or ".join(TIERS))
         indices = np.flatnonzero(self.tiers == name)
         return Trials(name, indices, self.image_ids[indices], self.trial_ids[indices])
+
+    def with_train_trials(self, n: int, *, seed: int) -> Recording:
+        """The same recording with n of its training trials, drawn at random; statistics stay those of all of them.
+
+        The view lives in this process: sent to another one, a recording is opened anew, with all trials.
+
+        Raises:
+            RecordingError: it has fewer.
+        """
+        train = np.flatnonzero(self.tiers == "train")
+        if not 1 <= n <= len(train):
+            raise RecordingError(
+                f"mouse {self.mouse_id!r} has too few training trials", got=len(train), expected=f"{n} or more"
+            )
+        tiers = self.tiers.copy()
+        tiers[np.random.default_rng([seed, n]).permutation(train)[n:]] = "unused"
+        digest = hashlib.sha256(f"{self.data_hash} {seed} {n}".encode()).hexdigest()
+        return replace(self, tiers=tiers, data_hash=digest)
 
     def scorable(self, name: str) -> Trials:
         """The trials of a tier whose responses predictions may be compared with.

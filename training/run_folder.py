@@ -25,7 +25,7 @@ from training.models import Twin
 from training.mouse import Mouse, open_recordings
 from training.recordings import Recording
 
-__all__ = ["add_arguments", "member_checkpoints", "run", "train_ensemble"]
+__all__ = ["add_arguments", "checked_training", "member_checkpoints", "parse_options", "run", "train_ensemble"]
 
 RUN = "run.json"
 MEMBERS = "members.json"
@@ -145,14 +145,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     config = PRESETS[args.model] if args.config is None else _read_config(args.config)
     device = _device(args.device)
-    model_options, training_options = _options(args.set)
+    model_options, training_options = parse_options(args.set)
     config = with_options(config, model_options)
-    try:
-        training = TrainingConfig.model_validate(training_options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"training.{where}: {first['msg']}", got=first["input"]) from error
+    training = checked_training(training_options)
     if args.members < 1:
         raise ConfigError("an ensemble needs at least one member", got=args.members)
     recordings = open_recordings(args.recordings)
@@ -174,6 +169,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def checked_training(options: dict[str, Any]) -> TrainingConfig:
+    """How to train, from options as they were typed.
+
+    Raises:
+        ConfigError: names the option and what is wrong with it.
+    """
+    try:
+        return TrainingConfig.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"training.{where}: {first['msg']}", got=first["input"]) from error
+
+
 def _read_config(path: Path) -> ModelConfig:
     try:
         return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -193,7 +202,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def parse_options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the model and of training, from OPTION=VALUE pairs; values are YAML."""
     model: dict[str, Any] = {}
     training: dict[str, Any] = {}

@@ -1,0 +1,119 @@
+"""From a study to its trainings: which model, on which mice, with which seed, in which folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.config import PRESETS, CNNConfig, ModelConfig, with_options
+from training.loop import TrainingConfig
+from training.run_folder import checked_training
+from training.studies.catalog import Scale, Study, Variant
+
+__all__ = ["Run", "plan"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        mice: trained on. scored: mice whose test trials it is scored on.
+        core: the run whose core it takes and freezes.
+    """
+
+    variant: Variant
+    seed: int
+    model: ModelConfig
+    training: TrainingConfig
+    mice: tuple[str, ...]
+    scored: tuple[str, ...]
+    core: Run | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its folder: equal trainings have one name, so studies share what they train."""
+        content = json.dumps(self._content(), sort_keys=True)
+        kind = self.variant.system + ("" if self.core is None else "-transfer")
+        return f"{kind}-seed{self.seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+
+    @property
+    def label(self) -> str:
+        """What progress lines call it."""
+        where = "" if self.variant.mice in ("all", "source") else f" {'+'.join(self.mice)}"
+        at = "" if self.variant.x is None else f" {self.variant.x:g}"
+        return f"{self.variant.label}{at}{where} seed {self.seed}"
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "mice": self.mice,
+            "trials": self.variant.trials,
+            "seed": self.seed,
+            "core": None if self.core is None else self.core.name,
+        }
+
+
+def plan(
+    study: Study,
+    scale: Scale,
+    mice: Sequence[str],
+    *,
+    seeds: int,
+    source: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> list[Run]:
+    """The trainings of a study, those that others stand on first, seed after seed: a study broken off is a smaller one.
+
+    Args:
+        mice: of the recordings that the study is about. source: of those whose core is transferred.
+        options, training: of every model and training, on top of the scale's and the variants'.
+    """
+    runs: list[Run] = []
+    for seed in range(seeds):
+        cores: dict[tuple[str, str | None], Run] = {}  # by label, and by the mouse that it is for if each has its own
+        for variant in sorted(study.variants, key=lambda variant: variant.core is not None):
+            for trained, scored, about in _groups(variant, tuple(mice), tuple(source)):
+                core = None if variant.core is None else cores.get((variant.core, about)) or cores[variant.core, None]
+                run = Run(
+                    variant=variant,
+                    seed=seed,
+                    model=_model(variant, scale, options or {}),
+                    training=_training(variant, scale, training or {}),
+                    mice=trained,
+                    scored=scored if variant.shown else (),
+                    core=core,
+                )
+                cores[variant.label, about] = run
+                runs.append(run)
+    return runs
+
+
+def _groups(
+    variant: Variant, mice: tuple[str, ...], source: tuple[str, ...]
+) -> list[tuple[tuple[str, ...], tuple[str, ...], str | None]]:
+    """(trained on, scored on, the one mouse that it is about)."""
+    if variant.mice == "own":
+        return [((mouse,), (mouse,), mouse) for mouse in mice]
+    if variant.mice == "others":
+        return [(tuple(other for other in mice if other != mouse), (), mouse) for mouse in mice]
+    return [(mice, mice, None)] if variant.mice == "all" else [(source, (), None)]
+
+
+def _model(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> ModelConfig:
+    preset = PRESETS[variant.system]
+    sized = scale.convolution if isinstance(preset.core, CNNConfig) else scale.transformer
+    return with_options(preset, {**sized, **variant.options, **options})
+
+
+def _training(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> TrainingConfig:
+    changed = {**scale.training.model_dump(), **(scale.transfer if variant.core is not None else {}), **options}
+    training = checked_training(changed)
+    epochs = max(1, math.ceil(variant.steps * training.max_epochs))
+    return training.model_copy(update={"max_epochs": epochs})

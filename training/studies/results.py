@@ -1,0 +1,171 @@
+"""What a study came to: a table, JSON, and a figure. A study broken off has those of what is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from training.checkpoint import source_commit, write_atomically
+from training.errors import CheckpointError
+from training.evaluate import SCORES
+from training.figures import COLORS, only_left_and_bottom, save_figure, styled
+from training.studies.catalog import Study
+from training.studies.runner import RunScores, Scores
+from training.tables import as_json, markdown_table, mean_and_sd
+
+__all__ = ["Line", "lines_of", "results_table", "write_results"]
+
+SHOWN = ("single_trial_correlation", "correlation_to_average", "feve")
+CEILING = "noise ceiling"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table.
+
+    Attributes:
+        seeds: for each seed, mouse -> score -> mean over neurons.
+    """
+
+    label: str
+    x: float | None
+    seeds: tuple[Scores, ...]
+    failed: int = 0
+
+    def over_seeds(self, name: str) -> tuple[float, float]:
+        """Mean and standard deviation over seeds of the mean over mice; NaN where nothing is known."""
+        return mean_and_sd(self.values(name))
+
+    def values(self, name: str) -> list[float]:
+        """A seed each: the mean over mice."""
+        return [mean_and_sd([mouse.get(name, float("nan")) for mouse in seed.values()])[0] for seed in self.seeds]
+
+
+def lines_of(results: Sequence[RunScores]) -> list[Line]:
+    """One line per variant and place on the axis, in the order of the study."""
+    found: dict[tuple[str, float | None], dict[int, Scores]] = {}
+    failed: dict[tuple[str, float | None], int] = {}
+    for result in results:
+        if not result.run.variant.shown:
+            continue
+        key = (result.run.variant.label, result.run.variant.x)
+        seeds = found.setdefault(key, {})
+        if result.failed is None:
+            seeds.setdefault(result.run.seed, {}).update(result.scores)
+        failed[key] = failed.get(key, 0) + (result.failed is not None)
+    return [
+        Line(label, x, tuple(seeds[seed] for seed in sorted(seeds)), failed[label, x])
+        for (label, x), seeds in found.items()
+    ]
+
+
+def results_table(study: Study, lines: Sequence[Line]) -> str:
+    """In Markdown: mean (sd over seeds) of the mean over mice, and the share of the ceiling where that is known."""
+    names = [name for name in SHOWN if any(np.isfinite(line.over_seeds(name)[0]) for line in lines)]
+    ceiling = next((line.over_seeds(SHOWN[0])[0] for line in lines if line.label == CEILING), None)
+    header = ["", *([study.axis] if study.axis else []), *names, *(["of the ceiling"] if ceiling else []), "seeds"]
+    rows = []
+    for line in lines:
+        row = [line.label] + ([_axis_value(line.x)] if study.axis else [])
+        row += [_cell(*line.over_seeds(name), len(line.seeds)) for name in names]
+        if ceiling:
+            row.append("" if line.label == CEILING else f"{100 * line.over_seeds(SHOWN[0])[0] / ceiling:.1f} %")
+        seeds = "" if line.label == CEILING else str(len(line.seeds))
+        rows.append([*row, seeds + (f" ({line.failed} diverged)" if line.failed else "")])
+    return markdown_table(header, rows)
+
+
+def _axis_value(x: float | None) -> str:
+    return "" if x is None else f"{x:g}"
+
+
+def _cell(mean: float, sd: float, n: int) -> str:
+    if not np.isfinite(mean):
+        return "-"
+    return f"{mean:.3f} ({sd:.3f})" if n > 1 else f"{mean:.3f}"
+
+
+def write_results(
+    folder: Path, name: str, study: Study, lines: Sequence[Line], *, notes: Sequence[str], about: Mapping[str, Any]
+) -> list[Path]:
+    """Writes NAME.md, NAME.json, NAME.png and NAME.pdf.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    text = [
+        f"# {study.question[0].upper()}{study.question[1:]}",
+        "Test trials; means over neurons, then mice. In brackets: standard deviation over seeds.",
+        results_table(study, lines),
+        *notes,
+        f"The paper ({study.where}): {study.paper}",
+    ]
+    content = {
+        "study": name,
+        "commit": source_commit(),
+        **about,
+        "lines": [
+            {
+                "label": line.label,
+                "x": line.x,
+                "mean_and_sd_over_seeds": {score: line.over_seeds(score) for score in SCORES},
+                "seeds": line.seeds,
+                "diverged": line.failed,
+            }
+            for line in lines
+        ],
+        "notes": list(notes),
+    }
+    try:
+        write_atomically(folder / f"{name}.md", ("\n\n".join(text) + "\n").encode())
+        write_atomically(folder / f"{name}.json", json.dumps(as_json(content), indent=2).encode())
+        paths = save_figure(draw(study, lines), folder, name)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from error
+    return [folder / f"{name}.md", folder / f"{name}.json", *paths]
+
+
+def draw(study: Study, lines: Sequence[Line]) -> Figure:
+    """Single-trial correlation: against the study's axis, or a column of seeds per line; the noise ceiling dashed."""
+    shown = [line for line in lines if line.label != CEILING]
+    with styled():
+        figure = Figure(figsize=(max(3.2, 0.9 * len(shown)) if study.axis is None else 4.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        if study.axis is None:
+            _draw_columns(axes, shown)
+        else:
+            _draw_curves(axes, shown, study.axis)
+        for line in lines:
+            if line.label == CEILING:
+                axes.axhline(line.over_seeds(SHOWN[0])[0], color="0.4", linestyle="--", linewidth=1, label=CEILING)
+        axes.set_ylabel("single-trial correlation")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend()
+        only_left_and_bottom(axes)
+    return figure
+
+
+def _draw_columns(axes: Axes, lines: Sequence[Line]) -> None:
+    for i, line in enumerate(lines):
+        values = line.values(SHOWN[0])
+        color = COLORS[i % len(COLORS)]
+        axes.plot(np.full(len(values), i), values, "o", color=color, markersize=4, alpha=0.7)
+        axes.hlines(line.over_seeds(SHOWN[0])[0], i - 0.25, i + 0.25, color=color, linewidth=2)
+    axes.set_xticks(range(len(lines)), [line.label.replace(", ", ",\n") for line in lines])
+    axes.set_xlim(-0.6, len(lines) - 0.4)
+
+
+def _draw_curves(axes: Axes, lines: Sequence[Line], axis: str) -> None:
+    for i, label in enumerate(dict.fromkeys(line.label for line in lines)):
+        own = {line.x: line.over_seeds(SHOWN[0]) for line in lines if line.label == label and line.x is not None}
+        x = np.array(sorted(own))
+        means, sds = np.array([own[place] for place in x]).T
+        axes.errorbar(x, means, sds, marker="o", markersize=4, capsize=2, color=COLORS[i % len(COLORS)], label=label)
+    axes.set_xlabel(axis)

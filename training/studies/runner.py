@@ -1,0 +1,167 @@
+"""Trains and scores the runs of a study, in any order of interruptions.
+
+runs/NAME/        a run folder as `python -m training train` makes it; the same study goes on at its last epoch
+runs/NAME/scores.json   written when its scores are known: mouse -> score
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from training.checkpoint import write_atomically
+from training.ensemble import Ensemble, load_ensemble
+from training.errors import CheckpointError, DivergenceError
+from training.evaluate import evaluate
+from training.metrics import correlation_to_average, fev_feve, mean_feve, single_trial_correlation
+from training.recordings import Recording
+from training.run_folder import train_ensemble
+from training.simulate import TRUTH
+from training.studies.plan import Run
+from training.tables import as_json
+
+__all__ = ["RunScores", "Scores", "checkpoint_of", "ensemble_scores", "perfect_scores", "run_all"]
+
+RUNS = "runs"
+RUN_SCORES = "scores.json"
+
+# mouse_id -> score -> mean over neurons
+Scores = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """What one training came to; a run whose loss diverged has the reason instead of scores."""
+
+    run: Run
+    scores: Scores
+    failed: str | None = None
+
+
+def run_all(
+    runs: Sequence[Run], recordings: Mapping[str, Recording], folder: Path, *, device: str = "cpu", workers: int = 1
+) -> Iterator[RunScores]:
+    """Trains and scores what is not yet, and yields every run when it is done; cores before those that take them.
+
+    Args:
+        workers: trainings side by side, each in a process of its own with its share of the CPU's threads.
+    """
+    unique = list({run.name: run for run in runs}.values())
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, []).append(run)
+    with tqdm(total=len(unique), desc="study", unit="run", disable=None) as bar:
+        done = _one_by_one(unique, recordings, folder, device)
+        if workers > 1:
+            done = _side_by_side(unique, recordings, folder, device, workers)
+        for result in done:
+            bar.update()
+            yield from (RunScores(run, result.scores, result.failed) for run in by_name[result.run.name])
+
+
+def _one_by_one(
+    runs: Iterable[Run], recordings: Mapping[str, Recording], folder: Path, device: str
+) -> Iterator[RunScores]:
+    for run in runs:
+        yield _done(run, recordings, folder, device)
+
+
+def _side_by_side(
+    runs: Sequence[Run], recordings: Mapping[str, Recording], folder: Path, device: str, workers: int
+) -> Iterator[RunScores]:
+    left, finished = list(runs), set[str]()
+    executor = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(workers,)
+    )
+    going: dict[Future[RunScores], Run] = {}
+    try:
+        while left or going:
+            while len(going) < workers and (ready := _first_ready(left, finished)) is not None:
+                left.remove(ready)
+                going[executor.submit(_done, ready, dict(recordings), folder, device)] = ready
+            for future in wait(going, return_when=FIRST_COMPLETED).done:
+                finished.add(going.pop(future).name)
+                yield future.result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _first_ready(runs: Sequence[Run], finished: set[str]) -> Run | None:
+    return next((run for run in runs if run.core is None or run.core.name in finished), None)
+
+
+def _start_worker(workers: int) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would write over each other
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def _done(run: Run, recordings: Mapping[str, Recording], folder: Path, device: str) -> RunScores:
+    """Scores of a run: read where they are known, else trained for."""
+    path = folder / RUNS / run.name / RUN_SCORES
+    if path.exists():
+        return RunScores(run, json.loads(path.read_text(encoding="utf-8")))
+    tqdm.write(f"{run.label}: {folder / RUNS / run.name}")
+    own = [recordings[mouse_id] for mouse_id in run.mice]
+    if run.variant.trials is not None:
+        own = [recording.with_train_trials(run.variant.trials, seed=run.seed) for recording in own]
+    try:
+        (checkpoint,) = train_ensemble(
+            run.model, run.training, own, folder / RUNS / run.name, seed=run.seed, device=torch.device(device)
+        )
+    except DivergenceError as error:
+        return RunScores(run, {}, failed=str(error))
+    scores = score(load_ensemble([checkpoint]), [recordings[mouse_id] for mouse_id in run.scored])
+    write_atomically(path, json.dumps(as_json(scores), indent=2).encode())
+    return RunScores(run, scores)
+
+
+def score(ensemble: Ensemble, recordings: Sequence[Recording]) -> Scores:
+    """On the test trials, as `python -m training evaluate` does."""
+    if not recordings:
+        return {}
+    return {mouse_id: dict(mouse.summary) for mouse_id, mouse in evaluate(ensemble, recordings).items()}
+
+
+def checkpoint_of(run: Run, folder: Path) -> Path:
+    """Where a run's trained weights lie.
+
+    Raises:
+        CheckpointError: it is not trained.
+    """
+    checkpoint = folder / RUNS / run.name / "member-0" / "checkpoint"
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint} is not trained")
+    return checkpoint
+
+
+def ensemble_scores(runs: Sequence[Run], recordings: Sequence[Recording], folder: Path) -> Scores:
+    """Scores of the ensemble of some runs of the same mice."""
+    return score(load_ensemble([checkpoint_of(run, folder) for run in runs]), recordings)
+
+
+def perfect_scores(recording: Recording) -> dict[str, float] | None:
+    """What a perfect model would score: the true expected responses of a simulated mouse. None for a real one."""
+    path = recording.path / TRUTH
+    if not recording.simulated or not path.is_file():
+        return None
+    trials = recording.scorable("test")
+    with np.load(path, allow_pickle=False) as truth:
+        expected = truth["expected_responses"][trials.indices]
+    responses = recording.responses(trials.indices)
+    fev, feve = fev_feve(responses, expected, trials.image_ids)
+    values: dict[str, Any] = {
+        "single_trial_correlation": np.mean(single_trial_correlation(responses, expected)),
+        "correlation_to_average": np.mean(correlation_to_average(responses, expected, trials.image_ids)),
+        "feve": mean_feve(fev, feve),
+    }
+    return {name: float(value) for name, value in values.items()}

@@ -1,0 +1,133 @@
+"""`python -m training study NAME`: one of the paper's studies, from recordings to table and figure, in one command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from training.analyses.retinotopy import RELIABLE, retinotopy
+from training.ensemble import load_ensemble
+from training.errors import ConfigError, DivergenceError
+from training.mouse import open_recordings
+from training.recordings import Recording
+from training.run_folder import parse_options
+from training.simulate import simulate
+from training.studies.catalog import SCALES, STUDIES, Scale, Study
+from training.studies.plan import Run, plan
+from training.studies.results import CEILING, Line, lines_of, results_table, write_results
+from training.studies.runner import RunScores, checkpoint_of, ensemble_scores, perfect_scores, run_all
+
+__all__ = ["add_arguments", "run"]
+
+EPILOG = (
+    """studies:
+"""
+    + "\n".join(
+        f"  {name:<19}{study.question} ({study.where})\n{'':<21}The paper: {study.paper}"
+        for name, study in STUDIES.items()
+    )
+    + """
+
+scales:
+"""
+    + "\n".join(f"  {name:<19}{scale.what}" for name, scale in SCALES.items())
+    + """
+
+examples:
+  python -m training study comparison --output runs/comparison --seeds 3
+  python -m training study comparison --output runs/table-1 --recordings data/sensorium --scale paper --device cuda
+
+A study that is interrupted goes on with the same command; what two studies in one --output both need is trained once.
+"""
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("study", choices=list(STUDIES), metavar="STUDY", help="see below")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for runs, tables and figures")
+    parser.add_argument(
+        "--recordings", nargs="+", type=Path, metavar="DIR", help="recordings, or folders of them (default: simulated)"
+    )
+    parser.add_argument("--scale", choices=sorted(SCALES), default="two-cores", help="see below (default: two-cores)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (default: 3)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="of every model or training")
+    parser.add_argument("--workers", type=int, default=1, help="trainings side by side (default: 1)")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.seeds < 1 or args.workers < 1:
+        raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
+    study, scale = STUDIES[args.study], SCALES[args.scale]
+    options, training = parse_options(args.set)
+    recordings = _recordings(args.recordings, args.output, scale)
+    runs = plan(study, scale, list(recordings), seeds=args.seeds, options=options, training=training)
+    print(f"{args.study}: {len(runs)} trainings, in {args.output}")
+    done: list[RunScores] = []
+    about = {"scale": args.scale, "data": {mouse: recording.data_hash for mouse, recording in recordings.items()}}
+    try:
+        for result in run_all(runs, recordings, args.output, device=args.device, workers=args.workers):
+            done.append(result)
+            lines, notes = _results(study, done, runs, recordings, args.output)
+            paths = write_results(args.output, args.study, study, lines, notes=notes, about=about)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What is done is kept in {args.output}: the same command goes on from there.")
+        return 130
+    if all(result.failed for result in done):
+        raise DivergenceError("every training diverged", got=done[0].failed)
+    print("\n\n".join(["", results_table(study, lines), *notes]))
+    print(f"written: {', '.join(map(str, paths))}")
+    return 0
+
+
+def _recordings(paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
+    """By mouse: those given, else simulated ones. Images are as small as the models see them, to spare the disk."""
+    if paths is None:
+        paths = [
+            simulate(
+                output / "recordings",
+                mouse_id=f"SIM{i}",
+                data_key=f"{90_000 + i}-1-1",
+                n_neurons=scale.neurons,
+                n_train=scale.trials,
+                image_shape=(1, 36, 64),
+            )
+            for i in range(1, scale.mice + 1)
+        ]
+    return {recording.mouse_id: recording for recording in open_recordings(paths)}
+
+
+def _results(
+    study: Study, done: Sequence[RunScores], runs: Sequence[Run], recordings: Mapping[str, Recording], output: Path
+) -> tuple[list[Line], list[str]]:
+    """The table's lines and what to say below it, of the runs that are done."""
+    order = {id(run): i for i, run in enumerate(runs)}
+    lines = lines_of(sorted(done, key=lambda result: order[id(result.run)]))
+    notes: list[str] = []
+    members = [result.run for result in done if result.run.variant.label == study.ensemble and not result.failed]
+    if len(members) > 1:
+        scores = ensemble_scores(members, list(recordings.values()), output)
+        lines.append(Line(f"{study.ensemble} ensemble", None, (scores,)))
+    if members:
+        notes += _retinotopy(members, recordings, output)
+    perfect = {mouse: best for mouse, one in recordings.items() if (best := perfect_scores(one)) is not None}
+    if len(perfect) == len(recordings):
+        lines.append(Line(CEILING, None, (perfect,)))
+        notes.append("The noise ceiling is what the simulation's own expected responses score: no model can do better.")
+    return lines, notes
+
+
+def _retinotopy(members: Sequence[Run], recordings: Mapping[str, Recording], output: Path) -> list[str]:
+    """How well the readout positions of simulated mice agree with the truth, a sentence per mouse."""
+    ensemble = load_ensemble([checkpoint_of(run, output) for run in members])
+    found = [retinotopy(ensemble, recording) for recording in recordings.values()]
+    return [
+        f"Retinotopy, mouse {one.mouse_id}: readout positions correlate with the true receptive field centres at "
+        f"{one.with_truth[0]:.3f} (x) and {one.with_truth[1]:.3f} (y), over the {int(one.reliable.sum())} of "
+        f"{len(one.reliable)} neurons with a split-half reliability of {RELIABLE} or more."
+        for one in found
+        if one.with_truth is not None
+    ]
