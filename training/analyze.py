@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.analyses import retinotopy
+from training.analyses import behavior_mlp, pupil, retinotopy
 from training.checkpoint import source_commit, write_atomically
 from training.ensemble import Ensemble, load_ensemble
-from training.errors import CheckpointError
-from training.evaluate import check_known
+from training.errors import CheckpointError, ScoringError
+from training.evaluate import check_known, scorable
 from training.figures import save_figure
 from training.mouse import open_recordings
 from training.recordings import Recording
@@ -31,13 +31,13 @@ class Analysis:
     Attributes:
         rows: of the table, a dictionary each; numbers, words, or None.
         notes: what a reader of the table must know, a sentence each.
-        details: what goes into the JSON beside the rows.
+        over_mice: mean and sd of what the rows say, by name.
     """
 
     rows: Sequence[dict[str, Any]]
     figure: Figure
     notes: Sequence[str] = ()
-    details: dict[str, Any] | None = None
+    over_mice: dict[str, float] = field(default_factory=dict)
 
 
 def _retinotopy(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
@@ -49,12 +49,46 @@ def _retinotopy(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis
     )
 
 
+def _pupil(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+    found, left_out = scorable(recordings, "test")
+    if not found:
+        raise ScoringError("; ".join(left_out.values()))
+    results = [pupil.accuracy_by_pupil(ensemble, recording) for recording in found]
+    over_mice = pupil.over_mice(results)
+    return Analysis(
+        rows=[result.row() for result in results],
+        figure=pupil.draw(results),
+        notes=[
+            f"Largest against smallest third of pupils, mean (sd) over mice: {over_mice['large_mean']:.3f} "
+            f"({over_mice['large_sd']:.3f}) against {over_mice['small_mean']:.3f} ({over_mice['small_sd']:.3f}), "
+            f"gain {over_mice['gain_percent_mean']:+.1f} % ({over_mice['gain_percent_sd']:.1f} %).",
+            *(f"Mouse {mouse_id} was left out: {reason}" for mouse_id, reason in left_out.items()),
+        ],
+        over_mice=over_mice,
+    )
+
+
+def _b_mlp(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+    results = [behavior_mlp.b_mlp_activations(ensemble, recording) for recording in recordings]
+    return Analysis(
+        rows=[block.row() for blocks in results for block in blocks],
+        figure=behavior_mlp.draw(results),
+        notes=[
+            "sd_over_units: of the units' means over trials. sd_over_trials: how far behaviour moves a unit, its mean "
+            f"over units. saturated_share: activations beyond {behavior_mlp.SATURATED} or -{behavior_mlp.SATURATED}."
+        ],
+    )
+
+
 # word -> (what it does, how)
 ANALYSES: dict[str, tuple[str, Callable[[Ensemble, Sequence[Recording]], Analysis]]] = {
+    "pupil": ("single-trial correlation with the largest against the smallest pupils (A.7)", _pupil),
+    "b-mlp": ("what behaviour adds to the tokens, block by block (Figure A.1)", _b_mlp),
     "retinotopy": ("readout positions against cortical positions (A.8)", _retinotopy),
 }
 
 EPILOG = """examples:
+  python -m training analyze pupil runs/v1t --recordings runs/recordings --output runs/v1t-analyses
   python -m training analyze retinotopy runs/v1t --recordings runs/recordings --output runs/v1t-analyses
 
 analyses:
@@ -67,14 +101,18 @@ def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str,
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    content = {"analysis": name, **about, "rows": analysis.rows, "notes": list(analysis.notes)}
+    content = {
+        "analysis": name,
+        **about,
+        "rows": analysis.rows,
+        "over_mice": analysis.over_mice,
+        "notes": analysis.notes,
+    }
     text = "\n\n".join([table(analysis), *analysis.notes]) + "\n"
     try:
         paths = save_figure(analysis.figure, folder, name)
         write_atomically(folder / f"{name}.md", text.encode())
-        write_atomically(
-            folder / f"{name}.json", json.dumps(as_json({**content, **(analysis.details or {})}), indent=2).encode()
-        )
+        write_atomically(folder / f"{name}.json", json.dumps(as_json(content), indent=2).encode())
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror}") from error
     return [folder / f"{name}.md", folder / f"{name}.json", *paths]

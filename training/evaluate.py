@@ -33,6 +33,7 @@ __all__ = [
     "scorable",
     "score_names",
     "scores_table",
+    "simulated_ceiling",
 ]
 
 # What a mouse's summary may hold, in the order of tables.
@@ -164,7 +165,7 @@ def evaluate_mouse(ensemble: Ensemble, recording: Recording, *, tier: str = "tes
                 f"images were shown {repeats.min()} to {repeats.max()} times: CCnorm, which needs equally many "
                 "repeats, is left out"
             )
-    ceiling = _simulated_ceiling(recording, trials.indices)
+    ceiling = simulated_ceiling(recording, trials.indices)
     if ceiling is not None:
         summary["ceiling"] = _mean(ceiling)
     return MouseScores(
@@ -185,7 +186,7 @@ def _mean(values: np.ndarray) -> float:
     return mean_and_sd(values.tolist())[0]
 
 
-def _simulated_ceiling(recording: Recording, indices: np.ndarray) -> np.ndarray | None:
+def simulated_ceiling(recording: Recording, indices: np.ndarray) -> np.ndarray | None:
     """(N,) single-trial correlation of the true expected responses; None for a real mouse, whose truth nobody knows."""
     path = recording.path / TRUTH
     if not recording.simulated or not path.is_file():
