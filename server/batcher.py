@@ -195,7 +195,7 @@ class Batcher:
 
         See `predict` for the rest.
         """
-        return await self._wait(engine, stimulus, work, deadline, Timing())
+        return await self._wait(engine, stimulus, work, deadline, timing or Timing())
 
     async def _wait(
         self, engine: Engine, stimulus: Stimulus, work: Work | None, deadline: float, timing: Timing
@@ -253,7 +253,7 @@ class Batcher:
     def _expire(self, job: _Job) -> None:
         """Drops a job whose deadline has passed: nobody waits for it any more."""
         hint = "Send fewer images at a time, or ask again when the server is less busy."
-        allowed = float(f"{job.deadline - job.arrived:.2g}")
+        allowed = float(f"{job.timing.reading + job.deadline - job.arrived:.2g}")
         if self._computed - job.computed_before > job.taken:  # others' images, while it waited
             late: DeadlineExceeded = Overloaded(
                 "the server was too busy to answer in the request's time",

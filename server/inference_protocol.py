@@ -19,7 +19,7 @@ from server import replies, stimulus, tensors
 from server.errors import InvalidInput, NotFound, UnsupportedMedia, brief
 from server.metrics import UNKNOWN
 from server.openapi import API_VERSION
-from server.rooms import LARGE, Rooms, answer, maybe_in_thread, named
+from server.rooms import LARGE, Rooms, answer, named
 
 if TYPE_CHECKING:
     from server.contract import MouseRecord
@@ -198,16 +198,18 @@ def _stats(rooms: Rooms, name: str, engine: Engine, mouse_id: str) -> dict[str, 
 async def _infer(request: Request, rooms: Rooms) -> Response:
     request.state.mouse = UNKNOWN
     name, engine, record = _find(request, rooms)
-    rooms.batcher.admit(deadline=request.state.deadline)
+    rooms.admit(request.state.deadline)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMedia("the body is compressed", got=brief(encoding), expected="no Content-Encoding")
     body = await request.body()
-    is_large = len(body) > LARGE
-    asked, question = await maybe_in_thread(
-        is_large, _read, body, request.headers.get("inference-header-content-length"), engine, record, rooms
-    )
-    del body
+    rooms.admit(request.state.deadline)  # once more: others may have come while the body did
+    arguments = body, request.headers.get("inference-header-content-length"), engine, record, rooms
+    if len(body) > LARGE:
+        asked, question = await rooms.desk.read(len(body), _read, *arguments)
+    else:
+        asked, question = _read(*arguments)
+    del body, arguments
 
     def write(
         engine: Engine, question: stimulus.Question, prediction: Prediction, request_id: str

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from server import stimulus
 from server.access import Access
 from server.batcher import Batcher, Work
+from server.desk import Desk
 from server.errors import DeadlineExceeded, NotReady
 from server.library import Library, load_engine
 from server.metrics import Metrics
@@ -39,6 +40,7 @@ class Rooms:
     settings: Settings
     access: Access
     library: Library
+    desk: Desk
     batcher: Batcher
     metrics: Metrics
     statistics: Statistics
@@ -54,7 +56,7 @@ class Rooms:
         batcher = Batcher(
             max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, ran=statistics.ran
         )
-        return cls(settings, Access(settings), Library(settings, metrics, load), batcher, metrics, statistics)
+        return cls(settings, Access(settings), Library(settings, metrics, load), Desk(), batcher, metrics, statistics)
 
     def check_ready(self) -> None:
         """Passes when every question can be answered.
@@ -67,6 +69,14 @@ class Rooms:
         _ = self.library.engines  # raises NotReady while they are loaded, and if one was refused
         if not self.batcher.alive:
             raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
+
+    def admit(self, deadline: float) -> None:
+        """Passes if who comes now can be answered in time, as far as is known.
+
+        Raises:
+            Busy: he cannot; `retry_after` says when.
+        """
+        self.batcher.admit(deadline=deadline - self.desk.seconds_ahead)
 
 
 def named(route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -133,7 +143,8 @@ async def work_out(
     write: Callable[[Engine, stimulus.Question, Any, str], T],
 ) -> T:
     """What `write` makes of the work's arrays."""
-    computing = rooms.batcher.compute(engine, stimulus_of(question), work, deadline=request.state.deadline)
+    asked, timing = stimulus_of(question), Timing(reading=time.perf_counter() - request.state.start)
+    computing = rooms.batcher.compute(engine, asked, work, deadline=request.state.deadline, timing=timing)
     arrays = await unless_gone(request, computing)
     is_large = sum(array.size for array in arrays) > LARGE
     return await maybe_in_thread(is_large, write, engine, question, arrays, request.state.request_id)

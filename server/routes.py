@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -20,18 +18,17 @@ from server.errors import (
     MalformedBody,
     MethodNotAllowed,
     NotFound,
-    TooLarge,
     TwinError,
     UnsupportedMedia,
     brief,
 )
+from server.forms import read_parts
 from server.metrics import CONTENT_TYPE, UNKNOWN
 from server.middleware import error_response
 from server.neurons import PARAMETERS, NeuronQuery
 from server.openapi import document
 from server.page import POLICY, index
-from server.rooms import LARGE, Rooms, answer, maybe_in_thread, named, work_out
-from server.settings import Settings
+from server.rooms import LARGE, Rooms, answer, named, work_out
 from server.stacks import predict_stream
 
 if TYPE_CHECKING:
@@ -154,35 +151,38 @@ def _start(request: Request, rooms: Rooms) -> str:
     request.state.mouse = UNKNOWN  # the metrics' label is a mouse that we know, or this
     media_type = replies.accepted(request.headers.get("accept"))
     _ = rooms.library.engines
-    rooms.batcher.admit(deadline=request.state.deadline)
+    rooms.admit(request.state.deadline)
     return media_type
 
 
 async def _question(request: Request, rooms: Rooms, known: stimulus.Fields) -> tuple[Engine, stimulus.Question]:
     """What is asked, checked, and whom."""
-    fields, is_large = await _read_fields(request, rooms.settings, known)
-    mouse_id, model = stimulus.address(fields, known)
-    engine = rooms.library.find(mouse_id, model)
-    request.state.mouse = mouse_id
-    record, neurons = engine.manifest.mice[mouse_id], engine.neurons[mouse_id]
-    question = await maybe_in_thread(is_large, stimulus.check, fields, record, neurons, rooms.settings, known)
-    return engine, question
+    form = _form_type(request)
+    body = await request.body()
+    rooms.admit(request.state.deadline)  # once more: others may have come while it did
+    arguments = request, rooms, known
+    if form is not None:
+        max_files = rooms.settings.max_images + 1  # one more, so that our own message says what is allowed
+        return await rooms.desk.read(len(body), _understand_form, body, form, max_files, *arguments)
+    if len(body) > LARGE:
+        return await rooms.desk.read(len(body), lambda: _understand(stimulus.read_json(body), *arguments))
+    fields = stimulus.read_json(body)
+    if isinstance(fields.get("image"), dict):  # a file, which may be larger than it looks
+        return await rooms.desk.read(len(body), _understand, fields, *arguments)
+    return _understand(fields, *arguments)
 
 
-async def _read_fields(request: Request, settings: Settings, known: stimulus.Fields) -> tuple[dict[str, Any], bool]:
-    """The fields of the body, and whether to check them off the event loop."""
+def _form_type(request: Request) -> str | None:
+    """The whole content type of a form, None for JSON; every other body is refused before it is read."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMedia("the body is compressed", got=brief(encoding), expected="no Content-Encoding")
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == replies.JSON:
-        body = await request.body()
-        is_large = len(body) > LARGE
-        fields = await maybe_in_thread(is_large, stimulus.read_json, body)
-        return fields, is_large or isinstance(fields.get("image"), dict)
+        return None
     if media_type == "multipart/form-data":
-        return stimulus.read_form(await _read_parts(request, settings), known), True
+        return content_type
     raise UnsupportedMedia(
         "the body is of a type that we do not read",
         got=brief(content_type),
@@ -191,22 +191,21 @@ async def _read_fields(request: Request, settings: Settings, known: stimulus.Fie
     )
 
 
-async def _read_parts(request: Request, settings: Settings) -> Iterable[tuple[str, str | bytes]]:
-    max_files = settings.max_images + 1  # one more, so that our own message says what is allowed
-    try:
-        async with request.form(max_files=max_files, max_fields=100, max_part_size=1024**2) as form:
-            return [
-                (name, await value.read() if isinstance(value, UploadFile) else value)
-                for name, value in form.multi_items()
-            ]
-    except HTTPException as error:
-        if "Too many" in error.detail or "exceeded" in error.detail:
-            raise TooLarge("the form is too large", got=brief(error.detail)) from None
-        raise MalformedBody("the form cannot be read", got=brief(error.detail)) from None
-    except (TwinError, ClientDisconnect, TimeoutError):
-        raise
-    except Exception as error:  # a fuzzed form may raise anything
-        raise MalformedBody("the form cannot be read", got=brief(f"{type(error).__name__}: {error}")) from None
+def _understand_form(
+    body: bytes, content_type: str, max_files: int, request: Request, rooms: Rooms, known: stimulus.Fields
+) -> tuple[Engine, stimulus.Question]:
+    parts = read_parts(body, content_type, max_files=max_files)
+    return _understand(stimulus.read_form(parts, known), request, rooms, known)
+
+
+def _understand(
+    fields: dict[str, Any], request: Request, rooms: Rooms, known: stimulus.Fields
+) -> tuple[Engine, stimulus.Question]:
+    mouse_id, model = stimulus.address(fields, known)
+    engine = rooms.library.find(mouse_id, model)
+    request.state.mouse = mouse_id
+    record, neurons = engine.manifest.mice[mouse_id], engine.neurons[mouse_id]
+    return engine, stimulus.check(fields, record, neurons, rooms.settings, known)
 
 
 # GET
