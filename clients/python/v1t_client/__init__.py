@@ -20,6 +20,7 @@ from v1t_client._errors import (
     InvalidArgument,
     InvalidRequest,
     MissingExtra,
+    ModelChanged,
     NotFound,
     NotReady,
     ReplyInvalid,
@@ -30,6 +31,7 @@ from v1t_client._errors import (
     V1TError,
 )
 from v1t_client._gradient import Gradient
+from v1t_client._image_sets import Images
 from v1t_client._images import Image
 from v1t_client._mouse import Channel, Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
@@ -49,10 +51,12 @@ __all__ = [
     "DifferentiablePredictor",
     "Gradient",
     "Image",
+    "Images",
     "InvalidArgument",
     "InvalidRequest",
     "MissingExtra",
     "Model",
+    "ModelChanged",
     "Mouse",
     "MouseDetail",
     "NeuronTable",

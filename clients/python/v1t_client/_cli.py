@@ -13,6 +13,8 @@ from typing import NoReturn
 from v1t_client import _tables as tables
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument, ServerError, V1TError
+from v1t_client._image_sets import open_images
+from v1t_client._streaming import CHUNK, Asked
 from v1t_client._version import __version__
 from v1t_client.insilico import commands as insilico
 from v1t_client.insilico.catalogue import EXPERIMENTS
@@ -41,6 +43,7 @@ examples:
   v1t predict image.png --mouse A --resize fit --neuron-ids 12,99,7
   v1t predict a.png b.png --mouse A --spread --output responses.csv
   v1t predict stimulus.npy --mouse A --pupil-center 3.5 -1.2 --units raw --output responses.npy
+                                         any number of images; interrupted, the same command goes on
 
 Behaviour that is left out becomes the mouse's training mean; the lines `assumed:` on stderr say so.
 `v1t mouse A` shows the values that each input had in the recording.
@@ -76,25 +79,46 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _predict(client: Client, options: argparse.Namespace) -> int:
-    prediction = client.predict(
-        options.mouse,
-        options.images if len(options.images) > 1 else options.images[0],
-        pupil_dilation=options.pupil_dilation,
-        pupil_dilation_derivative=options.pupil_dilation_derivative,
-        running_speed=options.running_speed,
-        pupil_center=options.pupil_center,
-        neuron_ids=options.neuron_ids,
-        units=options.units,
-        spread=options.spread,
-        resize=options.resize,
-        model=options.model,
-    )
+    images = options.images if len(options.images) > 1 else options.images[0]
+    asked: Asked = {
+        "pupil_dilation": options.pupil_dilation,
+        "pupil_dilation_derivative": options.pupil_dilation_derivative,
+        "running_speed": options.running_speed,
+        "pupil_center": options.pupil_center,
+        "neuron_ids": options.neuron_ids,
+        "units": options.units,
+        "spread": options.spread,
+        "resize": options.resize,
+        "model": options.model,
+    }
+    n_images = open_images(images).n_images or 0
+    is_large = n_images > CHUNK
+    if is_large and options.output is None:
+        raise InvalidArgument(
+            "there are too many images for a table",
+            got=f"{n_images:,}",
+            expected=f"at most {CHUNK} without --output",
+            hint="--output responses.npy takes the responses as they come.",
+        )
+    as_it_comes = is_large and options.output.suffix == ".npy"
+    if is_large or (isinstance(images, str) and Path(images).is_dir()):
+        try:
+            prediction = client.predict_many(
+                options.mouse, images, output=options.output if as_it_comes else None, force=options.force, **asked
+            )
+        except KeyboardInterrupt:
+            if as_it_comes:
+                print("v1t: what was answered is kept; the same command goes on from there", file=sys.stderr)
+            raise
+    else:
+        prediction = client.predict(options.mouse, images, **asked)
     for line in tables.notes(prediction):
         print(line, file=sys.stderr)
     if options.output is not None:
-        tables.write_prediction(prediction, options.output)
+        if not as_it_comes:
+            tables.write_prediction(prediction, options.output)
         print(f"wrote {options.output}", file=sys.stderr)
-    if options.top:
+    if options.top and not is_large:
         print(tables.prediction_table(prediction, top=options.top))
     return 0
 
@@ -206,7 +230,7 @@ def _shared_options() -> _Parser:
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or .npy file; several make a batch")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or .npy file, or a folder")
     parser.add_argument("--mouse", required=True, help="mouse id, from `v1t mice`")
     inputs = parser.add_argument_group("behaviour, in the recording's own units")
     inputs.add_argument("--pupil-dilation", type=_number, metavar="PX", help="eye-camera pixels")

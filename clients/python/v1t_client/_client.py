@@ -15,6 +15,7 @@ from v1t_client._attention import Attention
 from v1t_client._errors import InvalidArgument
 from v1t_client._gradient import Gradient
 from v1t_client._images import Image
+from v1t_client._large_sets import AsyncLargeSets, LargeSets
 from v1t_client._mouse import Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
 from v1t_client._operations import Flow, Operations, Send, Sleep
@@ -65,7 +66,7 @@ def _send_options(step: Send) -> dict[str, Any]:
     }
 
 
-class Client:
+class Client(LargeSets):
     """Asks a server about the neurons of a mouse. Safe to share between threads; keeps its connections open.
 
     Args:
@@ -325,7 +326,7 @@ class Client:
             return result
 
 
-class AsyncClient:
+class AsyncClient(AsyncLargeSets):
     """`Client` for asyncio: the same arguments and methods, each to be awaited.
 
     Example:

@@ -6,6 +6,7 @@ V1TError
 ├── ConnectionFailed       no server answered; says the URL
 ├── TimedOut               a server is there, but no reply came in time
 ├── ReplyInvalid           the reply is not what the contract promises
+├── ModelChanged           another bundle answers than answered the images before
 └── ServerError            the server refused; `str()` repeats its hint
     ├── InvalidRequest     400, 405, 406, 415, 422 and every other 4xx
     │   ├── Unauthorized   401, 403
@@ -27,6 +28,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidRequest",
     "MissingExtra",
+    "ModelChanged",
     "NotFound",
     "NotReady",
     "ReplyInvalid",
@@ -84,6 +86,10 @@ class TimedOut(V1TError):
 
 class ReplyInvalid(V1TError):
     """The reply is not what the HTTP contract promises: another program, another major version, or a bug."""
+
+
+class ModelChanged(V1TError):
+    """In the middle of a set of images, another bundle answers than answered those before."""
 
 
 class ServerError(V1TError):

@@ -6,9 +6,10 @@ clients in `_client.py` run flows, one with blocking calls and one with `await`,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -16,11 +17,19 @@ import numpy.typing as npt
 
 from v1t_client import _requests as requests
 from v1t_client._attention import Attention
-from v1t_client._errors import ConnectionFailed, NotReady, ReplyInvalid, TimedOut, V1TError
+from v1t_client._errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    NotReady,
+    ReplyInvalid,
+    TimedOut,
+    TooLarge,
+    V1TError,
+)
 from v1t_client._gradient import Gradient
 from v1t_client._mouse import Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
-from v1t_client._prediction import Prediction
+from v1t_client._prediction import Prediction, concatenated
 from v1t_client._replies import (
     read_attention,
     read_gradient,
@@ -30,7 +39,7 @@ from v1t_client._replies import (
     read_prediction,
     read_refusal,
 )
-from v1t_client._requests import Call, GradientQuestion, Question, Shown
+from v1t_client._requests import Call, GradientQuestion, Question, Shown, part_of
 from v1t_client._retry import RETRIED_ERRORS, RETRIED_STATUSES, Retry
 
 __all__ = ["Flow", "Operations", "Send", "Sleep"]
@@ -67,16 +76,36 @@ class Operations:
     def __init__(self, *, url: str, retry: Retry) -> None:
         self._url = url
         self._retry = retry
+        self._patient = replace(retry, retries=sys.maxsize)
         self._neuron_ids: dict[tuple[str, str], npt.NDArray[np.int64]] = {}  # (mouse, model hash) -> (N,)
 
-    def predict(self, question: Question) -> Flow[Prediction]:
+    def predict(
+        self, question: Question, *, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
+    ) -> Flow[Prediction]:
         call, n_images = requests.build_predict(question)
         asked = _asked(question.neuron_ids)
-        response = yield from self._exchange(call)
+        response = yield from self._exchange(call, retry, statuses)
         prediction = read_prediction(
             response, mouse=question.mouse, n_images=n_images, spread=question.spread, neuron_ids=asked
         )
         return (yield from self._with_neuron_ids(prediction))
+
+    def predict_patiently(self, question: Question) -> Flow[Prediction]:
+        """Asks as often as the timeout allows; what is too much for one request is asked in halves.
+
+        The question's image is a list or an array of images.
+        """
+        image: Any = question.image
+        n = len(image)
+        if n == 1:
+            return (yield from self.predict(question, retry=self._patient))
+        try:
+            return (yield from self.predict(question, retry=self._patient, statuses=RETRIED_STATUSES - {504}))
+        except (DeadlineExceeded, TimedOut, TooLarge):
+            first, rest = slice(0, n // 2), slice(n // 2, n)
+        before = yield from self.predict_patiently(part_of(question, image[first], first))
+        after = yield from self.predict_patiently(part_of(question, image[rest], rest))
+        return concatenated([before, after])
 
     def gradient(self, question: GradientQuestion) -> Flow[Gradient]:
         call, n_images = requests.build_gradient(question)
@@ -172,17 +201,20 @@ class Operations:
             )
         return replace(answer, neuron_ids=ids)
 
-    def _exchange(self, call: Call) -> Flow[httpx.Response]:
+    def _exchange(
+        self, call: Call, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
+    ) -> Flow[httpx.Response]:
         """Sends until a reply with status 200 comes, as far as the retries and the deadline reach."""
-        started = self._retry.clock()
+        retry = retry or self._retry
+        started = retry.clock()
         attempt = 0
         while True:
-            elapsed = self._retry.clock() - started
+            elapsed = retry.clock() - started
             retry_after: float | None = None
             cause: Exception | None = None
             failure: V1TError
             try:
-                response = yield Send(call, max(0.05, self._retry.timeout - elapsed))
+                response = yield Send(call, max(0.05, retry.timeout - elapsed))
             except httpx.RequestError as error:
                 failure, cause = self._no_reply(error, attempts=attempt + 1), error
                 again = isinstance(error, RETRIED_ERRORS)
@@ -191,9 +223,9 @@ class Operations:
                 if response.status_code == 200:
                     return response
                 failure = refusal = read_refusal(response)
-                again, retry_after = refusal.status in RETRIED_STATUSES, refusal.retry_after
-            elapsed = self._retry.clock() - started
-            pause = self._retry.pause(attempt, elapsed=elapsed, retry_after=retry_after) if again else None
+                again, retry_after = refusal.status in statuses, refusal.retry_after
+            elapsed = retry.clock() - started
+            pause = retry.pause(attempt, elapsed=elapsed, retry_after=retry_after) if again else None
             if pause is None:
                 raise failure from cause
             yield Sleep(pause)

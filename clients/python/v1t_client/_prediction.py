@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from v1t_client._errors import InvalidArgument, MissingExtra
+from v1t_client._errors import InvalidArgument, MissingExtra, ModelChanged
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Model", "Prediction", "count"]
+__all__ = ["Model", "Prediction", "check_same_model", "concatenated", "count"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,40 @@ class Prediction:
                 "request_id": self.request_id or "",
             },
         )
+
+
+def check_same_model(model_hash: str, prediction: Prediction) -> None:
+    """Passes if the bundle of this hash gave the prediction.
+
+    Raises:
+        ModelChanged: another did.
+    """
+    if prediction.model.hash != model_hash:
+        raise ModelChanged(
+            f"the server has loaded another bundle of the name {prediction.model.name!r} meanwhile",
+            got=prediction.model.hash[:12],
+            expected=model_hash[:12],
+            hint="Answers of two models do not belong into one array: start again.",
+        )
+
+
+def concatenated(predictions: Sequence[Prediction]) -> Prediction:
+    """One prediction of all images, of predictions of some of them each.
+
+    Raises:
+        ModelChanged: two bundles gave them.
+    """
+    first = predictions[0]
+    for prediction in predictions:
+        check_same_model(first.model.hash, prediction)
+    return replace(
+        first,
+        responses=np.concatenate([prediction.responses for prediction in predictions]),
+        spread=None
+        if first.spread is None
+        else np.concatenate([prediction.spread for prediction in predictions if prediction.spread is not None]),
+        assumed=tuple(dict.fromkeys(line for prediction in predictions for line in prediction.assumed)),
+    )
 
 
 def count(n: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -30,6 +30,8 @@ __all__ = [
     "build_neurons",
     "build_predict",
     "build_ready",
+    "part_of",
+    "per_image",
 ]
 
 Units = Literal["standardized", "raw"]
@@ -80,6 +82,18 @@ class GradientQuestion(Shown):
     weights: npt.ArrayLike
     neuron_ids: Sequence[int] | npt.ArrayLike | None = None
     units: Units = "standardized"
+
+
+def per_image(question: Question) -> dict[str, npt.NDArray[Any]]:
+    """The arguments that hold a value for each image, not one for all."""
+    values = {name: np.asarray(getattr(question, name)) for name in (*BEHAVIOR_NAMES, "pupil_center")}
+    return {name: value for name, value in values.items() if value.ndim > (name == "pupil_center")}
+
+
+def part_of(question: Question, image: Image, rows: slice) -> Question:
+    """The same question of some of the images: those of `rows`, which `image` holds."""
+    parts: dict[str, Any] = {name: value[rows] for name, value in per_image(question).items()}
+    return replace(question, image=image, **parts)
 
 
 def build_predict(question: Question) -> tuple[Call, int | None]:

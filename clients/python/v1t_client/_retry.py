@@ -53,5 +53,5 @@ class Retry:
         """
         if attempt >= self.retries:
             return None
-        pause = (retry_after or 0.0) + self.rng.uniform(0.0, min(self.cap, self.base * 2.0**attempt))
+        pause = (retry_after or 0.0) + self.rng.uniform(0.0, min(self.cap, self.base * 2.0 ** min(attempt, 50)))
         return pause if elapsed + pause < self.timeout else None

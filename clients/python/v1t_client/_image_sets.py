@@ -1,0 +1,156 @@
+"""Large sets of images, read a chunk at a time: a .npy file, a folder, an array, or whatever can be gone through."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument
+from v1t_client._images import Image
+
+__all__ = ["Chunk", "ImageSet", "Images", "open_images"]
+
+# Anything of which `Image` is one; a .npy file of many, by its path; a folder of files; or an iterator over images.
+Images: TypeAlias = Image | Iterable[Any]
+Chunk: TypeAlias = list[Any] | npt.NDArray[Any]
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
+_CHUNK_BYTES = 8 * 1024**2
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that are read when they are needed.
+
+    Attributes:
+        n_images: how many; None where only going through them tells.
+        read: the images from the first that is asked for, in chunks of at most so many, each as `predict` takes them.
+    """
+
+    n_images: int | None
+    read: Callable[[int, int], Iterator[Chunk]]
+
+    def digest(self) -> str:
+        """Tells sets apart, by their size and their first image; going through an iterator would spend it."""
+        first = b"" if self.n_images is None else _content(next(self.read(0, 1)))
+        return hashlib.sha256(str(self.n_images).encode() + first).hexdigest()
+
+
+def open_images(images: Images) -> ImageSet:
+    """A set of images; nothing is read yet but the header of a .npy file.
+
+    Raises:
+        InvalidArgument: it is no set of images.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        path = Path(images)
+        if path.is_dir():
+            return _listed(_files(path))
+        if path.suffix.lower() == ".npy":
+            return _npy_file(path)
+        return _listed([images])
+    if isinstance(images, (bytes, bytearray, memoryview)):
+        return _listed([images])
+    if isinstance(images, np.ndarray):
+        return _array(images) if images.ndim == 4 else _listed([images])
+    if isinstance(images, (list, tuple)):
+        return _listed(images)
+    if isinstance(images, Iterable):
+        return ImageSet(None, lambda first, size: _grouped(islice(images, first, None), size))
+    return _listed([images])
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
+    if not files:
+        raise InvalidArgument(
+            "the folder holds no images", got=folder, expected=f"files that end {', '.join(_ENDINGS)}"
+        )
+    return files
+
+
+def _listed(images: Any) -> ImageSet:
+    if not images:
+        raise InvalidArgument("images is an empty list", expected="at least one image")
+    return ImageSet(len(images), lambda first, size: _grouped(islice(images, first, None), size))
+
+
+def _grouped(images: Iterable[Image], size: int) -> Iterator[Chunk]:
+    group: list[Any] = []
+    n_bytes = 0
+    for image in images:
+        group.append(image)
+        n_bytes += getattr(image, "nbytes", 0)
+        if len(group) == size or n_bytes >= _CHUNK_BYTES:
+            yield group
+            group, n_bytes = [], 0
+    if group:
+        yield group
+
+
+def _array(array: npt.NDArray[Any]) -> ImageSet:
+    def read(first: int, size: int) -> Iterator[Chunk]:
+        size = _fitting(size, array.nbytes // max(1, len(array)))
+        for start in range(first, len(array), size):
+            yield np.asarray(array[start : start + size])
+
+    return ImageSet(len(array), read)
+
+
+def _npy_file(path: Path) -> ImageSet:
+    """Read by position, not mapped: pages of a mapping stay resident once they were touched."""
+    try:
+        with path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, fortran_order, dtype = readers[version](stream)
+            offset = stream.tell()
+    except OSError as error:
+        raise InvalidArgument(f"the file cannot be read: {error.strerror or error}", got=path) from error
+    except (ValueError, KeyError) as error:
+        raise InvalidArgument(f"the file is no .npy file that we read: {error}", got=path) from error
+    if len(shape) != 4:
+        return _listed([path])
+    if dtype.hasobject or fortran_order:
+        raise InvalidArgument(
+            "the file cannot be read image by image",
+            got=f"dtype {dtype}, {'Fortran' if fortran_order else 'C'} order",
+            expected="numbers in C order",
+            hint="Save it with np.save(path, np.ascontiguousarray(array)).",
+        )
+    row = shape[1:]
+    row_bytes = math.prod(row) * dtype.itemsize
+    if path.stat().st_size != offset + shape[0] * row_bytes:
+        raise InvalidArgument("the .npy file is damaged", got=f"{path.stat().st_size} bytes", expected=f"shape {shape}")
+
+    def read(first: int, size: int) -> Iterator[Chunk]:
+        size = _fitting(size, row_bytes)
+        for start in range(first, shape[0], size):
+            n = min(size, shape[0] - start)
+            flat = np.fromfile(path, dtype, count=n * math.prod(row), offset=offset + start * row_bytes)
+            yield flat.reshape(n, *row)
+
+    return ImageSet(shape[0], read)
+
+
+def _fitting(size: int, row_bytes: int) -> int:
+    return max(1, min(size, _CHUNK_BYTES // max(1, row_bytes)))
+
+
+def _content(image: Any) -> bytes:
+    if isinstance(image, list):
+        return b"".join(_content(one) for one in image)
+    if isinstance(image, (str, os.PathLike)):
+        return os.fsencode(Path(image).name) + str(Path(image).stat().st_size).encode()
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    return np.ascontiguousarray(image).tobytes()

@@ -1,0 +1,61 @@
+"""How far a long call is: one line on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+__all__ = ["Progress"]
+
+_EVERY = 0.2  # seconds between two looks of the line
+
+
+class Progress:
+    """A line that says what is done, how fast, and how long the rest takes.
+
+    Args:
+        total: images in all; None where that is not known.
+        done: images that were done before.
+        shown: None: if the stream is a terminal.
+    """
+
+    def __init__(
+        self, total: int | None, *, done: int = 0, shown: bool | None = None, stream: TextIO | None = None
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._shown = self._stream.isatty() if shown is None else shown
+        self._total, self._first, self._done = total, done, done
+        self._start = time.monotonic()
+        self._next = self._start + _EVERY
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def update(self, done: int) -> None:
+        """Takes note, and shows it every now and then."""
+        self._done = done
+        now = time.monotonic()
+        if self._shown and now >= self._next:
+            self._next = now + _EVERY
+            self._stream.write(f"\r\x1b[K{self.line(now)}")
+            self._stream.flush()
+
+    def line(self, now: float) -> str:
+        """`3,200 of 10,000 images, 412/s, 17 s left`."""
+        rate = (self._done - self._first) / max(now - self._start, 1e-9)
+        if self._total is None:
+            return f"{self._done:,} images, {rate:.3g}/s"
+        left = "" if rate <= 0 else f", {_duration((self._total - self._done) / rate)} left"
+        return f"{self._done:,} of {self._total:,} images, {rate:.3g}/s{left}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
