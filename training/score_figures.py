@@ -33,7 +33,7 @@ def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figu
     everybody = [mouse for scores in systems.values() for mouse in scores.values()]
     names = [name for name in PANELS if any(name in mouse.neurons for mouse in everybody)]
     width = float(np.clip(1.2 + 0.45 * len(mice) * len(systems), 3, 9))
-    columns = min(len(names), 2)
+    columns = min(len(names), 2 if width < 6 else 1)
     rows = -(-len(names) // columns)
     with styled():
         figure = Figure(figsize=(columns * width, 2.9 * rows), layout="constrained")

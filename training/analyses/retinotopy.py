@@ -190,7 +190,7 @@ def _colors(positions: np.ndarray, reliable: np.ndarray) -> np.ndarray:
 def _scatter(axes: Axes, places: np.ndarray, colors: np.ndarray, reliable: np.ndarray) -> None:
     size = float(np.clip(4000 / len(places), 3, 30))
     x, y = places[reliable].T
-    axes.scatter(x, y, c=colors[reliable], s=size, linewidths=0)
+    axes.scatter(x, y, c=colors[reliable], s=size, linewidths=0, rasterized=True)
 
 
 def _label_cortex(axes: Axes) -> None:
