@@ -172,6 +172,10 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         if not working.done():
             raise ClientDisconnect
         return working.result()
+    except asyncio.CancelledError:
+        if working.done() and not working.cancelled() and (error := working.exception()) is not None:
+            raise error from None  # both in one moment: the error says more
+        raise
     finally:
         working.cancel()
         listening.cancel()

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import httpx
 import numpy as np
+import orjson
 from PIL import Image
 from v1t_client import AsyncClient, ServerError
 
@@ -26,9 +27,11 @@ with warnings.catch_warnings():
     import tritonclient.http.aio as triton
     from tritonclient.utils import InferenceServerException
 
-__all__ = ["PROTOCOLS", "Protocol", "Reply", "Wires", "fitting"]
+__all__ = ["BODIES", "PROTOCOLS", "Protocol", "Reply", "Wires", "fitting", "read_npy"]
 
-NPY = "application/x-npy"
+JSON, NPY = "application/json", "application/x-npy"
+
+Body = Callable[[Question], tuple[bytes, str]]  # and its type
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,15 @@ class Wires:
         headers = {} if keep else {"Connection": "close"}
         self.http = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, headers=headers, trust_env=False)
         self.client = AsyncClient(url, timeout=timeout, retries=retries)
+        self._bodies: dict[tuple[Question, Body], tuple[bytes, str]] = {}
         self.triton = triton.InferenceServerClient(url.removeprefix("http://"), conn_limit=512, conn_timeout=timeout)
+
+    def body(self, question: Question, body_of: Body) -> tuple[bytes, str]:
+        """Written once: who asks should cost little beside who answers."""
+        key = (question, body_of)
+        if key not in self._bodies:
+            self._bodies[key] = body_of(question)
+        return self._bodies[key]
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,7 +150,7 @@ def _refused(response: httpx.Response) -> Reply:
 def _from_json(response: httpx.Response, question: Question) -> Reply:
     if response.status_code != 200:
         return _refused(response)
-    reply = response.json()
+    reply = orjson.loads(response.content)
     if question.kind == "attention":
         lists = [reply["attention"]]
     elif question.kind == "gradient":
@@ -153,7 +164,8 @@ def _from_json(response: httpx.Response, question: Question) -> Reply:
     return Reply(200, arrays, reply["model"]["hash"], reply["mouse"])
 
 
-def _from_npy(response: httpx.Response) -> Reply:
+def read_npy(response: httpx.Response) -> Reply:
+    """A reply in .npy, or a refusal."""
     if response.status_code != 200:
         return _refused(response)
     stream, arrays = io.BytesIO(response.content), []
@@ -166,32 +178,36 @@ def _from_npy(response: httpx.Response) -> Reply:
 # Ways
 
 
-async def _json_json(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
-    fields = {**_fields(question), "image": question.image.astype(np.uint8).tolist()}
-    return _from_json(await wires.http.post(f"/{question.kind}", json=fields, headers=headers), question)
+def _json_body(question: Question) -> tuple[bytes, str]:
+    fields = {**_fields(question), "image": question.image.astype(np.uint8)}
+    return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), "application/json"
 
 
-async def _json_npy(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
-    fields = {**_fields(question), "image": question.image.astype(np.uint8).tolist()}
-    return _from_npy(await wires.http.post(f"/{question.kind}", json=fields, headers={**headers, "Accept": NPY}))
+def _npy_body(question: Question) -> tuple[bytes, str]:
+    return _form_of([("image", ("images.npy", _npy_file(question.image), NPY))], question)
 
 
-async def _form_npy_json(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
-    files = {"image": ("images.npy", _npy_file(question.image), NPY)}
-    response = await wires.http.post(f"/{question.kind}", data=_form(question), files=files, headers=headers)
-    return _from_json(response, question)
-
-
-async def _form_npy_npy(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
-    files = {"image": ("images.npy", _npy_file(question.image), NPY)}
-    headers = {**headers, "Accept": NPY}
-    return _from_npy(await wires.http.post(f"/{question.kind}", data=_form(question), files=files, headers=headers))
-
-
-async def _form_png_npy(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+def _png_body(question: Question) -> tuple[bytes, str]:
     files = [("image", (f"{i}.png", _png_file(image[0]), "image/png")) for i, image in enumerate(question.image)]
-    headers = {**headers, "Accept": NPY}
-    return _from_npy(await wires.http.post(f"/{question.kind}", data=_form(question), files=files, headers=headers))
+    return _form_of(files, question)
+
+
+def _form_of(files: list[tuple[str, tuple[str, bytes, str]]], question: Question) -> tuple[bytes, str]:
+    request = httpx.Request("POST", "http://anywhere", data=_form(question), files=files)
+    return request.read(), request.headers["content-type"]
+
+
+BODIES: Mapping[str, Body] = MappingProxyType({"form of .npy": _npy_body, "form of PNGs, .npy back": _png_body})
+
+
+def _ours(body_of: Body, accept: str) -> Ask:
+    async def ask(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+        body, content_type = wires.body(question, body_of)
+        headers = {**headers, "Content-Type": content_type, "Accept": accept}
+        response = await wires.http.post(f"/{question.kind}", content=body, headers=headers)
+        return read_npy(response) if accept == NPY else _from_json(response, question)
+
+    return ask
 
 
 async def _published(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
@@ -288,11 +304,11 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
         protocol.name: protocol
         for protocol in (
-            Protocol("JSON", _json_json, _ALL, 8),
-            Protocol("JSON, .npy back", _json_npy, _ALL, 8),
-            Protocol("form of .npy, JSON back", _form_npy_json, _ALL, 64),
-            Protocol("form of .npy", _form_npy_npy, _ALL, 64),
-            Protocol("form of PNGs, .npy back", _form_png_npy, _ALL, 13, grey=True),
+            Protocol("JSON", _ours(_json_body, JSON), _ALL, 8),
+            Protocol("JSON, .npy back", _ours(_json_body, NPY), _ALL, 8),
+            Protocol("form of .npy, JSON back", _ours(_npy_body, JSON), _ALL, 64),
+            Protocol("form of .npy", _ours(_npy_body, NPY), _ALL, 64),
+            Protocol("form of PNGs, .npy back", _ours(_png_body, NPY), _ALL, 13, grey=True),
             Protocol("v1t_client", _published, _PREDICT, 64),
             Protocol("tritonclient, JSON", _triton(False), _PREDICT, 4),
             Protocol("tritonclient, binary", _triton(True), _PREDICT, 64),
