@@ -273,21 +273,24 @@ class Batcher:
         self._metrics.queue_images.set(self._waiting.total())
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while batch := self._next_batch():
-                start = time.perf_counter()
-                parts = await loop.run_in_executor(self._thread, self._compute, batch)
-                seconds = time.perf_counter() - start
-                self._measure(batch, seconds)
-                for (job, _), part in zip(batch, parts, strict=True):
-                    job.timing.computing += seconds
-                    job.give(part)
-                    if isinstance(part, Exception):
-                        self._forget(job)
+                await self._answer(batch)
+                del batch  # while nobody asks, no engine is kept from leaving memory
                 await asyncio.sleep(0)  # let those who were answered, and those who just came, have a word
+
+    async def _answer(self, batch: list[tuple[_Job, Stimulus]]) -> None:
+        start = time.perf_counter()
+        parts = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
+        seconds = time.perf_counter() - start
+        self._measure(batch, seconds)
+        for (job, _), part in zip(batch, parts, strict=True):
+            job.timing.computing += seconds
+            job.give(part)
+            if isinstance(part, Exception):
+                self._forget(job)
 
     def _measure(self, batch: Sequence[tuple[_Job, Stimulus]], seconds: float) -> None:
         """Keeps the running mean of what an image of this kind of work takes."""

@@ -21,7 +21,8 @@ from server.contract import File, Manifest, MouseRecord
 from server.cores import Core
 from server.errors import BundleError, InvalidInput, NotFound
 from server.gradients import BackwardPass, Gradient, MouseForward
-from server.sessions import Graph, Precision, Provider, Session, open_core
+from server.graphs import Graphs
+from server.sessions import Precision, Provider, Session
 
 __all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
 
@@ -78,34 +79,25 @@ class _Row:
 class Engine:
     """One bundle, loaded. Not thread-safe: whoever owns it runs one call at a time."""
 
-    def __init__(
-        self,
-        bundle: Path,
-        manifest: Manifest,
-        *,
-        provider: Provider,
-        precision: Precision,
-        threads: int | None,
-        max_batch: int,
-    ) -> None:
+    def __init__(self, graphs: Graphs, *, max_batch: int) -> None:
+        bundle, manifest = graphs.bundle, graphs.manifest
         self.bundle = bundle
         self.manifest = manifest
         self.hash = manifest.hash
         self.max_batch = max_batch
-        self._wanted = provider
-        self.precision = precision
-        self._threads = threads
-        cores, token_cores = _core_files(manifest, precision)
+        self.precision = graphs.precision
+        self._graphs = graphs
+        cores, token_cores = _core_files(manifest, graphs.precision)
         self.cores = [
-            Core(self._open_core(file), partial(self._open_core, token_cores[i]) if token_cores else None)
+            Core(graphs.core(file), partial(graphs.core, token_cores[i]) if token_cores else None)
             for i, file in enumerate(cores)
         ]
         self._mice = {
             mouse_id: _MouseGraphs(
-                stems=[self._open_small(file) for file in mouse.stems],
-                readouts=[self._open_small(file) for file in mouse.readouts],
-                ensemble=self._open_small(mouse.ensemble),
-                touched_tokens=[self._open_small(file) for file in mouse.touched_tokens],
+                stems=[graphs.small(file) for file in mouse.stems],
+                readouts=[graphs.small(file) for file in mouse.readouts],
+                ensemble=graphs.small(mouse.ensemble),
+                touched_tokens=[graphs.small(file) for file in mouse.touched_tokens],
             )
             for mouse_id, mouse in manifest.mice.items()
         }
@@ -138,8 +130,9 @@ class Engine:
         """
         bundle = Path(path)
         manifest = contract.load_manifest(bundle)
+        graphs = Graphs(bundle, manifest, provider, precision, threads)
         contract.verify_files(bundle, manifest)
-        return cls(bundle, manifest, provider=provider, precision=precision, threads=threads, max_batch=max_batch)
+        return cls(graphs, max_batch=max_batch)
 
     def warm_up(self) -> None:
         """Runs every graph that predictions need once, at batch 1 and, on a GPU, at the largest batch."""
@@ -245,7 +238,7 @@ class Engine:
                 f"twin {self.manifest.name!r} has no attention", got=self.manifest.configs[0]["core"]["kind"]
             )
         if self._attention is None:
-            self._attention = [self._open(file) for file in self.manifest.attention]
+            self._attention = [self._graphs.large(file) for file in self.manifest.attention]
         stimulus = self.check(mouse_id, image, behavior, pupil_center)
         maps = []
         for start in range(0, len(stimulus.image), self.max_batch):
@@ -287,7 +280,7 @@ class Engine:
         if self._backward is None:
             self._backward = BackwardPass(
                 self.manifest,
-                lambda file, large: self._open(file) if large else self._open_small(file),
+                self._graphs,
                 [
                     core.session if self.precision == "fp32" and isinstance(core.session, Session) else None
                     for core in self.cores
@@ -314,16 +307,6 @@ class Engine:
     def _gradient_batch(self) -> int:
         """A backward pass holds attention weights, some 200 MB an image; on a CPU batches gain nothing."""
         return 1 if self.device == "cpu" else max(1, self.max_batch // 4)
-
-    def _open_core(self, file: File) -> Graph:
-        return open_core(self.bundle / file.path, wanted=self._wanted, precision=self.precision, threads=self._threads)
-
-    def _open(self, file: File) -> Session:
-        return Session(self.bundle / file.path, wanted=self._wanted, threads=self._threads)
-
-    def _open_small(self, file: File) -> Session:
-        """Small graphs gain nothing from more threads, and idle pools would spin beside the core's."""
-        return Session(self.bundle / file.path, wanted=self._wanted, threads=1)
 
     def check(
         self,

@@ -6,7 +6,7 @@ slope is known only once every member has answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from server import contract
-from server.contract import File, Manifest, gradient_of
+from server.contract import Manifest, gradient_of
 from server.cores import distinct_tokens, mask_of
+from server.graphs import Graphs
 from server.sessions import Session
 
 __all__ = ["BackwardPass", "Gradient"]
@@ -61,7 +62,7 @@ class BackwardPass:
     """The gradient graphs of a bundle, those of a mouse opened on its first use.
 
     Args:
-        open_: opens a graph, on one thread or on all.
+        graphs: opens them.
         cores: the members' core graphs in float32, where they are open: one that keeps no tape is the forward pass.
         n_tokens: L of each core.
     """
@@ -69,18 +70,18 @@ class BackwardPass:
     def __init__(
         self,
         manifest: Manifest,
-        open_: Callable[[File, bool], Session],
+        graphs: Graphs,
         cores: Sequence[Session | None],
         n_tokens: list[int],
     ) -> None:
         self._manifest = manifest
-        self._open = open_
+        self._graphs = graphs
         self._n_tokens = n_tokens
         self._tapes = [
-            core if core is not None and tape == file else open_(tape, True)
+            core if core is not None and tape == file else graphs.large(tape)
             for core, file, tape in zip(cores, manifest.cores, manifest.core_tapes, strict=True)
         ]
-        self._cores = [open_(file, True) for file in manifest.core_gradients]
+        self._cores = [graphs.large(file) for file in manifest.core_gradients]
         self._mice: dict[str, _MouseBackward] = {}
 
     def run(
@@ -128,9 +129,9 @@ class BackwardPass:
             record = self._manifest.mice[mouse_id]
             assert record.ensemble_gradient is not None
             self._mice[mouse_id] = _MouseBackward(
-                stems=[self._open(file, False) for file in record.stem_gradients],
-                readouts=[self._open(file, False) for file in record.readout_gradients],
-                ensemble=self._open(record.ensemble_gradient, False),
+                stems=[self._graphs.small(file) for file in record.stem_gradients],
+                readouts=[self._graphs.small(file) for file in record.readout_gradients],
+                ensemble=self._graphs.small(record.ensemble_gradient),
             )
         return self._mice[mouse_id]
 

@@ -1,7 +1,8 @@
 """The Open Inference Protocol v2, JSON and binary, as `tritonclient` speaks it; thin, over the rooms of /predict.
 
 Every mouse of every bundle is a model. Its name is `bundle.mouse`, where whatever is no letter, digit, `_`, `~` or `-`
-in the mouse's id is written %XX, so that the last dot parts the two. There is one version of each, "1".
+in the mouse's id is written %XX, so that the last dot parts the two. Its versions are the bundle's; the newest answers
+where none is named.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from server.rooms import LARGE, Rooms, answer, named
 if TYPE_CHECKING:
     from server.contract import MouseRecord
     from server.engine import Engine, Prediction
+    from server.library import Bundle
 
 __all__ = ["model_name", "routes"]
 
-_VERSION = "1"
 _INPUTS = {"image": "FP32", "behavior": "FP32", "pupil_center": "FP32", "neuron_ids": "INT64"}
 _OUTPUTS = ("responses", "spread")
 _PARAMETERS = frozenset({"timeout", "units"})
@@ -86,21 +87,26 @@ async def _ready(request: Request, rooms: Rooms) -> Response:
     return _json({"ready": True})
 
 
-def _models(rooms: Rooms) -> dict[str, tuple[Engine, str]]:
-    return {
-        model_name(engine.manifest.name, record.mouse_id): (engine, record.mouse_id)
-        for engine, record in rooms.library.records()
-    }
+def _models(rooms: Rooms) -> list[tuple[str, Bundle, str]]:
+    """Every version of every model: its name, its bundle and the mouse."""
+    return [
+        (model_name(bundle.name, mouse_id), bundle, mouse_id)
+        for bundle in rooms.library.bundles
+        for mouse_id in bundle.manifest.mice
+    ]
 
 
-def _find(request: Request, rooms: Rooms) -> tuple[str, Engine, MouseRecord]:
+def _find(request: Request, rooms: Rooms) -> tuple[str, Bundle, MouseRecord]:
     """The model that the path names."""
-    name, version = request.path_params["model"], request.path_params.get("version", _VERSION)
-    bundle, _, mouse_id = name.rpartition(".")
-    engine = rooms.library.engines.get(bundle)
-    record = engine.manifest.mice.get(unquote(mouse_id)) if engine is not None else None
-    if engine is None or record is None or model_name(bundle, record.mouse_id) != name:
-        known = list(_models(rooms))
+    name, version = request.path_params["model"], request.path_params.get("version")
+    bundle_name, _, mouse_id = name.rpartition(".")
+    versions = [
+        bundle
+        for bundle in rooms.library.versions(bundle_name).values()
+        if unquote(mouse_id) in bundle.manifest.mice and model_name(bundle_name, unquote(mouse_id)) == name
+    ]
+    if not versions:
+        known = list(dict.fromkeys(known for known, _, _ in _models(rooms)))
         more = f" or {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         raise NotFound(
             "there is no such model",
@@ -108,14 +114,22 @@ def _find(request: Request, rooms: Rooms) -> tuple[str, Engine, MouseRecord]:
             expected=" or ".join(known[:_SHOWN]) + more,
             hint="A model is a bundle's name, a dot and a mouse's; POST /v2/repository/index lists them.",
         )
-    if version != _VERSION:
-        raise NotFound("the model has no such version", got=brief(version), expected=_VERSION)
-    request.state.mouse = record.mouse_id
-    return name, engine, record
+    for bundle in reversed(versions):
+        if version in (None, bundle.version):
+            record = bundle.manifest.mice[unquote(mouse_id)]
+            request.state.mouse = record.mouse_id
+            return name, bundle, record
+    expected = " or ".join(bundle.version for bundle in versions[-_SHOWN:])
+    raise NotFound("the model has no such version", got=brief(version), expected=expected)
 
 
 async def _index(request: Request, rooms: Rooms) -> Response:
-    return _json([{"name": name, "version": _VERSION, "state": "READY", "reason": ""} for name in _models(rooms)])
+    return _json(
+        [
+            {"name": name, "version": bundle.version, "state": "READY", "reason": ""}
+            for name, bundle, _ in _models(rooms)
+        ]
+    )
 
 
 async def _model_ready(request: Request, rooms: Rooms) -> Response:
@@ -127,7 +141,7 @@ async def _model_ready(request: Request, rooms: Rooms) -> Response:
 
 async def _metadata(request: Request, rooms: Rooms) -> Response:
     request.state.mouse = UNKNOWN
-    name, engine, record = _find(request, rooms)
+    name, bundle, record = _find(request, rooms)
     shapes = {
         "image": [-1, *record.image_shape],
         "behavior": [-1, len(record.behavior)],
@@ -143,7 +157,11 @@ async def _metadata(request: Request, rooms: Rooms) -> Response:
     return _json(
         {
             "name": name,
-            "versions": [_VERSION],
+            "versions": [
+                one.version
+                for one in rooms.library.versions(bundle.name).values()
+                if record.mouse_id in one.manifest.mice
+            ],
             "platform": "onnxruntime_onnx",
             "inputs": [
                 {
@@ -156,12 +174,12 @@ async def _metadata(request: Request, rooms: Rooms) -> Response:
             ],
             # The second size is that of neuron_ids, and without them all of the mouse's neurons.
             "outputs": [{"name": tensor, "datatype": "FP32", "shape": [-1, -1]} for tensor in _OUTPUTS],
-            "parameters": {**_provenance(engine, record.mouse_id), "n_neurons": record.n_neurons},
+            "parameters": {**_provenance(bundle, record.mouse_id), "n_neurons": record.n_neurons},
         }
     )
 
 
-def _provenance(engine: Engine, mouse_id: str) -> dict[str, Any]:
+def _provenance(engine: Engine | Bundle, mouse_id: str) -> dict[str, Any]:
     """Whose answer it is; the protocol's parameters are text, numbers, true and false."""
     info = replies.model_info(engine)
     return {
@@ -178,18 +196,16 @@ def _provenance(engine: Engine, mouse_id: str) -> dict[str, Any]:
 
 async def _model_stats(request: Request, rooms: Rooms) -> Response:
     request.state.mouse = UNKNOWN
-    name, engine, record = _find(request, rooms)
-    return _json({"model_stats": [_stats(rooms, name, engine, record.mouse_id)]})
+    name, bundle, record = _find(request, rooms)
+    return _json({"model_stats": [_stats(rooms, name, bundle, record.mouse_id)]})
 
 
 async def _all_stats(request: Request, rooms: Rooms) -> Response:
-    return _json(
-        {"model_stats": [_stats(rooms, name, engine, mouse_id) for name, (engine, mouse_id) in _models(rooms).items()]}
-    )
+    return _json({"model_stats": [_stats(rooms, *model) for model in _models(rooms)]})
 
 
-def _stats(rooms: Rooms, name: str, engine: Engine, mouse_id: str) -> dict[str, Any]:
-    return {"name": name, "version": _VERSION, **rooms.statistics.body(engine.manifest.name, mouse_id)}
+def _stats(rooms: Rooms, name: str, bundle: Bundle, mouse_id: str) -> dict[str, Any]:
+    return {"name": name, "version": bundle.version, **rooms.statistics.body(bundle, mouse_id)}
 
 
 # Inference
@@ -197,8 +213,9 @@ def _stats(rooms: Rooms, name: str, engine: Engine, mouse_id: str) -> dict[str, 
 
 async def _infer(request: Request, rooms: Rooms) -> Response:
     request.state.mouse = UNKNOWN
-    name, engine, record = _find(request, rooms)
+    name, bundle, record = _find(request, rooms)
     rooms.admit(request.state.deadline)
+    engine = await rooms.library.engine(bundle)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMedia("the body is compressed", got=brief(encoding), expected="no Content-Encoding")
@@ -214,7 +231,7 @@ async def _infer(request: Request, rooms: Rooms) -> Response:
     def write(
         engine: Engine, question: stimulus.Question, prediction: Prediction, request_id: str
     ) -> tuple[bytes, int | None]:
-        head = {"model_name": name, "model_version": _VERSION}
+        head = {"model_name": name, "model_version": bundle.version}
         if asked.id is not None:
             head["id"] = asked.id
         return _write(head, asked.outputs, engine, question, prediction)

@@ -1,58 +1,30 @@
-"""The bundles that are served: found, loaded, verified, warmed beside the running service, then put up in one step."""
+"""The bundles that are served: loaded, verified, warmed beside the running service, then put up in one step."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from server.contract import MANIFEST, MouseRecord
+from server.bundles import find_bundles, state_of, version_of
+from server.contract import Manifest, MouseRecord, NeuronTable, load_manifest
 from server.errors import BundleError, InvalidInput, NotFound, NotReady, TwinError, brief
 from server.metrics import Metrics
-from server.settings import PREFIX, Settings
+from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.engine import Engine
 
-__all__ = ["Library", "find_bundles", "load_engine"]
+__all__ = ["Bundle", "Change", "Library", "load_engine"]
 
 logger = logging.getLogger("bentoml.v1t")
 
 _SHOWN = 20  # names in an error
-
-
-def find_bundles(places: Iterable[Path]) -> list[Path]:
-    """The bundles at these places, each a bundle or a folder of bundles.
-
-    A folder with graphs but no manifest counts as a bundle, so that it is refused by name and not passed over.
-
-    Raises:
-        BundleError: a place is no folder, or no place holds a bundle.
-    """
-    places = list(places)
-    found: dict[Path, None] = {}
-    for place in places:
-        if not place.is_dir():
-            raise BundleError(f"{place} is no folder", hint=f"Set {PREFIX}BUNDLES to a bundle, or a folder of bundles.")
-        if (place / MANIFEST).exists():
-            found[place.resolve()] = None
-            continue
-        for folder in sorted(place.iterdir()):
-            if folder.is_dir() and not folder.name.startswith((".", "_")) and _is_bundle(folder):
-                found[folder.resolve()] = None
-    if not found:
-        raise BundleError(
-            f"there is no bundle in {', '.join(map(str, places))}",
-            hint=f"Export one with `python -m training export`, or set {PREFIX}BUNDLES to where there is one.",
-        )
-    return list(found)
-
-
-def _is_bundle(folder: Path) -> bool:
-    return (folder / MANIFEST).exists() or any(folder.rglob("*.onnx"))
 
 
 def load_engine(bundle: Path, settings: Settings) -> Engine:
@@ -70,8 +42,53 @@ def load_engine(bundle: Path, settings: Settings) -> Engine:
     return engine
 
 
+@dataclass(eq=False)
+class Bundle:
+    """A bundle that is served, whether its graphs are in memory or not. What it says of itself is an engine's too."""
+
+    bundle: Path
+    manifest: Manifest
+    hash: str
+    provider: str
+    precision: str
+    neurons: Mapping[str, NeuronTable]
+    engine: Engine | None  # None: out of memory, until somebody asks
+    used: float = field(default_factory=time.monotonic)
+    returning: asyncio.Task[Engine] | None = None
+
+    @classmethod
+    def of(cls, engine: Engine) -> Bundle:
+        return cls(
+            engine.bundle, engine.manifest, engine.hash, engine.provider, engine.precision, engine.neurons, engine
+        )
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return version_of(self.bundle)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.hash[:12]}, {self.provider})"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a look at the bundles on disk changed."""
+
+    loaded: tuple[Bundle, ...]
+    kept: tuple[Bundle, ...]
+    removed: tuple[Bundle, ...]
+    problems: tuple[str, ...]  # of each bundle that was refused: which, and why
+
+
+_Shelf = Mapping[str, Mapping[str, Bundle]]  # name -> version -> bundle, the newest version last
+
+
 class Library:
-    """The engines in use, by bundle name.
+    """The bundles in use, by name and version.
 
     Args:
         load: makes a warm engine of a bundle; called in a thread.
@@ -83,88 +100,66 @@ class Library:
         self._settings = settings
         self._metrics = metrics
         self._load = load
-        self._engines: Mapping[str, Engine] = MappingProxyType({})
+        self._shelf: _Shelf = MappingProxyType({})
         self._problem: str | None = None
-        self._loaded = False
+        self._loaded = False  # once
+        self._complete = False  # once, without a problem: from then on a bad bundle changes nothing
+        self._state: Hashable = None  # of the files, when they were last taken in
+        self._loading = asyncio.Lock()  # one bundle at a time: two would take memory that nobody reckoned with
 
     @property
     def ready(self) -> bool:
-        return self._loaded and self._problem is None
+        return self._complete
 
-    @property
-    def engines(self) -> Mapping[str, Engine]:
-        """What is served, as it stood at this moment.
+    def check_ready(self) -> None:
+        """Passes when every bundle was loaded.
 
         Raises:
-            NotReady: bundles are still loading, or one was refused; the hint says which and why.
+            NotReady: bundles are still loading, or one was refused at the start; the hint says which and why.
         """
         if not self._loaded:
             raise NotReady(
                 "the twins are being loaded", hint="Ask again in a moment; GET /readyz says when.", retry_after=1
             )
-        if self._problem is not None:
+        if not self._complete:
             raise NotReady("the server has no twins that it can answer for", hint=self._problem, retry_after=30)
-        return self._engines
 
-    async def load(self) -> None:
-        """Loads everything. A bundle that cannot be served keeps the whole service unready, and is named."""
-        engines: dict[str, Engine] = {}
-        problems: list[str] = []
-        try:
-            bundles = find_bundles(self._settings.bundles)
-        except (BundleError, OSError) as error:
-            bundles, problems = [], [str(error)]
-        for bundle in bundles:
-            try:
-                engine = await asyncio.to_thread(self._load, bundle, self._settings)
-                name = engine.manifest.name
-                if name in engines:
-                    raise BundleError(
-                        f"bundle {bundle} is named {name!r}, as another one is", hint="Rename one of them."
-                    )
-            except TwinError as error:
-                problems.append(f"{bundle}: {error}")
-            except Exception as error:  # onnxruntime has its own; whatever it is, the bundle is named and refused
-                logger.exception("bundle %s cannot be loaded", bundle)
-                problems.append(f"{bundle}: {type(error).__name__}: {error}")
-            else:
-                engines[name] = engine
-                self._metrics.bundle.labels(name, engine.hash, engine.provider, engine.manifest.members).set(1)
-                logger.info(
-                    "serving bundle %s (%s, %s): mice %s",
-                    name,
-                    engine.hash[:12],
-                    engine.provider,
-                    ", ".join(engine.manifest.mice),
-                )
-        for problem in problems:
-            logger.error("refused: %s", problem)
-        self._engines = MappingProxyType(engines)
-        self._problem = "; ".join(problems) or None
-        self._loaded = True
-        self._metrics.ready.set(self.ready)
+    # What is there
 
-    def find(self, mouse_id: str, model: str | None = None) -> Engine:
-        """The engine that answers for a mouse.
+    @property
+    def bundles(self) -> list[Bundle]:
+        """Every version of every model, as it stood at this moment."""
+        self.check_ready()
+        return list(_all(self._shelf))
+
+    def records(self) -> list[tuple[Bundle, MouseRecord]]:
+        """Every mouse of the newest version of every model."""
+        self.check_ready()
+        newest = [list(versions.values())[-1] for versions in self._shelf.values()]
+        return [(bundle, record) for bundle in newest for record in bundle.manifest.mice.values()]
+
+    def versions(self, name: str) -> Mapping[str, Bundle]:
+        """The versions of a model, the newest last; none of a model that is not there."""
+        self.check_ready()
+        return self._shelf.get(name, {})
+
+    def look_up(self, mouse_id: str, model: str | None = None) -> Bundle:
+        """The bundle that answers for a mouse.
+
+        Args:
+            model: a name, or a name and a version, "demo@2"; the newest version answers where none is named.
 
         Raises:
-            NotFound: no bundle (of that name) holds the mouse.
+            NotFound: no bundle (of that name and version) holds the mouse.
             InvalidInput: several do, and none was named.
         """
-        engines = self.engines
-        if model is not None and model not in engines:
-            raise NotFound(
-                "there is no such model", got=brief(model), expected=_names(engines), hint="GET /mice lists the models."
-            )
-        holders = {
-            name: engine
-            for name, engine in engines.items()
-            if mouse_id in engine.manifest.mice and model in (None, name)
-        }
+        self.check_ready()
+        candidates = {name: list(versions.values())[-1] for name, versions in self._shelf.items()}
+        if model is not None:
+            candidates = {model: self._named(model)}
+        holders = [bundle for bundle in candidates.values() if mouse_id in bundle.manifest.mice]
         if not holders:
-            mice = dict.fromkeys(
-                mouse for name, engine in engines.items() if model in (None, name) for mouse in engine.manifest.mice
-            )
+            mice = dict.fromkeys(mouse for bundle in candidates.values() for mouse in bundle.manifest.mice)
             raise NotFound(
                 "there is no such mouse" + (f" in model {model!r}" if model else ""),
                 got=brief(mouse_id),
@@ -172,14 +167,188 @@ class Library:
                 hint="GET /mice lists them.",
             )
         if len(holders) > 1:
+            names = _names(bundle.name for bundle in holders)
             raise InvalidInput(
-                f"several models hold mouse {mouse_id!r}", expected=f"model: {_names(holders)}", hint="Name the model."
+                f"several models hold mouse {mouse_id!r}", expected=f"model: {names}", hint="Name the model."
             )
-        return next(iter(holders.values()))
+        return holders[0]
 
-    def records(self) -> list[tuple[Engine, MouseRecord]]:
-        """Every mouse of every model."""
-        return [(engine, record) for engine in self.engines.values() for record in engine.manifest.mice.values()]
+    def _named(self, model: str) -> Bundle:
+        name, _, version = model.partition("@")
+        versions = self._shelf.get(name)
+        if versions is None:
+            raise NotFound(
+                "there is no such model",
+                got=brief(model),
+                expected=_names(self._shelf),
+                hint="GET /mice lists the models.",
+            )
+        if version and version not in versions:
+            raise NotFound(f"model {name!r} has no such version", got=brief(version), expected=_names(versions))
+        return versions[version] if version else list(versions.values())[-1]
+
+    # Engines
+
+    async def find(self, mouse_id: str, model: str | None = None) -> Engine:
+        """The engine that answers for a mouse. See `look_up` for what is refused."""
+        return await self.engine(self.look_up(mouse_id, model))
+
+    async def engine(self, bundle: Bundle) -> Engine:
+        """The bundle's engine: at once, or after it was loaded again where it had left memory.
+
+        Raises:
+            NotReady: it cannot be loaded any more.
+        """
+        bundle.used = time.monotonic()
+        if bundle.engine is not None:
+            return bundle.engine
+        if bundle.returning is None:
+            bundle.returning = asyncio.create_task(self._bring_back(bundle), name=f"load {bundle.name}")
+            bundle.returning.add_done_callback(lambda task: task.cancelled() or task.exception())  # if all hung up
+        return await asyncio.shield(bundle.returning)
+
+    async def _bring_back(self, bundle: Bundle) -> Engine:
+        try:
+            async with self._loading:
+                engine = await self._make(bundle.bundle)
+                if engine.hash != bundle.hash:
+                    raise BundleError("its files are not those that were served", got=f"hash {engine.hash[:12]}")
+                bundle.engine, bundle.used = engine, time.monotonic()
+                self._make_room(_all(self._shelf))
+            logger.info("bundle %s is in memory again", bundle)
+            return engine
+        except TwinError as error:
+            logger.error("bundle %s had left memory and cannot be loaded again: %s", bundle, error)
+            raise NotReady(
+                f"bundle {bundle.name!r} cannot be loaded again", hint=f"{error}. Reload or restart.", retry_after=30
+            ) from error
+        finally:
+            bundle.returning = None
+
+    def _make_room(self, bundles: Iterable[Bundle]) -> None:
+        """Lets the least recently used ones go; whoever works with one keeps it until done."""
+        if self._settings.max_loaded is not None:
+            inside = sorted((one for one in bundles if one.engine is not None), key=lambda one: one.used)
+            for bundle in inside[: -self._settings.max_loaded]:
+                bundle.engine = None
+                logger.info("bundle %s leaves memory", bundle)
+        self._show()
+
+    async def _make(self, place: Path) -> Engine:
+        """Loads one bundle in a thread.
+
+        Raises:
+            TwinError: the bundle cannot be served.
+        """
+        start = time.perf_counter()
+        try:
+            return await asyncio.to_thread(self._load, place, self._settings)
+        except TwinError:
+            raise
+        except Exception as error:  # onnxruntime has its own; whatever it is, the bundle is named and refused
+            logger.exception("bundle %s cannot be loaded", place)
+            raise BundleError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._metrics.load_seconds.observe(time.perf_counter() - start)
+
+    # Changes
+
+    async def load(self) -> Change:
+        """Looks at the bundles on disk and takes in what is new: loaded beside what is served, then put up in one step.
+
+        Requests in flight finish on the engine that they were given. At the start, a bundle that cannot be served keeps
+        the whole service unready, and is named; later it leaves what is served as it is.
+        """
+        async with self._loading:
+            return await self._take_in()
+
+    async def _take_in(self) -> Change:
+        before = {bundle.bundle: bundle for bundle in _all(self._shelf)}
+        problems: list[str] = []
+        shelf: dict[str, dict[str, Bundle]] = {}
+        self._state = await asyncio.to_thread(state_of, self._settings.bundles)
+        try:
+            places = await asyncio.to_thread(find_bundles, self._settings.bundles)
+        except (BundleError, OSError) as error:  # a place that is gone says nothing about its bundles
+            places, problems = [], [str(error)]
+            shelf = {name: dict(versions) for name, versions in self._shelf.items()}
+        loaded: list[Bundle] = []
+        for place in places:
+            old = before.get(place)
+            try:
+                bundle = old if old is not None and await _is_unchanged(old) else Bundle.of(await self._make(place))
+                if bundle.version in shelf.get(bundle.name, ()):
+                    raise BundleError(
+                        f"bundle {place} is named {bundle.name!r}, as another one of version {bundle.version} is",
+                        hint="Rename one of them, or put them in folders named 1, 2, ...",
+                    )
+            except TwinError as error:
+                problems.append(f"{place}: {error}")
+                if old is None or old.version in shelf.get(old.name, ()):
+                    continue
+                bundle = old
+            shelf.setdefault(bundle.name, {})[bundle.version] = bundle
+            if bundle is not old:
+                loaded.append(bundle)
+                self._make_room(loaded)
+        newest_last = {
+            name: MappingProxyType(dict(sorted(versions.items(), key=lambda item: int(item[0]))))
+            for name, versions in shelf.items()
+        }
+        self._shelf = MappingProxyType(newest_last)  # the one step
+        self._problem = "; ".join(problems) or None
+        self._loaded = True
+        self._complete = self._complete or not problems
+        self._make_room(_all(self._shelf))
+        after = list(_all(self._shelf))
+        change = Change(
+            loaded=tuple(loaded),
+            kept=tuple(bundle for bundle in after if bundle not in loaded),
+            removed=tuple(bundle for bundle in before.values() if bundle not in after),
+            problems=tuple(problems),
+        )
+        self._tell(change)
+        return change
+
+    def _tell(self, change: Change) -> None:
+        for bundle in change.loaded:
+            logger.info("serving bundle %s: mice %s", bundle, ", ".join(bundle.manifest.mice))
+        for bundle in change.removed:
+            logger.info("no longer serving bundle %s", bundle)
+        for problem in change.problems:
+            logger.error("refused: %s", problem)
+        self._metrics.refused.set(len(change.problems))
+        self._metrics.ready.set(self.ready)
+
+    def _show(self) -> None:
+        """The metrics' bundles: 1 in memory, 0 out of it."""
+        self._metrics.bundle.clear()
+        for one in _all(self._shelf):
+            labels = (one.name, one.version, one.hash, one.provider, one.manifest.members)
+            self._metrics.bundle.labels(*labels).set(one.engine is not None)
+
+    async def watch(self, seconds: float) -> None:
+        """Takes in what changes on disk, once it has not changed any more from one look to the next."""
+        last = self._state
+        while True:
+            await asyncio.sleep(seconds)
+            now = await asyncio.to_thread(state_of, self._settings.bundles)
+            if now == last and now != self._state:
+                logger.info("the bundles on disk have changed")
+                try:
+                    await self.load()
+                except Exception:  # whatever it is, we go on watching
+                    logger.exception("the bundles on disk cannot be taken in")
+            last = now
+
+
+def _all(shelf: _Shelf) -> Iterator[Bundle]:
+    return (bundle for versions in shelf.values() for bundle in versions.values())
+
+
+async def _is_unchanged(old: Bundle) -> bool:
+    """True where the manifest on disk is still the one that is served; it holds the hash of every file."""
+    return (await asyncio.to_thread(load_manifest, old.bundle)).hash == old.hash
 
 
 def _names(names: Iterable[str]) -> str:

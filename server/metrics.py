@@ -52,8 +52,18 @@ class Metrics:
         self.queue_images = Gauge("v1t_queue_images", "Images that wait", registry=registry)
         self.ready = Gauge("v1t_ready", "1 when every bundle is loaded and warm", registry=registry)
         self.bundle = Gauge(
-            "v1t_bundle", "1 for each bundle served", ["name", "hash", "provider", "members"], registry=registry
+            "v1t_bundle",
+            "Bundles served: 1 in memory, 0 until asked for",
+            ["name", "version", "hash", "provider", "members"],
+            registry=registry,
         )
+        self.load_seconds = Histogram(
+            "v1t_load_seconds",
+            "Loading, verifying and warming one bundle",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.refused = Gauge("v1t_refused", "Bundles that were refused at the last look", registry=registry)
 
     def text(self) -> bytes:
         """The exposition format."""

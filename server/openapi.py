@@ -69,7 +69,7 @@ _MODEL = {
     "description": "a bundle's name, a dot and a mouse's",
     "schema": {"type": "string"},
 }
-_VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": ["1"]}}
+_VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}}
 _MOUSE = {"name": "mouse", "in": "path", "required": True, "schema": {"type": "string"}}
 
 _REPLY_HEADERS = {

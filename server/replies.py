@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import orjson
 
+from server.bundles import version_of
 from server.contract import MouseRecord, NeuronTable
 from server.errors import InvalidInput, NotAcceptable, brief
 from server.schemas import ModelInfo, MouseDetail, MouseSummary
@@ -16,6 +17,7 @@ from server.stimulus import Question
 
 if TYPE_CHECKING:
     from server.engine import Engine, Gradient, Prediction
+    from server.library import Bundle
 
 __all__ = [
     "JSON",
@@ -87,11 +89,12 @@ def _check_finite(question: Question, *arrays: np.ndarray) -> None:
         )
 
 
-def model_info(engine: Engine) -> dict[str, Any]:
+def model_info(engine: Engine | Bundle) -> dict[str, Any]:
     """Which bundle answered."""
     manifest = engine.manifest
     return ModelInfo(
         name=manifest.name,
+        version=version_of(engine.bundle),
         hash=engine.hash,
         members=manifest.members,
         provider=engine.provider,
@@ -212,33 +215,33 @@ def attention_npy(engine: Engine, question: Question, attention: Attention, requ
     return _npy(attention.maps), _header(head)
 
 
-def summarize(engine: Engine, record: MouseRecord) -> dict[str, Any]:
+def summarize(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:
     """A mouse in a line, as GET /mice lists it."""
-    return MouseSummary(**_mouse(engine, record), model=engine.manifest.name).model_dump()
+    return MouseSummary(**_mouse(bundle, record), model=bundle.name).model_dump()
 
 
-def describe(engine: Engine, record: MouseRecord) -> dict[str, Any]:
+def describe(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:
     """A mouse in full."""
     return MouseDetail(
-        **_mouse(engine, record),
-        model=ModelInfo(**model_info(engine)),
+        **_mouse(bundle, record),
+        model=ModelInfo(**model_info(bundle)),
         image_channels=record.image_channels,
         behavior=record.behavior,
         pupil_center=record.pupil_center,
         standardized_inputs=record.standardized_inputs,
         scores=record.scores,
-        members=engine.manifest.members,
-        licence=engine.manifest.licence,
-        citation=engine.manifest.citation,
+        members=bundle.manifest.members,
+        licence=bundle.manifest.licence,
+        citation=bundle.manifest.citation,
     ).model_dump()
 
 
-def _mouse(engine: Engine, record: MouseRecord) -> dict[str, Any]:
+def _mouse(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:
     return {
         "mouse": record.mouse_id,
         "data_key": record.data_key,
         "n_neurons": record.n_neurons,
         "image_shape": record.image_shape,
-        "simulated": engine.manifest.simulated,
+        "simulated": bundle.manifest.simulated,
         "uses": list(record.uses),
     }

@@ -66,7 +66,7 @@ class Rooms:
         """
         if self.access.problem is not None:
             raise NotReady("the server answers nobody", hint=self.access.problem, retry_after=30)
-        _ = self.library.engines  # raises NotReady while they are loaded, and if one was refused
+        self.library.check_ready()
         if not self.batcher.alive:
             raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
 
@@ -112,7 +112,6 @@ async def answer(
     deadline = request.state.deadline if seconds is None else min(request.state.deadline, start + seconds)
     asked = stimulus_of(question)
     timing = Timing(reading=start - request.state.start)
-    bundle = engine.manifest.name
     try:
         async with asyncio.timeout(seconds):
             prediction = await unless_gone(
@@ -123,14 +122,14 @@ async def answer(
             prediction.response.size > LARGE, write, engine, question, prediction, request.state.request_id
         )
     except BaseException as error:
-        rooms.statistics.failed(bundle, question.mouse_id, time.perf_counter() - start)
+        rooms.statistics.failed(engine, question.mouse_id, time.perf_counter() - start)
         if isinstance(error, TimeoutError) and seconds is not None:  # the envelope's own would be a cancellation
             raise DeadlineExceeded(
                 "the request's time was up before its answer was computed", expected=f"at most {seconds:g} s"
             ) from None
         raise
     timing.writing = time.perf_counter() - computed
-    rooms.statistics.answered(bundle, question.mouse_id, len(question.image), timing)
+    rooms.statistics.answered(engine, question.mouse_id, len(question.image), timing)
     return written
 
 

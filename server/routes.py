@@ -33,6 +33,7 @@ from server.stacks import predict_stream
 
 if TYPE_CHECKING:
     from server.engine import Engine, Gradient, Stimulus
+    from server.library import Bundle
 
 __all__ = ["create_app"]
 
@@ -150,13 +151,18 @@ def _start(request: Request, rooms: Rooms) -> str:
     """The type of the reply; refuses before the body is read: what is not answered now is not decoded either."""
     request.state.mouse = UNKNOWN  # the metrics' label is a mouse that we know, or this
     media_type = replies.accepted(request.headers.get("accept"))
-    _ = rooms.library.engines
+    rooms.library.check_ready()
     rooms.admit(request.state.deadline)
     return media_type
 
 
 async def _question(request: Request, rooms: Rooms, known: stimulus.Fields) -> tuple[Engine, stimulus.Question]:
     """What is asked, checked, and whom."""
+    bundle, question = await _understood(request, rooms, known)
+    return await rooms.library.engine(bundle), question
+
+
+async def _understood(request: Request, rooms: Rooms, known: stimulus.Fields) -> tuple[Bundle, stimulus.Question]:
     form = _form_type(request)
     body = await request.body()
     rooms.admit(request.state.deadline)  # once more: others may have come while it did
@@ -193,19 +199,19 @@ def _form_type(request: Request) -> str | None:
 
 def _understand_form(
     body: bytes, content_type: str, max_files: int, request: Request, rooms: Rooms, known: stimulus.Fields
-) -> tuple[Engine, stimulus.Question]:
+) -> tuple[Bundle, stimulus.Question]:
     parts = read_parts(body, content_type, max_files=max_files)
     return _understand(stimulus.read_form(parts, known), request, rooms, known)
 
 
 def _understand(
     fields: dict[str, Any], request: Request, rooms: Rooms, known: stimulus.Fields
-) -> tuple[Engine, stimulus.Question]:
+) -> tuple[Bundle, stimulus.Question]:
     mouse_id, model = stimulus.address(fields, known)
-    engine = rooms.library.find(mouse_id, model)
+    bundle = rooms.library.look_up(mouse_id, model)
     request.state.mouse = mouse_id
-    record, neurons = engine.manifest.mice[mouse_id], engine.neurons[mouse_id]
-    return engine, stimulus.check(fields, record, neurons, rooms.settings, known)
+    record, neurons = bundle.manifest.mice[mouse_id], bundle.neurons[mouse_id]
+    return bundle, stimulus.check(fields, record, neurons, rooms.settings, known)
 
 
 # GET
@@ -225,25 +231,25 @@ def _query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
 
 async def _mice(request: Request, rooms: Rooms) -> Response:
     _query(request, ())
-    return _json({"mice": [replies.summarize(engine, record) for engine, record in rooms.library.records()]})
+    return _json({"mice": [replies.summarize(bundle, record) for bundle, record in rooms.library.records()]})
 
 
 async def _mouse(request: Request, rooms: Rooms) -> Response:
     request.state.mouse = UNKNOWN
     mouse_id = request.path_params["mouse"]
-    engine = rooms.library.find(mouse_id, _query(request, ("model",)).get("model"))
+    bundle = rooms.library.look_up(mouse_id, _query(request, ("model",)).get("model"))
     request.state.mouse = mouse_id
-    return _json(replies.describe(engine, engine.manifest.mice[mouse_id]))
+    return _json(replies.describe(bundle, bundle.manifest.mice[mouse_id]))
 
 
 async def _neurons(request: Request, rooms: Rooms) -> Response:
     request.state.mouse = UNKNOWN
     mouse_id = request.path_params["mouse"]
     query = _query(request, PARAMETERS)
-    engine = rooms.library.find(mouse_id, query.get("model"))
+    bundle = rooms.library.look_up(mouse_id, query.get("model"))
     request.state.mouse = mouse_id
-    answer = NeuronQuery.parse(query).answer(engine.neurons[mouse_id])
-    return _json({"mouse": mouse_id, "model": engine.manifest.name, **answer})
+    answer = NeuronQuery.parse(query).answer(bundle.neurons[mouse_id])
+    return _json({"mouse": mouse_id, "model": bundle.name, **answer})
 
 
 async def _metrics(request: Request, rooms: Rooms) -> Response:

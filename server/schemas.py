@@ -143,6 +143,7 @@ class AttentionForm(_AsForm, _Shown):
 
 class ModelInfo(_Closed):
     name: str = Field(description="the bundle's name")
+    version: str = Field(description="of the model; 1 unless the bundle lies in a folder of versions")
     hash: str = Field(description="SHA-256 over the bundle's manifest, which holds that of every file")
     members: int
     provider: str = Field(description="what ran the cores")

@@ -82,7 +82,12 @@ def create_service(settings: Settings) -> Any:
             for variable, meant in Settings.misspelt().items():
                 logger.warning("%s is no setting; did you mean %s?", variable, meant)
             batcher.start()
-            self._loading = asyncio.create_task(library.load(), name="library")
+            self._loading = asyncio.create_task(self._load(), name="library")
+
+        async def _load(self) -> None:
+            await library.load()
+            if settings.watch is not None:
+                await library.watch(settings.watch)
 
         @bentoml.on_shutdown
         async def stop(self) -> None:

@@ -56,6 +56,12 @@ class Settings(BaseModel):
     precision: Literal["fp32", "fp16", "bf16"] = Field(
         default="fp32", description="of the cores: fp16 where the bundle has such cores, bf16 in OpenVINO"
     )
+    max_loaded: int | None = Field(
+        default=None, ge=1, description="bundles in memory, the rest is loaded when asked for; empty: all"
+    )
+    watch: float | None = Field(
+        default=None, ge=0.1, le=86_400, description="seconds between looks for changed bundles; empty: never"
+    )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="of one graph on the CPU; empty: the engine's choice"
     )

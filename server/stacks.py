@@ -66,7 +66,7 @@ async def predict_stream(request: Request, rooms: Rooms) -> Response:
     fields = stimulus.read_form(request.query_params.multi_items(), _IN_QUERY)
     names = _names(fields)
     mouse_id, model = stimulus.address(fields)
-    engine = rooms.library.find(mouse_id, model)
+    engine = await rooms.library.find(mouse_id, model)
     request.state.mouse = mouse_id
     if fields.get("spread") and not as_events:
         raise NotAcceptable(
@@ -183,7 +183,7 @@ class _Stack:
         return await (ask() if is_first else patiently(ask, deadline=deadline))
 
     async def _answers(self) -> AsyncGenerator[tuple[Question, Prediction], None]:
-        n_answered, bundle, mouse_id = 0, self._engine.manifest.name, self._record.mouse_id
+        n_answered, mouse_id = 0, self._record.mouse_id
         try:
             async with contextlib.aclosing(in_order(self._questions(), self._ask)) as answers:
                 async for question, prediction in answers:
@@ -195,9 +195,9 @@ class _Stack:
                     n_answered += len(question.image)
                     yield question, prediction
         except BaseException:
-            self._rooms.statistics.failed(bundle, mouse_id, time.perf_counter() - self._request.state.start)
+            self._rooms.statistics.failed(self._engine, mouse_id, time.perf_counter() - self._request.state.start)
             raise
-        self._rooms.statistics.answered(bundle, mouse_id, n_answered, self._timing)
+        self._rooms.statistics.answered(self._engine, mouse_id, n_answered, self._timing)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Parts, each the .npy of some images, and the end."""

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from server.bundles import version_of
+
 if TYPE_CHECKING:
     from server.engine import Engine, Stimulus
+    from server.library import Bundle
 
 __all__ = ["ModelStatistics", "Statistics", "Timing"]
 
@@ -75,10 +78,10 @@ class ModelStatistics:
 
 
 class Statistics:
-    """By bundle and mouse. Runs are counted in the engine's thread, requests on the event loop."""
+    """By model, version and mouse. Runs are counted in the engine's thread, requests on the event loop."""
 
     def __init__(self) -> None:
-        self._models: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
+        self._models: defaultdict[tuple[str, str, str], ModelStatistics] = defaultdict(ModelStatistics)
         self._lock = threading.Lock()
 
     def ran(self, engine: Engine, stimuli: Sequence[Stimulus], seconds: float) -> None:
@@ -88,15 +91,15 @@ class Statistics:
             images[stimulus.mouse_id] += len(stimulus.image)
         with self._lock:
             for mouse_id, n_images in images.items():
-                model = self._models[engine.manifest.name, mouse_id]
+                model = self._models[_key(engine, mouse_id)]
                 model.runs[n_images] += 1
                 model.run_seconds[n_images] += seconds
 
-    def answered(self, bundle: str, mouse_id: str, n_images: int, timing: Timing) -> None:
+    def answered(self, engine: Engine, mouse_id: str, n_images: int, timing: Timing) -> None:
         """Counts a request that was answered."""
         total = timing.reading + timing.queued + timing.computing + timing.writing
         with self._lock:
-            model = self._models[bundle, mouse_id]
+            model = self._models[_key(engine, mouse_id)]
             model.last = time.time()
             model.images += n_images
             for name, seconds in (
@@ -108,12 +111,16 @@ class Statistics:
             ):
                 model.durations[name].add(seconds)
 
-    def failed(self, bundle: str, mouse_id: str, seconds: float) -> None:
+    def failed(self, engine: Engine, mouse_id: str, seconds: float) -> None:
         """Counts a checked request that got no answer."""
         with self._lock:
-            self._models[bundle, mouse_id].durations["fail"].add(seconds)
+            self._models[_key(engine, mouse_id)].durations["fail"].add(seconds)
 
-    def body(self, bundle: str, mouse_id: str) -> dict[str, Any]:
+    def body(self, bundle: Bundle, mouse_id: str) -> dict[str, Any]:
         """The statistics of one mouse of one bundle, as the protocol writes them."""
         with self._lock:
-            return self._models[bundle, mouse_id].body()
+            return self._models[_key(bundle, mouse_id)].body()
+
+
+def _key(engine: Engine | Bundle, mouse_id: str) -> tuple[str, str, str]:
+    return engine.manifest.name, version_of(engine.bundle), mouse_id

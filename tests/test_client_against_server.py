@@ -48,6 +48,7 @@ class FormulaEngine:
             )
             for mouse, n in N_NEURONS.items()
         }
+        self.bundle = Path("formula")
         self.manifest = _manifest()
         self.hash = self.manifest.hash
         n_inputs = int(np.prod(SHAPE)) + 5

@@ -7,6 +7,7 @@ import json
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,13 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 async def client(twin: TinyTwin) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_service(Settings(bundles=(twin.folder,), provider="cpu", threads=1, max_images=20)).to_asgi()
+    async with serving(twin.folder) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(bundles: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_service(Settings(bundles=(bundles,), provider="cpu", threads=1, max_images=20)).to_asgi()
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
@@ -136,6 +143,28 @@ async def test_models_are_listed_described_and_counted(
     assert 0 < parts <= stats["success"]["ns"] + 10
     assert (of_b["inference_count"], of_b["last_inference"]) == (0, 0)
     assert (await client.get("/v2/models/tiny.A/versions/1/stats")).json()["model_stats"] == [of_a]
+
+
+async def test_versions_are_the_protocol_s(tmp_path: Path, rng: np.random.Generator) -> None:
+    old, new = (write_tiny_bundle(tmp_path / "tiny" / version, seed=int(version)) for version in ("3", "12"))
+    arrays = old.draw("A", rng, 2)
+    async with serving(tmp_path) as client:
+        index = (await client.post("/v2/repository/index", json={})).json()
+        assert [(model["name"], model["version"]) for model in index] == [
+            (f"tiny.{mouse}", version) for version in ("3", "12") for mouse in "AB"
+        ]
+        assert (await client.get("/v2/models/tiny.A")).json()["versions"] == ["3", "12"]
+        for path, version, twin in (("", "12", new), ("/versions/3", "3", old), ("/versions/12", "12", new)):
+            asked = {"inputs": inputs(arrays)}
+            reply = (await client.post(f"/v2/models/tiny.A{path}/infer", json=asked)).json()
+            assert (reply["model_version"], reply["parameters"]["hash"]) == (version, twin.manifest.hash)
+            got = np.reshape(reply["outputs"][0]["data"], (2, 7))
+            np.testing.assert_allclose(got, twin.answer("A", *arrays), atol=1e-5)
+        stats = (await client.get("/v2/models/stats")).json()["model_stats"]
+        counts = {(one["name"], one["version"]): one["inference_count"] for one in stats}
+        assert (counts["tiny.A", "3"], counts["tiny.A", "12"]) == (2, 4)
+        assert (await client.get("/v2/models/tiny.A/versions/3/ready")).json() == {"name": "tiny.A", "ready": True}
+        error_of(await client.get("/v2/models/tiny.A/versions/1"), 404)
 
 
 @pytest.mark.parametrize(

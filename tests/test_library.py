@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_bundle import write_tiny_bundle
 
+from server.bundles import find_bundles
 from server.errors import BundleError, InvalidInput, NotFound, NotReady
-from server.library import Library, find_bundles
+from server.library import Library
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -27,7 +28,7 @@ async def refusal(*places: Path) -> str:
     assert not library.ready
     assert metrics.registry.get_sample_value("v1t_ready") == 0
     with pytest.raises(NotReady) as refused:
-        _ = library.engines
+        library.check_ready()
     assert refused.value.retry_after is not None
     return str(refused.value.hint)
 
@@ -53,23 +54,23 @@ async def test_mice_are_found_by_name_and_model(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "two", name="two", mice=("B", "C"), seed=1)
     library, metrics = make_library(tmp_path)
     with pytest.raises(NotReady, match="being loaded"):
-        library.find("A")
+        await library.find("A")
     await library.load()
     assert library.ready
-    assert library.find("A").manifest.name == "one"
-    assert library.find("C").manifest.name == "two"
-    assert library.find("B", "two").manifest.name == "two"
+    assert (await library.find("A")).manifest.name == "one"
+    assert (await library.find("C")).manifest.name == "two"
+    assert (await library.find("B", "two")).manifest.name == "two"
     with pytest.raises(InvalidInput, match="one or two"):
-        library.find("B")
+        library.look_up("B")
     with pytest.raises(NotFound, match="A or B or C"):
-        library.find("Z")
+        library.look_up("Z")
     with pytest.raises(NotFound, match="no such model"):
-        library.find("A", "three")
+        library.look_up("A", "three")
     with pytest.raises(NotFound, match="in model 'two'"):
-        library.find("A", "two")
+        library.look_up("A", "two")
     assert [record.mouse_id for _, record in library.records()] == ["A", "B", "B", "C"]
-    engine = library.find("A")
-    labels = {"name": "one", "hash": engine.hash, "provider": "CPUExecutionProvider", "members": "2"}
+    engine = await library.find("A")
+    labels = {"name": "one", "version": "1", "hash": engine.hash, "provider": "CPUExecutionProvider", "members": "2"}
     assert metrics.registry.get_sample_value("v1t_bundle", labels) == 1
     assert metrics.registry.get_sample_value("v1t_ready") == 1
 
@@ -148,6 +149,6 @@ async def test_an_unexpected_failure_names_the_bundle(tmp_path: Path) -> None:
     await library.load()
     assert not library.ready
     with pytest.raises(NotReady) as refused:
-        library.find("A")
+        library.look_up("A")
     assert "odd" in str(refused.value.hint)
     assert "ZeroDivisionError" in str(refused.value.hint)

@@ -11,6 +11,7 @@ import torch
 
 from server.contract import Manifest, Parity
 from server.engine import Engine
+from server.graphs import Graphs
 from training.ensemble import Ensemble
 from training.metadata import InputStatistics
 from training.mouse import Mouse
@@ -29,7 +30,7 @@ def measure_parity(ensemble: Ensemble, folder: Path, manifest: Manifest) -> dict
     Where the two differ by more than the bound, the fault may be torch's own rounding in float32, as of an LN model
     with responses of ten standard deviations: then torch in float64 is the judge.
     """
-    engine = Engine(folder, manifest, provider="cpu", precision="fp32", threads=None, max_batch=SAMPLES)
+    engine = Engine(Graphs(folder, manifest, "cpu", "fp32", threads=None), max_batch=SAMPLES)
     rng = np.random.default_rng(0)
     found = {}
     for mouse in ensemble.mice.values():

@@ -1,0 +1,379 @@
+"""Bundles that change while they are served: versions, swaps in one step, bad ones, memory that is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_bundle import TinyTwin, write_tiny_bundle
+
+from server.engine import Engine
+from server.errors import InvalidInput, NotFound, NotReady
+from server.library import Library, load_engine
+from server.metrics import Metrics
+from server.rooms import Rooms
+from server.settings import Settings
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def make_settings(*places: Path, **more: Any) -> Settings:
+    return Settings(bundles=places, provider="cpu", threads=1, **more)
+
+
+def make_library(*places: Path, **more: Any) -> Library:
+    return Library(make_settings(*places, **more), Metrics())
+
+
+def replace(folder: Path, **more: Any) -> TinyTwin:
+    """Puts another bundle in a folder's place, as `mv` does: at once."""
+    aside = folder.with_name(f".{folder.name}.new")
+    twin = write_tiny_bundle(aside, **more)
+    if folder.exists():
+        folder.rename(folder.with_name(f".{folder.name}.old"))
+    aside.rename(folder)
+    shutil.rmtree(folder.with_name(f".{folder.name}.old"), ignore_errors=True)
+    twin.folder = folder
+    return twin
+
+
+def spoil(twin: TinyTwin) -> str:
+    """Cuts a graph short; returns its name."""
+    graph = twin.folder / twin.manifest.cores[0].path
+    graph.write_bytes(graph.read_bytes()[:-1])
+    return graph.name
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """What goes now goes because nobody holds it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+# Changes on disk
+
+
+async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    old = write_tiny_bundle(tmp_path / "tiny", seed=0)
+    library = make_library(tmp_path)
+    await library.load()
+    with without_collector():
+        engine = await library.find("A")
+        image, behavior, pupil_center = old.draw("A", rng)
+        gone = weakref.ref(engine)
+        new = replace(old.folder, seed=1)
+        change = await library.load()
+        assert [bundle.hash for bundle in change.loaded] == [new.manifest.hash]
+        assert [bundle.hash for bundle in change.removed] == [old.manifest.hash]
+        assert not change.problems
+        del change
+        # Whoever was given the old one still has it, whole.
+        expected = old.answer("A", image, behavior, pupil_center)
+        np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
+        del engine
+        assert gone() is None
+    engine = await library.find("A")
+    assert engine.hash == new.manifest.hash
+    expected = new.answer("A", image, behavior, pupil_center)
+    np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
+
+
+async def test_what_did_not_change_is_not_loaded_again(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "one", name="one", mice=("A",))
+    two = write_tiny_bundle(tmp_path / "two", name="two", mice=("B",))
+    library = make_library(tmp_path)
+    await library.load()
+    before = [await library.find("A"), await library.find("B")]
+    change = await library.load()
+    assert (len(change.loaded), len(change.kept), len(change.removed)) == (0, 2, 0)
+    replace(two.folder, name="two", mice=("C",), seed=3)
+    write_tiny_bundle(tmp_path / "three", name="three", mice=("D",))
+    change = await library.load()
+    assert sorted(bundle.name for bundle in change.loaded) == ["three", "two"]
+    assert [bundle.name for bundle in change.kept] == ["one"]
+    assert await library.find("A") is before[0]
+    with pytest.raises(NotFound):
+        await library.find("B")
+    shutil.rmtree(tmp_path / "three")
+    change = await library.load()
+    assert [bundle.name for bundle in change.removed] == ["three"]
+    assert [record.mouse_id for _, record in library.records()] == ["A", "C"]
+
+
+@pytest.mark.parametrize("how", ["cut", "no manifest", "another name", "nothing left"])
+async def test_a_bad_bundle_leaves_the_old_one_serving_and_is_named(tmp_path: Path, how: str) -> None:
+    other = write_tiny_bundle(tmp_path / "other", name="other", mice=("Z",))
+    old = write_tiny_bundle(tmp_path / "tiny", seed=0)
+    metrics = Metrics()
+    library = Library(make_settings(tmp_path), metrics)
+    await library.load()
+    if how == "nothing left":
+        shutil.rmtree(old.folder)
+        shutil.rmtree(other.folder)
+        words = "there is no bundle"
+    else:
+        new = replace(old.folder, seed=1, name="other" if how == "another name" else "tiny")
+        words = "'other', as another one" if how == "another name" else spoil(new)
+        if how == "no manifest":
+            (new.folder / "manifest.json").unlink()
+            words = "manifest.json"
+    change = await library.load()
+    assert len(change.problems) == 1
+    assert words in change.problems[0]
+    assert metrics.registry.get_sample_value("v1t_refused") == 1
+    assert library.ready
+    assert (await library.find("A")).hash == old.manifest.hash
+    assert (await library.find("Z")).hash == other.manifest.hash
+    new = replace(old.folder, seed=2)
+    replace(other.folder, name="other", mice=("Z",))
+    assert not (await library.load()).problems
+    assert (await library.find("A")).hash == new.manifest.hash
+    assert metrics.registry.get_sample_value("v1t_refused") == 0
+
+
+async def test_a_start_that_failed_is_made_good_by_a_later_look(tmp_path: Path) -> None:
+    twin = write_tiny_bundle(tmp_path / "tiny")
+    spoil(twin)
+    library = make_library(tmp_path)
+    await library.load()
+    with pytest.raises(NotReady):
+        await library.find("A")
+    write_tiny_bundle(tmp_path / "tiny")
+    await library.load()
+    assert (await library.find("A")).hash == twin.manifest.hash
+
+
+async def test_changes_on_disk_are_taken_in_by_the_watch(tmp_path: Path) -> None:
+    old = write_tiny_bundle(tmp_path / "bundles" / "tiny", seed=0)
+    new = write_tiny_bundle(tmp_path / "new", seed=1)
+    library = make_library(tmp_path / "bundles")
+    await library.load()
+    watching = asyncio.create_task(library.watch(0.1))
+    shutil.copytree(new.folder, old.folder, dirs_exist_ok=True)
+    async with asyncio.timeout(20):
+        while (await library.find("A")).hash != new.manifest.hash:
+            await asyncio.sleep(0.05)
+    (old.folder / "manifest.json").write_text("{")
+    await asyncio.sleep(0.5)
+    assert (await library.find("A")).hash == new.manifest.hash
+    assert not watching.done()
+    watching.cancel()
+
+
+async def test_a_copy_in_progress_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = make_library(tmp_path)
+    states = iter("aabcddddeffff")
+    taken: list[str] = []
+
+    async def load() -> None:
+        taken.append(last)
+        library._state = last
+        if last == "d":
+            raise OSError("whatever it is")
+
+    def state_of(places: Any) -> str:
+        nonlocal last
+        last = next(states, "")
+        if not last:
+            raise EOFError
+        return last
+
+    last = ""
+    monkeypatch.setattr("server.library.state_of", state_of)
+    monkeypatch.setattr(library, "load", load)
+    library._state = "a"
+    with pytest.raises(EOFError):
+        await library.watch(0)
+    assert taken == ["d", "f"]
+
+
+# Versions
+
+
+async def test_numbered_folders_are_versions_of_one_model(tmp_path: Path) -> None:
+    twins = {
+        number: write_tiny_bundle(tmp_path / "tiny" / number, seed=int(number), mice=mice)
+        for number, mice in (("10", ("A", "B")), ("9", ("A", "B")), ("2", ("A",)))
+    }
+    write_tiny_bundle(tmp_path / "other", name="other", mice=("Z",))
+    library = make_library(tmp_path)
+    await library.load()
+    assert list(library.versions("tiny")) == ["2", "9", "10"]
+    assert library.look_up("A").hash == twins["10"].manifest.hash
+    assert library.look_up("A", "tiny").version == "10"
+    assert library.look_up("A", "tiny@9").hash == twins["9"].manifest.hash
+    assert library.look_up("Z", "other@1").name == "other"
+    with pytest.raises(NotFound, match="no such version; got '3'; expected 2 or 9 or 10"):
+        library.look_up("A", "tiny@3")
+    with pytest.raises(NotFound, match="in model 'tiny@2'"):
+        library.look_up("B", "tiny@2")
+    assert [record.mouse_id for _, record in library.records()] == ["Z", "A", "B"]
+    shutil.rmtree(tmp_path / "tiny" / "10")
+    await library.load()
+    assert library.look_up("A").version == "9"
+
+
+# Memory
+
+
+async def test_what_was_used_longest_ago_leaves_memory_and_comes_back_when_asked(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    twins = {name: write_tiny_bundle(tmp_path / name, name=name, mice=(name,), seed=i) for i, name in enumerate("XYZ")}
+    metrics = Metrics()
+    library = Library(make_settings(tmp_path, max_loaded=2), metrics)
+    await library.load()
+
+    def in_memory() -> set[str]:
+        samples = next(family for family in metrics.registry.collect() if family.name == "v1t_bundle").samples
+        assert len(samples) == 3
+        inside = {bundle.name for bundle in library.bundles if bundle.engine is not None}
+        assert {sample.labels["name"] for sample in samples if sample.value} == inside
+        return inside
+
+    assert in_memory() == {"Y", "Z"}
+    await library.find("Y")
+    with without_collector():
+        gone = weakref.ref(library.look_up("Z").engine)
+        engine = await library.find("X")
+        assert in_memory() == {"X", "Y"}
+        assert gone() is None
+    arrays = twins["X"].draw("X", rng)
+    np.testing.assert_allclose(engine.predict("X", *arrays), twins["X"].answer("X", *arrays), atol=1e-5)
+    assert [record.mouse_id for _, record in library.records()] == ["X", "Y", "Z"]
+    assert len(library.look_up("Z").neurons["Z"]) == 7
+
+
+async def test_many_who_ask_at_once_load_a_bundle_once(tmp_path: Path) -> None:
+    for name in "XY":
+        write_tiny_bundle(tmp_path / name, name=name, mice=(name,))
+    loads: list[str] = []
+    gate = threading.Event()
+    gate.set()
+
+    def load(bundle: Path, settings: Settings) -> Engine:
+        assert gate.wait(30)
+        loads.append(bundle.name)
+        return load_engine(bundle, settings)
+
+    library = Library(make_settings(tmp_path, max_loaded=1), Metrics(), load)
+    await library.load()
+    gate.clear()
+    asking = [asyncio.create_task(library.find("X")) for _ in range(5)]
+    await asyncio.sleep(0.1)
+    asking[0].cancel()  # who hangs up takes nothing from the others
+    assert (await library.find("Y")).manifest.name == "Y"  # and those who are in memory wait for nobody
+    gate.set()
+    engines = await asyncio.gather(*asking[1:])
+    assert len({id(engine) for engine in engines}) == 1
+    assert loads == ["X", "Y", "X"]
+
+
+async def test_a_bundle_that_changed_while_it_was_out_of_memory_is_not_passed_off_as_the_old_one(
+    tmp_path: Path,
+) -> None:
+    for name in "XY":
+        write_tiny_bundle(tmp_path / name, name=name, mice=(name,))
+    library = make_library(tmp_path, max_loaded=1)
+    await library.load()
+    assert library.look_up("X").engine is None
+    new = replace(tmp_path / "X", name="X", mice=("X",), seed=5)
+    with pytest.raises(NotReady, match="cannot be loaded again") as refused:
+        await library.find("X")
+    assert "not those that were served" in str(refused.value.hint)
+    await library.load()
+    assert (await library.find("X")).hash == new.manifest.hash
+
+
+async def test_a_graph_opened_late_is_the_bundle_s_own_or_none(tmp_path: Path) -> None:
+    twin = write_tiny_bundle(tmp_path / "tiny")
+    engine = Engine.load(twin.folder, provider="cpu")
+    core = twin.manifest.cores[0]
+    engine._graphs.core(core)
+    replace(twin.folder, seed=1)
+    with pytest.raises(NotReady, match="were changed after it was loaded"):
+        engine._graphs.core(core)
+
+
+# Under load
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Rooms]:
+    rooms = Rooms.open(settings)
+    rooms.batcher.start()
+    await rooms.library.load()
+    yield rooms
+    await rooms.batcher.close()
+
+
+async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapped(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """Requests of three runs each, so that swaps fall between their pieces."""
+    twin = write_tiny_bundle(tmp_path / "bundles" / "tiny", seed=0)
+    twins = {twin.manifest.hash: twin}
+    stop = False
+    seen: list[str] = []
+
+    async def ask() -> None:
+        while not stop:
+            engine = await rooms.library.find("A")
+            arrays = twin.draw("A", rng, 6)
+            prediction = await rooms.batcher.predict(engine, engine.check("A", *arrays))
+            expected = twins[engine.hash].answer("A", *arrays)
+            np.testing.assert_allclose(prediction.response, expected, atol=1e-4)
+            seen.append(engine.hash)
+
+    async with running(make_settings(tmp_path / "bundles", max_batch=2)) as rooms:
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        for seed in range(1, 21):
+            new = await asyncio.to_thread(replace, twin.folder, seed=seed)
+            twins[new.manifest.hash] = new
+            change = await rooms.library.load()
+            assert [bundle.hash for bundle in change.loaded] == [new.manifest.hash]
+            await asyncio.sleep(0.01)
+        stop = True
+        await asyncio.gather(*asking)
+        del change
+        with without_collector():
+            engine = weakref.ref(library_engine(rooms))
+            replace(twin.folder, seed=99)
+            await rooms.library.load()
+            assert engine() is None  # the batcher, idle, holds nothing
+    assert len(set(seen)) > 5
+    assert seen.count(seen[0]) < len(seen)
+
+
+def library_engine(rooms: Rooms) -> Engine:
+    engine = rooms.library.look_up("A").engine
+    assert engine is not None
+    return engine
+
+
+async def test_several_models_that_hold_a_mouse_ask_for_a_name(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tiny_bundle(tmp_path / name / "3", name=name)
+    library = make_library(tmp_path)
+    await library.load()
+    with pytest.raises(InvalidInput, match="one or two"):
+        library.look_up("A")
