@@ -1,7 +1,8 @@
 """Who runs together: what waits when the engine frees up becomes its next run. An idle engine is never waited for.
 
 One worker thread runs the engine. A run holds images of one engine (one bundle), of any of its mice. A request larger
-than a run is split and goes back to the end of the queue after each piece, so that small ones take turns with it.
+than a run is split and goes back to the end of the queue after each piece, so that small ones take turns with it. An
+image that one request shows to several mice counts once for each, and stays in one run with all of them.
 What cannot be in time is refused when it comes, before it costs anything.
 Work other than predictions, such as gradients, queues alike and runs by itself.
 """
@@ -17,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -56,7 +58,7 @@ class _Job:
     """A request that waits, and what was computed of it so far."""
 
     engine: Engine
-    stimulus: Stimulus
+    stimuli: Sequence[Stimulus]  # one for each mouse that is shown the images
     done: asyncio.Future[Any]
     arrived: float
     deadline: float
@@ -71,36 +73,49 @@ class _Job:
         return _PREDICTION if self.work is None else self.work.name
 
     @property
+    def n_mice(self) -> int:
+        return len(self.stimuli)
+
+    @property
     def left(self) -> int:
-        return len(self.stimulus.image) - self.taken
+        return len(self.stimuli[0].image) - self.taken
 
-    def take(self, n: int) -> Stimulus:
-        """The next n images."""
-        whole, start = self.stimulus, self.taken
+    def take(self, n: int) -> list[Stimulus]:
+        """The next n images; of several mice image by image, which may then share a pass of the core."""
+        start = self.taken
         self.taken += n
-        if n == len(whole.image):
-            return whole
-        piece = slice(start, start + n)
-        return replace(
-            whole,
-            image=whole.image[piece],
-            behavior=whole.behavior[piece],
-            pupil_center=whole.pupil_center[piece],
-        )
+        if self.n_mice == 1:
+            return [_piece(self.stimuli[0], slice(start, start + n))]
+        return [_piece(stimulus, slice(i, i + 1)) for i in range(start, start + n) for stimulus in self.stimuli]
 
-    def give(self, part: Any) -> None:
-        """Takes in what a run made of the last piece."""
+    def give(self, parts: Sequence[Any] | Exception) -> None:
+        """Takes in what a run made of what was taken last."""
         if self.done.done():  # cancelled while it ran
             return
-        if isinstance(part, Exception):
-            self.done.set_exception(part)
+        if isinstance(parts, Exception):
+            self.done.set_exception(parts)
             return
-        self.parts.append(part)
+        self.parts += parts
         if self.left == 0:
+            join = _join if self.work is None else _join_arrays
             try:
-                self.done.set_result((_join if self.work is None else _join_arrays)(self.parts))
+                self.done.set_result([join(self.parts[mouse :: self.n_mice]) for mouse in range(self.n_mice)])
             except Exception as error:  # whatever it is, it is this job's alone: the queue goes on
                 self.done.set_exception(error)
+
+
+_Taken = tuple[_Job, list["Stimulus"]]  # a job, and what a run takes of it
+
+
+def _piece(stimulus: Stimulus, images: slice) -> Stimulus:
+    if images == slice(0, len(stimulus.image)):
+        return stimulus
+    return replace(
+        stimulus,
+        image=stimulus.image[images],
+        behavior=stimulus.behavior[images],
+        pupil_center=stimulus.pupil_center[images],
+    )
 
 
 def _join(parts: list[Prediction]) -> Prediction:
@@ -180,7 +195,22 @@ class Batcher:
             Busy: the queue is full; `retry_after` says when it should have drained.
             DeadlineExceeded: the deadline came first.
         """
-        return cast("Prediction", await self._wait(engine, stimulus, None, deadline, timing or Timing()))
+        return (await self.predict_mice(engine, [stimulus], deadline=deadline, timing=timing))[0]
+
+    async def predict_mice(
+        self,
+        engine: Engine,
+        stimuli: Sequence[Stimulus],
+        *,
+        deadline: float = math.inf,
+        timing: Timing | None = None,
+    ) -> list[Prediction]:
+        """Waits for the answers of several mice to as many images each; the same ones, where they may share a pass.
+
+        See `predict` for the rest.
+        """
+        answers = await self._wait(engine, stimuli, None, deadline, timing or Timing())
+        return cast("list[Prediction]", answers)
 
     async def compute(
         self,
@@ -195,23 +225,24 @@ class Batcher:
 
         See `predict` for the rest.
         """
-        return await self._wait(engine, stimulus, work, deadline, timing or Timing())
+        return (await self._wait(engine, [stimulus], work, deadline, timing or Timing()))[0]
 
     async def _wait(
-        self, engine: Engine, stimulus: Stimulus, work: Work | None, deadline: float, timing: Timing
-    ) -> Any:
-        n_images = len(stimulus.image)
+        self, engine: Engine, stimuli: Sequence[Stimulus], work: Work | None, deadline: float, timing: Timing
+    ) -> list[Any]:
+        n_images = sum(len(stimulus.image) for stimulus in stimuli)
         self.admit(n_images, deadline)
         loop = asyncio.get_running_loop()
-        job = _Job(engine, stimulus, loop.create_future(), time.perf_counter(), deadline, timing, work, self._computed)
+        job = _Job(engine, stimuli, loop.create_future(), time.perf_counter(), deadline, timing, work, self._computed)
         self._queue.append(job)
-        self._count(job, n_images)
+        self._count(job, job.left)
         self._arrived.set()
         time_left = deadline - job.arrived
         # A little early, so that the refusal itself is in time.
         timer = loop.call_later(time_left - min(0.05, time_left / 20), self._expire, job) if time_left < 1e6 else None
         try:
-            return await job.done
+            answers: list[Any] = await job.done
+            return answers
         finally:
             if timer is not None:
                 timer.cancel()
@@ -246,7 +277,7 @@ class Batcher:
         """Drops what is left of a job that was cancelled or failed, before it costs anything."""
         if job.left:
             self._count(job, -job.left)
-            job.taken = len(job.stimulus.image)
+            job.taken += job.left
             with contextlib.suppress(ValueError):
                 self._queue.remove(job)
 
@@ -254,7 +285,7 @@ class Batcher:
         """Drops a job whose deadline has passed: nobody waits for it any more."""
         hint = "Send fewer images at a time, or ask again when the server is less busy."
         allowed = float(f"{job.timing.reading + job.deadline - job.arrived:.2g}")
-        if self._computed - job.computed_before > job.taken:  # others' images, while it waited
+        if self._computed - job.computed_before > job.taken * job.n_mice:  # others' images, while it waited
             late: DeadlineExceeded = Overloaded(
                 "the server was too busy to answer in the request's time",
                 expected=f"at most {allowed:g} s",
@@ -269,7 +300,7 @@ class Batcher:
         self._forget(job)
 
     def _count(self, job: _Job, images: int) -> None:
-        self._waiting[job.kind] += images
+        self._waiting[job.kind] += images * job.n_mice
         self._metrics.queue_images.set(self._waiting.total())
 
     async def _serve(self) -> None:
@@ -281,45 +312,45 @@ class Batcher:
                 del batch  # while nobody asks, no engine is kept from leaving memory
                 await asyncio.sleep(0)  # let those who were answered, and those who just came, have a word
 
-    async def _answer(self, batch: list[tuple[_Job, Stimulus]]) -> None:
+    async def _answer(self, batch: list[_Taken]) -> None:
         start = time.perf_counter()
         parts = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
         seconds = time.perf_counter() - start
         self._measure(batch, seconds)
-        for (job, _), part in zip(batch, parts, strict=True):
+        for (job, _), of_job in zip(batch, parts, strict=True):
             job.timing.computing += seconds
-            job.give(part)
-            if isinstance(part, Exception):
+            job.give(of_job)
+            if isinstance(of_job, Exception):
                 self._forget(job)
 
-    def _measure(self, batch: Sequence[tuple[_Job, Stimulus]], seconds: float) -> None:
+    def _measure(self, batch: Sequence[_Taken], seconds: float) -> None:
         """Keeps the running mean of what an image of this kind of work takes."""
-        kind, n_images = batch[0][0].kind, sum(len(stimulus.image) for _, stimulus in batch)
+        kind, n_images = batch[0][0].kind, sum(len(stimulus.image) for _, stimuli in batch for stimulus in stimuli)
         cost = self._cost.get(kind, seconds / n_images)
         self._cost[kind] = cost + 0.2 * (seconds / n_images - cost)
         self._computed += n_images
 
-    def _next_batch(self) -> list[tuple[_Job, Stimulus]]:
+    def _next_batch(self) -> list[_Taken]:
         """Takes up to max_batch images off the queue, for the engine of the job at its head; or a piece of work."""
-        batch: list[tuple[_Job, Stimulus]] = []
+        batch: list[_Taken] = []
         room, now = self._max_batch, time.perf_counter()
-        others: list[_Job] = []  # of other engines, and other work: they keep their places
+        others: list[_Job] = []  # of other engines, other work, and too many mice: they keep their places
         split: list[_Job] = []  # with images left: to the end
         while self._queue and room > 0:
             job = self._queue.popleft()
             if job.deadline <= now:
                 self._expire(job)
                 continue
-            if batch and (job.work is not None or job.engine is not batch[0][0].engine):
+            if batch and (job.work is not None or job.engine is not batch[0][0].engine or job.n_mice > room):
                 others.append(job)
                 continue
             if job.taken == 0:
                 job.timing.queued = now - job.arrived
                 self._metrics.queue_seconds.observe(job.timing.queued)
-            n = min(room if job.work is None else job.work.max_images, job.left)
+            n = min(max(1, room // job.n_mice) if job.work is None else job.work.max_images, job.left)
             batch.append((job, job.take(n)))
             self._count(job, -n)
-            room -= n
+            room -= n * job.n_mice
             if job.left:
                 split.append(job)
             if job.work is not None:
@@ -330,38 +361,41 @@ class Batcher:
 
     # In the worker thread
 
-    def _compute(self, batch: Sequence[tuple[_Job, Stimulus]]) -> Sequence[Any]:
-        job, stimulus = batch[0]
+    def _compute(self, batch: Sequence[_Taken]) -> list[Sequence[Any] | Exception]:
+        job, stimuli = batch[0]
         if job.work is None:
-            return self._run(job.engine, [stimulus for _, stimulus in batch])
+            return self._run(job.engine, [stimuli for _, stimuli in batch])
+        (stimulus,) = stimuli
         start = time.perf_counter()
         try:
-            return [job.work.run(stimulus, slice(job.taken - len(stimulus.image), job.taken))]
+            return [[job.work.run(stimulus, slice(job.taken - len(stimulus.image), job.taken))]]
         except Exception as error:
             return [error]
         finally:
             self._metrics.work_seconds.labels(job.work.name).observe(time.perf_counter() - start)
 
-    def _run(self, engine: Engine, stimuli: Sequence[Stimulus]) -> list[Prediction | Exception]:
+    def _run(self, engine: Engine, requests: Sequence[list[Stimulus]]) -> list[Sequence[Prediction] | Exception]:
         """One run for all; if it fails, one for each, so that an error reaches only whose it is."""
         try:
-            return list(self._timed(engine, stimuli))
+            predictions = iter(self._timed(engine, requests))
+            return [list(islice(predictions, len(stimuli))) for stimuli in requests]
         except Exception as error:
-            if len(stimuli) == 1:
+            if len(requests) == 1:
                 return [error]
-            logger.warning("a run of %d requests failed and is repeated one by one: %s", len(stimuli), error)
-        parts: list[Prediction | Exception] = []
-        for stimulus in stimuli:
-            parts += self._run(engine, [stimulus])
+            logger.warning("a run of %d requests failed and is repeated one by one: %s", len(requests), error)
+        parts: list[Sequence[Prediction] | Exception] = []
+        for stimuli in requests:
+            parts += self._run(engine, [stimuli])
         return parts
 
-    def _timed(self, engine: Engine, stimuli: Sequence[Stimulus]) -> Sequence[Prediction]:
+    def _timed(self, engine: Engine, requests: Sequence[list[Stimulus]]) -> Sequence[Prediction]:
+        stimuli = [stimulus for of_request in requests for stimulus in of_request]
         n_images = sum(len(stimulus.image) for stimulus in stimuli)
         start = time.perf_counter()
         predictions = engine.predict_many(stimuli)
         seconds = time.perf_counter() - start
         self._metrics.batch_images.observe(n_images)
-        self._metrics.batch_requests.observe(len(stimuli))
+        self._metrics.batch_requests.observe(len(requests))
         self._metrics.compute_seconds.observe(seconds)
         self._ran(engine, stimuli, seconds)
         return predictions

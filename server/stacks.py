@@ -66,6 +66,7 @@ async def predict_stream(request: Request, rooms: Rooms) -> Response:
     fields = stimulus.read_form(request.query_params.multi_items(), _IN_QUERY)
     names = _names(fields)
     mouse_id, model = stimulus.address(fields)
+    rooms.admit(request.state.deadline)  # what is not answered now is not read either
     engine = await rooms.library.find(mouse_id, model)
     request.state.mouse = mouse_id
     if fields.get("spread") and not as_events:
@@ -155,7 +156,7 @@ class _Stack:
             rows = slice(start, min(start + self._n_rows, self._n_images))
             n_bytes = (rows.stop - rows.start) * self._header.row_bytes
             content = await self._upload.read(n_bytes, f"images {rows.start} to {rows.stop - 1}")
-            question = await maybe_in_thread(True, self._question, content, rows)
+            question = await self._rooms.desk.read(n_bytes, self._question, content, rows)
             del content
             yield question
             del question  # before the next is read

@@ -352,3 +352,47 @@ async def test_who_was_late_because_of_others_may_ask_again(engine: SumEngine, r
         assert (refused.value.status, refused.value.retry_after) == (503, 1)
         await asyncio.gather(*others)
         assert value(metrics, "v1t_queue_images") == 0
+
+
+async def test_an_image_for_several_mice_stays_in_one_run_and_small_requests_fill_the_rest(
+    engine: SumEngine, rng: np.random.Generator
+) -> None:
+    engine.open.clear()
+    mice = [stimulus(rng, B=3, mouse_id=mouse) for mouse in "ABC"]
+    async with running() as (batcher, metrics):
+        held = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        several = asyncio.create_task(batcher.predict_mice(engine, mice))
+        small = [asyncio.create_task(batcher.predict(engine, stimulus(rng))) for _ in range(2)]
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 3 * 3 + 2
+        engine.open.set()
+        answers = await several
+        await asyncio.gather(held, *small)
+    for one, got in zip(mice, answers, strict=True):
+        np.testing.assert_allclose(got.response, answer(one), rtol=1e-6)
+    # Runs of 4: an image of 3 mice and one of a small request, twice, then the last image.
+    assert engine.runs == [[1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1]]
+
+
+async def test_more_mice_than_fit_a_run_are_answered_and_cancelled_like_others(
+    engine: SumEngine, rng: np.random.Generator
+) -> None:
+    mice = [stimulus(rng, B=2, mouse_id=str(i)) for i in range(7)]
+    async with running() as (batcher, metrics):
+        answers = await batcher.predict_mice(engine, mice)
+        for one, got in zip(mice, answers, strict=True):
+            np.testing.assert_allclose(got.response, answer(one), rtol=1e-6)
+        assert engine.runs == [[1] * 7, [1] * 7]
+        engine.open.clear()
+        held = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        await settle()
+        several = asyncio.create_task(batcher.predict_mice(engine, mice))
+        await settle()
+        several.cancel()
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 0
+        with pytest.raises(Busy, match="full"):
+            await batcher.predict_mice(engine, [stimulus(rng, B=20) for _ in range(6)])
+        engine.open.set()
+        await held
