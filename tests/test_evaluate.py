@@ -269,3 +269,15 @@ def test_validation_report_has_no_ceiling_of_a_real_mouse(tmp_path: Path) -> Non
     assert not (tmp_path / "validation/ceiling.png").exists()
     write_report(tmp_path / "test", {"v1t": evaluate(ensemble, [real])})
     assert (tmp_path / "test/ceiling.png").exists()  # from repeats
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "submit", "analyze"])
+def test_a_device_that_is_not_there_is_refused(
+    recordings: list[Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    (member,) = ensemble_of(recordings).members
+    save_checkpoint(tmp_path / "twin", member)
+    command = [*([verb, "retinotopy"] if verb == "analyze" else [verb]), str(tmp_path / "twin"), "--device", "abacus"]
+    output = [] if verb == "evaluate" else ["--output", str(tmp_path / "out")]
+    assert main([*command, *output, "--recordings", *paths_of(recordings)]) == 1
+    assert "no such device; got abacus" in capsys.readouterr().err

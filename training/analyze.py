@@ -19,6 +19,7 @@ from training.evaluate import check_known, scorable
 from training.figures import save_figure
 from training.mouse import open_recordings
 from training.recordings import Recording
+from training.run_folder import device_named
 from training.tables import as_json, markdown_table
 
 __all__ = ["ANALYSES", "Analysis", "add_arguments", "run"]
@@ -135,10 +136,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
     parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="of the twin's mice")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for table, JSON and figure")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
-    ensemble = load_ensemble(args.checkpoints)
+    ensemble = load_ensemble(args.checkpoints).to(device_named(args.device))
     recordings = open_recordings(args.recordings)
     check_known(ensemble, recordings)
     _, analyse = ANALYSES[args.what]

@@ -26,6 +26,7 @@ from training.evaluate import SCORES, MouseScores, evaluate, over_mice, scorable
 from training.figures import save_figure
 from training.metrics import FEV_THRESHOLD
 from training.mouse import open_recordings
+from training.run_folder import device_named
 from training.score_figures import draw_ceiling, draw_distributions
 from training.tables import as_json, markdown_table
 
@@ -173,12 +174,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write scores.md, scores.json, neurons.parquet and figures"
     )
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
     recordings = open_recordings(args.recordings)
     _, left_out = scorable(recordings, args.tier)
-    ensembles = _ensembles(args.checkpoints, each=args.each)
+    device = device_named(args.device)
+    ensembles = {name: e.to(device) for name, e in _ensembles(args.checkpoints, each=args.each).items()}
     systems = {}
     for name, ensemble in ensembles.items():
         systems[name] = evaluate(ensemble, recordings, tier=args.tier)

@@ -25,7 +25,15 @@ from training.models import Twin
 from training.mouse import Mouse, open_recordings
 from training.recordings import Recording
 
-__all__ = ["add_arguments", "checked_training", "member_checkpoints", "parse_options", "run", "train_ensemble"]
+__all__ = [
+    "add_arguments",
+    "checked_training",
+    "device_named",
+    "member_checkpoints",
+    "parse_options",
+    "run",
+    "train_ensemble",
+]
 
 RUN = "run.json"
 MEMBERS = "members.json"
@@ -144,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = PRESETS[args.model] if args.config is None else _read_config(args.config)
-    device = _device(args.device)
+    device = device_named(args.device)
     model_options, training_options = parse_options(args.set)
     config = with_options(config, model_options)
     training = checked_training(training_options)
@@ -192,7 +200,12 @@ def _read_config(path: Path) -> ModelConfig:
         raise ConfigError(f"--config {path} is no YAML: {error}") from error
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of a `--device` option.
+
+    Raises:
+        ConfigError: there is no such device, or none at hand.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -27,6 +27,7 @@ from training.evaluate import check_known
 from training.loop import predict_tier
 from training.mouse import open_recordings
 from training.recordings import Recording
+from training.run_folder import device_named
 from training.withheld import how_asked
 
 __all__ = ["COMPETITION", "TIERS", "Submission", "add_arguments", "run", "submit"]
@@ -127,10 +128,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
     parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="S0, S1, or both")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="gets a folder per mouse")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
-    ensemble = load_ensemble(args.checkpoints)
+    ensemble = load_ensemble(args.checkpoints).to(device_named(args.device))
     recordings = open_recordings(args.recordings)
     entered = [recording for recording in recordings if recording.data_key in COMPETITION]
     if not entered:
