@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from server.errors import Busy, Unauthorized
+from pydantic import SecretStr
+
+from server.errors import Busy, NotFound, Unauthorized
 from server.settings import PREFIX, Settings, SettingsError, as_key
 
 __all__ = ["Access", "Turnstile", "is_loopback", "listening_hosts", "refusal"]
@@ -25,32 +27,23 @@ _Digests = dict[bytes, str]  # of each key: its SHA-256, and the few letters of 
 
 
 class Access:
-    """The keys of one service. Without any, everybody may ask, as long as only this machine is listened to.
+    """The keys of one service. Without any, everybody may ask, as long as only this machine is listened to; the admin
+    routes have keys of their own, and without those do not exist.
 
     Raises:
-        SettingsError: the file of keys cannot be read, or holds none.
+        SettingsError: a file of keys cannot be read, or holds none.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._fixed = _digests(key.get_secret_value() for key in settings.api_keys)
-        self._file = settings.api_keys_file
-        self._from_file: _Digests = {}
-        self._seen: tuple[int, int, int] | None = None  # the file's state when it was last looked at
+        self._keys = _Keys("api_keys", settings.api_keys, settings.api_keys_file)
+        self._admin_keys = _Keys("admin_keys", settings.admin_keys, settings.admin_keys_file)
         self._anonymous = settings.allow_anonymous
         self._exposed: list[str] = []
-        if self._file is not None:
-            try:
-                self._seen = _state(self._file)
-                self._from_file = _read(self._file)
-            except (OSError, ValueError) as error:
-                raise SettingsError(f"{PREFIX}API_KEYS_FILE is {str(self._file)!r}: {error}") from None
-            if not self._from_file and not self._fixed:
-                raise SettingsError(f"{PREFIX}API_KEYS_FILE is {str(self._file)!r}: it holds no key")
 
     @property
     def required(self) -> bool:
         """True where a key must be sent."""
-        return bool(self._fixed) or self._file is not None
+        return self._keys.given
 
     @property
     def problem(self) -> str | None:
@@ -75,8 +68,52 @@ class Access:
         """
         if (problem := self.problem) is not None:
             raise Unauthorized("the server answers nobody", hint=problem)
-        if not self.required:
-            return None
+        return self._keys.check(authorization) if self.required else None
+
+    def check_admin(self, authorization: str | None) -> str:
+        """The name of the admin key that was sent; no other key opens an admin route.
+
+        Raises:
+            NotFound: the server was given no admin keys.
+            Unauthorized: there is no key, or it is none of those.
+        """
+        if not self._admin_keys.given:
+            raise NotFound("this server has no admin routes", hint=f"Start it with {PREFIX}ADMIN_KEYS to have them.")
+        return self._admin_keys.check(authorization)
+
+
+class _Keys:
+    """Some keys: those of a setting, and those of a file that may change.
+
+    Args:
+        setting: its name; that of the file is setting_file.
+    """
+
+    def __init__(self, setting: str, keys: Iterable[SecretStr], file: Path | None) -> None:
+        self._fixed = _digests(key.get_secret_value() for key in keys)
+        self._file = file
+        self._from_file: _Digests = {}
+        self._seen: tuple[int, int, int] | None = None  # the file's state when it was last looked at
+        if file is not None:
+            variable = f"{PREFIX}{setting.upper()}_FILE"
+            try:
+                self._seen = _state(file)
+                self._from_file = _read(file)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"{variable} is {str(file)!r}: {error}") from None
+            if not self._from_file and not self._fixed:
+                raise SettingsError(f"{variable} is {str(file)!r}: it holds no key")
+
+    @property
+    def given(self) -> bool:
+        return bool(self._fixed) or self._file is not None
+
+    def check(self, authorization: str | None) -> str:
+        """The name of the key that was sent.
+
+        Raises:
+            Unauthorized: there is no key, or it is none of these.
+        """
         self._reload()
         scheme, _, key = (authorization or "").partition(" ")
         hint = "Send the header Authorization: Bearer <key>; whoever runs this server hands out keys."

@@ -8,6 +8,7 @@ TwinError
 ├── NotFound            404  no such mouse, model, neuron or route
 ├── MethodNotAllowed    405  the route exists, not under this method
 ├── NotAcceptable       406  the reply was asked for in a type that we do not write
+├── Refused             409  what is on disk cannot be served; what was served still is
 ├── TooLarge            413  over a limit on bytes, pixels, images or neurons
 ├── Busy                429  the queue is full; carries Retry-After
 ├── NotReady            503  no twin is loaded and warm yet; carries Retry-After
@@ -32,6 +33,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "Overloaded",
+    "Refused",
     "TooLarge",
     "TwinError",
     "Unauthorized",
@@ -135,6 +137,11 @@ class MethodNotAllowed(TwinError):
 class NotAcceptable(TwinError):
     code = "not_acceptable"
     status = 406
+
+
+class Refused(TwinError):
+    code = "refused"
+    status = 409
 
 
 class TooLarge(TwinError):

@@ -37,6 +37,7 @@ _SECURITY_HEADERS = {
 }
 _ASK_AGAIN = frozenset({429, 503, 504})
 _LINGER = 5.0  # seconds that the rest of a body is waited for, whose sender should read that he may ask again
+ADMIN = "/admin/"  # how the paths begin that need an admin key
 _SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
 _OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
 
@@ -142,7 +143,8 @@ class _Exchange:
         """The caller's place among those who are answered."""
         if self._scope["path"] in _OPEN_ROUTES:
             return contextlib.nullcontext()
-        key = self._access.check(self._headers.get("authorization"))
+        check = self._access.check_admin if self._scope["path"].startswith(ADMIN) else self._access.check
+        key = check(self._headers.get("authorization"))
         self._state["caller"] = key or ""
         address = (self._scope.get("client") or ("",))[0]
         return self._turnstile.passing(key or address)

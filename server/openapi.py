@@ -32,6 +32,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     schemas.MiceReply,
     schemas.MouseDetail,
     schemas.NeuronsReply,
+    schemas.ReloadReply,
     schemas.ErrorReply,
     schemas.InferRequest,
     schemas.InferReply,
@@ -128,6 +129,18 @@ def document() -> dict[str, Any]:
                     [_MOUSE, *map(_query, PARAMETERS)],
                 )
             },
+            "/admin/reload": {
+                "post": {
+                    **_get(
+                        "reload",
+                        "Takes in bundles that changed on disk, beside what is served; 409 names what is refused",
+                        schemas.ReloadReply,
+                        [],
+                        (401, 404, 409, 429, 503, 504),
+                    ),
+                    "security": [{"admin": []}],
+                }
+            },
             "/livez": {"get": _plain("livez", "200 while the process runs", security=_OPEN)},
             "/readyz": {"get": _plain("readyz", "200 once every bundle is loaded and warm", (503,), security=_OPEN)},
             "/metrics": {"get": _plain("metrics", "Prometheus metrics", (401, 429))},
@@ -136,7 +149,8 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": definitions["$defs"],
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "where the server was given API keys"}
+                "key": {"type": "http", "scheme": "bearer", "description": "where the server was given API keys"},
+                "admin": {"type": "http", "scheme": "bearer", "description": "one of V1T_ADMIN_KEYS"},
             },
         },
     }

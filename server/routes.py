@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from server import inference_protocol, replies, stimulus
+from server import admin, inference_protocol, replies, stimulus
 from server.batcher import Work
 from server.errors import (
     InvalidInput,
@@ -52,6 +52,7 @@ def create_app(rooms: Rooms) -> Starlette:
             Route("/metrics", named("/metrics", _metrics)),
             Route("/docs.json", named("/docs.json", _docs)),
             Route("/", named("/", _index)),
+            *admin.routes(),
             *inference_protocol.routes(),
         ],
         exception_handlers={

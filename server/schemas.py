@@ -65,7 +65,9 @@ class _Shown(_Closed):
         description="how an image of another size is brought to the mouse's: `fit` pads with the mean intensity, "
         "`fill` cuts what overflows, `crop` cuts the centre unscaled. Without it such an image is refused.",
     )
-    model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
+    model: str | None = Field(
+        default=None, description="a bundle's name, where several hold this mouse; NAME@VERSION for an older version"
+    )
 
 
 class _Neurons(_Closed):
@@ -294,6 +296,19 @@ class ModelMetadata(_Closed):
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: dict[str, str | int | bool]
+
+
+class ServedBundle(_Closed):
+    name: str
+    version: str
+    hash: str = Field(description="SHA-256 over the bundle's manifest")
+    in_memory: bool = Field(description="False: loaded when somebody asks")
+
+
+class ReloadReply(_Closed):
+    loaded: list[ServedBundle]
+    kept: list[ServedBundle]
+    removed: list[ServedBundle]
 
 
 class ProtocolError(_Closed):

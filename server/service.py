@@ -21,7 +21,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
-from server import logs
+from server import logs, supervisor
 from server.access import listening_hosts, refusal
 from server.middleware import Envelope
 from server.rooms import Rooms
@@ -71,6 +71,7 @@ def create_service(settings: Settings) -> Any:
             host = (context and context.params.get("host")) or BentoMLContainer.http.host.get()
             if not access.may_listen([host]):
                 sys.exit(f"The server cannot start:\n{refusal([host])}")
+            supervisor.look_often()
 
         @bentoml.on_startup
         async def start(self) -> None:

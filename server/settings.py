@@ -22,7 +22,7 @@ from pydantic import (
 __all__ = ["PREFIX", "Settings", "SettingsError", "as_key"]
 
 PREFIX = "V1T_"
-_SECRET = frozenset({"api_keys"})
+_SECRET = frozenset({"api_keys", "admin_keys"})
 DEFAULT_BUNDLES = Path(__file__).resolve().parent.parent / "exported_models"
 
 
@@ -83,6 +83,10 @@ class Settings(BaseModel):
     api_keys_file: Path | None = Field(
         default=None, description="a file of more keys, one per line; read again when it changes"
     )
+    admin_keys: tuple[Key, ...] = Field(
+        default=(), description="keys for /admin, joined by commas; without any there is no /admin"
+    )
+    admin_keys_file: Path | None = Field(default=None, description="a file of more of them, read again when it changes")
     allow_anonymous: bool = Field(default=False, description="serve without keys on an address that is not loopback")
     log: Literal["text", "json"] = Field(default="text", description="how a line of the log is written")
     access_log: bool = Field(default=False, description="a log line per request")
@@ -95,7 +99,7 @@ class Settings(BaseModel):
             return tuple(Path(part).expanduser() for part in bundles.split(os.pathsep) if part.strip())
         return bundles
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod
     def _split_keys(cls, keys: Any) -> Any:
         return tuple(key.strip() for key in keys.split(",") if key.strip()) if isinstance(keys, str) else keys

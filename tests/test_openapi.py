@@ -23,16 +23,19 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
     from server.service import create_service
 
+KEY = "an-admin-key-of-the-lab"
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     write_tiny_bundle(tmp_path / "tiny")
-    app = create_service(Settings(bundles=(tmp_path,), provider="cpu", threads=1)).to_asgi()
+    app = create_service(Settings(bundles=(tmp_path,), provider="cpu", threads=1, admin_keys=(KEY,))).to_asgi()
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://twin", headers={"Authorization": f"Bearer {KEY}"}
+        ) as client,
     ):
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)

@@ -12,15 +12,19 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
+from server import schemas
 from server.engine import Engine
 from server.errors import InvalidInput, NotFound, NotReady
 from server.library import Library, load_engine
 from server.metrics import Metrics
+from server.middleware import Envelope
 from server.rooms import Rooms
+from server.routes import create_app
 from server.settings import Settings
 
 
@@ -377,3 +381,76 @@ async def test_several_models_that_hold_a_mouse_ask_for_a_name(tmp_path: Path) -
     await library.load()
     with pytest.raises(InvalidInput, match="one or two"):
         library.look_up("A")
+
+
+# Over HTTP
+
+
+ADMIN, OTHER = "admin-0123456789-abcdef", "other-0123456789-abcdef"
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(settings) as rooms:
+        app = Envelope(create_app(rooms), rooms=rooms)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client:
+            yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_a_reload_says_what_it_did_and_a_bad_bundle_why_it_was_refused(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    old = write_tiny_bundle(tmp_path / "tiny")
+    asked = {"mouse": "A", "image": old.draw("A", rng)[0].tolist(), "pupil_dilation": 40, "running_speed": 3}
+    async with serving(make_settings(tmp_path, admin_keys=(ADMIN,))) as client:
+
+        async def answering() -> str:
+            reply = await client.post("/predict", json=asked)
+            assert reply.status_code == 200
+            return reply.json()["model"]["hash"]  # type: ignore[no-any-return]
+
+        async def reload() -> httpx.Response:
+            return await client.post("/admin/reload", headers=bearer(ADMIN))
+
+        assert await answering() == old.manifest.hash
+        new = replace(old.folder, seed=1)
+        reply = await reload()
+        assert reply.status_code == 200
+        found = schemas.ReloadReply.model_validate_json(reply.content)
+        assert [(one.name, one.hash) for one in found.loaded] == [("tiny", new.manifest.hash)]
+        assert [one.hash for one in found.removed] == [old.manifest.hash]
+        assert found.kept == []
+        assert await answering() == new.manifest.hash
+        name = spoil(replace(old.folder, seed=2))
+        reply = await reload()
+        assert reply.status_code == 409
+        error = schemas.ErrorReply.model_validate_json(reply.content).error
+        assert error.code == "refused"
+        assert name in str(error.got)
+        assert await answering() == new.manifest.hash
+        metrics = (await client.get("/metrics")).text
+        assert "v1t_refused 1.0" in metrics
+        assert metrics.count("v1t_bundle{") == 1
+
+
+async def test_admin_routes_need_their_own_key_and_without_one_do_not_exist(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    async with serving(make_settings(tmp_path)) as client:
+        for headers in ({}, bearer(OTHER)):
+            reply = await client.post("/admin/reload", headers=headers)
+            assert reply.status_code == 404
+            assert "V1T_ADMIN_KEYS" in reply.json()["error"]["hint"]
+    (tmp_path / "keys").write_text(f"{ADMIN}\n")
+    settings = make_settings(tmp_path, api_keys=(OTHER,), admin_keys_file=tmp_path / "keys")
+    async with serving(settings) as client:
+        for headers in ({}, bearer(OTHER), bearer(ADMIN[:-1])):
+            for path in ("/admin/reload", "/admin/nothing"):
+                assert (await client.post(path, headers=headers)).status_code == 401
+        assert (await client.get("/mice", headers=bearer(ADMIN))).status_code == 401
+        assert (await client.post("/admin/reload", headers=bearer(ADMIN))).status_code == 200
+        assert (await client.get("/admin/reload", headers=bearer(ADMIN))).status_code == 405
+        assert (await client.post("/admin/nothing", headers=bearer(ADMIN))).status_code == 404
