@@ -26,6 +26,7 @@ from training.models import Twin
 from training.mouse import Mouse
 from training.plateau import Plateau
 from training.recordings import Recording
+from training.transfer import FeatureMaps, take_core
 
 __all__ = ["TrainingConfig", "predict_tier", "train_member"]
 
@@ -108,6 +109,8 @@ def train_member(
     *,
     seed: int,
     device: torch.device | None = None,
+    core: Checkpoint | None = None,
+    freeze_core: bool = False,
     label: str = "member",
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> float:
@@ -115,6 +118,7 @@ def train_member(
 
     `on_epoch` is told each epoch and its validation score once they are kept; what it raises ends the training.
 
+    With `core` the core's weights start as that checkpoint's; frozen, they stay so, and the rest is trained.
     The folder ends with `checkpoint/` (the best weights), `log.csv` and `state.pt`. A kill at any moment costs at most
     the epoch that was running.
 
@@ -127,20 +131,27 @@ def train_member(
     mice = [Mouse.from_recording(recording) for recording in recordings.values()]
     torch.manual_seed(seed)
     twin = Twin(config, mice).to(device)
+    if core is not None:
+        take_core(twin, core)
+    if freeze_core:
+        twin.freeze_core()
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        twin.parameters(), lr=training.learning_rate, betas=(training.beta1, training.beta2), weight_decay=0.0
+        trained, lr=training.learning_rate, betas=(training.beta1, training.beta2), weight_decay=0.0
     )
     state = _State(twin, optimizer, Plateau(training.patience, training.max_reductions), best={})
     if (folder / STATE).exists():
         state.load(folder / STATE)
     rows = _read_log(folder / LOG, state.epoch)
+    origin = None if core is None else _origin(core, freeze_core)
+    maps = None if state.finished else FeatureMaps.of(twin, recordings, tiers=("train", "validation"))
     steps = steps_per_epoch(recordings, training.batch_size)
     while not state.finished:
         epoch = state.epoch + 1
         started = time.perf_counter()
         torch.manual_seed(seed * 1_000_003 + epoch)
-        loss = _train_epoch(twin, optimizer, training, recordings, seed, epoch, f"{label} epoch {epoch}", steps)
-        score = validate(twin, recordings, device)
+        loss = _train_epoch(twin, optimizer, training, recordings, seed, epoch, f"{label} epoch {epoch}", steps, maps)
+        score = validate(twin, recordings, device, maps)
         rate = optimizer.param_groups[0]["lr"]
         verdict = state.plateau.update(score, epoch)
         if verdict == "improved":
@@ -154,7 +165,7 @@ def train_member(
         seconds = time.perf_counter() - started
         rows.append({"epoch": epoch, "loss": loss, "validation": score, "learning_rate": rate, "seconds": seconds})
         if verdict == "improved":
-            _save_best(folder, state, mice, config, training, seed, recordings)
+            _save_best(folder, state, mice, config, training, seed, recordings, origin)
         _write_log(folder / LOG, rows)
         state.save(folder / STATE)
         left = (training.max_epochs - epoch) * seconds
@@ -177,6 +188,7 @@ def _train_epoch(
     epoch: int,
     label: str,
     steps: int,
+    maps: FeatureMaps | None = None,
 ) -> float:
     """One epoch; returns the mean loss of an update."""
     twin.train()
@@ -191,7 +203,7 @@ def _train_epoch(
         optimizer.zero_grad()
         loss = torch.zeros((), device=device)
         for mouse_id, indices in trials.items():
-            loss += _accumulate(twin, training, recordings[mouse_id], mouse_id, indices, device)
+            loss += _accumulate(twin, training, recordings[mouse_id], mouse_id, indices, device, maps)
         if not torch.isfinite(loss):
             raise DivergenceError(
                 f"the loss is {loss.item()} at epoch {epoch}, update {step + 1}; the last good weights are kept",
@@ -210,6 +222,7 @@ def _accumulate(
     mouse_id: str,
     indices: np.ndarray,
     device: torch.device,
+    maps: FeatureMaps | None = None,
 ) -> torch.Tensor:
     """Adds the gradients of one mouse's batch, in micro-batches; returns its loss.
 
@@ -221,7 +234,10 @@ def _accumulate(
     for start in range(0, len(indices), size):
         part = indices[start : start + size]
         image, behavior, pupil_center, response = read_batch(recording, part, device)
-        predictions = twin(mouse_id, image, behavior, pupil_center)
+        if maps is None:
+            predictions = twin(mouse_id, image, behavior, pupil_center)
+        else:
+            predictions = maps.predict(twin, mouse_id, part, pupil_center)
         poisson = poisson_loss(predictions, response, n_trials=n_trials, batch_size=len(indices))
         poisson.backward()
         loss += poisson.detach()
@@ -237,6 +253,7 @@ def predict_tier(
     *,
     batch_size: int = 32,
     progress: str | None = None,
+    maps: FeatureMaps | None = None,
 ) -> np.ndarray:
     """Standardised predictions (T, N) for trials of a recording, by a twin or an ensemble."""
     device = next(twin.parameters()).device
@@ -245,17 +262,25 @@ def predict_tier(
     with torch.inference_mode():
         starts = range(0, len(indices), batch_size)
         for start in tqdm(starts, desc=progress, unit="batch", leave=False, disable=None if progress else True):
-            image, behavior, pupil_center, _ = read_batch(recording, indices[start : start + batch_size], device)
-            predictions.append(twin(recording.mouse_id, image, behavior, pupil_center).cpu().numpy())
+            part = indices[start : start + batch_size]
+            image, behavior, pupil_center, _ = read_batch(recording, part, device)
+            if maps is None:
+                predicted = twin(recording.mouse_id, image, behavior, pupil_center)
+            else:
+                assert isinstance(twin, Twin)
+                predicted = maps.predict(twin, recording.mouse_id, part, pupil_center)
+            predictions.append(predicted.cpu().numpy())
     return np.concatenate(predictions)
 
 
-def validate(twin: Twin, recordings: Mapping[str, Recording], device: torch.device) -> float:
+def validate(
+    twin: Twin, recordings: Mapping[str, Recording], device: torch.device, maps: FeatureMaps | None = None
+) -> float:
     """Single-trial correlation on the validation trials: mean over neurons, then over mice."""
     scores = []
     for recording in recordings.values():
         indices = recording.scorable("validation").indices
-        predictions = predict_tier(twin, recording, indices)
+        predictions = predict_tier(twin, recording, indices, maps=maps)
         scores.append(np.nanmean(single_trial_correlation(recording.responses(indices), predictions)))
     return float(np.mean(scores))
 
@@ -268,6 +293,7 @@ def _save_best(
     training: TrainingConfig,
     seed: int,
     recordings: Mapping[str, Recording],
+    origin: dict[str, Any] | None,
 ) -> None:
     best = Twin(config, mice)
     best.load_state_dict(state.best)
@@ -282,7 +308,14 @@ def _save_best(
         "epoch": state.plateau.best_epoch,
         "validation_single_trial_correlation": state.plateau.best,
     }
+    if origin is not None:
+        provenance["core"] = origin
     save_checkpoint(folder / CHECKPOINT, Checkpoint(twin=best, provenance=provenance))
+
+
+def _origin(core: Checkpoint, frozen: bool) -> dict[str, Any]:
+    """Where the core came from, for provenance."""
+    return {"weights": core.weights_hash, "frozen": frozen, "mice": list(core.mice), "provenance": core.provenance}
 
 
 def _read_log(path: Path, epochs: int) -> list[dict[str, Any]]:

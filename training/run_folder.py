@@ -17,13 +17,14 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from training.checkpoint import CONFIG, source_commit, write_atomically
+from training.checkpoint import CONFIG, Checkpoint, load_checkpoint, source_commit, write_atomically
 from training.config import PRESETS, ModelConfig, parse_config, with_options
 from training.errors import CheckpointError, ConfigError
 from training.loop import CHECKPOINT, TrainingConfig, train_member
 from training.models import Twin
 from training.mouse import Mouse, open_recordings
 from training.recordings import Recording
+from training.transfer import take_core, transfer_config
 
 __all__ = [
     "add_arguments",
@@ -49,8 +50,12 @@ def train_ensemble(
     keep: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    cores: Sequence[Checkpoint] = (),
+    freeze_core: bool = False,
 ) -> list[Path]:
     """Trains members with seeds `seed`, `seed + 1`, ...; returns the checkpoints of the best `keep` by validation.
+
+    With `cores`, members start from those in turn; frozen, a core stays as it is and the rest is trained.
 
     Raises:
         CheckpointError: the folder holds another run.
@@ -59,10 +64,14 @@ def train_ensemble(
     if not 1 <= keep <= members:
         raise ConfigError("cannot keep that many members", got=keep, expected=f"1 to {members}")
     by_mouse = {recording.mouse_id: recording for recording in recordings}
-    Twin(
-        config, [Mouse.from_recording(recording) for recording in recordings]
-    )  # refuses what does not fit, before work
-    _claim(folder, config, training, by_mouse, seed)
+    # Refuses what does not fit, before work.
+    twin = Twin(config, [Mouse.from_recording(recording) for recording in recordings])
+    for core in cores:
+        take_core(twin, core)
+    if freeze_core and not cores:
+        raise ConfigError("there is no core to freeze", hint="Give a checkpoint: --core CHECKPOINT --freeze-core.")
+    origin = {"weights": [core.weights_hash for core in cores], "frozen": freeze_core} if cores else None
+    _claim(folder, config, training, by_mouse, seed, origin)
     scores = [
         train_member(
             config,
@@ -71,6 +80,8 @@ def train_ensemble(
             folder / f"member-{i}",
             seed=seed + i,
             device=device,
+            core=cores[i % len(cores)] if cores else None,
+            freeze_core=freeze_core,
             label=f"member {i + 1}/{members}",
         )
         for i in range(members)
@@ -82,7 +93,12 @@ def train_ensemble(
 
 
 def _claim(
-    folder: Path, config: ModelConfig, training: TrainingConfig, recordings: dict[str, Recording], seed: int
+    folder: Path,
+    config: ModelConfig,
+    training: TrainingConfig,
+    recordings: dict[str, Recording],
+    seed: int,
+    core: dict[str, Any] | None,
 ) -> None:
     """Makes the folder this run's own, or checks that it is."""
     wanted = {
@@ -90,6 +106,7 @@ def _claim(
         "training": training.model_dump(mode="json"),
         "data_hashes": {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()},
         "seed": seed,
+        "core": core,
     }
     path = folder / RUN
     if path.exists():
@@ -135,8 +152,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recordings (folders or zips in the Sensorium layout), or folders of them",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("--model", choices=sorted(PRESETS), default="v1t", help="system of the paper (default: v1t)")
+    parser.add_argument("--model", choices=sorted(PRESETS), help="system of the paper (default: v1t)")
     parser.add_argument("--config", type=Path, metavar="YAML", help="a model configuration, in place of --model")
+    parser.add_argument(
+        "--core",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="start from the core of a checkpoint, or from those of a run's members in turn; it brings the model",
+    )
+    parser.add_argument(
+        "--freeze-core", action="store_true", help="leave that core as it is: fits a new mouse in minutes"
+    )
     parser.add_argument(
         "--set",
         nargs="+",
@@ -144,20 +170,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION=VALUE",
         help="options of the model (core.patch_stride=4) or of training (training.max_epochs=20); docs/models.md",
     )
-    parser.add_argument("--members", type=int, default=1, help="members of the ensemble (default: 1)")
+    parser.add_argument("--members", type=int, help="members of the ensemble (default: 1, or one per core)")
     parser.add_argument("--keep", type=int, help="keep the best by validation (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the first member; the next takes seed + 1")
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
-    config = PRESETS[args.model] if args.config is None else _read_config(args.config)
     device = device_named(args.device)
     model_options, training_options = parse_options(args.set)
-    config = with_options(config, model_options)
+    cores: list[Checkpoint] = []
+    if args.core is not None:
+        if args.model is not None or args.config is not None:
+            raise ConfigError("--core brings the model with it", hint="Leave out --model and --config.")
+        cores = [load_checkpoint(path) for path in member_checkpoints([args.core])]
+        config = transfer_config(cores[0], model_options, freeze=args.freeze_core)
+    else:
+        config = PRESETS[args.model or "v1t"] if args.config is None else _read_config(args.config)
+        config = with_options(config, model_options)
     training = checked_training(training_options)
-    if args.members < 1:
-        raise ConfigError("an ensemble needs at least one member", got=args.members)
+    members = args.members if args.members is not None else max(1, len(cores))
+    if members < 1:
+        raise ConfigError("an ensemble needs at least one member", got=members)
     recordings = open_recordings(args.recordings)
     try:
         kept = train_ensemble(
@@ -165,15 +199,17 @@ def run(args: argparse.Namespace) -> int:
             training,
             recordings,
             args.output,
-            members=args.members,
+            members=members,
             keep=args.keep,
             seed=args.seed,
             device=device,
+            cores=cores,
+            freeze_core=args.freeze_core,
         )
     except KeyboardInterrupt:
         print(f"\nInterrupted. Every finished epoch is kept in {args.output}: the same command goes on from there.")
         return 130
-    print(f"{args.output}: kept {len(kept)} of {args.members} members")
+    print(f"{args.output}: kept {len(kept)} of {members} members")
     return 0
 
 

@@ -45,8 +45,12 @@ class Standardizer(nn.Module):
         return (
             (image - self.image_mean) / self.image_std,
             behavior / self.behavior_std,
-            (pupil_center - self.pupil_mean) / self.pupil_std,
+            self.pupil(pupil_center),
         )
+
+    def pupil(self, pupil_center: Tensor) -> Tensor:
+        """(B, 2) -> (B, 2)."""
+        return (pupil_center - self.pupil_mean) / self.pupil_std
 
 
 def _mean_std(statistics: InputStatistics | None) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,7 @@ class Twin(nn.Module):
         if not mice:
             raise ConfigError("a twin needs at least one mouse", got="none")
         self.config = config
+        self.core_is_frozen = False
         self.mice = {mouse.mouse_id: mouse for mouse in mice}
         self.mouse_indices = {mouse_id: i for i, mouse_id in enumerate(self.mice)}
         self._check_mice()
@@ -95,6 +96,11 @@ class Twin(nn.Module):
         shifter = self.shifter(mouse_id)
         return self.readout(mouse_id).forward(feature_map, None if shifter is None else shifter(pupil_center))
 
+    def standardizer(self, mouse_id: str) -> Standardizer:
+        standardizer = self.standardizers[mouse_id]
+        assert isinstance(standardizer, Standardizer)
+        return standardizer
+
     def readout(self, mouse_id: str) -> GaussianReadout:
         readout = self.readouts[mouse_id]
         assert isinstance(readout, GaussianReadout)
@@ -126,8 +132,33 @@ class Twin(nn.Module):
         return self.core.attention_rollout(image, behavior, self.mouse_index(mouse_id, image))
 
     def regularizer(self, mouse_id: str) -> Tensor:
-        """The training loss's L1 terms for one mouse's batch: the core's, and its own readout's."""
-        return self.core.regularizer() + self.readout(mouse_id).regularizer()
+        """The training loss's L1 terms for one mouse's batch: the core's where it is trained, and its own readout's."""
+        readout = self.readout(mouse_id).regularizer()
+        trained = any(parameter.requires_grad for parameter in self.core.parameters())
+        return self.core.regularizer() + readout if trained else readout
+
+    def own_core_parameters(self) -> list[str]:
+        """Names of the core's parameters that belong to one mouse each: B-MLPs, where mice have their own."""
+        if self.config.behavior != "b_mlp" or self.config.b_mlp.mice == "shared":
+            return []
+        return [name for name, _ in self.core.named_parameters() if ".behavior_mlps." in f".{name}"]
+
+    def freeze_core(self) -> None:
+        """Leaves the core as it is: no gradient, no L1, and in evaluation mode (no dropout) while the rest is trained.
+
+        A B-MLP that belongs to a mouse goes on being trained.
+        """
+        self.core_is_frozen = True
+        own = self.own_core_parameters()
+        for name, parameter in self.core.named_parameters():
+            parameter.requires_grad_(name in own)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Twin:
+        super().train(mode)
+        if self.core_is_frozen:
+            self.core.eval()  # batch norm keeps its statistics, too
+        return self
 
 
 def _build_core(config: ModelConfig, image_shape: tuple[int, int, int], n_mice: int) -> ViTCore | CCTCore | CNNCore:

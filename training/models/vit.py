@@ -75,8 +75,8 @@ class ViTCore(nn.Module):
         return attention_rollout(weights, self.grid, self.image_size)
 
     def regularizer(self) -> Tensor:
-        """L1 over all of the core's weights (paper, section 4.2)."""
-        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters()]).sum()
+        """L1 over all of the core's weights that are trained (paper, section 4.2)."""
+        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters() if p.requires_grad]).sum()
 
 
 class CCTCore(nn.Module):
@@ -117,5 +117,5 @@ class CCTCore(nn.Module):
         return x.transpose(1, 2).unflatten(2, self.grid)  # (B, D, rows, columns)
 
     def regularizer(self) -> Tensor:
-        """L1 over all of the core's weights."""
-        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters()]).sum()
+        """L1 over all of the core's weights that are trained."""
+        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters() if p.requires_grad]).sum()
