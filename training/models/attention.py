@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.models.dropout import Dropout
+from training.models.dropout_attention import dropout_attention
+
 __all__ = ["Attention", "attention_rollout"]
 
 
@@ -38,20 +41,20 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.output = nn.Linear(inner, dim, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.scale: float | nn.Parameter = nn.Parameter(torch.full((n_heads,), scale)) if locality else scale
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel == "eager":
             return self.with_weights(x)[0]
-        q, k, v = self._heads(x)  # each (B, h, L, d)
         rate = self.dropout.p if self.training else 0.0
+        if rate > 0 and x.device.type == "cpu":
+            return self._with_dropout(x, rate)
+        q, k, v = self._heads(x)  # each (B, h, L, d)
         if isinstance(self.scale, nn.Parameter):
             n_tokens = x.shape[1]
             others = ~torch.eye(n_tokens, dtype=torch.bool, device=x.device)
-            heads = F.scaled_dot_product_attention(
-                q * self.scale[:, None, None], k, v, attn_mask=others, dropout_p=rate, scale=1.0
-            )
+            heads = F.scaled_dot_product_attention(q * self._scale(), k, v, attn_mask=others, dropout_p=rate, scale=1.0)
         else:
             heads = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=self.scale)
         return self._merge(heads)
@@ -59,13 +62,39 @@ class Attention(nn.Module):
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output and the attention weights (B, h, L, L), before dropout."""
         q, k, v = self._heads(x)
-        scale = self.scale[:, None, None] if isinstance(self.scale, nn.Parameter) else self.scale
-        scores = q @ k.transpose(-1, -2) * scale
+        scores = q @ k.transpose(-1, -2) * self._scale()
         if self.locality:
             itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             scores = scores.masked_fill(itself, torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=-1)
         return self._merge(self.dropout(weights) @ v), weights
+
+    def _with_dropout(self, x: Tensor, rate: float) -> Tensor:
+        """The same with attention dropout on a CPU, where torch's kernels have none.
+
+        Heads as wide as the embedding fold their keys and values away: with n the normalised tokens, the scores are
+        n (W_q^T W_k) n^T and the output is (weights n) (W_v^T W_o^T), so that all heads share n as keys and values.
+        """
+        batch, n_tokens, dim = x.shape
+        if self.qkv.out_features == 3 * self.n_heads * dim:
+            n = self.norm(x)
+            with torch.autocast("cpu", enabled=False):  # products of weights: small, and rounded only once
+                w_q, w_k, w_v = self.qkv.weight.unflatten(0, (3, self.n_heads, dim)).unbind(0)  # (h, d, D)
+                w_o = self.output.weight.unflatten(1, (self.n_heads, dim))  # (D, h, d)
+                w_query = torch.einsum("hdi,hdj->hij", w_q, w_k * self._scale())  # (h, D, D)
+                w_output = torch.einsum("ohd,hdi->ohi", w_o, w_v).flatten(1)  # (D, h D)
+            q = F.linear(n, w_query.transpose(1, 2).flatten(0, 1)).view(batch, n_tokens * self.n_heads, dim)
+            heads = dropout_attention(q, n, n, rate=rate, rows_per_token=self.n_heads if self.locality else 0)
+            output = F.linear(heads.reshape(batch, n_tokens, -1), w_output, self.output.bias)
+            return self.dropout(output)
+        q, k, v = (part.flatten(0, 1) for part in self._heads(x))  # each (B h, L, d)
+        q = q.unflatten(0, (batch, self.n_heads)) * self._scale()
+        heads = dropout_attention(q.flatten(0, 1), k, v, rate=rate, rows_per_token=1 if self.locality else 0)
+        return self._merge(heads.unflatten(0, (batch, self.n_heads)))
+
+    def _scale(self) -> Tensor | float:
+        """Of the dot products, (h, 1, 1) where it is learned."""
+        return self.scale[:, None, None] if isinstance(self.scale, nn.Parameter) else self.scale
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # (B, L, 3 h d) -> three of (B, h, L, d)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from training.config import CCTConfig, ViTConfig
 from training.errors import ConfigError
+from training.models.dropout import Dropout
 
 __all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "sine_positions"]
 
@@ -53,7 +54,7 @@ class PatchTokenizer(nn.Module):
         self.norm_out = nn.LayerNorm(config.dim) if self.kind == "normalized_patches" else None
         self.cls_token = nn.Parameter(torch.randn(1, 1, config.dim))
         self.position = nn.Parameter(torch.randn(self.n_tokens, config.dim))
-        self.dropout = nn.Dropout(config.patch_dropout)
+        self.dropout = Dropout(config.patch_dropout)
 
     def forward(self, image: Tensor) -> Tensor:
         tokens = torch.cat([self.cls_token.expand(image.shape[0], -1, -1), self.patches(image)], dim=1)
@@ -107,7 +108,7 @@ class ConvolutionalTokenizer(nn.Module):
         else:
             sine = sine_positions(self.n_tokens, config.dim)[None] if config.position == "sine" else None
             self.register_buffer("position", sine)
-        self.dropout = nn.Dropout(config.patch_dropout)
+        self.dropout = Dropout(config.patch_dropout)
 
     def forward(self, image: Tensor) -> Tensor:
         tokens = self.pool(F.relu(self.projection(image))).flatten(2).transpose(1, 2)  # (B, L, D)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from training.config import BehaviorMLPConfig
 from training.models.attention import Attention
+from training.models.dropout import Dropout
 
 __all__ = ["MLP", "BehaviorMLP", "Block", "Transformer"]
 
@@ -45,7 +46,7 @@ class MLP(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.up = nn.Linear(dim, hidden, bias=bias)
         self.down = nn.Linear(hidden, dim, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.dropout(F.gelu(self.up(self.norm(x))))))
