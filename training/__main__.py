@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": ("training.report", "score a twin on test trials: tables, a row per neuron, figures"),
     "analyze": ("training.analyze", "what a twin says about its mice: the paper's appendix A"),
     "submit": ("training.submission", "write the Sensorium competition's submission files"),
+    "sweep": ("training.sweep", "look for better hyperparameters, in any number of processes"),
     "study": ("training.study", "one of the paper's studies, from recordings to table and figure"),
     "export": ("training.export.bundle", "make a bundle that the server serves"),
     "combine": ("training.combine", "fit a linear layer over the members of an ensemble"),

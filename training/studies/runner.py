@@ -25,7 +25,7 @@ from training.errors import CheckpointError, DivergenceError
 from training.evaluate import evaluate
 from training.metrics import correlation_to_average, fev_feve, mean_feve, single_trial_correlation
 from training.recordings import Recording
-from training.run_folder import train_ensemble
+from training.run_folder import device_named, train_ensemble
 from training.simulate import TRUTH
 from training.studies.plan import Run
 from training.tables import as_json
@@ -116,7 +116,7 @@ def _done(run: Run, recordings: Mapping[str, Recording], folder: Path, device: s
         own = [recording.with_train_trials(run.variant.trials, seed=run.seed) for recording in own]
     try:
         (checkpoint,) = train_ensemble(
-            run.model, run.training, own, folder / RUNS / run.name, seed=run.seed, device=torch.device(device)
+            run.model, run.training, own, folder / RUNS / run.name, seed=run.seed, device=device_named(device)
         )
     except DivergenceError as error:
         return RunScores(run, {}, failed=str(error))
