@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from v1t_client.insilico.catalogue import EXPERIMENTS
 from v1t_client.insilico.experiment import perform
 from v1t_client.insilico.monitor import Monitor
 from v1t_client.insilico.opening import open_predictor
+from v1t_client.insilico.options import count, integers, number
 
 __all__ = ["add_verbs", "run"]
 
@@ -99,38 +99,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     setting.add_argument("--running-speed", type=number, metavar="CM/S")
     setting.add_argument("--pupil-center", type=number, nargs=2, metavar=("X", "Y"))
     setting.add_argument("--seed", type=count, default=0, metavar="N", help="of all that is random (%(default)s)")
-
-
-def number(text: str) -> float:
-    """An option's finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
-    return value
-
-
-def count(text: str) -> int:
-    """An option's whole number from 0; `500_000` and `500,000` are fine."""
-    digits = text.replace("_", "").replace(",", "")
-    if not (digits.isascii() and digits.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count (0, 1, 2, ...)")
-    return int(digits)
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """An option's list of whole numbers."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 12,99,7") from None
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """An option's list of finite numbers."""
-    return tuple(number(part) for part in text.split(","))
 
 
 def _monitor(text: str) -> Monitor:

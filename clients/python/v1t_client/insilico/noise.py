@@ -1,0 +1,122 @@
+"""White noise that is made where it is used: image i of seed s is the same on every machine, in any order.
+
+The definition, which the server keeps as well (`server/noise.py`):
+
+    word k of image i = word k of numpy's Philox (4x64, 10 rounds) keyed by (s, i); k runs along rows, from the top
+    u = (word >> 40) / 2^24, uniform in [0, 1)
+    z = (u - 1/2 + 2^-25) sqrt(12): mean 0 and variance 1 over the set of all images
+
+and what is shown is mean + contrast x std x z, each element filling a square of pixels. Sums over images are all that
+is kept of it:
+
+    maps  = sum of response x z      (n, h, w)        noise   = sum of z           (h, w)
+    total = sum of response          (n,)             squares = sum of response^2  (n,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument
+
+__all__ = ["NoiseSums", "enlarge", "noise_grid", "white_noise"]
+
+_ROWS = 36  # the published models see 36 rows
+
+
+def white_noise(seed: int, first: int, n: int, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(n, h, w) standardised noise: images first to first + n - 1 of this seed."""
+    words = np.stack([np.random.Philox(key=[seed, i]).random_raw(grid[0] * grid[1]) for i in range(first, first + n)])
+    u = (words >> np.uint64(40)).astype(np.float64) * 2.0**-24
+    return ((u - 0.5 + 2.0**-25) * np.sqrt(12.0)).astype(np.float32).reshape(n, *grid)
+
+
+def noise_grid(shape: tuple[int, int, int], rows: int | None = None) -> tuple[int, int]:
+    """(h, w) of the noise for images (C, H, W): `rows` rows of squares; 36 where that goes up, else one per pixel.
+
+    Raises:
+        InvalidArgument: so many rows do not make squares of whole pixels.
+    """
+    _, H, W = shape
+    if rows is None:
+        rows = _ROWS if H % _ROWS == 0 and W % (H // _ROWS) == 0 else H
+    if not 1 <= rows <= H or H % rows or W % (H // rows):
+        raise InvalidArgument(
+            "the noise's squares are no whole number of pixels",
+            got=f"{rows} rows on {H} x {W} px",
+            expected="a number of rows that divides the image's height and leaves whole squares across",
+        )
+    return rows, W * rows // H
+
+
+def enlarge(noise: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """(B, h, w) to (B, H, W): each element fills its square."""
+    factor = shape[1] // noise.shape[1]
+    return noise.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+@dataclass(eq=False)
+class NoiseSums:
+    """What is kept of responses to noise; the sums of two runs over different images add up.
+
+    Attributes:
+        n_images: how many images.
+        maps: (n, h, w), noise: (h, w), total: (n,), squares: (n,); float64.
+    """
+
+    n_images: int
+    maps: npt.NDArray[np.float64]
+    noise: npt.NDArray[np.float64]
+    total: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, n: int, grid: tuple[int, int]) -> NoiseSums:
+        return cls(0, np.zeros((n, *grid)), np.zeros(grid), np.zeros(n), np.zeros(n))
+
+    def show(self, noise: npt.NDArray[np.float32], responses: npt.NDArray[np.float32]) -> None:
+        """Takes in the responses (B, n) to noise (B, h, w)."""
+        B = len(noise)
+        # One matrix product for the block, in float32; between blocks float64 keeps what is small.
+        self.maps += (responses.T @ noise.reshape(B, -1)).reshape(self.maps.shape)
+        self.noise += noise.sum(0, dtype=np.float64)
+        self.total += responses.sum(0, dtype=np.float64)
+        self.squares += np.square(responses, dtype=np.float64).sum(0)
+        self.n_images += B
+
+    def add(self, other: NoiseSums) -> None:
+        self.n_images += other.n_images
+        self.maps += other.maps
+        self.noise += other.noise
+        self.total += other.total
+        self.squares += other.squares
+
+    def weighted_average(self) -> npt.NDArray[np.float64]:
+        """(n, h, w) covariance of response and noise: the response-weighted average, without the responses' mean.
+
+        Over few images the noise's own mean is not 0; taking the mean response out leaves the same map, less noisy.
+        """
+        return (self.maps - self.total[:, None, None] * self.noise / self.n_images) / self.n_images
+
+    def chance(self) -> npt.NDArray[np.float64]:
+        """(n,) standard deviation of an element of `weighted_average` where there is no receptive field."""
+        mean = self.total / self.n_images
+        variance = np.maximum(self.squares / self.n_images - mean**2, 0.0)
+        return np.sqrt(variance / self.n_images)
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float64] | int]:
+        return {
+            "n_images": self.n_images,
+            "maps": self.maps,
+            "noise": self.noise,
+            "total": self.total,
+            "squares": self.squares,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.float64]]) -> NoiseSums:
+        return cls(int(arrays["n_images"]), *(arrays[name] for name in ("maps", "noise", "total", "squares")))

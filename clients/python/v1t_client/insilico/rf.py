@@ -1,0 +1,237 @@
+"""Artificial receptive fields (paper A.5): what white noise a neuron of the twin likes, and a Gaussian around it.
+
+    map = covariance of response and noise over N images      then |z-scored map| ~ offset + a 2-D Gaussian
+
+The maps are accumulated where the responses are: on the server where it has `POST /receptive_fields`, here otherwise.
+Memory does not grow with N.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument
+from v1t_client.insilico import rf_figures
+from v1t_client.insilico.experiment import Experiment
+from v1t_client.insilico.gaussian import GaussianFit, fit_gaussians
+from v1t_client.insilico.noise import NoiseSums, enlarge, noise_grid, white_noise
+from v1t_client.insilico.options import count, number
+from v1t_client.insilico.results import Result
+from v1t_client.insilico.subject import BATCH, Subject
+from v1t_client.insilico.work import Work
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["NoisePredictor", "ReceptiveFields", "noise_sums"]
+
+RELIABLE = 6.0  # a peak so many chance levels high is no accident: of 2,304 elements the highest is at 3.9 by chance
+BLOCK = 256  # images in one matrix product
+
+
+class NoisePredictor(Protocol):
+    """A predictor that accumulates receptive fields by itself, as a server does."""
+
+    def receptive_fields(
+        self,
+        mouse: str,
+        *,
+        seed: int,
+        first_image: int,
+        n_images: int,
+        grid: tuple[int, int],
+        contrast: float,
+        luminance: float,
+        neuron_ids: npt.NDArray[np.int64] | None,
+        model: str | None,
+        progress: Callable[[int], object],
+        **state: Any,
+    ) -> tuple[NoiseSums, Any]:
+        """Sums over images first_image to first_image + n_images - 1, and a `Prediction` without responses."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceptiveFields(Experiment):
+    """Receptive fields of neurons by white noise.
+
+    Attributes:
+        n_images: how many noise images. The paper has 500,000; a map's noise falls with the root.
+        contrast: std of the noise, in stds of the training images.
+        rows: rows of noise squares; None: 36 where that goes up, as the published models see.
+        chunk: images between two savings, and in one request.
+    """
+
+    name: ClassVar[str] = "rf"
+    summary: ClassVar[str] = "map receptive fields with white noise, and fit a Gaussian to each"
+    examples: ClassVar[str] = """\
+examples:
+  v1t rf A --images 20000 --output rf-A              all neurons of mouse A
+  v1t rf A --best 100 --monitor 56.5x31.8@15 --output rf-A      sizes in degrees too
+  v1t rf SIM1 --bundle exported_models/demo --images 5000 --output rf-SIM1
+"""
+
+    n_images: int = 500_000
+    contrast: float = 1.0
+    rows: int | None = None
+    chunk: int = 5_000
+
+    def __post_init__(self) -> None:
+        if self.n_images < 100 or self.chunk < 1:
+            raise InvalidArgument("there are too few noise images", got=self.n_images, expected="at least 100")
+        if not 0 < self.contrast <= 10:
+            raise InvalidArgument("contrast is out of range", got=self.contrast, expected="above 0, up to 10")
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        own = parser.add_argument_group("noise")
+        own.add_argument(
+            "--images", dest="n_images", type=count, default=cls.n_images, metavar="N", help="(%(default)s)"
+        )
+        own.add_argument(
+            "--contrast", type=number, default=cls.contrast, help="std, in the training images' (%(default)s)"
+        )
+        own.add_argument("--rows", type=count, help="rows of noise squares (36 where that goes up)")
+        own.add_argument("--chunk", type=count, default=cls.chunk, help="images between two savings (%(default)s)")
+
+    def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
+        grid = noise_grid(subject.mouse.image_shape, self.rows)
+        sums = self._sums(subject, work, grid)
+        chance = sums.chance()
+        maps = sums.weighted_average()
+        peak = np.abs(maps).max((1, 2)) / np.where(chance > 0, chance, np.inf)
+        z = (maps - maps.mean((1, 2), keepdims=True)) / np.maximum(maps.std((1, 2), keepdims=True), 1e-30)
+        with work.progress(len(subject), "Gaussian fits") as bar:
+            fit = fit_gaussians(np.abs(z), tick=bar.update)
+        return self._dataset(subject, sums, maps, peak, fit, grid)
+
+    def _sums(self, subject: Subject, work: Work, grid: tuple[int, int]) -> NoiseSums:
+        saved = work.load("sums")
+        sums = NoiseSums.empty(len(subject), grid) if saved is None else NoiseSums.from_arrays(saved)
+        with work.progress(self.n_images, "noise images", done=sums.n_images) as bar:
+            while sums.n_images < self.n_images:
+                n = min(self.chunk, self.n_images - sums.n_images)
+                sums.add(noise_sums(subject, self, first=sums.n_images, n=n, grid=grid, progress=bar.update))
+                work.save("sums", **sums.arrays())
+        return sums
+
+    def _dataset(
+        self,
+        subject: Subject,
+        sums: NoiseSums,
+        maps: npt.NDArray[np.float64],
+        peak: npt.NDArray[np.float64],
+        fit: GaussianFit,
+        grid: tuple[int, int],
+    ) -> xarray.Dataset:
+        factor = subject.mouse.image_shape[1] // grid[0]
+        center = factor * (fit.center + 0.5) - 0.5  # px of the image
+        px, one = {"units": "px"}, {"units": "1"}
+        ok = fit.ok & (peak > 0)
+        variables = {
+            "map": (
+                ("neuron", "y", "x"),
+                maps.astype(np.float32),
+                {"units": "1", "long_name": "covariance of standardised response and standardised noise"},
+            ),
+            "center_x": ("neuron", center[:, 0], {**px, "long_name": "centre of the fitted Gaussian, right"}),
+            "center_y": ("neuron", center[:, 1], {**px, "long_name": "centre of the fitted Gaussian, down"}),
+            "sigma_major": ("neuron", factor * fit.major, px),
+            "sigma_minor": ("neuron", factor * fit.minor, px),
+            "angle": ("neuron", fit.angle, {"units": "deg", "long_name": "of the major axis, from x towards y"}),
+            "amplitude": ("neuron", fit.amplitude, {**one, "long_name": "of the fitted Gaussian, z"}),
+            "offset": ("neuron", fit.offset, {**one, "long_name": "of the fitted Gaussian, z"}),
+            "fit_r2": ("neuron", fit.r2, {**one, "long_name": "share of the map's variance that the fit explains"}),
+            "fitted": ("neuron", ok, {**one, "long_name": "False: no fit; the fit's values are what was tried"}),
+            "peak": ("neuron", peak, {**one, "long_name": "highest element over its chance level"}),
+            "reliable": ("neuron", ok & (peak > RELIABLE), {**one, "long_name": f"fitted, with peak > {RELIABLE:g}"}),
+            "response_mean": ("neuron", sums.total / sums.n_images, {"units": "std of responses"}),
+        }
+        monitor = subject.screen.monitor
+        if monitor is not None:
+            deg = {"units": "deg"}
+            x, y = subject.screen.place(center[:, 0], center[:, 1])
+            variables |= {
+                "azimuth": ("neuron", x, {**deg, "long_name": "centre, right of the screen's middle"}),
+                "elevation": ("neuron", -y, {**deg, "long_name": "centre, above the screen's middle"}),
+                "sigma_deg": (
+                    "neuron",
+                    np.asarray(monitor.degrees(factor * (fit.major + fit.minor) / 2)),
+                    {**deg, "long_name": "mean of both sigmas"},
+                ),
+            }
+        coords = {
+            "x": ("x", factor * (np.arange(grid[1]) + 0.5) - 0.5, px),
+            "y": ("y", factor * (np.arange(grid[0]) + 0.5) - 0.5, px),
+        }
+        dataset = subject.dataset(variables, coords)
+        return dataset.assign_attrs(
+            n_images=sums.n_images, image_height=subject.mouse.image_shape[1], image_width=subject.mouse.image_shape[2]
+        )
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        return {
+            "maps": rf_figures.maps(result),
+            "sizes": rf_figures.sizes(result),
+            "centers": rf_figures.centers(result),
+        }
+
+    def summarize(self, result: Result) -> str:
+        data = result.dataset
+        reliable = data["reliable"].values
+        lines = [
+            f"{reliable.sum():,} of {len(reliable):,} neurons have a receptive field over {data.attrs['n_images']:,} "
+            f"images; {(~data['fitted'].values).sum():,} without a fit are marked in the table",
+        ]
+        if reliable.any():
+            chosen = data.isel(neuron=reliable)
+            sigma = (chosen["sigma_major"] + chosen["sigma_minor"]).median() / 2
+            degrees = f" ({float(chosen['sigma_deg'].median()):.1f} deg)" if "sigma_deg" in chosen else ""
+            lines.append(f"median sigma {float(sigma):.1f} px{degrees}")
+        return "\n".join(lines)
+
+
+def noise_sums(
+    subject: Subject,
+    experiment: ReceptiveFields,
+    *,
+    first: int,
+    n: int,
+    grid: tuple[int, int],
+    progress: Callable[[int], object] = lambda n: None,
+) -> NoiseSums:
+    """The sums over noise images first to first + n - 1, accumulated by the predictor if it can, else here."""
+    screen = subject.screen
+    std = experiment.contrast * screen.noise_std
+    if hasattr(subject.predictor, "receptive_fields"):
+        sums, said = cast(NoisePredictor, subject.predictor).receptive_fields(
+            subject.mouse.mouse_id,
+            seed=experiment.seed,
+            first_image=first,
+            n_images=n,
+            grid=grid,
+            contrast=std,
+            luminance=screen.luminance,
+            neuron_ids=None if subject.all_neurons else subject.neurons.neuron_ids,
+            model=subject.mouse.model,
+            progress=progress,
+            **subject.state,
+        )
+        subject.note(said)
+        return sums
+    sums = NoiseSums.empty(len(subject), grid)
+    for start in range(first, first + n, BLOCK):
+        noise = white_noise(experiment.seed, start, min(BLOCK, first + n - start), grid)
+        responses = []
+        for piece in range(0, len(noise), BATCH):
+            images = screen.luminance + std * enlarge(noise[piece : piece + BATCH], subject.mouse.image_shape)
+            responses.append(subject.respond(images))
+            progress(len(images))
+        sums.show(noise, np.concatenate(responses))
+    return sums
