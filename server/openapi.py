@@ -29,6 +29,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     schemas.AttentionRequest,
     schemas.AttentionForm,
     schemas.AttentionReply,
+    schemas.NoiseRequest,
     schemas.MiceReply,
     schemas.MouseDetail,
     schemas.NeuronsReply,
@@ -103,6 +104,7 @@ def document() -> dict[str, Any]:
                 (schemas.PredictRequest, schemas.PredictForm, schemas.PredictReply),
             ),
             "/predict/stream": {"post": _stream()},
+            "/receptive_fields": {"post": _noise()},
             "/gradient": _ask(
                 "gradient",
                 "How a weighted sum of responses changes with image, behaviour and pupil centre",
@@ -218,6 +220,31 @@ def _stream() -> dict[str, Any]:
                     "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
                     EVENTS: {"schema": {"type": "string", "format": "binary"}},
                 },
+            },
+            **_errors((400, 401, 404, 406, 413, 415, 422, 429, 503, 504)),
+        },
+    }
+
+
+def _noise() -> dict[str, Any]:
+    """Sums of responses to noise."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "operationId": "receptive_fields",
+        "summary": "Receptive fields: responses to white noise, weighted by it and summed",
+        "parameters": [{**_TIMEOUT, "description": "seconds until the whole stream is of no use"}],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref(schemas.NoiseRequest)}},
+        },
+        "responses": {
+            "200": {
+                "description": "events, each a line of JSON and as many bytes as its `bytes` says: `progress` (`done` "
+                "of `total` images), `alive`, one `part`, and at last `end`, or `error` with the error body. The part "
+                "is four .npy one after another: the sum of response times noise (n, h, w) float32, of the noise "
+                "(h, w), of the responses (n) and of their squares (n) float64",
+                "headers": _REPLY_HEADERS,
+                "content": {EVENTS: binary},
             },
             **_errors((400, 401, 404, 406, 413, 415, 422, 429, 503, 504)),
         },

@@ -23,9 +23,11 @@ __all__ = [
     "JSON",
     "NPY",
     "Attention",
+    "about",
     "accepted",
     "attention_json",
     "attention_npy",
+    "check_finite",
     "describe",
     "gradient_json",
     "gradient_npy",
@@ -75,11 +77,12 @@ def scaled(prediction: Prediction, question: Question, neurons: NeuronTable) -> 
         std = neurons.response_std if question.neurons is None else neurons.response_std[question.neurons]
         response = response * std
         spread = None if spread is None else spread * std
-    _check_finite(question, *(values for values in (response, spread) if values is not None))
+    check_finite(question, *(values for values in (response, spread) if values is not None))
     return response, spread
 
 
-def _check_finite(question: Question, *arrays: np.ndarray) -> None:
+def check_finite(question: Question, *arrays: np.ndarray) -> None:
+    """Raises InvalidInput where a response is no number."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise InvalidInput(
             "the twin has no finite response to this input",
@@ -138,7 +141,12 @@ def npy_body(engine: Engine, question: Question, prediction: Prediction, request
     """
     response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
     array = response if spread is None else np.stack([response, spread])
-    return _npy(array), _header({**_head(engine, question, request_id), "assumed": question.assumed})
+    return _npy(array), about(engine, question, request_id)
+
+
+def about(engine: Engine, question: Question, request_id: str) -> str:
+    """The V1T-Reply header: everything of a reply but its arrays."""
+    return _header({**_head(engine, question, request_id), "assumed": question.assumed})
 
 
 def _npy(*arrays: np.ndarray) -> bytes:
@@ -181,7 +189,7 @@ def _scaled_response(engine: Engine, question: Question, gradient: Gradient) -> 
     response = gradient.response
     if question.units == "raw":
         response = response * response_std(engine, question)
-    _check_finite(question, response, gradient.image, gradient.behavior, gradient.pupil_center)
+    check_finite(question, response, gradient.image, gradient.behavior, gradient.pupil_center)
     return response
 
 
@@ -199,7 +207,7 @@ class Attention(NamedTuple):
 
 def attention_json(engine: Engine, question: Question, attention: Attention, request_id: str) -> bytes:
     """The reply to POST /attention in JSON."""
-    _check_finite(question, attention.maps)
+    check_finite(question, attention.maps)
     reply = _head(engine, question, request_id)
     del reply["units"]
     reply["attention"] = np.ascontiguousarray(attention.maps, dtype=np.float32)
@@ -209,7 +217,7 @@ def attention_json(engine: Engine, question: Question, attention: Attention, req
 
 def attention_npy(engine: Engine, question: Question, attention: Attention, request_id: str) -> tuple[bytes, str]:
     """The same, the maps as .npy."""
-    _check_finite(question, attention.maps)
+    check_finite(question, attention.maps)
     head = {**_head(engine, question, request_id), "assumed": question.assumed}
     del head["units"]
     return _npy(attention.maps), _header(head)

@@ -28,6 +28,7 @@ from server.middleware import error_response
 from server.neurons import PARAMETERS, NeuronQuery
 from server.openapi import document
 from server.page import POLICY, index
+from server.receptive_fields import receptive_fields
 from server.rooms import LARGE, Rooms, answer, named, work_out
 from server.stacks import predict_stream
 
@@ -44,6 +45,7 @@ def create_app(rooms: Rooms) -> Starlette:
         routes=[
             Route("/predict", named("/predict", _predict), methods=["POST"]),
             Route("/predict/stream", named("/predict/stream", predict_stream), methods=["POST"]),
+            Route("/receptive_fields", named("/receptive_fields", receptive_fields), methods=["POST"]),
             Route("/gradient", named("/gradient", _gradient), methods=["POST"]),
             Route("/attention", named("/attention", _attention), methods=["POST"]),
             Route("/mice", named("/mice", _mice)),

@@ -27,6 +27,7 @@ __all__ = [
     "MouseDetail",
     "MouseSummary",
     "NeuronsReply",
+    "NoiseRequest",
     "PredictForm",
     "PredictReply",
     "PredictRequest",
@@ -125,6 +126,24 @@ class StackQuery(_Spread, _Neurons, _Shown):
         description="which .npy come before the images, in their order, joined by a comma: behavior (B, 3), pupil "
         "dilation, its derivative and running speed; pupil_center (B, 2)",
     )
+
+
+class NoiseRequest(_Closed):
+    """Responses to white noise, weighted by it and summed: `server/noise.py` says what image i of a seed is."""
+
+    mouse: str = Field(description="as listed by GET /mice", examples=["A"])
+    model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
+    seed: int = Field(ge=0, description="of the noise")
+    first_image: int = Field(default=0, ge=0, description="sums over other images of the same seed add up")
+    n_images: int = Field(ge=1, description="how many")
+    grid: tuple[int, int] = Field(description="[rows, columns] of the noise, each element a square of whole pixels")
+    luminance: float = Field(description="mean of the noise, in the recording's own units")
+    contrast: float = Field(ge=0, description="std of the noise, in the recording's own units")
+    neuron_ids: list[int] | None = Field(default=None, description="the maps keep their order")
+    pupil_dilation: float | None = Field(default=None, description="eye-camera px")
+    pupil_dilation_derivative: float | None = Field(default=None, description="eye-camera px/s")
+    running_speed: float | None = Field(default=None, description="cm/s")
+    pupil_center: list[float] | None = Field(default=None, description="[x, y] in eye-camera px")
 
 
 class GradientRequest(_InJson, _Weights, _Neurons, _Shown):

@@ -70,6 +70,9 @@ class Settings(BaseModel):
     max_images: int = Field(default=512, ge=1, description="images in one request")
     max_body: int = Field(default=64 * 1024**2, ge=1024, description="bytes of one request")
     max_pixels: int = Field(default=4096 * 4096, ge=1, description="pixels of one image file, before it is resized")
+    max_maps: int = Field(
+        default=64 * 1024**2, ge=1, description="elements of receptive fields that are mapped at once, 8 bytes each"
+    )
     timeout: float = Field(
         default=60.0,
         gt=0,

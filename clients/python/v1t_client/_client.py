@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -93,6 +94,7 @@ class Client(LargeSets):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._operations = Operations(url=url, retry=Retry(retries=retries, timeout=timeout))
+        self._timeout = timeout
         self._http = httpx.Client(transport=transport, **_http_options(url, api_key))
 
     def __repr__(self) -> str:
@@ -306,6 +308,11 @@ class Client(LargeSets):
             NotReady, ConnectionFailed, TimedOut: it was not ready in time.
         """
         self._run(self._operations.wait_until_ready(timeout))
+
+    def _stream(self, path: str, content: Any, *, accept: str) -> AbstractContextManager[httpx.Response]:
+        """One POST of JSON whose reply is read as it comes, for experiments that a server runs."""
+        timeout = httpx.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_TIMEOUT))
+        return self._http.stream("POST", path, json=content, headers={"Accept": accept}, timeout=timeout)
 
     def _run(self, flow: Flow[T]) -> T:
         try:

@@ -24,6 +24,7 @@ from v1t_client._requests import NPY
 
 __all__ = [
     "REPLY_HEADER",
+    "read_about",
     "read_attention",
     "read_gradient",
     "read_mice",
@@ -131,6 +132,17 @@ def read_attention(response: httpx.Response, *, mouse: str, n_images: int | None
     if maps.ndim != 4:
         raise _invalid("the array has the wrong shape", maps.shape, "(B, M, h, w)")
     return Attention(maps=maps, **_envelope(response, reply, mouse=mouse, got=len(maps), n_images=n_images))
+
+
+def read_about(response: httpx.Response, *, mouse: str) -> Prediction:
+    """What a reply says beside its arrays, as a prediction without responses."""
+    reply = _header(response)
+    return Prediction(
+        responses=np.empty((0, 0), dtype=np.float32),
+        neuron_ids=np.empty(0, dtype=np.int64),
+        units=_field(reply, "units", str),
+        **_envelope(response, reply, mouse=mouse, got=0, n_images=None),
+    )
 
 
 def _neuron_ids(

@@ -30,7 +30,8 @@ _ROWS = 36  # the published models see 36 rows
 
 def white_noise(seed: int, first: int, n: int, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
     """(n, h, w) standardised noise: images first to first + n - 1 of this seed."""
-    words = np.stack([np.random.Philox(key=[seed, i]).random_raw(grid[0] * grid[1]) for i in range(first, first + n)])
+    keys = np.array([[seed] * n, range(first, first + n)], dtype=np.uint64).T  # a list would become floats
+    words = np.stack([np.random.Philox(key=key).random_raw(grid[0] * grid[1]) for key in keys])
     u = (words >> np.uint64(40)).astype(np.float64) * 2.0**-24
     return ((u - 0.5 + 2.0**-25) * np.sqrt(12.0)).astype(np.float32).reshape(n, *grid)
 

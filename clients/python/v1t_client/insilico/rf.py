@@ -1,6 +1,6 @@
 """Artificial receptive fields (paper A.5): what white noise a neuron of the twin likes, and a Gaussian around it.
 
-    map = covariance of response and noise over N images      then |z-scored map| ~ offset + a 2-D Gaussian
+    map = covariance of response and noise over N images      then |map| / chance ~ offset + a 2-D Gaussian
 
 The maps are accumulated where the responses are: on the server where it has `POST /receptive_fields`, here otherwise.
 Memory does not grow with N.
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
 from v1t_client.insilico import rf_figures
 from v1t_client.insilico.experiment import Experiment
@@ -23,38 +24,17 @@ from v1t_client.insilico.gaussian import GaussianFit, fit_gaussians
 from v1t_client.insilico.noise import NoiseSums, enlarge, noise_grid, white_noise
 from v1t_client.insilico.options import count, number
 from v1t_client.insilico.results import Result
+from v1t_client.insilico.server_sums import server_sums
 from v1t_client.insilico.subject import BATCH, Subject
 from v1t_client.insilico.work import Work
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["NoisePredictor", "ReceptiveFields", "noise_sums"]
+__all__ = ["ReceptiveFields", "noise_sums"]
 
 RELIABLE = 6.0  # a peak so many chance levels high is no accident: of 2,304 elements the highest is at 3.9 by chance
 BLOCK = 256  # images in one matrix product
-
-
-class NoisePredictor(Protocol):
-    """A predictor that accumulates receptive fields by itself, as a server does."""
-
-    def receptive_fields(
-        self,
-        mouse: str,
-        *,
-        seed: int,
-        first_image: int,
-        n_images: int,
-        grid: tuple[int, int],
-        contrast: float,
-        luminance: float,
-        neuron_ids: npt.NDArray[np.int64] | None,
-        model: str | None,
-        progress: Callable[[int], object],
-        **state: Any,
-    ) -> tuple[NoiseSums, Any]:
-        """Sums over images first_image to first_image + n_images - 1, and a `Prediction` without responses."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +85,11 @@ examples:
         sums = self._sums(subject, work, grid)
         chance = sums.chance()
         maps = sums.weighted_average()
-        peak = np.abs(maps).max((1, 2)) / np.where(chance > 0, chance, np.inf)
-        z = (maps - maps.mean((1, 2), keepdims=True)) / np.maximum(maps.std((1, 2), keepdims=True), 1e-30)
+        # Scored against chance, which has mean 0: a map's own mean would dig a moat around a field of one sign.
+        z = np.abs(maps) / np.where(chance > 0, chance, np.inf)[:, None, None]
+        peak = z.max((1, 2))
         with work.progress(len(subject), "Gaussian fits") as bar:
-            fit = fit_gaussians(np.abs(z), tick=bar.update)
+            fit = fit_gaussians(z, tick=bar.update)
         return self._dataset(subject, sums, maps, peak, fit, grid)
 
     def _sums(self, subject: Subject, work: Work, grid: tuple[int, int]) -> NoiseSums:
@@ -206,24 +187,24 @@ def noise_sums(
     grid: tuple[int, int],
     progress: Callable[[int], object] = lambda n: None,
 ) -> NoiseSums:
-    """The sums over noise images first to first + n - 1, accumulated by the predictor if it can, else here."""
+    """The sums over noise images first to first + n - 1, accumulated by the server where there is one, else here."""
     screen = subject.screen
     std = experiment.contrast * screen.noise_std
-    if hasattr(subject.predictor, "receptive_fields"):
-        sums, said = cast(NoisePredictor, subject.predictor).receptive_fields(
-            subject.mouse.mouse_id,
-            seed=experiment.seed,
-            first_image=first,
-            n_images=n,
-            grid=grid,
-            contrast=std,
-            luminance=screen.luminance,
-            neuron_ids=None if subject.all_neurons else subject.neurons.neuron_ids,
-            model=subject.mouse.model,
-            progress=progress,
+    if isinstance(subject.predictor, Client):
+        question = {
+            "mouse": subject.mouse.mouse_id,
+            "model": subject.mouse.model,
+            "seed": experiment.seed,
+            "first_image": first,
+            "n_images": n,
+            "grid": list(grid),
+            "luminance": screen.luminance,
+            "contrast": std,
+            **({} if subject.all_neurons else {"neuron_ids": subject.neurons.neuron_ids.tolist()}),
             **subject.state,
-        )
-        subject.note(said)
+        }
+        sums, about = server_sums(subject.predictor, question, progress=progress)
+        subject.note(about)
         return sums
     sums = NoiseSums.empty(len(subject), grid)
     for start in range(first, first + n, BLOCK):
