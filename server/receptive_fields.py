@@ -47,11 +47,11 @@ async def receptive_fields(request: Request, rooms: Rooms) -> Response:
     """Sums of responses to noise."""
     request.state.mouse = UNKNOWN
     replies.accepted(request.headers.get("accept"), (EVENTS,))
-    _ = rooms.library.engines
+    rooms.library.check_ready()
     rooms.admit(request.state.deadline)
     fields = await _fields(request)
     mouse_id, model = stimulus.address(fields, NOISE)
-    engine = rooms.library.find(mouse_id, model)
+    engine = await rooms.library.find(mouse_id, model)
     request.state.mouse = mouse_id
     asked = _Noise(request, rooms, engine, fields)
     stream = await EventStream.begin(request, asked.events(), patience=rooms.settings.timeout)
@@ -83,7 +83,7 @@ class _Noise:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Progress, then the sums: .npy one after another of maps (n, h, w), noise (h, w), total (n), squares (n)."""
-        bundle, mouse_id = self._engine.manifest.name, self.question.mouse_id
+        mouse_id = self.question.mouse_id
         try:
             with self._room():
                 sums = NoiseSums(self._n_neurons, self._grid)
@@ -91,9 +91,9 @@ class _Noise:
                     yield Event("progress", more={"done": done, "total": self._n_images})
                 body = await asyncio.to_thread(self._body, sums)
         except BaseException:
-            self._rooms.statistics.failed(bundle, mouse_id, time.perf_counter() - self._request.state.start)
+            self._rooms.statistics.failed(self._engine, mouse_id, time.perf_counter() - self._request.state.start)
             raise
-        self._rooms.statistics.answered(bundle, mouse_id, self._n_images, self._timing)
+        self._rooms.statistics.answered(self._engine, mouse_id, self._n_images, self._timing)
         yield Event("part", body, {"first_image": self._first, "n_images": self._n_images})
         yield Event("end")
 
