@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from server.bundles import find_bundles, state_of, version_of
 from server.contract import Manifest, MouseRecord, NeuronTable, load_manifest
@@ -172,6 +172,30 @@ class Library:
                 f"several models hold mouse {mouse_id!r}", expected=f"model: {names}", hint="Name the model."
             )
         return holders[0]
+
+    def look_up_all(
+        self, mice: Sequence[str] | Literal["*"], model: str | None = None
+    ) -> tuple[Bundle, list[MouseRecord]]:
+        """The one bundle that answers for all of these mice, and their records; "*" is every mouse that it holds.
+
+        Raises:
+            NotFound: there is no such mouse, or no such model.
+            InvalidInput: no bundle holds all of them, or several do, and none was named.
+        """
+        self.check_ready()
+        candidates = [list(versions.values())[-1] for versions in self._shelf.values()]
+        if model is not None:
+            candidates = [self._named(model)]
+        holders = [bundle for bundle in candidates if mice == "*" or bundle.manifest.mice.keys() >= set(mice)]
+        if len(holders) > 1:
+            names = _names(bundle.name for bundle in holders)
+            raise InvalidInput("several models hold these mice", expected=f"model: {names}", hint="Name the model.")
+        if not holders:
+            for mouse_id in mice:
+                self.look_up(mouse_id, model)
+            raise InvalidInput("no model holds all of these mice", got=brief(mice), hint="Ask the models one by one.")
+        records = holders[0].manifest.mice
+        return holders[0], [records[mouse_id] for mouse_id in (records if mice == "*" else mice)]
 
     def _named(self, model: str) -> Bundle:
         name, _, version = model.partition("@")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-__all__ = ["CONTENT_TYPE", "OTHER", "UNKNOWN", "Metrics"]
+__all__ = ["CONTENT_TYPE", "OTHER", "SEVERAL", "UNKNOWN", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNKNOWN = "unknown"  # a mouse that no bundle holds
+SEVERAL = "several"  # mice of one request
 OTHER = "other"  # a route that we do not have
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -23,6 +23,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     schemas.PredictRequest,
     schemas.PredictForm,
     schemas.PredictReply,
+    schemas.PredictMiceReply,
     schemas.GradientRequest,
     schemas.GradientForm,
     schemas.GradientReply,
@@ -49,7 +50,10 @@ _NEURON_PARAMETERS: dict[str, dict[str, Any]] = {
 }
 _BOUND = {"type": "number", "description": "cortical position in um; neurons without one do not match"}
 _NPY_REPLY = "JSON, or with `Accept: application/x-npy`"
-_PREDICTED = f"{_NPY_REPLY} an array (B, n), with spread (2, B, n)"
+_PREDICTED = (
+    f"{_NPY_REPLY} an array (B, n), with spread (2, B, n); of several mice one after another, as numpy.load reads them "
+    "from one file, in the order of the header's mice"
+)
 _DERIVATIVES = (
     f"{_NPY_REPLY} four arrays one after another, as numpy.load reads them from one file: the gradient with respect to "
     "the image (B, C, H, W), the responses (B, n), the gradient with respect to behaviour (B, 3), and to the pupil "
@@ -101,7 +105,7 @@ def document() -> dict[str, Any]:
                 "predict",
                 "The responses of a mouse's neurons to images",
                 _PREDICTED,
-                (schemas.PredictRequest, schemas.PredictForm, schemas.PredictReply),
+                (schemas.PredictRequest, schemas.PredictForm, schemas.PredictReply, schemas.PredictMiceReply),
             ),
             "/predict/stream": {"post": _stream()},
             "/receptive_fields": {"post": _noise()},
@@ -159,10 +163,13 @@ def document() -> dict[str, Any]:
 
 
 def _ask(
-    name: str, summary: str, described: str, types: tuple[type[BaseModel], type[BaseModel], type[BaseModel]]
+    name: str,
+    summary: str,
+    described: str,
+    types: tuple[type[BaseModel], type[BaseModel], type[BaseModel], *tuple[type[BaseModel], ...]],
 ) -> dict[str, Any]:
-    """A question in JSON or as a form, answered in JSON or .npy."""
-    in_json, as_form, reply = types
+    """A question in JSON or as a form, answered in JSON, perhaps of several forms, or .npy."""
+    in_json, as_form, *replies = types
     return {
         "post": {
             "operationId": name,
@@ -180,7 +187,9 @@ def _ask(
                     "description": described,
                     "headers": _REPLY_HEADERS,
                     "content": {
-                        "application/json": {"schema": _ref(reply)},
+                        "application/json": {
+                            "schema": _ref(replies[0]) if len(replies) == 1 else {"anyOf": list(map(_ref, replies))}
+                        },
                         "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
                     },
                 },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ __all__ = [
     "gradient_json",
     "gradient_npy",
     "json_body",
+    "mice_json",
+    "mice_npy",
     "model_info",
     "npy_body",
     "scaled",
@@ -147,6 +150,41 @@ def npy_body(engine: Engine, question: Question, prediction: Prediction, request
 def about(engine: Engine, question: Question, request_id: str) -> str:
     """The V1T-Reply header: everything of a reply but its arrays."""
     return _header({**_head(engine, question, request_id), "assumed": question.assumed})
+
+
+def mice_json(
+    engine: Engine, questions: Sequence[Question], predictions: Sequence[Prediction], request_id: str
+) -> bytes:
+    """The reply of several mice in JSON: those of `json_body`, what they have in common said once."""
+    mice = []
+    for question, prediction in zip(questions, predictions, strict=True):
+        response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
+        of_mouse = {
+            "mouse": question.mouse_id,
+            "neuron_ids": np.ascontiguousarray(_neuron_ids(engine, question), dtype=np.int64),
+            "responses": np.ascontiguousarray(response, dtype=np.float32),
+            "assumed": question.assumed,
+        }
+        if spread is not None:
+            of_mouse["spread"] = np.ascontiguousarray(spread, dtype=np.float32)
+        mice.append(of_mouse)
+    reply = _head(engine, questions[0], request_id)
+    del reply["mouse"]
+    return orjson.dumps({**reply, "mice": mice}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def mice_npy(
+    engine: Engine, questions: Sequence[Question], predictions: Sequence[Prediction], request_id: str
+) -> tuple[bytes, str]:
+    """The same as one .npy for each mouse, one after another in the order of the header's mice."""
+    arrays = []
+    for question, prediction in zip(questions, predictions, strict=True):
+        response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
+        arrays.append(response if spread is None else np.stack([response, spread]))
+    head = _head(engine, questions[0], request_id)
+    del head["mouse"]
+    mice = [{"mouse": question.mouse_id, "assumed": question.assumed} for question in questions]
+    return _npy(*arrays), _header({**head, "mice": mice})
 
 
 def _npy(*arrays: np.ndarray) -> bytes:

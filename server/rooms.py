@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,7 +25,7 @@ from server.statistics import Statistics, Timing
 if TYPE_CHECKING:
     from server.engine import Engine, Prediction, Stimulus
 
-__all__ = ["LARGE", "Rooms", "answer", "maybe_in_thread", "named", "work_out"]
+__all__ = ["LARGE", "Rooms", "answer", "answer_mice", "maybe_in_thread", "named", "work_out"]
 
 LARGE = 64 * 1024  # bytes; below that, a thread costs more than the work
 
@@ -108,28 +108,48 @@ async def answer(
     Args:
         seconds: the time for it that the protocol's own words allow, less than the request's.
     """
+
+    def write_one(
+        engine: Engine, questions: Sequence[stimulus.Question], predictions: Sequence[Prediction], request_id: str
+    ) -> T:
+        return write(engine, questions[0], predictions[0], request_id)
+
+    return await answer_mice(request, rooms, engine, [question], write_one, seconds=seconds)
+
+
+async def answer_mice(
+    request: Request,
+    rooms: Rooms,
+    engine: Engine,
+    questions: Sequence[stimulus.Question],
+    write: Callable[[Engine, Sequence[stimulus.Question], Sequence[Prediction], str], T],
+    *,
+    seconds: float | None = None,
+) -> T:
+    """What `write` makes of the predictions of several mice that are shown the same images. See `answer`."""
     start = time.perf_counter()
     deadline = request.state.deadline if seconds is None else min(request.state.deadline, start + seconds)
-    asked = stimulus_of(question)
+    asked = [stimulus_of(question) for question in questions]
     timing = Timing(reading=start - request.state.start)
     try:
         async with asyncio.timeout(seconds):
-            prediction = await unless_gone(
-                request, rooms.batcher.predict(engine, asked, deadline=deadline, timing=timing)
+            predictions = await unless_gone(
+                request, rooms.batcher.predict_mice(engine, asked, deadline=deadline, timing=timing)
             )
         computed = time.perf_counter()
-        written = await maybe_in_thread(
-            prediction.response.size > LARGE, write, engine, question, prediction, request.state.request_id
-        )
+        is_large = sum(prediction.response.size for prediction in predictions) > LARGE
+        written = await maybe_in_thread(is_large, write, engine, questions, predictions, request.state.request_id)
     except BaseException as error:
-        rooms.statistics.failed(engine, question.mouse_id, time.perf_counter() - start)
+        for question in questions:
+            rooms.statistics.failed(engine, question.mouse_id, time.perf_counter() - start)
         if isinstance(error, TimeoutError) and seconds is not None:  # the envelope's own would be a cancellation
             raise DeadlineExceeded(
                 "the request's time was up before its answer was computed", expected=f"at most {seconds:g} s"
             ) from None
         raise
     timing.writing = time.perf_counter() - computed
-    rooms.statistics.answered(engine, question.mouse_id, len(question.image), timing)
+    for question in questions:
+        rooms.statistics.answered(engine, question.mouse_id, len(question.image), timing)
     return written
 
 

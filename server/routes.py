@@ -23,13 +23,13 @@ from server.errors import (
     brief,
 )
 from server.forms import read_parts
-from server.metrics import CONTENT_TYPE, UNKNOWN
+from server.metrics import CONTENT_TYPE, SEVERAL, UNKNOWN
 from server.middleware import error_response
 from server.neurons import PARAMETERS, NeuronQuery
 from server.openapi import document
 from server.page import POLICY, index
 from server.receptive_fields import receptive_fields
-from server.rooms import LARGE, Rooms, answer, named, work_out
+from server.rooms import LARGE, Rooms, answer, answer_mice, named, work_out
 from server.stacks import predict_stream
 
 if TYPE_CHECKING:
@@ -104,7 +104,13 @@ def _json(content: Any) -> Response:
 
 async def _predict(request: Request, rooms: Rooms) -> Response:
     media_type = _start(request, rooms)
-    engine, question = await _question(request, rooms, stimulus.PREDICT)
+    bundle, questions, are_several = await _understood(request, rooms, stimulus.PREDICT)
+    engine = await rooms.library.engine(bundle)
+    if are_several:
+        if media_type == replies.NPY:
+            return _npy(*await answer_mice(request, rooms, engine, questions, replies.mice_npy))
+        return _body(await answer_mice(request, rooms, engine, questions, replies.mice_json))
+    (question,) = questions
     if media_type == replies.NPY:
         return _npy(*await answer(request, rooms, engine, question, replies.npy_body))
     return _body(await answer(request, rooms, engine, question, replies.json_body))
@@ -161,11 +167,14 @@ def _start(request: Request, rooms: Rooms) -> str:
 
 async def _question(request: Request, rooms: Rooms, known: stimulus.Fields) -> tuple[Engine, stimulus.Question]:
     """What is asked, checked, and whom."""
-    bundle, question = await _understood(request, rooms, known)
+    bundle, (question,), _ = await _understood(request, rooms, known)
     return await rooms.library.engine(bundle), question
 
 
-async def _understood(request: Request, rooms: Rooms, known: stimulus.Fields) -> tuple[Bundle, stimulus.Question]:
+_Understood = tuple["Bundle", list[stimulus.Question], bool]  # one question for each mouse, and if several were named
+
+
+async def _understood(request: Request, rooms: Rooms, known: stimulus.Fields) -> _Understood:
     form = _form_type(request)
     body = await request.body()
     rooms.admit(request.state.deadline)  # once more: others may have come while it did
@@ -202,19 +211,22 @@ def _form_type(request: Request) -> str | None:
 
 def _understand_form(
     body: bytes, content_type: str, max_files: int, request: Request, rooms: Rooms, known: stimulus.Fields
-) -> tuple[Bundle, stimulus.Question]:
+) -> _Understood:
     parts = read_parts(body, content_type, max_files=max_files)
     return _understand(stimulus.read_form(parts, known), request, rooms, known)
 
 
-def _understand(
-    fields: dict[str, Any], request: Request, rooms: Rooms, known: stimulus.Fields
-) -> tuple[Bundle, stimulus.Question]:
+def _understand(fields: dict[str, Any], request: Request, rooms: Rooms, known: stimulus.Fields) -> _Understood:
+    if (mice := stimulus.several_mice(fields, known)) is not None:
+        _, model = stimulus.address(fields | {"mouse": "several"}, known)
+        bundle, records = rooms.library.look_up_all(mice, model)
+        request.state.mouse = SEVERAL
+        return bundle, stimulus.check_mice(fields, records, bundle.neurons, rooms.settings), True
     mouse_id, model = stimulus.address(fields, known)
     bundle = rooms.library.look_up(mouse_id, model)
     request.state.mouse = mouse_id
     record, neurons = bundle.manifest.mice[mouse_id], bundle.neurons[mouse_id]
-    return bundle, stimulus.check(fields, record, neurons, rooms.settings, known)
+    return bundle, [stimulus.check(fields, record, neurons, rooms.settings, known)], False
 
 
 # GET

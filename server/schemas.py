@@ -25,10 +25,12 @@ __all__ = [
     "ModelInfo",
     "ModelMetadata",
     "MouseDetail",
+    "MousePrediction",
     "MouseSummary",
     "NeuronsReply",
     "NoiseRequest",
     "PredictForm",
+    "PredictMiceReply",
     "PredictReply",
     "PredictRequest",
     "ProtocolError",
@@ -56,8 +58,19 @@ class ImageFile(_Closed):
     base64: str = Field(description="the bytes of a PNG, JPEG or .npy file", json_schema_extra={"format": "byte"})
 
 
-class _Shown(_Closed):
+class _Mouse(_Closed):
     mouse: str = Field(description="as listed by GET /mice", examples=["A"])
+
+
+class _Mice(_Closed):
+    mouse: str | list[str] = Field(
+        description='as listed by GET /mice; or a list of them, or "*" for all of a bundle, all shown the same images: '
+        "those whose recordings standardise it alike share a pass of the core",
+        examples=["A"],
+    )
+
+
+class _Does(_Closed):
     pupil_dilation: PerImage | None = Field(default=None, description="eye-camera px; one for all images, or one each")
     pupil_dilation_derivative: PerImage | None = Field(default=None, description="eye-camera px/s")
     running_speed: PerImage | None = Field(default=None, description="cm/s")
@@ -69,6 +82,10 @@ class _Shown(_Closed):
     model: str | None = Field(
         default=None, description="a bundle's name, where several hold this mouse; NAME@VERSION for an older version"
     )
+
+
+class _Shown(_Does, _Mouse):
+    pass
 
 
 class _Neurons(_Closed):
@@ -109,11 +126,11 @@ class _AsForm(_Closed):
     pupil_center_y: PerImage | None = Field(default=None, description="eye-camera px")
 
 
-class PredictRequest(_InJson, _Spread, _Neurons, _Shown):
+class PredictRequest(_InJson, _Spread, _Neurons, _Does, _Mice):
     """A question in JSON. A behaviour value left out becomes the mouse's training mean, and the reply says so."""
 
 
-class PredictForm(_AsForm, _Spread, _Neurons, _Shown):
+class PredictForm(_AsForm, _Spread, _Neurons, _Does, _Mice):
     """The same question as a form; lists are JSON text, such as `[1, 2]`."""
 
 
@@ -184,6 +201,23 @@ class PredictReply(_Closed):
     assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
 
 
+class MousePrediction(_Closed):
+    mouse: str
+    neuron_ids: list[int]
+    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
+    spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class PredictMiceReply(_Closed):
+    """The reply where several mice were asked: all by one bundle."""
+
+    request_id: str
+    model: ModelInfo
+    units: Units
+    mice: list[MousePrediction] = Field(description="in the order that they were asked")
+
+
 class Derivatives(_Closed):
     image: list[list[Plane]] = Field(description="(B, C, H, W), per unit of the recording")
     behavior: list[Row] = Field(description="(B, 3): pupil dilation, its derivative, running speed")
@@ -211,7 +245,7 @@ class AttentionReply(_Closed):
     assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
 
 
-class _Mouse(_Closed):
+class _Described(_Closed):
     mouse: str
     data_key: str | None = Field(description="animal-session-scan")
     n_neurons: int
@@ -220,7 +254,7 @@ class _Mouse(_Closed):
     uses: list[str] = Field(description="the inputs that change the responses")
 
 
-class MouseSummary(_Mouse):
+class MouseSummary(_Described):
     model: str = Field(description="the bundle's name")
 
 
@@ -228,7 +262,7 @@ class MiceReply(_Closed):
     mice: list[MouseSummary]
 
 
-class MouseDetail(_Mouse):
+class MouseDetail(_Described):
     model: ModelInfo
     image_channels: list[Channel]
     behavior: list[Channel]

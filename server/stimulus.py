@@ -6,16 +6,16 @@ A field is a parsed JSON value; the form's text is parsed to the same. Errors na
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import orjson
 
 from server.arrays import as_float32, is_number, shape_of
 from server.contract import BEHAVIOR_CHANNELS, Channel, MouseRecord, NeuronTable
-from server.errors import InvalidInput, MalformedBody, NotFound, brief
+from server.errors import InvalidInput, MalformedBody, NotFound, TooLarge, brief
 from server.images import read_images
 from server.schemas import (
     AttentionForm,
@@ -29,18 +29,31 @@ from server.schemas import (
 )
 from server.settings import Settings
 
-__all__ = ["ATTENTION", "GRADIENT", "PREDICT", "Fields", "Question", "address", "check", "read_form", "read_json"]
+__all__ = [
+    "ATTENTION",
+    "GRADIENT",
+    "PREDICT",
+    "Fields",
+    "Question",
+    "address",
+    "check",
+    "check_mice",
+    "read_form",
+    "read_json",
+    "several_mice",
+]
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields that a route's request may have, in JSON and as a form."""
+    """The fields that a route's request may have, in JSON and as a form, and whether it asks several mice."""
 
     in_json: frozenset[str]
     as_form: frozenset[str]
+    several_mice: bool = False
 
 
-PREDICT = Fields(frozenset(PredictRequest.model_fields), frozenset(PredictForm.model_fields))
+PREDICT = Fields(frozenset(PredictRequest.model_fields), frozenset(PredictForm.model_fields), several_mice=True)
 GRADIENT = Fields(frozenset(GradientRequest.model_fields), frozenset(GradientForm.model_fields))
 ATTENTION = Fields(frozenset(AttentionRequest.model_fields), frozenset(AttentionForm.model_fields))
 
@@ -100,7 +113,8 @@ def read_form(parts: Iterable[tuple[str, str | bytes]], known: Fields = PREDICT)
             raise InvalidInput(f"{name} is a file", expected="text", hint="Only image is a file.")
         if name in fields:
             raise InvalidInput(f"{name} is given twice", expected="one field", hint="Write several values as [1, 2].")
-        fields[name] = value if name in _WORDS else _json_text(name, value)
+        is_word = name in _WORDS and not (name == "mouse" and known.several_mice and value.startswith("["))
+        fields[name] = value if is_word else _json_text(name, value)
     if files:
         fields["image"] = files
     x, y = fields.pop("pupil_center_x", None), fields.pop("pupil_center_y", None)
@@ -147,6 +161,20 @@ def address(fields: dict[str, Any], known: Fields = PREDICT) -> tuple[str, str |
     return mouse, model
 
 
+def several_mice(fields: dict[str, Any], known: Fields) -> list[str] | Literal["*"] | None:
+    """The mice that are asked together, "*" for all; None where one is, as the route may always be."""
+    mice = fields.get("mouse")
+    if not known.several_mice or (isinstance(mice, str) and mice != "*"):
+        return None
+    if isinstance(mice, list):
+        if not mice or not all(isinstance(mouse, str) for mouse in mice) or len(set(mice)) < len(mice):
+            raise InvalidInput(
+                "mouse is no list of mice", got=brief(mice), expected='a name, such names, each once, or "*" for all'
+            )
+        return mice
+    return "*" if mice == "*" else None
+
+
 def _unknown_fields(names: list[str], known: frozenset[str]) -> InvalidInput:
     return InvalidInput(
         f"unknown field{'s' if len(names) > 1 else ''} {', '.join(map(brief, names[:5]))}",
@@ -181,6 +209,34 @@ def check(
         assumed=assumed,
         weights=_weights(fields.get("weights"), len(image), n_neurons) if "weights" in known.in_json else None,
     )
+
+
+def check_mice(
+    fields: dict[str, Any],
+    records: Sequence[MouseRecord],
+    neurons: Mapping[str, NeuronTable],
+    settings: Settings,
+) -> list[Question]:
+    """One question for each mouse; what is left out becomes each mouse's own training mean."""
+    if fields.get("neuron_ids") is not None:
+        raise InvalidInput(
+            "neuron_ids are those of one mouse",
+            got=f"{len(records)} mice",
+            expected="no neuron_ids with several mice",
+            hint="Ask the mice one by one, or choose from the reply.",
+        )
+    questions: list[Question] = []
+    for record in records:
+        questions.append(check(fields, record, neurons[record.mouse_id], settings))
+        n_images = len(questions[0].image)
+        if n_images * len(records) > settings.max_images:
+            raise TooLarge(
+                "too many images in one request",
+                got=f"{n_images} for {len(records)} mice each",
+                expected=f"at most {settings.max_images} in all",
+                hint="Send them in several requests.",
+            )
+    return questions
 
 
 def _weights(value: Any, n_images: int, n_neurons: int) -> np.ndarray:

@@ -87,7 +87,13 @@ class TinyTwin:
 
 
 def write_tiny_bundle(
-    folder: Path, *, name: str = "tiny", seed: int = 0, mice: tuple[str, ...] = ("A", "B"), standardized: bool = False
+    folder: Path,
+    *,
+    name: str = "tiny",
+    seed: int = 0,
+    mice: tuple[str, ...] = ("A", "B"),
+    standardized: bool = False,
+    alike: bool = False,
 ) -> TinyTwin:
     """Writes a bundle.
 
@@ -95,12 +101,17 @@ def write_tiny_bundle(
         folder: where; made if need be.
         mice: the first is like A, any other like B.
         standardized: as imported without recordings: no statistics are known.
+        alike: every mouse is like B, and their stems make the same of an image.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     core_weights = [rng.standard_normal(D) for _ in range(MEMBERS)]
     core_behavior = [0.3 * rng.standard_normal((3, D)) for _ in range(MEMBERS)]
-    tiny = {mouse_id: _draw_mouse(mouse_id, rng, i == 0, standardized) for i, mouse_id in enumerate(mice)}
+    tiny = {mouse_id: _draw_mouse(mouse_id, rng, i == 0 and not alike, standardized) for i, mouse_id in enumerate(mice)}
+    if alike:
+        first = tiny[mice[0]]
+        for mouse in tiny.values():
+            mouse.mix, mouse.image_mean, mouse.image_std = first.mix, first.image_mean, first.image_std
     cores = [_save(folder, f"core.{m}.onnx", _core(core_weights[m], core_behavior[m])) for m in range(MEMBERS)]
     records = {}
     for index, (mouse_id, mouse) in enumerate(tiny.items()):
