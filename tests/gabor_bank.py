@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from v1t_client import Channel, InvalidArgument, Model, Mouse, MouseDetail, NeuronTable, Prediction
+from v1t_client import Channel, Gradient, InvalidArgument, Model, Mouse, MouseDetail, NeuronTable, Prediction
 
 __all__ = ["GaborBank"]
 
@@ -98,6 +98,24 @@ class GaborBank:
             gain = gain * np.exp(z[:, None] * slope)
         return (self.baseline + evoked) * gain
 
+    def slopes(self, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """d(sum over n of weights (B, n) times responses) / d(image), (B, H, W), at the mean behaviour; by hand."""
+        even, odd, pool = self.filters()
+        seen = (images.reshape(len(images), -1) / self.luminance - 1).astype(np.float64)
+        e, o = seen @ even, seen @ odd
+        drive = np.where(self.is_complex, np.hypot(e, o), np.maximum(e, 0))
+        surround = np.sqrt(2 * (seen**2 @ pool))
+        k, c = self.exponent, self.c50**self.exponent
+        saturated = drive**k / (drive**k + c)
+        divisor = 1 + self.suppression * surround
+        safe = np.maximum(drive, 1e-12)
+        d_drive = weights * self.amplitude * c * k * safe ** (k - 1) / (safe**k + c) ** 2 / divisor  # (B, n)
+        d_even = d_drive * np.where(self.is_complex, e / safe, e > 0)
+        d_odd = d_drive * np.where(self.is_complex, o / safe, 0)
+        d_surround = -weights * self.amplitude * saturated * self.suppression / divisor**2
+        d_seen = d_even @ even.T + d_odd @ odd.T + 2 * seen * ((d_surround / np.maximum(surround, 1e-12)) @ pool.T)
+        return (d_seen / self.luminance).reshape(images.shape)
+
     # The Predictor
 
     def predict(
@@ -135,6 +153,25 @@ class GaborBank:
             units=units,
             model=self.model,
             assumed=tuple(assumed),
+        )
+
+    def gradient(self, mouse: str, image: Any, *, weights: Any, neuron_ids: Any = None, **state: Any) -> Gradient:
+        assert not {name for name, value in state.items() if value is not None} - {"model"}
+        prediction = self.predict(mouse, image, neuron_ids=neuron_ids)
+        columns = [int(np.flatnonzero(self.ids == i)[0]) for i in prediction.neuron_ids]
+        images = np.asarray(image)
+        of_all = np.zeros((len(images), self.n))
+        of_all[:, columns] = weights
+        return Gradient(
+            image=self.slopes(images[:, 0], of_all)[:, None].astype(np.float32),
+            behavior=np.zeros((len(images), 3), np.float32),
+            pupil_center=np.zeros((len(images), 2), np.float32),
+            responses=prediction.responses,
+            neuron_ids=prediction.neuron_ids,
+            mouse=mouse,
+            units=prediction.units,
+            model=self.model,
+            assumed=prediction.assumed,
         )
 
     def mice(self) -> list[Mouse]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from v1t_client.insilico.experiment import Experiment
+from v1t_client.insilico.mei import MostExcitingInputs
 from v1t_client.insilico.rf import ReceptiveFields
 
 __all__ = ["EXPERIMENTS"]
 
-EXPERIMENTS: dict[str, type[Experiment]] = {experiment.name: experiment for experiment in (ReceptiveFields,)}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    experiment.name: experiment for experiment in (ReceptiveFields, MostExcitingInputs)
+}

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._attention import Attention
 from v1t_client._errors import InvalidArgument, ReplyInvalid
+from v1t_client._gradient import Gradient
 from v1t_client._mouse import MouseDetail
 from v1t_client._neurons import NeuronTable
 from v1t_client._prediction import Model, Prediction
@@ -135,7 +137,7 @@ class Subject:
         for images in batches:
             yield self.respond(images, **state)
 
-    def note(self, prediction: Prediction) -> None:
+    def note(self, prediction: Prediction | Gradient | Attention) -> None:
         """Takes in what a reply says beside its numbers; for those who ask the predictor themselves."""
         if prediction.model.hash != self.model.hash:
             raise ReplyInvalid(
