@@ -89,6 +89,14 @@ def test_planted_retinotopy_is_found_and_unreliable_neurons_are_left_out(recordi
     assert (np.abs(found.with_truth) < 0.5).all()  # random positions
 
 
+def test_reliability_that_is_not_known_is_not_claimed(tmp_path: Path) -> None:
+    withheld = competition_recording(tmp_path, "27204-5-13")
+    found = retinotopy(ensemble_of([withheld]), withheld)
+    assert found.row()["reliable"] is None
+    assert np.isfinite(found.with_cortex).all()
+    assert np.isnan(cortical_correlation(found.positions[:3], found.coordinates[:3])).all()
+
+
 def test_a_real_mouse_has_no_truth(recordings: list[Recording], tmp_path: Path) -> None:
     (unlabelled,) = tiny_recordings(tmp_path, n_train=(8,), n_test_images=4)
     (unlabelled.path / "meta" / "simulated.json").unlink()

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 RELIABLE = 0.5  # split-half reliability: at least half of the variance of the mean response is the image's
+LEAST = 4  # neurons: three points lie on a plane whatever they are
 INNER = (2, 98)  # percentiles of the positions that the colours span
 
 
@@ -48,10 +49,13 @@ class Retinotopy:
     Attributes:
         positions: (N, 2) mu, the mean over members.
         coordinates: (N, 2) cortical x and y [um].
-        reliable: (N,) bool; all True where no image was repeated.
+        reliable: (N,) bool; all True where that is not known.
         with_cortex: (2,) for x and y, the multiple correlation of reliable neurons' positions with cortex.
         centers: (N, 2) true receptive field centres [px of the recording's images] of a simulated mouse, or None.
         with_truth: (2,) for x and y, the correlation of reliable neurons' positions with `centers`, or None.
+        reliability_known: False where test responses are withheld or no image was repeated.
+
+    Correlations are NaN where fewer than 4 neurons are reliable.
     """
 
     mouse_id: str
@@ -61,10 +65,12 @@ class Retinotopy:
     with_cortex: np.ndarray
     centers: np.ndarray | None
     with_truth: np.ndarray | None
+    reliability_known: bool = True
 
     def row(self) -> dict[str, Any]:
         """What the table and the JSON say."""
-        row = {"mouse": self.mouse_id, "neurons": len(self.positions), "reliable": int(self.reliable.sum())}
+        row: dict[str, Any] = {"mouse": self.mouse_id, "neurons": len(self.positions)}
+        row["reliable"] = int(self.reliable.sum()) if self.reliability_known else None
         row |= {f"with_cortex_{axis}": float(r) for axis, r in zip("xy", self.with_cortex, strict=True)}
         if self.with_truth is not None:
             row |= {f"with_truth_{axis}": float(r) for axis, r in zip("xy", self.with_truth, strict=True)}
@@ -75,7 +81,8 @@ def retinotopy(ensemble: Ensemble, recording: Recording) -> Retinotopy:
     """The readout positions of a mouse, compared with cortex and, where it was simulated, with the truth."""
     positions = readout_positions(ensemble, recording.mouse_id)
     coordinates = recording.neuron_coordinates[:, :2].astype(np.float64)
-    reliable = _reliable(recording)
+    known = _reliable(recording)
+    reliable = np.ones(recording.n_neurons, bool) if known is None else known
     centers = true_centers(recording)
     truth = None if centers is None else retinotopy_correlation(positions[reliable], centers[reliable])
     return Retinotopy(
@@ -86,6 +93,7 @@ def retinotopy(ensemble: Ensemble, recording: Recording) -> Retinotopy:
         with_cortex=cortical_correlation(positions[reliable], coordinates[reliable]),
         centers=centers,
         with_truth=truth,
+        reliability_known=known is not None,
     )
 
 
@@ -102,6 +110,8 @@ def retinotopy_correlation(positions: np.ndarray, centers: np.ndarray) -> np.nda
 
     positions: (N, 2), feature map units. centers: (N, 2), any unit; the same axes. 0 where either never changes.
     """
+    if len(positions) < LEAST:
+        return np.full(2, np.nan)
     a, b = (np.asarray(values, np.float64) - np.mean(values, axis=0) for values in (positions, centers))
     scale = np.sqrt((a * a).sum(0) * (b * b).sum(0))
     result: np.ndarray = np.divide((a * b).sum(0), scale, out=np.zeros(2), where=scale > 0)
@@ -110,6 +120,8 @@ def retinotopy_correlation(positions: np.ndarray, centers: np.ndarray) -> np.nda
 
 def cortical_correlation(positions: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     """(2,) multiple correlation: of each axis of `positions` (N, 2) with its linear fit on `coordinates` (N, 2)."""
+    if len(positions) < LEAST:
+        return np.full(2, np.nan)
     design = np.column_stack([np.ones(len(coordinates)), coordinates - coordinates.mean(0)])
     fitted = design @ np.linalg.lstsq(design, positions, rcond=None)[0]
     return retinotopy_correlation(fitted, positions)
@@ -123,7 +135,10 @@ def true_centers(recording: Recording) -> np.ndarray | None:
 
 def notes(ensemble: Ensemble) -> list[str]:
     """What a reader of the numbers must know, a sentence each."""
-    said = [f"Correlations are over reliable neurons: split-half reliability of {RELIABLE} or more on repeated images."]
+    said = [
+        f"Correlations are over reliable neurons, with a split-half reliability of {RELIABLE} or more on repeats; "
+        "where that is not known (-), over all."
+    ]
     if any(member.config.readout.position == "network" for member in ensemble.members):
         said.append(
             "The position network sees the cortical coordinates: a smooth map, and so a correlation with cortex, is "
@@ -141,14 +156,15 @@ def notes(ensemble: Ensemble) -> list[str]:
     return said
 
 
-def _reliable(recording: Recording) -> np.ndarray:
+def _reliable(recording: Recording) -> np.ndarray | None:
+    """(N,) bool, or None where nothing is known: test responses are withheld, or no image was shown twice."""
     try:
         trials = recording.scorable("test")
         reliability = split_half_reliability(recording.responses(trials.indices), trials.image_ids)
-    except ScoringError:  # withheld, or no image was shown twice: nothing is known
-        return np.ones(recording.n_neurons, bool)
+    except ScoringError:
+        return None
     reliable: np.ndarray = reliability >= RELIABLE
-    return reliable if reliable.any() else np.ones_like(reliable)
+    return reliable
 
 
 def draw(results: Sequence[Retinotopy]) -> Figure:
@@ -182,7 +198,7 @@ def draw(results: Sequence[Retinotopy]) -> Figure:
 
 def _colors(positions: np.ndarray, reliable: np.ndarray) -> np.ndarray:
     """(N, 3) colours that span most of the positions."""
-    low, high = np.percentile(positions[reliable], INNER, axis=0)
+    low, high = np.percentile(positions[reliable] if reliable.any() else positions, INNER, axis=0)
     u, v = ((positions - low) / np.where(high > low, high - low, 1)).T
     return color_of_position(u, v)
 
