@@ -237,7 +237,7 @@ def test_every_example_of_the_help_is_understood(server, v1t):
     np.save("stimulus.npy", np.zeros(SHAPE, np.uint8))
     lines = [line.strip() for text in (cli._EXAMPLES, cli._PREDICT_EXAMPLES) for line in text.splitlines()]
     commands = [line.split("   ")[0].removeprefix("v1t ") for line in lines if line.startswith("v1t ")]
-    assert len(commands) == 9
+    assert len(commands) == 10
     for command in commands:
         ids = ",".join(map(str, server.neuron_ids["A"][:3]))
         code, _, err = v1t(command.replace("12,99,7", ids))

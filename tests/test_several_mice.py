@@ -14,7 +14,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from contract_server import SHAPE, ContractServer
 from tiny_bundle import TinyTwin, write_tiny_bundle
+from v1t_client import AsyncClient, Client, InvalidArgument, InvalidRequest, NotFound
+from v1t_client._cli import main
 
 from server import schemas
 from server.cores import Core
@@ -198,3 +201,85 @@ async def test_only_predictions_are_asked_of_several_mice(twin: TinyTwin, rng: n
         text = (await client.get("/metrics")).text
     assert "mouse is not text" in response.text
     assert 'mouse="unknown"' in text
+
+
+# The client
+
+
+@pytest.mark.parametrize("mice", [["R", "P"], "*"])
+@pytest.mark.parametrize("spread", [False, True])
+async def test_the_client_gets_a_prediction_of_each_mouse(
+    twin: TinyTwin, rng: np.random.Generator, mice: Any, spread: bool
+) -> None:
+    image, behavior, pupil_center = twin.draw("Q", rng, 3)
+    async with serving(twin.folder) as http:
+        client = AsyncClient("http://twin", transport=http._transport)
+        predictions = await client.predict_mice(
+            mice,
+            image,
+            pupil_dilation=behavior[:, 0],
+            pupil_dilation_derivative=behavior[:, 1],
+            running_speed=behavior[:, 2],
+            pupil_center=pupil_center,
+            spread=spread,
+        )
+        with pytest.raises(NotFound, match="no such mouse"):
+            await client.predict_mice(["P", "Z"], image)
+        with pytest.raises(InvalidRequest, match="those of one mouse"):
+            await client.predict_mice(["P", "Q"], image, neuron_ids=[1])
+    assert list(predictions) == (list(MICE) if mice == "*" else mice)
+    for mouse, prediction in predictions.items():
+        members = twin.member_responses(mouse, image, behavior, pupil_center)
+        np.testing.assert_allclose(prediction.responses, members.mean(0), atol=1e-5)
+        assert prediction.mouse == mouse
+        np.testing.assert_array_equal(prediction.neuron_ids, twin.mice[mouse].neurons.ids)
+        if spread:
+            assert prediction.spread is not None
+            np.testing.assert_allclose(prediction.spread, members.std(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("mice", [["B", "A"], "*"])
+def test_an_older_server_is_asked_for_each_mouse_by_itself(mice: Any, rng: np.random.Generator) -> None:
+    older = ContractServer()  # knows nothing of several mice
+    images = rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    with Client(transport=older.transport()) as client:
+        predictions = client.predict_mice(mice, images, running_speed=4)
+        assert list(predictions) == (["A", "B"] if mice == "*" else mice)
+        for mouse, prediction in predictions.items():
+            right = older.responses(images, np.full(2, 4.0), older.neuron_ids[mouse])
+            np.testing.assert_array_equal(prediction.responses, right)
+        with pytest.raises(NotFound, match="no such mouse"):
+            client.predict_mice(["A", "Z"], images)
+
+
+def test_names_of_mice_that_cannot_be_are_refused_before_anything_is_sent() -> None:
+    server = ContractServer()
+    with Client(transport=server.transport()) as client:
+        for mice, words in (("A", "mice is one name"), ([], "holds no mouse"), (["A", "A"], "one twice"), ([""], "id")):
+            with pytest.raises(InvalidArgument, match=words):
+                client.predict_mice(mice, np.zeros(SHAPE))
+        with pytest.raises(InvalidArgument, match="predict_mice asks several"):
+            client.predict(["A", "B"], np.zeros(SHAPE))  # type: ignore[arg-type]
+    assert not server.seen
+
+
+def test_the_command_asks_several_mice(tmp_path: Path, rng: np.random.Generator, capsys: Any) -> None:
+    server = ContractServer()
+    images = rng.integers(0, 256, (70, *SHAPE), dtype=np.uint8)
+    np.save(tmp_path / "few.npy", images[:2])
+    np.save(tmp_path / "many.npy", images)
+    with server.listening() as url:
+        for mice, file, output in (
+            (["--mouse", "A", "--mouse", "B"], "few", "x.npy"),
+            (["--mouse", "*"], "few", "y.csv"),
+            (["--mouse", "*"], "many", "z.npy"),
+        ):
+            command = ["predict", str(tmp_path / f"{file}.npy"), *mice, "--running-speed", "4", "--url", url]
+            assert main([*command, "--output", str(tmp_path / output)]) == 0
+            assert main([*command, "--output", str(tmp_path / output)]) == 2, "it is there already"
+    assert "mouse A, model demo" in capsys.readouterr().out
+    for mouse in ("A", "B"):
+        right = server.responses(images, np.full(70, 4.0), server.neuron_ids[mouse])
+        np.testing.assert_array_equal(np.load(tmp_path / f"x.{mouse}.npy"), right[:2])
+        np.testing.assert_array_equal(np.load(tmp_path / f"z.{mouse}.npy"), right)
+        assert (tmp_path / f"y.{mouse}.csv").exists()

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import quote
 
 from v1t_client import _tables as tables
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument, ServerError, V1TError
 from v1t_client._image_sets import open_images
-from v1t_client._streaming import CHUNK, Asked
+from v1t_client._prediction import Prediction
+from v1t_client._requests import Asked
+from v1t_client._streaming import CHUNK
 from v1t_client._version import __version__
 from v1t_client.insilico import commands as insilico
 from v1t_client.insilico.catalogue import EXPERIMENTS
@@ -42,6 +45,8 @@ examples:
   v1t predict image.png --mouse A --pupil-dilation 41 --running-speed 3
   v1t predict image.png --mouse A --resize fit --neuron-ids 12,99,7
   v1t predict a.png b.png --mouse A --spread --output responses.csv
+  v1t predict image.png --mouse A --mouse B --output responses.npy
+                                         writes responses.A.npy and responses.B.npy
   v1t predict stimulus.npy --mouse A --pupil-center 3.5 -1.2 --units raw --output responses.npy
                                          any number of images; interrupted, the same command goes on
 
@@ -69,8 +74,6 @@ def _run(options: argparse.Namespace) -> int:
     try:
         if options.verb in EXPERIMENTS:
             return insilico.run(options)
-        if options.verb == "predict":
-            tables.check_output(options.output, force=options.force)
         with Client(options.url, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as client:
             return _VERBS[options.verb](client, options)
     except V1TError as error:
@@ -91,6 +94,10 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
         "resize": options.resize,
         "model": options.model,
     }
+    mice = _mice_asked(client, options)
+    outputs = {mouse: _output_of(mouse, mice, options.output) for mouse in mice}
+    for output in outputs.values():
+        tables.check_output(output, force=options.force)
     n_images = open_images(images).n_images or 0
     is_large = n_images > CHUNK
     if is_large and options.output is None:
@@ -100,27 +107,54 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
             expected=f"at most {CHUNK} without --output",
             hint="--output responses.npy takes the responses as they come.",
         )
-    as_it_comes = is_large and options.output.suffix == ".npy"
     if is_large or (isinstance(images, str) and Path(images).is_dir()):
-        try:
-            prediction = client.predict_many(
-                options.mouse, images, output=options.output if as_it_comes else None, force=options.force, **asked
-            )
-        except KeyboardInterrupt:
-            if as_it_comes:
-                print("v1t: what was answered is kept; the same command goes on from there", file=sys.stderr)
-            raise
+        for mouse, output in outputs.items():
+            as_it_comes = is_large and output is not None and output.suffix == ".npy"
+            try:
+                prediction = client.predict_many(
+                    mouse, images, output=output if as_it_comes else None, force=options.force, **asked
+                )
+            except KeyboardInterrupt:
+                if as_it_comes:
+                    print("v1t: what was answered is kept; the same command goes on from there", file=sys.stderr)
+                raise
+            _show(prediction, output, written=as_it_comes, top=0 if is_large else options.top)
+        return 0
+    if len(mice) == 1:
+        predictions = {mice[0]: client.predict(mice[0], images, **asked)}
     else:
-        prediction = client.predict(options.mouse, images, **asked)
+        predictions = client.predict_mice(mice, images, **asked)
+    for mouse, output in outputs.items():
+        _show(predictions[mouse], output, written=False, top=options.top)
+    return 0
+
+
+def _mice_asked(client: Client, options: argparse.Namespace) -> list[str]:
+    if "*" not in options.mouse:
+        return list(dict.fromkeys(options.mouse))
+    known = [mouse for mouse in client.mice() if options.model in (None, mouse.model)]
+    models = sorted({mouse.model for mouse in known})
+    if len(models) > 1:
+        raise InvalidArgument("several models are served", got="--mouse '*'", expected=f"--model {' or '.join(models)}")
+    return [mouse.mouse_id for mouse in known]
+
+
+def _output_of(mouse: str, mice: Sequence[str], output: Path | None) -> Path | None:
+    """`responses.npy`, or of one of several mice `responses.A.npy`."""
+    if output is None or len(mice) == 1:
+        return output
+    return output.with_name(f"{output.stem}.{quote(mouse, safe=' ')}{output.suffix}")
+
+
+def _show(prediction: Prediction, output: Path | None, *, written: bool, top: int) -> None:
     for line in tables.notes(prediction):
         print(line, file=sys.stderr)
-    if options.output is not None:
-        if not as_it_comes:
-            tables.write_prediction(prediction, options.output)
-        print(f"wrote {options.output}", file=sys.stderr)
-    if options.top and not is_large:
-        print(tables.prediction_table(prediction, top=options.top))
-    return 0
+    if output is not None:
+        if not written:
+            tables.write_prediction(prediction, output)
+        print(f"wrote {output}", file=sys.stderr)
+    if top:
+        print(tables.prediction_table(prediction, top=top))
 
 
 def _mice(client: Client, options: argparse.Namespace) -> int:
@@ -231,7 +265,9 @@ def _shared_options() -> _Parser:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or .npy file, or a folder")
-    parser.add_argument("--mouse", required=True, help="mouse id, from `v1t mice`")
+    parser.add_argument(
+        "--mouse", required=True, action="append", help="mouse id, from `v1t mice`; once for each of several, or '*'"
+    )
     inputs = parser.add_argument_group("behaviour, in the recording's own units")
     inputs.add_argument("--pupil-dilation", type=_number, metavar="PX", help="eye-camera pixels")
     inputs.add_argument("--pupil-dilation-derivative", type=_number, metavar="PX/S", help="eye-camera pixels/s")

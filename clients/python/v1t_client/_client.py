@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
 import numpy.typing as npt
@@ -21,9 +21,12 @@ from v1t_client._mouse import Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
 from v1t_client._operations import Flow, Operations, Send, Sleep
 from v1t_client._prediction import Prediction
-from v1t_client._requests import GradientQuestion, Question, Resize, Shown, Units
+from v1t_client._requests import Asked, GradientQuestion, Question, Resize, Shown, Units
 from v1t_client._retry import Retry
 from v1t_client._version import __version__
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -169,6 +172,21 @@ class Client(LargeSets):
                 )
             )
         )
+
+    def predict_mice(
+        self, mice: Sequence[str] | Literal["*"], image: Image, **asked: Unpack[Asked]
+    ) -> dict[str, Prediction]:
+        """What the neurons of several mice would do, all shown the same: one request, answered by one bundle.
+
+        Args:
+            mice: mouse ids, or "*" for all of the bundle (which `model` names where several are served).
+            image, asked: as in `predict`; `neuron_ids` cannot be asked of several mice.
+
+        Example:
+            >>> client.predict_mice("*", "image.png")["A"].responses.shape           # doctest: +SKIP
+            (1, 7538)
+        """
+        return self._run(self._operations.predict_mice(mice, Question(mouse="*", image=image, **asked)))
 
     def gradient(
         self,
@@ -401,6 +419,12 @@ class AsyncClient(AsyncLargeSets):
                 )
             )
         )
+
+    async def predict_mice(
+        self, mice: Sequence[str] | Literal["*"], image: Image, **asked: Unpack[Asked]
+    ) -> dict[str, Prediction]:
+        """See `Client.predict_mice`."""
+        return await self._run(self._operations.predict_mice(mice, Question(mouse="*", image=image, **asked)))
 
     async def gradient(
         self,

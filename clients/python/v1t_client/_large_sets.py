@@ -12,8 +12,9 @@ from v1t_client._image_sets import Images, open_images
 from v1t_client._operations import Flow, Operations
 from v1t_client._prediction import Prediction, concatenated
 from v1t_client._progress import Progress
+from v1t_client._requests import Asked
 from v1t_client._responses_file import ResponsesFile, digest
-from v1t_client._streaming import CHUNK, Asked, Stream, answers, answers_async
+from v1t_client._streaming import CHUNK, Stream, answers, answers_async
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 import numpy as np
@@ -20,6 +20,7 @@ from v1t_client._attention import Attention
 from v1t_client._errors import (
     ConnectionFailed,
     DeadlineExceeded,
+    NotFound,
     NotReady,
     ReplyInvalid,
     TimedOut,
@@ -29,7 +30,7 @@ from v1t_client._errors import (
 from v1t_client._gradient import Gradient
 from v1t_client._mouse import Mouse, MouseDetail
 from v1t_client._neurons import NeuronTable
-from v1t_client._prediction import Prediction, concatenated
+from v1t_client._prediction import Prediction, check_same_model, concatenated
 from v1t_client._replies import (
     read_attention,
     read_gradient,
@@ -37,6 +38,7 @@ from v1t_client._replies import (
     read_mouse,
     read_neurons,
     read_prediction,
+    read_predictions,
     read_refusal,
 )
 from v1t_client._requests import Call, GradientQuestion, Question, Shown, part_of
@@ -89,6 +91,29 @@ class Operations:
             response, mouse=question.mouse, n_images=n_images, spread=question.spread, neuron_ids=asked
         )
         return (yield from self._with_neuron_ids(prediction))
+
+    def predict_mice(self, mice: Sequence[str] | Literal["*"], question: Question) -> Flow[dict[str, Prediction]]:
+        """One request; of a server that is older than such requests, one for each mouse."""
+        call, n_images = requests.build_predict_mice(mice, question)
+        asked = None if mice == "*" else list(mice)
+        answers: dict[str, Prediction] = {}
+        try:
+            response = yield from self._exchange(call)
+        except NotFound:
+            known = yield from self.mice()
+            there = [mouse.mouse_id for mouse in known if question.model in (None, mouse.model)]
+            wanted = there if asked is None else asked
+            if not wanted or not set(wanted) <= set(there):
+                raise
+            for mouse in wanted:
+                answers[mouse] = yield from self.predict(replace(question, mouse=mouse))
+        else:
+            for prediction in read_predictions(response, mice=asked, n_images=n_images, spread=question.spread):
+                answers[prediction.mouse] = yield from self._with_neuron_ids(prediction)
+        first = next(iter(answers.values()))
+        for prediction in answers.values():
+            check_same_model(first.model.hash, prediction)
+        return answers
 
     def predict_patiently(self, question: Question) -> Flow[Prediction]:
         """Asks as often as the timeout allows; what is too much for one request is asked in halves.

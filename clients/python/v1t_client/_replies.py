@@ -31,6 +31,7 @@ __all__ = [
     "read_mouse",
     "read_neurons",
     "read_prediction",
+    "read_predictions",
     "read_refusal",
 ]
 
@@ -90,7 +91,42 @@ def read_prediction(
         mouse, n_images, spread, neuron_ids: what was asked; the reply has to fit.
     """
     reply = _header(response)
-    (array,) = _npy(response, 1)  # (B, n), or (2, B, n) with spread
+    (array,) = _npy(response, 1)
+    return _prediction(response, reply, array, mouse, n_images, spread, neuron_ids)
+
+
+def read_predictions(
+    response: httpx.Response, *, mice: Sequence[str] | None, n_images: int | None, spread: bool
+) -> list[Prediction]:
+    """The same of several mice.
+
+    Args:
+        mice: those that were asked; None: all.
+    """
+    reply = _header(response)
+    described = _field(reply, "mice", list)
+    if not all(isinstance(of_mouse, dict) for of_mouse in described):
+        raise _invalid("the mice cannot be read", None, None)
+    names = [_field(of_mouse, "mouse", str) for of_mouse in described]
+    if mice is not None and names != list(mice):
+        raise _invalid("the reply is for other mice", names, list(mice))
+    arrays = _npy(response, len(names))
+    return [
+        _prediction(response, {**reply, **of_mouse}, array, name, n_images, spread, None)
+        for of_mouse, array, name in zip(described, arrays, names, strict=True)
+    ]
+
+
+def _prediction(
+    response: httpx.Response,
+    reply: dict[str, Any],
+    array: npt.NDArray[np.float32],
+    mouse: str,
+    n_images: int | None,
+    spread: bool,
+    neuron_ids: npt.NDArray[np.int64] | None,
+) -> Prediction:
+    """Of an array (B, n), or (2, B, n) with spread."""
     if array.ndim != (3 if spread else 2) or (spread and len(array) != 2):
         raise _invalid("the array has the wrong shape", array.shape, "(2, B, n)" if spread else "(B, n)")
     responses, deviation = (array[0], array[1]) if spread else (array, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 import numpy as np
@@ -17,6 +17,7 @@ from v1t_client._images import Image, ImagePart, encode_images
 
 __all__ = [
     "NPY",
+    "Asked",
     "Call",
     "GradientQuestion",
     "Question",
@@ -29,6 +30,7 @@ __all__ = [
     "build_mouse",
     "build_neurons",
     "build_predict",
+    "build_predict_mice",
     "build_ready",
     "part_of",
     "per_image",
@@ -75,6 +77,20 @@ class Question(Shown):
     spread: bool = False
 
 
+class Asked(TypedDict, total=False):
+    """What may be asked beside mouse and image; as in `Client.predict`."""
+
+    pupil_dilation: npt.ArrayLike | None
+    pupil_dilation_derivative: npt.ArrayLike | None
+    running_speed: npt.ArrayLike | None
+    pupil_center: npt.ArrayLike | None
+    neuron_ids: Sequence[int] | npt.ArrayLike | None
+    units: Units
+    spread: bool
+    resize: Resize | None
+    model: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class GradientQuestion(Shown):
     """The arguments of one `gradient`."""
@@ -102,14 +118,39 @@ def build_predict(question: Question) -> tuple[Call, int | None]:
     Raises:
         InvalidArgument: an argument cannot be sent at all. Shapes and ranges are the server's to judge.
     """
+    _check_mouse(question.mouse)
+    return _build("/predict", question, _of_prediction(question))
+
+
+def build_predict_mice(mice: Sequence[str] | Literal["*"], question: Question) -> tuple[Call, int | None]:
+    """The same for several mice, "*" for all; the question's own mouse does not count."""
+    if isinstance(mice, str):
+        if mice != "*":
+            raise InvalidArgument(
+                "mice is one name",
+                got=repr(mice),
+                expected="a list of them, or '*' for all",
+                hint="client.predict asks one.",
+            )
+        return _build("/predict", replace(question, mouse="*"), _of_prediction(question))
+    names = list(mice)
+    for mouse in names:
+        _check_mouse(mouse)
+    if not names or len(set(names)) < len(names):
+        raise InvalidArgument("mice holds no mouse, or one twice", got=_short(names), expected="each mouse once")
+    return _build("/predict", replace(question, mouse=json.dumps(names)), _of_prediction(question))
+
+
+def _of_prediction(question: Question) -> dict[str, str]:
     more = _of_neurons(question.neuron_ids, question.units)
     if question.spread:
         more["spread"] = "true"
-    return _build("/predict", question, more)
+    return more
 
 
 def build_gradient(question: GradientQuestion) -> tuple[Call, int | None]:
     """`POST /gradient`; see `build_predict`."""
+    _check_mouse(question.mouse)
     more = _of_neurons(question.neuron_ids, question.units)
     more["weights"] = _numbers(
         "weights", question.weights, dimensions=(1, 2), expected="one per neuron: (n,), or (B, n) for B images"
@@ -119,6 +160,7 @@ def build_gradient(question: GradientQuestion) -> tuple[Call, int | None]:
 
 def build_attention(shown: Shown) -> tuple[Call, int | None]:
     """`POST /attention`; see `build_predict`."""
+    _check_mouse(shown.mouse)
     return _build("/attention", shown, {})
 
 
@@ -127,7 +169,6 @@ def _of_neurons(neuron_ids: Sequence[int] | npt.ArrayLike | None, units: Units) 
 
 
 def _build(path: str, shown: Shown, more: Mapping[str, str]) -> tuple[Call, int | None]:
-    _check_mouse(shown.mouse)
     form = {"mouse": shown.mouse, **more}
     for name in BEHAVIOR_NAMES:
         value = getattr(shown, name)
@@ -177,7 +218,12 @@ def _mouse_path(mouse: str) -> str:
 def _check_mouse(mouse: str) -> None:
     if not isinstance(mouse, str) or mouse in ("", ".", ".."):
         raise InvalidArgument(
-            "mouse is no mouse id", got=repr(mouse), expected="a string such as 'A'", hint="client.mice() lists them."
+            "mouse is no mouse id",
+            got=_short(mouse),
+            expected="a string such as 'A'",
+            hint="client.predict_mice asks several."
+            if isinstance(mouse, (list, tuple))
+            else "client.mice() lists them.",
         )
 
 

@@ -9,40 +9,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from v1t_client._errors import InvalidArgument
 from v1t_client._image_sets import ImageSet
 from v1t_client._operations import Flow, Operations
 from v1t_client._prediction import Prediction, check_same_model
-from v1t_client._requests import Question, Resize, Units, part_of, per_image
+from v1t_client._requests import Asked, Question, part_of, per_image
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Asked", "Stream", "answers", "answers_async"]
+__all__ = ["Stream", "answers", "answers_async"]
 
 CHUNK = 64  # images; small enough for a slow model to answer in its time, large enough to hide a request's own cost
 
 Handle = TypeVar("Handle", bound="Cancellable")
-
-
-class Asked(TypedDict, total=False):
-    """What else is asked of a set of images; as in `Client.predict`, per image or once for all."""
-
-    pupil_dilation: npt.ArrayLike | None
-    pupil_dilation_derivative: npt.ArrayLike | None
-    running_speed: npt.ArrayLike | None
-    pupil_center: npt.ArrayLike | None
-    neuron_ids: Sequence[int] | npt.ArrayLike | None
-    units: Units
-    spread: bool
-    resize: Resize | None
-    model: str | None
 
 
 class Stream:
