@@ -80,6 +80,7 @@ class Session:
         options.log_severity_level = 3  # errors only; what a fallback means is said below
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         provider = available_provider(wanted)

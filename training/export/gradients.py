@@ -139,23 +139,35 @@ class _MaxOfSlices(nn.Module):
 class _KnownHeads(torch.autograd.Function):
     """Folded attention whose result is known already: only its backward pass computes.
 
-    With A = softmax(Q T^T) and heads = A T, for queries Q and tokens T:
-        dS = A * (d_heads T^T - rowsum(d_heads * heads)),   dQ = dS T,   dT = A^T d_heads + dS^T Q
+    With A = softmax(Q T^T) and H = A T, for one head's queries Q and the tokens T:
+        dS = A * (dH T^T - rowsum(dH * H)),   dQ = dS T,   dT = A^T dH + dS^T Q
+
+    One head after another: its A and dS, 11 MB each at the published size, stay in the processor's cache. The row sums
+    ride along in the matrix product as one column more, and dT is computed transposed, so that the large factor is not.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, tokens: Tensor, heads: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, tokens: Tensor, heads: Tensor, n_heads: int) -> Tensor:
         ctx.save_for_backward(queries, tokens, heads)
+        ctx.n_heads = n_heads
         return heads.view_as(heads)
 
     @staticmethod
-    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
-        (d_heads,) = d_outputs
-        queries, tokens, heads = ctx.saved_tensors
-        weights = (queries @ tokens.transpose(1, 2)).softmax(dim=-1)  # (B, L' h, L)
-        d_scores = weights * (d_heads @ tokens.transpose(1, 2) - (d_heads * heads).sum(-1, keepdim=True))
-        d_tokens = weights.transpose(1, 2) @ d_heads + d_scores.transpose(1, 2) @ queries
-        return d_scores @ tokens, d_tokens, None
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        queries, tokens, heads = ctx.saved_tensors  # (B, L' h, D), (B, L, D), (B, L' h, D)
+        columns = tokens.transpose(1, 2)  # (B, D, L)
+        columns_and_ones = torch.cat([columns, torch.ones_like(columns[:, :1])], dim=1)
+        row_sums = (d_outputs[0] * heads).sum(-1, keepdim=True)
+        d_heads = torch.cat([d_outputs[0], -row_sums], dim=-1)  # (B, L' h, D + 1)
+        d_queries: list[Tensor] = []
+        d_columns = torch.zeros_like(columns)
+        for i in range(ctx.n_heads):
+            q, d_head = (x.unflatten(1, (-1, ctx.n_heads))[:, :, i] for x in (queries, d_heads))
+            weights = (q @ columns).softmax(dim=-1)  # (B, L', L)
+            d_scores = weights * (d_head @ columns_and_ones)
+            d_queries.append(d_scores @ tokens)
+            d_columns = d_columns + d_head[..., :-1].transpose(1, 2) @ weights + q.transpose(1, 2) @ d_scores
+        return torch.stack(d_queries, dim=2).flatten(1, 2), d_columns.transpose(1, 2), None, None
 
 
 class FoldedViTGradient(nn.Module):
@@ -192,7 +204,7 @@ class FoldedViTGradient(nn.Module):
         attention = folded.folded_attentions()[i]
         tokens = folded.normalize(x)
         asked = (lambda x: folded.asked(x, at)) if i == len(folded.mlps) - 1 else (lambda x: x)
-        heads = _KnownHeads.apply(attention.queries(asked(tokens)), tokens, heads)
+        heads = _KnownHeads.apply(attention.queries(asked(tokens)), tokens, heads, attention.n_heads)
         return folded.finish(i, asked(x), heads)
 
 
