@@ -76,6 +76,7 @@ __all__ = [
     "WEIGHTS",
     "Channel",
     "File",
+    "GradientParity",
     "Manifest",
     "MouseRecord",
     "NeuronTable",
@@ -167,6 +168,14 @@ class Parity(_Frozen):
     worst_neuron: int
 
 
+class GradientParity(_Frozen):
+    """Largest difference between the gradient graphs and torch's autograd, on random inputs and weights."""
+
+    max_relative_error: float = Field(ge=0, description="relative to the largest derivative by the same input")
+    bound: float = Field(gt=0)
+    samples: int = Field(gt=0)
+
+
 class Provenance(_Frozen):
     """How the weights came to be."""
 
@@ -202,6 +211,7 @@ class MouseRecord(_Frozen):
     ensemble_gradient: File | None = None
     twin: File | None = Field(default=None, description="one self-contained graph, raw inputs to responses")
     parity: Parity
+    gradient_parity: GradientParity | None = Field(default=None, description="where there are gradients")
     scores: dict[str, float] = Field(default_factory=dict, description="mean over neurons on the test set, where known")
 
 

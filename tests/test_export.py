@@ -20,6 +20,7 @@ from training.errors import CheckpointError, ConfigError
 from training.evaluate import evaluate
 from training.export import bundle as bundle_module
 from training.export import export_bundle
+from training.export import parity as parity_module
 from training.export.bundle import BundleOptions
 from training.export.graphs import export_core, export_stem
 from training.export.parity import float64_response, random_inputs
@@ -136,6 +137,8 @@ def test_every_file_of_the_bundle_is_in_the_manifest(trained: Trained) -> None:
     for mouse in trained.manifest.mice.values():
         assert len(mouse.stems) == 1  # the members crop alike
         assert mouse.parity.max_abs_error <= mouse.parity.bound
+        assert mouse.gradient_parity is not None
+        assert 0 < mouse.gradient_parity.max_relative_error <= mouse.gradient_parity.bound
 
 
 @pytest.fixture
@@ -158,6 +161,17 @@ def test_parity_beyond_the_bound_writes_nothing_and_names_the_neuron(
         assert f"at neuron {small.mice['A'].neuron_ids[worst]}; expected at most" in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.slow
+def test_gradients_beyond_the_bound_write_nothing(
+    small: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity_module, "PARITY_BOUND", 1e-30)  # less than any rounding
+    with pytest.raises(ConfigError, match=r"gradients of mouse 'A' differ from autograd's; nothing was written"):
+        export_bundle(small, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+    assert export_bundle(small, tmp_path / "plain", options=BundleOptions(gradients=False)).mice["A"].parity
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from training.evaluate import evaluate
 from training.export import gradient_graphs, graphs
 from training.export.graphs import has_attention
 from training.export.onnx_files import SharedWeights
-from training.export.parity import PARITY_BOUND, UNMEASURED, measure_parity
+from training.export.parity import PARITY_BOUND, UNMEASURED, measure_gradient_parity, measure_parity, open_engine
 from training.export.single_file import export_single_file
 from training.metadata import InputStatistics
 from training.models import Twin
@@ -226,7 +226,8 @@ class _Writer:
 
 def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> Manifest:
     manifest = _Writer(ensemble, folder, options).manifest(name)
-    parity = measure_parity(ensemble, folder, manifest)
+    engine = open_engine(folder, manifest)
+    parity = measure_parity(ensemble, engine)
     for mouse_id, found in parity.items():
         if found.max_abs_error > PARITY_BOUND:
             raise ConfigError(
@@ -235,7 +236,19 @@ def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) 
                 expected=f"at most {PARITY_BOUND:.0e}",
                 hint="Try --portable; if that differs too, please report the checkpoint's configuration.",
             )
-    mice = {key: record.model_copy(update={"parity": parity[key]}) for key, record in manifest.mice.items()}
+    gradients = measure_gradient_parity(ensemble, engine) if manifest.has_gradients else {}
+    for mouse_id, of_mouse in gradients.items():
+        if of_mouse.max_relative_error > of_mouse.bound:
+            raise ConfigError(
+                f"the exported gradients of mouse {mouse_id!r} differ from autograd's; nothing was written",
+                got=f"{of_mouse.max_relative_error:.2e} of the largest derivative",
+                expected=f"at most {of_mouse.bound:.0e}",
+                hint="Export with --no-gradients, and please report the checkpoint's configuration.",
+            )
+    mice = {
+        key: record.model_copy(update={"parity": parity[key], "gradient_parity": gradients.get(key)})
+        for key, record in manifest.mice.items()
+    }
     manifest = manifest.model_copy(update={"mice": mice})
     (folder / contract.MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     return manifest
@@ -339,9 +352,10 @@ def run(args: argparse.Namespace) -> int:
     size = sum(file.bytes for file in manifest.files()) / 1e6
     print(f"{args.output}: {manifest.members} members, {len(manifest.mice)} mice, {size:.1f} MB")
     for mouse in manifest.mice.values():
-        parity = mouse.parity
+        parity, gradients = mouse.parity, mouse.gradient_parity
         print(
             f"  mouse {mouse.mouse_id}: {mouse.n_neurons} neurons, largest difference from torch "
             f"{parity.max_abs_error:.1e} on {parity.samples} random samples (bound {parity.bound:.0e})"
+            + (f", of gradients {gradients.max_relative_error:.1e} relative" if gradients else "")
         )
     return 0

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from server.contract import Manifest, Parity
-from server.engine import Engine
+from server.contract import GradientParity, Manifest, Parity
+from server.engine import Engine, Gradient
 from server.graphs import Graphs
 from training.ensemble import Ensemble
 from training.metadata import InputStatistics
 from training.mouse import Mouse
 
-__all__ = ["PARITY_BOUND", "UNMEASURED", "float64_response", "measure_parity", "random_inputs"]
+__all__ = [
+    "PARITY_BOUND",
+    "UNMEASURED",
+    "float64_response",
+    "measure_gradient_parity",
+    "measure_parity",
+    "open_engine",
+    "random_inputs",
+]
 
 PARITY_BOUND = 1e-4
 SAMPLES = 8
+GRADIENT_SAMPLES = 2  # a gradient is some four predictions
 # What a manifest says before it was measured; nothing with it is ever written.
 UNMEASURED = Parity(max_abs_error=math.inf, bound=PARITY_BOUND, samples=SAMPLES, worst_neuron=0)
 
 
-def measure_parity(ensemble: Ensemble, folder: Path, manifest: Manifest) -> dict[str, Parity]:
+def open_engine(folder: Path, manifest: Manifest) -> Engine:
+    """The bundle as a server would run it on a CPU."""
+    return Engine(Graphs(folder, manifest, "cpu", "fp32", threads=None), max_batch=SAMPLES)
+
+
+def measure_parity(ensemble: Ensemble, engine: Engine) -> dict[str, Parity]:
     """Largest absolute difference in responses between the engine and torch, per mouse, on random inputs.
 
     Where the two differ by more than the bound, the fault may be torch's own rounding in float32, as of an LN model
     with responses of ten standard deviations: then torch in float64 is the judge.
     """
-    engine = Engine(Graphs(folder, manifest, "cpu", "fp32", threads=None), max_batch=SAMPLES)
     rng = np.random.default_rng(0)
     found = {}
     for mouse in ensemble.mice.values():
@@ -46,6 +60,46 @@ def measure_parity(ensemble: Ensemble, folder: Path, manifest: Manifest) -> dict
             max_abs_error=float(error[worst]), bound=PARITY_BOUND, samples=SAMPLES, worst_neuron=worst
         )
     return found
+
+
+def measure_gradient_parity(ensemble: Ensemble, engine: Engine) -> dict[str, GradientParity]:
+    """Largest relative difference in derivatives between the engine and torch's autograd, per mouse.
+
+    Torch in float64 is the judge where the two differ by more than the bound: a derivative by the pupil centre is a sum
+    over all neurons that nearly cancels, and float32 rounds it.
+    """
+    rng = np.random.default_rng(1)
+    found = {}
+    for mouse in ensemble.mice.values():
+        inputs = random_inputs(mouse, GRADIENT_SAMPLES, rng)
+        weights = rng.standard_normal((GRADIENT_SAMPLES, mouse.n_neurons)).astype(np.float32)
+        gradient = engine.gradient(mouse.mouse_id, *inputs, weights)
+
+        responses = [
+            lambda *tensors: ensemble(mouse.mouse_id, *tensors),  # noqa: B023
+            lambda *tensors: float64_response(ensemble, mouse.mouse_id, list(tensors)),  # noqa: B023
+        ]
+        error = math.inf
+        for response in responses:
+            error = min(error, _gradient_error(gradient, response, inputs, weights))
+            if error <= PARITY_BOUND:
+                break
+        found[mouse.mouse_id] = GradientParity(max_relative_error=error, bound=PARITY_BOUND, samples=GRADIENT_SAMPLES)
+    return found
+
+
+def _gradient_error(
+    gradient: Gradient, respond: Callable[..., torch.Tensor], inputs: Sequence[np.ndarray], weights: np.ndarray
+) -> float:
+    """The largest difference from autograd of `respond`, relative to the largest derivative by the same input."""
+    tensors = [torch.from_numpy(array).requires_grad_() for array in inputs]
+    total = (respond(*tensors) * torch.from_numpy(weights)).sum()
+    expected = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
+    errors = [0.0]
+    for got, exact in zip(gradient[1:], expected, strict=True):
+        difference, largest = np.abs(got - exact.numpy()).max(), np.abs(exact.numpy()).max()
+        errors.append(float(difference / largest) if largest > 0 else (math.inf if difference > 0 else 0.0))
+    return max(error if math.isfinite(error) else math.inf for error in errors)
 
 
 def _error(response: np.ndarray, expected: torch.Tensor) -> np.ndarray:
