@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server import contract
-from server.sessions import Graph
+from server.sessions import Graph, Tensor
 
 __all__ = ["Core", "distinct_tokens"]
 
@@ -33,9 +33,11 @@ class Core:
         return self._open_restricted is not None
 
     def feature_maps(
-        self, rows: Sequence[dict[str, np.ndarray]], touched: Sequence[npt.NDArray[np.int64]] | None = None
-    ) -> np.ndarray:
-        """Feature maps of all rows, (B, rows, columns, D); equal inputs, as of one image for many mice, run once.
+        self, rows: Sequence[dict[str, Tensor]], touched: Sequence[npt.NDArray[np.int64]] | None = None
+    ) -> list[Tensor]:
+        """Of each row its feature maps (b, rows, columns, D); equal inputs, as of one image for many mice, run once.
+
+        Those of a single row stay on the device that computed them.
 
         Args:
             rows: the core's inputs, of one or more images each.
@@ -43,29 +45,36 @@ class Core:
         """
         tensors = {name: np.concatenate([row[name] for row in rows]) for name in self.session.inputs}
         where, first = _groups(tensors)
-        if len(first) < len(where):
+        distinct = len(first) == len(where)
+        if not distinct:
             tensors = {name: tensor[first] for name, tensor in tensors.items()}
-        feature_map = self._run(tensors, None if touched is None else self._touched(rows, touched, where))
-        return feature_map if len(first) == len(where) else feature_map[where]
+        graph = self.session
+        if touched is not None:
+            asked = self._asked(rows, touched, where)
+            if asked.sum(axis=1).max() <= WORTH_RESTRICTING * self.n_tokens:
+                graph = self._for_some_tokens()
+                tensors[contract.TOKENS] = distinct_tokens(asked)
+        if distinct and len(rows) == 1:
+            return [graph.run(tensors, stay=(contract.FEATURE_MAP,))[contract.FEATURE_MAP]]
+        feature_map = graph.run(tensors)[contract.FEATURE_MAP]
+        ends = np.cumsum([len(row[contract.CORE_IMAGE]) for row in rows])
+        return [_take(feature_map, part) for part in np.split(where, ends[:-1])]
 
-    def _run(self, tensors: dict[str, np.ndarray], touched: npt.NDArray[np.bool_] | None) -> np.ndarray:
-        if touched is not None and touched.sum(axis=1).max() <= WORTH_RESTRICTING * touched.shape[1]:
-            assert self._open_restricted is not None
-            if self._restricted is None:
-                self._restricted = self._open_restricted()
-            tensors[contract.TOKENS] = distinct_tokens(touched)
-            return self._restricted.run(tensors)[contract.FEATURE_MAP]
-        return self.session.run(tensors)[contract.FEATURE_MAP]
+    def _for_some_tokens(self) -> Graph:
+        assert self._open_restricted is not None
+        if self._restricted is None:
+            self._restricted = self._open_restricted()
+        return self._restricted
 
-    def _touched(
-        self, rows: Sequence[dict[str, np.ndarray]], touched: Sequence[npt.NDArray[np.int64]], where: list[int]
+    def _asked(
+        self, rows: Sequence[dict[str, Tensor]], touched: Sequence[npt.NDArray[np.int64]], where: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Which tokens each distinct input is asked for, (groups, L)."""
         masks = [
             mask_of(tokens, len(row[contract.CORE_IMAGE]), self.n_tokens)
             for row, tokens in zip(rows, touched, strict=True)
         ]
-        union = np.zeros((max(where) + 1, self.n_tokens), bool)
+        union = np.zeros((where.max() + 1, self.n_tokens), bool)
         for group, mask in zip(where, np.concatenate(masks), strict=True):
             union[group] |= mask
         return union
@@ -92,7 +101,7 @@ def distinct_tokens(touched: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return np.argsort(~touched, axis=1, kind="stable")[:, :most].astype(np.int64)
 
 
-def _groups(tensors: dict[str, np.ndarray]) -> tuple[list[int], list[int]]:
+def _groups(tensors: dict[str, np.ndarray]) -> tuple[npt.NDArray[np.int64], list[int]]:
     """Of each sample its group of equal ones, and of each group its first sample."""
     positions: dict[bytes, int] = {}
     first: list[int] = []
@@ -103,4 +112,11 @@ def _groups(tensors: dict[str, np.ndarray]) -> tuple[list[int], list[int]]:
             positions[key] = len(first)
             first.append(i)
         where.append(positions[key])
-    return where, first
+    return np.array(where), first
+
+
+def _take(feature_map: np.ndarray, samples: npt.NDArray[np.int64]) -> np.ndarray:
+    """The feature maps of these samples, without a copy where they lie one after another."""
+    if (np.diff(samples) == 1).all():
+        return feature_map[samples[0] : samples[-1] + 1]
+    return feature_map[samples]

@@ -7,11 +7,13 @@ stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,29 +24,13 @@ from server.cores import Core
 from server.errors import BundleError, InvalidInput, NotFound
 from server.gradients import BackwardPass, Gradient, MouseForward
 from server.graphs import Graphs
-from server.sessions import Precision, Provider, Session
+from server.inputs import Stimulus, floats
+from server.sessions import Precision, Provider, Session, Tensor
 
 __all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
 
 Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Stimulus:
-    """What one mouse is shown and does, in its recording's own units.
-
-    Attributes:
-        image: (B, C, H, W) float32.
-        behavior: (B, 3) float32: pupil dilation, its derivative, running speed.
-        pupil_center: (B, 2) float32, x and y.
-        neurons: (n,) int64 positions 0..N-1; None: all.
-    """
-
-    mouse_id: str
-    image: Array
-    behavior: Array
-    pupil_center: Array
-    neurons: npt.NDArray[np.int64] | None = None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +92,7 @@ class Engine:
         self.neurons = {mouse_id: contract.load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
         self.provider = self.cores[0].session.provider
         self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
+        self._pool = ThreadPoolExecutor(graphs.threads or os.cpu_count(), thread_name_prefix="mice")
 
     @classmethod
     def load(
@@ -196,16 +183,7 @@ class Engine:
             raise InvalidInput("mice holds no mouse, or one twice", got=names, expected="each mouse once")
         stimuli = [self.check(mouse_id, image, behavior, pupil_center) for mouse_id in names]
         # Image by image, so that mice which share a core's pass lie in one chunk of the batch.
-        pieces = [
-            replace(
-                stimulus,
-                image=stimulus.image[i : i + 1],
-                behavior=stimulus.behavior[i : i + 1],
-                pupil_center=stimulus.pupil_center[i : i + 1],
-            )
-            for i in range(len(stimuli[0].image))
-            for stimulus in stimuli
-        ]
+        pieces = [stimulus[i : i + 1] for i in range(len(stimuli[0].image)) for stimulus in stimuli]
         responses = [prediction.response for prediction in self.predict_many(pieces)]
         return {mouse_id: np.concatenate(responses[k :: len(names)]) for k, mouse_id in enumerate(names)}
 
@@ -216,7 +194,8 @@ class Engine:
         """
         parts: list[list[Prediction]] = [[] for _ in stimuli]
         for rows in self._chunks(stimuli):
-            for row, prediction in zip(rows, self._run(stimuli, rows), strict=True):
+            predictions = self._run([stimuli[row.stimulus][row.images] for row in rows])
+            for row, prediction in zip(rows, predictions, strict=True):
                 parts[row.stimulus].append(prediction)
         return [
             some[0]
@@ -242,7 +221,7 @@ class Engine:
         stimulus = self.check(mouse_id, image, behavior, pupil_center)
         maps = []
         for start in range(0, len(stimulus.image), self.max_batch):
-            stems = self._run_stems(stimulus, slice(start, start + self.max_batch))
+            stems = self._run_stems(stimulus[start : start + self.max_batch])
             maps.append(
                 [
                     session.run(stems[member % len(stems)])[contract.ATTENTION_ROLLOUT]
@@ -276,7 +255,7 @@ class Engine:
         positions = self._neurons(stimulus)
         batch = len(stimulus.image)
         shape = (batch, len(positions)) if np.ndim(weights) == 2 else (len(positions),)
-        weights = np.broadcast_to(_floats("weights", weights, shape, mouse_id), (batch, len(positions)))
+        weights = np.broadcast_to(floats("weights", weights, shape, mouse_id), (batch, len(positions)))
         if self._backward is None:
             self._backward = BackwardPass(
                 self.manifest,
@@ -295,8 +274,8 @@ class Engine:
                 self._backward.run(
                     mouse_id,
                     MouseForward(mouse.readouts, mouse.touched_tokens),
-                    _raw(stimulus, images),
-                    self._run_stems(stimulus, images),
+                    stimulus[images].tensors,
+                    self._run_stems(stimulus[images]),
                     positions,
                     np.ascontiguousarray(weights[images]),
                 )
@@ -317,16 +296,7 @@ class Engine:
         neurons: npt.ArrayLike | None = None,
     ) -> Stimulus:
         """A stimulus that the engine can run as it is; see `predict` for what is refused."""
-        mouse = self._mouse(mouse_id)
-        images = _floats("image", image, (None, *mouse.image_shape), mouse_id)
-        batch = len(images)
-        return Stimulus(
-            mouse_id=mouse_id,
-            image=images,
-            behavior=_floats("behavior", behavior, (batch, len(mouse.behavior)), mouse_id),
-            pupil_center=_floats("pupil_center", pupil_center, (batch, len(mouse.pupil_center)), mouse_id),
-            neurons=None if neurons is None else _positions(neurons, mouse),
-        )
+        return Stimulus.check(self._mouse(mouse_id), image, behavior, pupil_center, neurons)
 
     def _mouse(self, mouse_id: str) -> MouseRecord:
         try:
@@ -351,57 +321,51 @@ class Engine:
         if rows:
             yield rows
 
-    def _run(self, stimuli: Sequence[Stimulus], rows: list[_Row]) -> list[Prediction]:
-        """One chunk: at most `max_batch` images, each row of one stimulus."""
-        stems = [self._run_stems(stimuli[row.stimulus], row.images) for row in rows]  # row -> member -> tensors
-        sizes = [len(tensors[0][contract.CORE_IMAGE]) for tensors in stems]
-        bounds = np.concatenate([[0], np.cumsum(sizes)])
-        pre_activations: list[list[Array]] = [[] for _ in rows]
+    def _run(self, pieces: list[Stimulus]) -> list[Prediction]:
+        """One chunk: at most `max_batch` images, of one mouse or of several."""
+        stems = self._each(self._run_stems, pieces)  # piece -> member -> tensors
+        pre_activations: list[list[Array]] = [[] for _ in pieces]
         for member, core in enumerate(self.cores):
             inputs = [tensors[member % len(tensors)] for tensors in stems]
-            feature_map = core.feature_maps(inputs, self._touched(stimuli, rows, member, inputs))
-            for i, row in enumerate(rows):
-                stimulus = stimuli[row.stimulus]
-                tensors = stems[i][member % len(stems[i])]
-                readout = self._mice[stimulus.mouse_id].readouts[member]
-                result = readout.run(
-                    {
-                        contract.FEATURE_MAP: feature_map[bounds[i] : bounds[i + 1]],
-                        contract.CORE_PUPIL_CENTER: tensors[contract.CORE_PUPIL_CENTER],
-                        contract.NEURONS: self._neurons(stimulus),
-                    }
-                )
-                pre_activations[i].append(result[contract.PRE_ACTIVATION])
-        predictions = []
-        for row, members in zip(rows, pre_activations, strict=True):
-            ensemble = self._mice[stimuli[row.stimulus].mouse_id].ensemble
-            result = ensemble.run({contract.PRE_ACTIVATION: np.stack(members)})  # (M, B, n)
-            predictions.append(Prediction(result[contract.RESPONSE], result[contract.SPREAD]))
-        return predictions
+            touched = None
+            if core.can_restrict:
+                touched = self._each(partial(self._touched, member), pieces, inputs)
+            feature_maps = core.feature_maps(inputs, touched)
+            read_out = self._each(partial(self._read_out, member), pieces, inputs, feature_maps)
+            for members, pre_activation in zip(pre_activations, read_out, strict=True):
+                members.append(pre_activation)
+        return self._each(self._combine, pieces, pre_activations)
 
-    def _run_stems(self, stimulus: Stimulus, images: slice) -> list[dict[str, np.ndarray]]:
+    def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:
+        """What the function gives for each piece: those of several mice side by side, as their graphs are small."""
+        run = map if len(pieces) == 1 or self.device != "cpu" else self._pool.map
+        return list(run(function, pieces, *more))
+
+    def _run_stems(self, stimulus: Stimulus) -> list[dict[str, Tensor]]:
         """The core's inputs: one set for all members, or one per member where their shifters differ."""
-        raw = _raw(stimulus, images)
         mouse_index = self.manifest.mice[stimulus.mouse_id].mouse_index
         results = []
         for stem in self._mice[stimulus.mouse_id].stems:
-            tensors = stem.run(raw)
-            tensors[contract.MOUSE_INDEX] = np.full(len(raw[contract.IMAGE]), mouse_index, np.int64)
+            tensors = stem.run(stimulus.tensors)
+            tensors[contract.MOUSE_INDEX] = np.full(len(stimulus.image), mouse_index, np.int64)
             results.append(tensors)
         return results
 
-    def _touched(
-        self, stimuli: Sequence[Stimulus], rows: list[_Row], member: int, inputs: list[dict[str, np.ndarray]]
-    ) -> list[np.ndarray] | None:
-        """Of each row, the tokens that its readout reads; None where the core computes all anyway."""
-        if not self.cores[member].can_restrict:
-            return None
-        touched = []
-        for row, tensors in zip(rows, inputs, strict=True):
-            stimulus = stimuli[row.stimulus]
-            graph = self._mice[stimulus.mouse_id].touched_tokens[member]
-            touched.append(graph.run(tensors | {contract.NEURONS: self._neurons(stimulus)})[contract.TOKENS])
-        return touched
+    def _touched(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor]) -> np.ndarray:
+        """The tokens that the readout of one member reads."""
+        graph = self._mice[stimulus.mouse_id].touched_tokens[member]
+        return graph.run(inputs | {contract.NEURONS: self._neurons(stimulus)})[contract.TOKENS]
+
+    def _read_out(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor], feature_map: Tensor) -> Array:
+        """The pre-activations (B, n) of one member."""
+        readout = self._mice[stimulus.mouse_id].readouts[member]
+        tensors = inputs | {contract.FEATURE_MAP: feature_map, contract.NEURONS: self._neurons(stimulus)}
+        return readout.run(tensors)[contract.PRE_ACTIVATION]
+
+    def _combine(self, stimulus: Stimulus, members: list[Array]) -> Prediction:
+        """The ensemble's answer, from the pre-activations of its members."""
+        result = self._mice[stimulus.mouse_id].ensemble.run({contract.PRE_ACTIVATION: np.stack(members)})  # (M, B, n)
+        return Prediction(result[contract.RESPONSE], result[contract.SPREAD])
 
     def _neurons(self, stimulus: Stimulus) -> npt.NDArray[np.int64]:
         if stimulus.neurons is not None:
@@ -420,44 +384,3 @@ def _core_files(manifest: Manifest, precision: Precision) -> tuple[list[File], l
             hint="Export it again with --fp16 (transformer cores only), or set V1T_PRECISION=fp32.",
         )
     return manifest.half_cores, []
-
-
-def _raw(stimulus: Stimulus, images: slice) -> dict[str, np.ndarray]:
-    return {
-        contract.IMAGE: stimulus.image[images],
-        contract.BEHAVIOR: stimulus.behavior[images],
-        contract.PUPIL_CENTER: stimulus.pupil_center[images],
-    }
-
-
-def _floats(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], mouse_id: str) -> Array:
-    expected = "(" + ", ".join("B" if size is None else str(size) for size in shape) + ")"
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise InvalidInput(f"{name} is not numbers", got=f"dtype {array.dtype}", expected="floats or integers")
-    fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
-    if not fits or array.size == 0:
-        raise InvalidInput(
-            f"{name} has another shape than mouse {mouse_id!r} expects", got=str(array.shape), expected=expected
-        )
-    with np.errstate(over="ignore"):  # what does not fit float32 is infinite, and named below
-        array = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(array).all():
-        raise InvalidInput(f"{name} holds NaN or infinite values", expected="finite numbers")
-    return array
-
-
-def _positions(neurons: npt.ArrayLike, mouse: MouseRecord) -> npt.NDArray[np.int64]:
-    array = np.asarray(neurons)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        raise InvalidInput(
-            "neurons is no list of positions", got=f"shape {array.shape}, dtype {array.dtype}", expected="(n,) integers"
-        )
-    outside = array[(array < 0) | (array >= mouse.n_neurons)]
-    if outside.size:
-        raise NotFound(
-            f"mouse {mouse.mouse_id!r} has no neuron at position {outside[0]}",
-            got=int(outside[0]),
-            expected=f"0 to {mouse.n_neurons - 1}",
-        )
-    return np.ascontiguousarray(array, dtype=np.int64)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 
 from server.errors import BundleError
 
-__all__ = ["Graph", "OpenVINOSession", "Precision", "Provider", "Session", "available_provider", "open_core"]
+__all__ = ["Graph", "OpenVINOSession", "Precision", "Provider", "Session", "Tensor", "available_provider", "open_core"]
 
 # What an operator can ask for; "auto" takes CUDA where it works and says so where it does not.
 Provider = Literal["auto", "cpu", "cuda", "openvino"]
 # Of the cores; stems, shifters, readouts and gradients are always float32.
 Precision = Literal["fp32", "fp16", "bf16"]
+
+# In memory, or where onnxruntime left it for the next graph, as on a GPU.
+Tensor: TypeAlias = np.ndarray | ort.OrtValue
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -67,8 +70,12 @@ class Graph(Protocol):
     shapes: dict[str, tuple[int | str, ...]]
     provider: str
 
-    def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph on those of the tensors that it takes; returns all of its outputs by name."""
+    def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
+        """Runs the graph on those of the tensors that it takes; returns all of its outputs by name.
+
+        Args:
+            stay: outputs that the next graph takes, and that may stay on the device for it.
+        """
         ...
 
 
@@ -97,15 +104,26 @@ class Session:
                 expected=_CUDA,
                 hint="Check the NVIDIA driver and the CUDA libraries, or set V1T_PROVIDER=cpu.",
             )
+        self._device = "cuda" if self.provider == _CUDA else "cpu"
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
         self.shapes: dict[str, tuple[int | str, ...]] = {
             value.name: tuple(value.shape) for value in self._session.get_outputs()
         }
 
-    def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        results = self._session.run(None, {name: tensors[name] for name in self.inputs})
-        return dict(zip(self.outputs, results, strict=True))
+    def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
+        binding = self._session.io_binding()
+        for name in self.inputs:
+            tensor = tensors[name]
+            if isinstance(tensor, ort.OrtValue):
+                binding.bind_ortvalue_input(name, tensor)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
+        for name in self.outputs:
+            binding.bind_output(name, self._device if name in stay else "cpu")
+        self._session.run_with_iobinding(binding)
+        results = zip(self.outputs, binding.get_outputs(), strict=True)
+        return {name: value if name in stay else value.numpy() for name, value in results}
 
 
 class OpenVINOSession:
@@ -138,7 +156,7 @@ class OpenVINOSession:
             for port in self._model.outputs
         }
 
-    def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
         results = self._model({name: np.ascontiguousarray(tensors[name]) for name in self.inputs})
         # The results lie in memory that the next run writes to.
         return {name: np.array(results[i]) for i, name in enumerate(self.outputs)}

@@ -103,7 +103,7 @@ def test_few_neurons_take_the_restricted_core_and_all_the_full_one(folder: Path)
     def opened() -> Session:
         session = inner()
         run = session.run
-        session.run = lambda tensors: (ran.append(tensors[contract.TOKENS].shape[1]), run(tensors))[1]
+        session.run = lambda tensors, stay=(): (ran.append(tensors[contract.TOKENS].shape[1]), run(tensors, stay))[1]
         return session
 
     core._open_restricted = opened
@@ -113,8 +113,8 @@ def test_few_neurons_take_the_restricted_core_and_all_the_full_one(folder: Path)
     engine.predict("A", *inputs, np.array([5, 7, 9]))
     assert ran[1] <= 12
     few = len(ran)
-    mask = np.ones((1, core.n_tokens), bool)
-    core._run(engine._run_stems(engine.check("A", *inputs), slice(0, 1))[0], mask)
+    everywhere = np.arange(core.n_tokens)[None]
+    core.feature_maps([engine._run_stems(engine.check("A", *inputs))[0]], [everywhere])
     assert len(ran) == few
 
 
@@ -273,14 +273,16 @@ def test_one_stimulus_for_many_mice_gives_each_its_own_responses(ensemble: Ensem
 def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("server.cores.WORTH_RESTRICTING", -1)  # the full core, always
     ran = []
-    run = engine.cores[0]._run
+    core = engine.cores[0].session
+    run = core.run
 
-    def counted(tensors: dict[str, np.ndarray], touched: np.ndarray | None) -> np.ndarray:
+    def counted(tensors: dict[str, np.ndarray], stay: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         ran.append(len(tensors[contract.CORE_IMAGE]))
-        return run(tensors, touched)
+        return run(tensors, stay)
 
-    monkeypatch.setattr(engine.cores[0], "_run", counted)
+    monkeypatch.setattr(core, "run", counted)
     engine.predict_mice("*", *draw(4, seed=32))
     assert sum(ran) == 4
 

@@ -159,7 +159,7 @@ def test_kept_heads_give_the_gradients_of_attention() -> None:
     heads = (queries @ tokens.transpose(1, 2)).softmax(-1) @ tokens
     cotangent = torch.randn_like(heads)
     expected = torch.autograd.grad(heads, (queries, tokens), cotangent)
-    got = torch.autograd.grad(_KnownHeads.apply(queries, tokens, heads.detach()), (queries, tokens), cotangent)
+    got = torch.autograd.grad(_KnownHeads.apply(queries, tokens, heads.detach(), 3), (queries, tokens), cotangent)
     torch.testing.assert_close(got, expected)
 
 
