@@ -160,6 +160,8 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._task: asyncio.Task[None] | None = None
+        self._in_run: list[_Job] | None = None
+        self._refusal: str | None = None
 
     def start(self) -> None:
         """Begins to serve the queue, on the running loop."""
@@ -168,6 +170,28 @@ class Batcher:
     @property
     def alive(self) -> bool:
         return self._task is not None and not self._task.done()
+
+    @property
+    def running(self) -> object | None:
+        """What runs now, a new object for every run; None: nothing."""
+        return self._in_run
+
+    def give_up(self, reason: str) -> None:
+        """From now on nobody is answered: who waits, in a run or before one, and who comes, is told the reason."""
+        self._refusal = reason
+        for job in [*self._queue, *(self._in_run or ())]:
+            job.give(NotReady(reason, hint="Ask again: another server may be starting.", retry_after=5))
+
+    def check(self) -> None:
+        """Passes while requests are answered.
+
+        Raises:
+            NotReady: with the reason.
+        """
+        if self._refusal is not None:
+            raise NotReady(self._refusal, hint="Ask again: another server may be starting.", retry_after=5)
+        if not self.alive:
+            raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
 
     async def close(self) -> None:
         """Stops after the run in progress; what still waits is told so."""
@@ -254,6 +278,8 @@ class Batcher:
         Raises:
             Busy: not now; `retry_after` says when.
         """
+        if self._refusal is not None:
+            self.check()
         waiting = self._waiting.total()
         ahead = sum(n * self._cost.get(kind, 0.0) for kind, n in self._waiting.items())  # seconds, as far as measured
         retry_after = min(max(1, math.ceil(ahead)), 60)
@@ -314,7 +340,9 @@ class Batcher:
 
     async def _answer(self, batch: list[_Taken]) -> None:
         start = time.perf_counter()
+        self._in_run = [job for job, _ in batch]
         parts = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
+        self._in_run = None
         seconds = time.perf_counter() - start
         self._measure(batch, seconds)
         for (job, _), of_job in zip(batch, parts, strict=True):

@@ -50,6 +50,7 @@ class Metrics:
         self.queue_seconds = Histogram(
             "v1t_queue_seconds", "A request's wait for its first run", registry=registry, buckets=_SECONDS
         )
+        self.in_flight = Gauge("v1t_requests_in_flight", "Requests that are being answered", registry=registry)
         self.queue_images = Gauge("v1t_queue_images", "Images that wait", registry=registry)
         self.ready = Gauge("v1t_ready", "1 when every bundle is loaded and warm", registry=registry)
         self.bundle = Gauge(

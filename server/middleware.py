@@ -76,6 +76,7 @@ class _Exchange:
     ) -> None:
         self._app, self._turnstile = app, turnstile
         self._settings, self._access, self._metrics = rooms.settings, rooms.access, rooms.metrics
+        self._drain = rooms.drain
         self._scope, self._receive, self._send = scope, receive, send
         self._headers = Headers(scope=scope)
         asked_id = self._headers.get("x-request-id", "")
@@ -97,7 +98,7 @@ class _Exchange:
         try:
             async with self._timeout:
                 self._in_time = True
-                with self._admitted():
+                with self._counted(), self._admitted():
                     self._check_length()
                     self._set_deadline()
                     await self._app(self._scope, self._receive_counted, self._send_marked)
@@ -138,6 +139,13 @@ class _Exchange:
         }
         message = "%s %r %s %.1f ms %s"
         logger.info(message, method, path, status, 1000 * seconds, self._request_id, extra={"fields": fields})
+
+    def _counted(self) -> contextlib.AbstractContextManager[None]:
+        """A place among those whose answers a server that is told to stop waits for."""
+        if self._scope["path"] in _OPEN_ROUTES:
+            return contextlib.nullcontext()
+        self._drain.check()
+        return self._drain.inside()
 
     def _admitted(self) -> contextlib.AbstractContextManager[None]:
         """The caller's place among those who are answered."""
@@ -195,6 +203,8 @@ class _Exchange:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._request_id
+            if self._drain.begun:
+                headers["connection"] = "close"
             for name, value in _SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
             self._metrics.request_seconds.labels(self._state["route"]).observe(time.perf_counter() - self._start)

@@ -16,6 +16,7 @@ from server import stimulus
 from server.access import Access
 from server.batcher import Batcher, Work
 from server.desk import Desk
+from server.drain import Drain
 from server.errors import DeadlineExceeded, NotReady
 from server.library import Library, load_engine
 from server.metrics import Metrics
@@ -41,6 +42,7 @@ class Rooms:
     access: Access
     library: Library
     desk: Desk
+    drain: Drain
     batcher: Batcher
     metrics: Metrics
     statistics: Statistics
@@ -56,7 +58,8 @@ class Rooms:
         batcher = Batcher(
             max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, ran=statistics.ran
         )
-        return cls(settings, Access(settings), Library(settings, metrics, load), Desk(), batcher, metrics, statistics)
+        library, drain = Library(settings, metrics, load), Drain(settings.drain, metrics)
+        return cls(settings, Access(settings), library, Desk(), drain, batcher, metrics, statistics)
 
     def check_ready(self) -> None:
         """Passes when every question can be answered.
@@ -67,8 +70,8 @@ class Rooms:
         if self.access.problem is not None:
             raise NotReady("the server answers nobody", hint=self.access.problem, retry_after=30)
         self.library.check_ready()
-        if not self.batcher.alive:
-            raise NotReady("the batcher has stopped", hint="Restart the server; its log says why.", retry_after=30)
+        self.drain.check()
+        self.batcher.check()
 
     def admit(self, deadline: float) -> None:
         """Passes if who comes now can be answered in time, as far as is known.

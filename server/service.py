@@ -27,6 +27,7 @@ from server.middleware import Envelope
 from server.rooms import Rooms
 from server.routes import create_app
 from server.settings import Settings, SettingsError
+from server.watchdog import Watchdog
 
 __all__ = ["TwinServer", "create_service"]
 
@@ -83,6 +84,9 @@ def create_service(settings: Settings) -> Any:
             for variable, meant in Settings.misspelt().items():
                 logger.warning("%s is no setting; did you mean %s?", variable, meant)
             batcher.start()
+            self._watchdog = Watchdog(settings.run_timeout, lambda: batcher.running, batcher.give_up)
+            self._watchdog.start()
+            rooms.drain.take_over(lambda: batcher.give_up("the server is shutting down"))
             self._loading = asyncio.create_task(self._load(), name="library")
 
         async def _load(self) -> None:
@@ -96,6 +100,8 @@ def create_service(settings: Settings) -> Any:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._loading
             await batcher.close()
+            self._watchdog.stop()
+            rooms.drain.release()
 
         async def __is_ready__(self) -> bool:
             rooms.check_ready()  # raises NotReady with the reason, which the envelope makes the reply

@@ -79,6 +79,15 @@ class Settings(BaseModel):
         le=86_400,
         description="seconds to a reply's first byte; a request's X-Request-Timeout may ask for less",
     )
+    run_timeout: float = Field(
+        default=120.0,
+        gt=0,
+        le=86_400,
+        description="seconds for one run of the engine; past that it counts as hung",
+    )
+    drain: float = Field(
+        default=20.0, ge=0, le=25, description="seconds for requests in flight once the server is told to stop"
+    )
     max_concurrent: int | None = Field(
         default=None, ge=1, description="requests at once of one key, or of one address without keys; empty: any number"
     )
