@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from v1t_client.insilico.attention import AttentionMaps
 from v1t_client.insilico.experiment import Experiment
 from v1t_client.insilico.mei import MostExcitingInputs
 from v1t_client.insilico.rf import ReceptiveFields
@@ -9,5 +10,5 @@ from v1t_client.insilico.rf import ReceptiveFields
 __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
-    experiment.name: experiment for experiment in (ReceptiveFields, MostExcitingInputs)
+    experiment.name: experiment for experiment in (ReceptiveFields, MostExcitingInputs, AttentionMaps)
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Result"]
 
-ARRAYS, TABLE = "result.nc", "neurons.parquet"
+ARRAYS = "result.nc"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +35,30 @@ class Result:
     receipt: Receipt
 
     def table(self) -> dict[str, np.ndarray]:
-        """One row per neuron: every variable and coordinate whose only dimension is `neuron`, by name."""
-        columns = {"neuron_id": self.dataset["neuron"].values}
+        """One row per neuron: every variable and coordinate whose only dimension is `neuron`, by name.
+
+        Of a result about images, such as attention, one row per image.
+        """
+        row = self._row
+        columns = {"neuron_id" if row == "neuron" else row: self.dataset[row].values}
         for name in [*self.dataset.coords, *self.dataset.data_vars]:
-            if name != "neuron" and self.dataset[name].dims == ("neuron",):
+            if name != row and self.dataset[name].dims == (row,):
                 columns[str(name)] = self.dataset[name].values
         return columns
 
+    @property
+    def _row(self) -> str:
+        return "neuron" if "neuron" in self.dataset.dims else "image"
+
     def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
-        """Writes result.nc, neurons.parquet, receipt.json, and each figure as .png and .pdf into a new folder."""
+        """Makes the folder: result.nc, neurons.parquet or images.parquet, receipt.json, figures as .png and .pdf."""
         folder.mkdir()
         dataset = self.dataset.assign_attrs(receipt=self.receipt.to_json())
         encoding = {str(name): {"zlib": True, "complevel": 4} for name in _large(dataset)}
         needed("h5netcdf")
         dataset.to_netcdf(folder / ARRAYS, engine="h5netcdf", encoding=encoding)
         parquet, arrow = needed("pyarrow.parquet"), needed("pyarrow")
-        parquet.write_table(arrow.table(self.table()), folder / TABLE)
+        parquet.write_table(arrow.table(self.table()), folder / f"{self._row}s.parquet")
         for name, figure in figures.items():
             # No date inside, so that the same result gives the same file.
             figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
