@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_twins import NO_DROPOUT, TINY_CORES, tiny_recordings
 
 from training.__main__ import main
+from training.checkpoint import load_checkpoint
 from training.loop import TrainingConfig
+from training.simulate import simulate
 from training.studies import runner
 from training.studies.catalog import SCALES, STUDIES, Scale
 from training.studies.plan import plan
 from training.studies.results import Line, lines_of, results_table
-from training.studies.runner import RunScores, perfect_scores
+from training.studies.runner import RunScores, checkpoint_of, perfect_scores, run_all
 
 SMALL = {"cropper.size": (12, 20), "readout.hidden": 4}
 TINY = Scale(
@@ -88,7 +91,7 @@ def test_a_study_that_was_interrupted_goes_on_and_trains_nothing_twice(
 
 
 def test_a_training_that_diverges_is_counted_and_the_rest_goes_on() -> None:
-    runs = plan(STUDIES["comparison"], TINY, ["SIM1"], seeds=2)
+    runs = plan(STUDIES["comparison"], TINY, ["SIM1"], seeds=2, n_trials=20)
     results = [
         RunScores(run, {"SIM1": {"single_trial_correlation": 0.4}}, failed="NaN" if run.seed else None) for run in runs
     ]
@@ -103,12 +106,76 @@ def test_means_are_over_mice_first_and_deviations_over_seeds() -> None:
 
 
 def test_equal_trainings_have_one_name_and_others_another() -> None:
-    runs = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=2)
-    again = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=1)
+    runs = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=2, n_trials=20)
+    again = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=1, n_trials=20)
     assert [run.name for run in runs[:4]] == [run.name for run in again]
     assert len({run.name for run in runs}) == 8
-    other = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=1, training={"learning_rate": 0.02})
+    other = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=1, n_trials=20, training={"learning_rate": 0.02})
     assert not {run.name for run in other} & {run.name for run in runs}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_trainings_that_fit_together(name: str) -> None:
+    runs = plan(STUDIES[name], SCALES["paper"], ["A", "B", "C"], seeds=2, n_trials=4472, source=["F", "G"])
+    assert len({run.label for run in runs}) == len({run.name for run in runs}) == len(runs)
+    for i, run in enumerate(runs):
+        assert run.mice
+        assert run.core is None or run.core in runs[:i]  # what it stands on is trained before it
+        assert run.core is None or run.core.model == run.model
+
+
+def test_a_transferred_core_has_not_seen_the_mouse() -> None:
+    runs = plan(STUDIES["transfer"], SCALES["paper"], ["A", "B", "C"], seeds=1, n_trials=4472)
+    transferred = [run for run in runs if run.core is not None]
+    assert len(transferred) == 6
+    for run in transferred:
+        assert run.core is not None
+        assert sorted(run.mice + run.core.mice) == ["A", "B", "C"]
+        assert run.training.max_epochs == (20 if "tenth" in run.variant.label else 200)
+
+
+def test_sample_efficiency_asks_for_no_more_trials_than_there_are() -> None:
+    def places(n_trials: int) -> list[float | None]:
+        runs = plan(STUDIES["sample-efficiency"], TINY, ["A"], seeds=1, n_trials=n_trials)
+        return [run.variant.x for run in runs if run.variant.system == "v1t"]
+
+    assert places(4472) == [500, 1000, 1500, 2500, 3500, 4472]
+    assert places(1500) == [500, 1000, 1500]
+
+
+def test_transfer_leaves_the_core_as_it_was_and_is_compared_with_the_joint_twin(tmp_path: Path, folder: Path) -> None:
+    assert study("transfer", tmp_path, folder, "--seeds", "1") == 0
+    mice = ["SIM1", "SIM2"]
+    for run in plan(STUDIES["transfer"], TINY, mice, seeds=1, n_trials=16):
+        if run.core is not None:
+            own, taken = (load_checkpoint(checkpoint_of(one, tmp_path)).twin for one in (run, run.core))
+            for name, weights in taken.core.state_dict().items():
+                assert torch.equal(weights, own.core.state_dict()[name])
+    text = (tmp_path / "transfer.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:5]] == ["joint", "direct", "transfer"]
+    assert rows[0][-3:] == ["updates", "of the joint", "seeds"]
+    lines = json.loads((tmp_path / "transfer.json").read_text(encoding="utf-8"))["lines"]
+    joint, _, transfer, *_ = (line["mean_and_sd_over_seeds"]["single_trial_correlation"][0] for line in lines)
+    assert float(rows[4][-2].removesuffix(" %")) == pytest.approx(100 * transfer / joint, abs=0.06)
+
+
+def test_a_grey_core_of_two_channels_is_transferred_to_one(tmp_path: Path, folder: Path) -> None:
+    options = {"n_validation": 8, "n_test_images": 4, "n_test_repeats": 3, "image_shape": (2, 18, 32)}
+    simulate(tmp_path / "f", mouse_id="SIMF", data_key="91001-1-1", n_neurons=4, n_train=16, **options)
+    out = tmp_path / "out"
+    assert study("cross-dataset", out, folder, "--seeds", "1", "--source", str(tmp_path / "f")) == 0
+    text = (out / "cross-dataset.md").read_text(encoding="utf-8")
+    assert ("| direct" in text, "| transfer" in text, "core of the source" in text) == (True, True, False)
+
+
+def test_what_a_study_cannot_use_is_refused(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = next(folder.glob("static90001*"))
+    assert study("transfer", tmp_path, one) == 1
+    assert "two mice" in capsys.readouterr().err
+    assert study("comparison", tmp_path, folder, "--source", str(one)) == 1
+    assert "--source" in capsys.readouterr().err
+    assert study("comparison", tmp_path, folder, "--seeds", "0") == 1
 
 
 def test_fewer_training_trials_leave_the_other_tiers_alone(folder: Path) -> None:
@@ -141,12 +208,16 @@ def test_help_names_every_study_with_what_the_paper_found(capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_two_workers_train_what_one_does(tmp_path: Path, folder: Path) -> None:
-    def scores(output: Path) -> Any:
-        return json.loads((output / "comparison.json").read_text(encoding="utf-8"))["lines"]
-
-    for workers in ("1", "2"):
-        assert study("comparison", tmp_path / workers, folder, "--seeds", "1", "--workers", workers) == 0
-    one, two = scores(tmp_path / "1"), scores(tmp_path / "2")
-    assert [line["label"] for line in one] == [line["label"] for line in two]
-    for a, b in zip(one, two, strict=True):
-        assert a["seeds"][0]["SIM1"] == pytest.approx(b["seeds"][0]["SIM1"], abs=1e-4)
+    recordings = {recording.mouse_id: recording for recording in tiny_recordings(folder, n_train=(20, 16))}
+    runs = plan(STUDIES["transfer"], TINY, list(recordings), seeds=1, n_trials=16)
+    some = [run for run in runs if run.mice == ("SIM1",) or (run.core is None and run.mice == ("SIM2",))]
+    assert len(some) == 6
+    assert len({run.name for run in some}) == 4  # with two mice, one's core of the others is the other's direct twin
+    one, two = (
+        {result.run.label: result.scores for result in run_all(some, recordings, tmp_path / str(n), workers=n)}
+        for n in (1, 2)
+    )
+    assert set(one) == set(two) == {run.label for run in some}
+    for label in one:
+        for mouse_id, scores in one[label].items():
+            assert two[label][mouse_id] == pytest.approx(scores, abs=1e-4, nan_ok=True)

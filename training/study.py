@@ -13,9 +13,9 @@ from training.mouse import open_recordings
 from training.recordings import Recording
 from training.run_folder import parse_options
 from training.simulate import simulate
-from training.studies.catalog import SCALES, STUDIES, Scale, Study
+from training.studies.catalog import CEILING, SCALES, STUDIES, Scale, Study
 from training.studies.plan import Run, plan
-from training.studies.results import CEILING, Line, lines_of, results_table, write_results
+from training.studies.results import Line, lines_of, results_table, write_results
 from training.studies.runner import RunScores, checkpoint_of, ensemble_scores, perfect_scores, run_all
 
 __all__ = ["add_arguments", "run"]
@@ -37,6 +37,7 @@ scales:
 examples:
   python -m training study comparison --output runs/comparison --seeds 3
   python -m training study comparison --output runs/table-1 --recordings data/sensorium --scale paper --device cuda
+  python -m training study cross-dataset --output runs/f-to-s --recordings data/sensorium --source data/franke2022
 
 A study that is interrupted goes on with the same command; what two studies in one --output both need is trained once.
 """
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recordings", nargs="+", type=Path, metavar="DIR", help="recordings, or folders of them (default: simulated)"
     )
+    parser.add_argument(
+        "--source", nargs="+", type=Path, metavar="DIR", help="recordings whose core is transferred (cross-dataset)"
+    )
     parser.add_argument("--scale", choices=sorted(SCALES), default="two-cores", help="see below (default: two-cores)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (default: 3)")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="of every model or training")
@@ -63,15 +67,30 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
     study, scale = STUDIES[args.study], SCALES[args.scale]
     options, training = parse_options(args.set)
-    recordings = _recordings(args.recordings, args.output, scale)
-    runs = plan(study, scale, list(recordings), seeds=args.seeds, options=options, training=training)
+    mice = _recordings(args.recordings, args.output, scale)
+    source = _source(study, args.source, args.output, scale)
+    if both := sorted(set(mice) & set(source)):
+        raise ConfigError("a mouse is among --recordings and --source", got=both)
+    recordings = {**mice, **source}
+    runs = plan(
+        study,
+        scale,
+        list(mice),
+        seeds=args.seeds,
+        n_trials=min(len(recording.tier("train")) for recording in mice.values()),
+        source=list(source),
+        options=options,
+        training=training,
+    )
+    if not all(run.mice for run in runs):
+        raise ConfigError(f"study {args.study} needs two mice or more", got=list(mice))
     print(f"{args.study}: {len(runs)} trainings, in {args.output}")
     done: list[RunScores] = []
     about = {"scale": args.scale, "data": {mouse: recording.data_hash for mouse, recording in recordings.items()}}
     try:
         for result in run_all(runs, recordings, args.output, device=args.device, workers=args.workers):
             done.append(result)
-            lines, notes = _results(study, done, runs, recordings, args.output)
+            lines, notes = _results(study, done, runs, mice, args.output)
             paths = write_results(args.output, args.study, study, lines, notes=notes, about=about)
     except KeyboardInterrupt:
         print(f"\nInterrupted. What is done is kept in {args.output}: the same command goes on from there.")
@@ -84,20 +103,35 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recordings(paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
-    """By mouse: those given, else simulated ones. Images are as small as the models see them, to spare the disk."""
-    if paths is None:
-        paths = [
-            simulate(
-                output / "recordings",
-                mouse_id=f"SIM{i}",
-                data_key=f"{90_000 + i}-1-1",
-                n_neurons=scale.neurons,
-                n_train=scale.trials,
-                image_shape=(1, 36, 64),
-            )
-            for i in range(1, scale.mice + 1)
-        ]
+    """By mouse: those given, else simulated ones."""
+    return _opened(paths or [_simulated(output, scale, f"SIM{i}", 90_000 + i) for i in range(1, scale.mice + 1)])
+
+
+def _source(study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
+    """The mice whose core a study transfers: those given, else simulated ones with the two channels of Dataset F."""
+    if all(variant.mice != "source" for variant in study.variants):
+        if paths is not None:
+            raise ConfigError("this study transfers no core from a --source")
+        return {}
+    return _opened(
+        paths or [_simulated(output, scale, f"SIMF{i}", 91_000 + i, channels=2) for i in range(1, scale.mice + 1)]
+    )
+
+
+def _opened(paths: Sequence[Path]) -> dict[str, Recording]:
     return {recording.mouse_id: recording for recording in open_recordings(paths)}
+
+
+def _simulated(output: Path, scale: Scale, mouse_id: str, animal: int, channels: int = 1) -> Path:
+    """Images are as small as the models see them, to spare the disk."""
+    return simulate(
+        output / "recordings",
+        mouse_id=mouse_id,
+        data_key=f"{animal}-1-1",
+        n_neurons=scale.neurons,
+        n_train=scale.trials,
+        image_shape=(channels, 36, 64),
+    )
 
 
 def _results(

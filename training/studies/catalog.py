@@ -12,11 +12,14 @@ from typing import Any, Literal
 
 from training.loop import TrainingConfig
 
-__all__ = ["SCALES", "STUDIES", "Scale", "Study", "Variant"]
+__all__ = ["CEILING", "SCALES", "STUDIES", "TRIALS", "Scale", "Study", "Variant"]
 
 # all: one twin of all mice. own: a twin for each mouse alone. others: for each mouse, a twin of all the others.
 # source: one twin of the recordings given as --source.
 TrainedOn = Literal["all", "own", "others", "source"]
+
+CEILING = "noise ceiling"  # a line that every study of simulated mice ends with
+TRIALS = "training trials"
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Variant:
         system: of `training.config.PRESETS`.
         options: of the model, such as {"cropper.crop": 0.8}.
         x: its place on the figure's axis, where the study has one.
-        trials: training trials of each mouse; None: all.
+        trials: training trials of each mouse, drawn anew for each seed; None: all.
         core: label of the variant whose core is taken and frozen.
-        steps: share of the scale's epochs.
+        steps: share of the scale's epochs, rounded down.
         shown: False for what is trained only for its core.
     """
 
@@ -52,9 +55,11 @@ class Study:
     Attributes:
         question: what it answers, a line.
         where: the paper's table or figure.
-        paper: what the paper found.
-        ensemble: label of the variant whose seeds also make an ensemble.
+        paper: what the paper found, or asked.
+        ensemble: label of the variant whose seeds also make an ensemble, and whose retinotopy is looked at.
+        against: label of the line that every other is given as a share of.
         axis: name of the figure's x axis, where variants have a place on it.
+            With `TRIALS`, variants with more than the recordings have are left out.
     """
 
     question: str
@@ -62,18 +67,80 @@ class Study:
     paper: str
     variants: tuple[Variant, ...]
     ensemble: str | None = None
+    against: str = CEILING
     axis: str | None = None
 
 
-SYSTEMS = (Variant("LN", "ln"), Variant("CNN", "cnn"), Variant("ViT", "vit"), Variant("V1T", "v1t"))
+GRAY = {"cropper.grayscale": True}  # Dataset F has two channels, Dataset S one
+WITH_GAZE = {"cropper.shifter": "pupil_center"}
 
 STUDIES: dict[str, Study] = {
     "comparison": Study(
         question="which system predicts best, and how far it is from the noise ceiling",
         where="Table 1",
-        paper="V1T above ViT above CNN above LN; an ensemble above any of its members.",
-        variants=SYSTEMS,
+        paper="V1T above ViT above CNN above LN; V1T more than 12.7 % above earlier convolutional models.",
+        variants=(Variant("LN", "ln"), Variant("CNN", "cnn"), Variant("ViT", "vit"), Variant("V1T", "v1t")),
         ensemble="V1T",
+    ),
+    "sample-efficiency": Study(
+        question="how many trials each system needs",
+        where="Fig. 2",
+        paper="V1T and CNN with 500 to about 4,500 training trials of each mouse.",
+        variants=tuple(
+            Variant(label, system, trials=trials)
+            for label, system in (("CNN", "cnn"), ("V1T", "v1t"))
+            for trials in (500, 1000, 1500, 2500, 3500, None)
+        ),
+        axis=TRIALS,
+    ),
+    "transfer": Study(
+        question="whether a frozen core that never saw a mouse serves it, leaving one mouse out at a time",
+        where="A.8",
+        paper="a frozen core of the other mice against a twin trained on the mouse directly.",
+        variants=(
+            Variant("core of the others", mice="others", shown=False),
+            Variant("joint", mice="all"),
+            Variant("direct", mice="own"),
+            Variant("transfer", mice="own", core="core of the others"),
+            Variant("transfer, a tenth of the steps", mice="own", core="core of the others", steps=0.1),
+        ),
+        against="joint",
+    ),
+    "cross-dataset": Study(
+        question="whether a core of Dataset F, in grey, serves Dataset S",
+        where="A.9",
+        paper="a frozen core of the grey Dataset F against twins trained on Dataset S directly.",
+        variants=(
+            Variant("core of the source", options=GRAY, mice="source", shown=False),
+            Variant("direct", options=GRAY),
+            Variant("transfer", options=GRAY, core="core of the source"),
+        ),
+        against="direct",
+    ),
+    "center-crop": Study(
+        question="how much of the image helps, and whether a crop should follow the gaze",
+        where="section 4.1 and Table A.5",
+        paper="alpha 0.8 beside the whole image.",
+        variants=(
+            *(Variant("fixed crop", options={"cropper.crop": a}, x=a) for a in (1.0, 0.9, 0.8, 0.7, 0.6)),
+            *(Variant("follows the gaze", options={"cropper.crop": a, **WITH_GAZE}, x=a) for a in (0.9, 0.8, 0.7, 0.6)),
+        ),
+        axis="crop (alpha)",
+    ),
+    "behavior": Study(
+        question="what behaviour is worth, and where it should enter",
+        where="Table 1 and A.2",
+        paper="V1T (a B-MLP before each block) above ViT (behaviour as channels); shared or fewer B-MLPs ablate it.",
+        variants=(
+            Variant("no behaviour, no gaze", options={"behavior": "none", "shifter": False}),
+            Variant("no behaviour", options={"behavior": "none"}),
+            Variant("channels (ViT)", "vit"),
+            Variant("B-MLP, first block", options={"b_mlp.blocks": "first"}),
+            Variant("B-MLP, tied", options={"b_mlp.blocks": "tied"}),
+            Variant("B-MLP, no pupil centre", options={"b_mlp.inputs": "behavior"}),
+            Variant("B-MLP, per mouse", options={"b_mlp.mice": "per_mouse"}),
+            Variant("B-MLP (V1T)"),
+        ),
     ),
 }
 
@@ -117,7 +184,7 @@ SCALES: dict[str, Scale] = {
         },
         convolution={"core.channels": 16, "core.n_layers": 3, "readout.l1": 0.05},
         training=TrainingConfig(learning_rate=0.006, warmup=150, beta2=0.99, max_epochs=12, patience=1),
-        transfer={"warmup": 50},
+        transfer={"learning_rate": 0.02, "warmup": 20},
         mice=2,
         neurons=150,
         trials=1500,

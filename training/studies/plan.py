@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.config import PRESETS, CNNConfig, ModelConfig, with_options
 from training.loop import TrainingConfig
 from training.run_folder import checked_training
-from training.studies.catalog import Scale, Study, Variant
+from training.studies.catalog import TRIALS, Scale, Study, Variant
 
 __all__ = ["Run", "plan"]
 
@@ -22,7 +21,7 @@ class Run:
     """One training.
 
     Attributes:
-        mice: trained on. scored: mice whose test trials it is scored on.
+        mice: trained on, and scored on.
         core: the run whose core it takes and freezes.
     """
 
@@ -31,7 +30,6 @@ class Run:
     model: ModelConfig
     training: TrainingConfig
     mice: tuple[str, ...]
-    scored: tuple[str, ...]
     core: Run | None = field(default=None, repr=False)
 
     @property
@@ -65,6 +63,7 @@ def plan(
     mice: Sequence[str],
     *,
     seeds: int,
+    n_trials: int,
     source: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
@@ -73,13 +72,15 @@ def plan(
 
     Args:
         mice: of the recordings that the study is about. source: of those whose core is transferred.
+        n_trials: how many training trials each of the mice has at least.
         options, training: of every model and training, on top of the scale's and the variants'.
     """
+    variants = sorted(_possible(study, n_trials), key=lambda variant: variant.core is not None)
     runs: list[Run] = []
     for seed in range(seeds):
         cores: dict[tuple[str, str | None], Run] = {}  # by label, and by the mouse that it is for if each has its own
-        for variant in sorted(study.variants, key=lambda variant: variant.core is not None):
-            for trained, scored, about in _groups(variant, tuple(mice), tuple(source)):
+        for variant in variants:
+            for trained, about in _groups(variant, tuple(mice), tuple(source)):
                 core = None if variant.core is None else cores.get((variant.core, about)) or cores[variant.core, None]
                 run = Run(
                     variant=variant,
@@ -87,7 +88,6 @@ def plan(
                     model=_model(variant, scale, options or {}),
                     training=_training(variant, scale, training or {}),
                     mice=trained,
-                    scored=scored if variant.shown else (),
                     core=core,
                 )
                 cores[variant.label, about] = run
@@ -95,15 +95,23 @@ def plan(
     return runs
 
 
+def _possible(study: Study, n_trials: int) -> list[Variant]:
+    """The variants that the recordings have enough trials for; those with all trials get their place on that axis."""
+    enough = [variant for variant in study.variants if variant.trials is None or variant.trials < n_trials]
+    if study.axis != TRIALS:
+        return enough
+    return [replace(variant, x=float(variant.trials or n_trials)) for variant in enough]
+
+
 def _groups(
     variant: Variant, mice: tuple[str, ...], source: tuple[str, ...]
-) -> list[tuple[tuple[str, ...], tuple[str, ...], str | None]]:
-    """(trained on, scored on, the one mouse that it is about)."""
+) -> list[tuple[tuple[str, ...], str | None]]:
+    """(trained on, the one mouse that it is for)."""
     if variant.mice == "own":
-        return [((mouse,), (mouse,), mouse) for mouse in mice]
+        return [((mouse,), mouse) for mouse in mice]
     if variant.mice == "others":
-        return [(tuple(other for other in mice if other != mouse), (), mouse) for mouse in mice]
-    return [(mice, mice, None)] if variant.mice == "all" else [(source, (), None)]
+        return [(tuple(other for other in mice if other != mouse), mouse) for mouse in mice]
+    return [(mice, None)] if variant.mice == "all" else [(source, None)]
 
 
 def _model(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> ModelConfig:
@@ -115,5 +123,5 @@ def _model(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> ModelC
 def _training(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> TrainingConfig:
     changed = {**scale.training.model_dump(), **(scale.transfer if variant.core is not None else {}), **options}
     training = checked_training(changed)
-    epochs = max(1, math.ceil(variant.steps * training.max_epochs))
+    epochs = max(1, int(variant.steps * training.max_epochs))
     return training.model_copy(update={"max_epochs": epochs})

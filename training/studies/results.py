@@ -16,14 +16,13 @@ from training.checkpoint import source_commit, write_atomically
 from training.errors import CheckpointError
 from training.evaluate import SCORES
 from training.figures import COLORS, only_left_and_bottom, save_figure, styled
-from training.studies.catalog import Study
-from training.studies.runner import RunScores, Scores
+from training.studies.catalog import CEILING, Study
+from training.studies.runner import UPDATES, RunScores, Scores
 from training.tables import as_json, markdown_table, mean_and_sd
 
 __all__ = ["Line", "lines_of", "results_table", "write_results"]
 
 SHOWN = ("single_trial_correlation", "correlation_to_average", "feve")
-CEILING = "noise ceiling"
 
 
 @dataclass(frozen=True)
@@ -67,28 +66,30 @@ def lines_of(results: Sequence[RunScores]) -> list[Line]:
 
 
 def results_table(study: Study, lines: Sequence[Line]) -> str:
-    """In Markdown: mean (sd over seeds) of the mean over mice, and the share of the ceiling where that is known."""
-    names = [name for name in SHOWN if any(np.isfinite(line.over_seeds(name)[0]) for line in lines)]
-    ceiling = next((line.over_seeds(SHOWN[0])[0] for line in lines if line.label == CEILING), None)
-    header = ["", *([study.axis] if study.axis else []), *names, *(["of the ceiling"] if ceiling else []), "seeds"]
+    """In Markdown: mean (sd over seeds) of the mean over mice, and the share of the study's line of comparison."""
+    names = [name for name in (*SHOWN, UPDATES) if any(np.isfinite(line.over_seeds(name)[0]) for line in lines)]
+    against = next((line.over_seeds(SHOWN[0])[0] for line in lines if line.label == study.against), float("nan"))
+    share = [f"of the {study.against}"] if np.isfinite(against) else []
     rows = []
     for line in lines:
         row = [line.label] + ([_axis_value(line.x)] if study.axis else [])
-        row += [_cell(*line.over_seeds(name), len(line.seeds)) for name in names]
-        if ceiling:
-            row.append("" if line.label == CEILING else f"{100 * line.over_seeds(SHOWN[0])[0] / ceiling:.1f} %")
+        row += [_cell(name, *line.over_seeds(name), len(line.seeds)) for name in names]
+        if share:
+            row.append("" if line.label == study.against else f"{100 * line.over_seeds(SHOWN[0])[0] / against:.1f} %")
         seeds = "" if line.label == CEILING else str(len(line.seeds))
         rows.append([*row, seeds + (f" ({line.failed} diverged)" if line.failed else "")])
-    return markdown_table(header, rows)
+    return markdown_table(["", *([study.axis] if study.axis else []), *names, *share, "seeds"], rows)
 
 
 def _axis_value(x: float | None) -> str:
     return "" if x is None else f"{x:g}"
 
 
-def _cell(mean: float, sd: float, n: int) -> str:
+def _cell(name: str, mean: float, sd: float, n: int) -> str:
     if not np.isfinite(mean):
         return "-"
+    if name == UPDATES:
+        return f"{mean:,.0f}"
     return f"{mean:.3f} ({sd:.3f})" if n > 1 else f"{mean:.3f}"
 
 
@@ -115,7 +116,7 @@ def write_results(
             {
                 "label": line.label,
                 "x": line.x,
-                "mean_and_sd_over_seeds": {score: line.over_seeds(score) for score in SCORES},
+                "mean_and_sd_over_seeds": {score: line.over_seeds(score) for score in (*SCORES, UPDATES)},
                 "seeds": line.seeds,
                 "diverged": line.failed,
             }

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.checkpoint import write_atomically
+from training.batches import steps_per_epoch
+from training.checkpoint import load_checkpoint, write_atomically
 from training.ensemble import Ensemble, load_ensemble
 from training.errors import CheckpointError, DivergenceError
 from training.evaluate import evaluate
@@ -30,10 +31,11 @@ from training.simulate import TRUTH
 from training.studies.plan import Run
 from training.tables import as_json
 
-__all__ = ["RunScores", "Scores", "checkpoint_of", "ensemble_scores", "perfect_scores", "run_all"]
+__all__ = ["UPDATES", "RunScores", "Scores", "checkpoint_of", "ensemble_scores", "perfect_scores", "run_all"]
 
 RUNS = "runs"
 RUN_SCORES = "scores.json"
+UPDATES = "updates"  # up to the best weights; kept beside a mouse's scores
 
 # mouse_id -> score -> mean over neurons
 Scores = dict[str, dict[str, float]]
@@ -56,10 +58,10 @@ def run_all(
     Args:
         workers: trainings side by side, each in a process of its own with its share of the CPU's threads.
     """
-    unique = list({run.name: run for run in runs}.values())
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
+    unique = [next((run for run in same if run.variant.shown), same[0]) for same in by_name.values()]
     with tqdm(total=len(unique), desc="study", unit="run", disable=None) as bar:
         done = _one_by_one(unique, recordings, folder, device)
         if workers > 1:
@@ -116,19 +118,30 @@ def _done(run: Run, recordings: Mapping[str, Recording], folder: Path, device: s
         own = [recording.with_train_trials(run.variant.trials, seed=run.seed) for recording in own]
     try:
         (checkpoint,) = train_ensemble(
-            run.model, run.training, own, folder / RUNS / run.name, seed=run.seed, device=device_named(device)
+            run.model,
+            run.training,
+            own,
+            folder / RUNS / run.name,
+            seed=run.seed,
+            device=device_named(device),
+            cores=[] if run.core is None else [load_checkpoint(checkpoint_of(run.core, folder))],
+            freeze_core=run.core is not None,
         )
     except DivergenceError as error:
         return RunScores(run, {}, failed=str(error))
-    scores = score(load_ensemble([checkpoint]), [recordings[mouse_id] for mouse_id in run.scored])
+    if not run.variant.shown:
+        return RunScores(run, {})
+    ensemble = load_ensemble([checkpoint])
+    scores = score(ensemble, [recordings[mouse_id] for mouse_id in run.mice])
+    steps = steps_per_epoch({recording.mouse_id: recording for recording in own}, run.training.batch_size)
+    for mouse in scores.values():
+        mouse[UPDATES] = float(ensemble.members[0].provenance["epoch"] * steps)
     write_atomically(path, json.dumps(as_json(scores), indent=2).encode())
     return RunScores(run, scores)
 
 
 def score(ensemble: Ensemble, recordings: Sequence[Recording]) -> Scores:
     """On the test trials, as `python -m training evaluate` does."""
-    if not recordings:
-        return {}
     return {mouse_id: dict(mouse.summary) for mouse_id, mouse in evaluate(ensemble, recordings).items()}
 
 
