@@ -470,6 +470,30 @@ def test_a_list_of_mice_outside_the_contract_is_refused(server, client, content)
         client.mice()
 
 
+def test_a_reply_of_an_older_server_that_says_less_is_read(server, client):
+    model = {"name": "demo", "hash": "ab" * 32}
+    header = {"model": model, "mouse": "A", "units": "standardized", "neuron_ids": [9, 8]}
+    server.script.append(npy_reply(ONE_ROW, header))
+    prediction = client.predict("A", np.zeros(SHAPE, np.uint8), neuron_ids=[9, 8])
+    np.testing.assert_array_equal(prediction.responses, ONE_ROW)
+    assert (prediction.assumed, prediction.model.members, prediction.model.notice) == ((), 1, None)
+    summary = {"mouse": "A", "model": "demo", "n_neurons": 23, "image_shape": list(SHAPE)}
+    server.script.append(json_reply({"mice": [summary]}))
+    assert client.mice()[0].uses == ()
+    server.script.append(json_reply({**summary, "model": model}))
+    assert client.mouse("A").behavior == ()
+    server.script.append(json_reply({"mouse": "A", "model": "demo", "neuron_ids": [9, 8]}))
+    assert client.neurons("A").total == 2
+
+
+@pytest.mark.parametrize("ask", ["gradient", "attention"])
+def test_a_route_that_an_older_server_does_not_have_is_named(server, client, ask):
+    more = {"weights": [1.0]} if ask == "gradient" else {}
+    with pytest.raises(v1t_client.NotFound, match=f"no route /{ask}.*docs.json"):
+        getattr(client, ask)("A", np.zeros(SHAPE, np.uint8), **more)
+    assert len(server.seen) == 1
+
+
 def test_neurons_that_changed_between_two_requests_are_noticed(server, client):
     server.script.append(npy_reply(np.ones((1, 20), np.float32), GOOD_HEADER))
     with pytest.raises(v1t_client.ReplyInvalid, match="ask again"):

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -311,6 +312,57 @@ async def test_the_request_s_own_timeout_bounds_the_whole_stream(
     (*parts, (last, _)) = events_of(response.content)
     assert parts
     assert last["error"]["code"] in ("deadline_exceeded", "overloaded")  # its own pieces wait for each other
+
+
+async def test_a_stream_holds_its_caller_s_place_until_it_ends(
+    twin: TinyTwin, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Engine.predict_many
+    begun = threading.Event()
+
+    def slow(self: Engine, stimuli: Any) -> Any:
+        begun.set()
+        time.sleep(0.02)
+        return original(self, stimuli)
+
+    image, _, _ = twin.draw("A", rng, 60)
+    async with serving(twin, max_concurrent=1) as client:
+        monkeypatch.setattr(Engine, "predict_many", slow)
+        stream = asyncio.create_task(client.post("/predict/stream?mouse=A", content=npy(image)))
+        assert await asyncio.to_thread(begun.wait, 10)
+        await asyncio.sleep(0.1)  # past its first piece
+        refused = await client.get("/mice")
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert (await stream).status_code == 200
+        assert (await client.get("/mice")).status_code == 200
+
+
+async def test_small_requests_take_turns_with_a_stream(
+    twin: TinyTwin, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Engine.predict_many
+
+    def slow(self: Engine, stimuli: Any) -> Any:
+        time.sleep(0.01)
+        return original(self, stimuli)
+
+    image, _, _ = twin.draw("A", rng, 400)  # 2 s of work
+    async with serving(twin) as client:
+        monkeypatch.setattr(Engine, "predict_many", slow)
+        stream = asyncio.create_task(client.post("/predict/stream?mouse=A", content=npy(image)))
+        await asyncio.sleep(0.2)
+        for _ in range(5):
+            small = await client.post("/predict", data={"mouse": "A"}, files={"image": npy(image[:1])})
+            assert small.status_code == 200
+        assert not stream.done()
+        waiting = [
+            float(line.split()[1])
+            for line in (await client.get("/metrics")).text.splitlines()
+            if line.startswith("v1t_queue_images ")
+        ]
+        assert waiting[0] <= 2 * 8  # two pieces, not the whole stack
+        assert (await stream).status_code == 200
 
 
 # The plumbing

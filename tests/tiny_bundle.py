@@ -94,6 +94,8 @@ def write_tiny_bundle(
     mice: tuple[str, ...] = ("A", "B"),
     standardized: bool = False,
     alike: bool = False,
+    shape: tuple[int, int, int] = (1, 8, 12),
+    n_neurons: int = 7,
 ) -> TinyTwin:
     """Writes a bundle.
 
@@ -102,12 +104,16 @@ def write_tiny_bundle(
         mice: the first is like A, any other like B.
         standardized: as imported without recordings: no statistics are known.
         alike: every mouse is like B, and their stems make the same of an image.
+        shape, n_neurons: of the mouse like A; H to W as 2 to 3.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     core_weights = [rng.standard_normal(D) for _ in range(MEMBERS)]
     core_behavior = [0.3 * rng.standard_normal((3, D)) for _ in range(MEMBERS)]
-    tiny = {mouse_id: _draw_mouse(mouse_id, rng, i == 0 and not alike, standardized) for i, mouse_id in enumerate(mice)}
+    tiny = {
+        mouse_id: _draw_mouse(mouse_id, rng, i == 0 and not alike, standardized, shape, n_neurons)
+        for i, mouse_id in enumerate(mice)
+    }
     if alike:
         first = tiny[mice[0]]
         for mouse in tiny.values():
@@ -155,8 +161,15 @@ def write_tiny_bundle(
     return TinyTwin(folder, manifest, tiny, core_weights, core_behavior)
 
 
-def _draw_mouse(mouse_id: str, rng: np.random.Generator, like_a: bool, standardized: bool) -> TinyMouse:
-    C, H, W, N = (1, 8, 12, 7) if like_a else (2, 4, 6, 5)
+def _draw_mouse(
+    mouse_id: str,
+    rng: np.random.Generator,
+    like_a: bool,
+    standardized: bool,
+    shape: tuple[int, int, int],
+    n_neurons: int,
+) -> TinyMouse:
+    C, H, W, N = (*shape, n_neurons) if like_a else (2, 4, 6, 5)
     uses = ["image", "behavior", "pupil_center"] if like_a else ["image", "behavior"]
     zero, one = np.zeros, np.ones
     return TinyMouse(
