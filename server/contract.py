@@ -212,7 +212,7 @@ class MouseRecord(_Frozen):
     twin: File | None = Field(default=None, description="one self-contained graph, raw inputs to responses")
     parity: Parity
     gradient_parity: GradientParity | None = Field(default=None, description="where there are gradients")
-    scores: dict[str, float] = Field(default_factory=dict, description="mean over neurons on the test set, where known")
+    scores: dict[str, float] = Field(default_factory=dict, description="over the neurons, on the test set, where known")
 
 
 class Manifest(_Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, P
 from training.checkpoint import now, source_commit
 from training.ensemble import Ensemble, load_ensemble
 from training.errors import CheckpointError, ConfigError
-from training.evaluate import evaluate
+from training.evaluate import MouseScores, evaluate
 from training.export import gradient_graphs, graphs
 from training.export.graphs import has_attention
 from training.export.onnx_files import SharedWeights
@@ -47,7 +48,7 @@ class BundleOptions:
         gradients: the graphs that gradients need; exporting them takes as long as all others.
         half: cores in float16 as well, for GPUs; transformers that fold only.
         single_file: one self-contained graph per mouse as well, for people who want onnxruntime alone.
-        scores: mouse_id -> name -> (N,) per-neuron test scores of the ensemble.
+        scores: mouse_id -> test scores of the ensemble.
     """
 
     portable: bool = False
@@ -57,7 +58,7 @@ class BundleOptions:
     licence: str = "not stated"
     citation: str = V1T_CITATION
     notice: str | None = None
-    scores: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    scores: dict[str, MouseScores] = field(default_factory=dict)
 
 
 def export_bundle(
@@ -164,7 +165,7 @@ class _Writer:
     def _mouse(self, mouse: Mouse) -> MouseRecord:
         mouse_id = mouse.mouse_id
         place = f"mice/{mouse_id}"
-        scores = self.options.scores.get(mouse_id, {})
+        scores = self.options.scores.get(mouse_id)
         place_of_member = [f"{place}/member{i}" for i in range(len(self.twins))]
 
         def each(name: str, export: Callable[[Twin, str, Path], None], members: int) -> list[File]:
@@ -176,7 +177,7 @@ class _Writer:
         everyone, with_gradients = len(self.twins), self.options.gradients
         combination = self.ensemble.combinations[mouse_id]
         (self.folder / place).mkdir(parents=True)
-        _neuron_table(mouse, scores).save(self.folder / place / "neurons.npz")
+        _neuron_table(mouse, {} if scores is None else scores.neurons).save(self.folder / place / "neurons.npz")
         return MouseRecord(
             mouse_id=mouse_id,
             data_key=mouse.data_key,
@@ -208,7 +209,7 @@ class _Writer:
             if self.options.single_file
             else None,
             parity=UNMEASURED,
-            scores={key: float(np.nanmean(value)) for key, value in scores.items()},
+            scores={} if scores is None else {k: v for k, v in scores.summary.items() if math.isfinite(v)},
         )
 
     def _graph(self, path: str, export: Callable[[Path], None], *, shared: bool = True) -> File:
@@ -334,10 +335,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints)
-    scores = {}
-    if args.recordings:
-        evaluated = evaluate(ensemble, open_recordings(args.recordings))
-        scores = {mouse_id: mouse.neurons for mouse_id, mouse in evaluated.items()}
+    scores = evaluate(ensemble, open_recordings(args.recordings)) if args.recordings else {}
     options = BundleOptions(
         portable=args.portable,
         gradients=args.gradients,
