@@ -20,7 +20,6 @@ from v1t_client._requests import Asked
 from v1t_client._streaming import CHUNK
 from v1t_client._version import __version__
 from v1t_client.insilico import commands as insilico
-from v1t_client.insilico.catalogue import EXPERIMENTS
 
 __all__ = ["main"]
 
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        if options.verb in EXPERIMENTS:
+        if options.verb in insilico.VERBS:
             return insilico.run(options)
         with Client(options.url, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as client:
             return _VERBS[options.verb](client, options)
@@ -216,7 +215,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    shared = _shared_options()
     text = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="v1t",
@@ -235,7 +233,7 @@ def _parser() -> _Parser:
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=epilog,
             formatter_class=text,
-            parents=[shared],
+            parents=[_shared_options()],
             allow_abbrev=False,
         )
 

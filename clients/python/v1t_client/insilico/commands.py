@@ -14,8 +14,11 @@ from v1t_client.insilico.experiment import perform
 from v1t_client.insilico.monitor import Monitor
 from v1t_client.insilico.opening import open_predictor
 from v1t_client.insilico.options import count, integers, number
+from v1t_client.insilico.tools import TOOLS, add_tools
 
-__all__ = ["add_verbs", "run"]
+__all__ = ["VERBS", "add_verbs", "run"]
+
+VERBS = frozenset({*EXPERIMENTS, *TOOLS})
 
 _COMMON = """
 Interrupted, the same command goes on where it was (FOLDER.partial). FOLDER gets result.nc (xarray), neurons.parquet (a
@@ -33,10 +36,13 @@ def add_verbs(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
         parser = verb(name, experiment.summary, f"{experiment.examples.rstrip()}\n{_COMMON}")
         _add_common(parser)
         experiment.add_arguments(parser)
+    add_tools(verb)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the experiment of the parsed options."""
+    """Runs the experiment of the parsed options, or the tool for results."""
+    if options.verb in TOOLS:
+        return TOOLS[options.verb](options)
     experiment = EXPERIMENTS[options.verb].from_options(options)
     where = str(options.bundle or options.url)
     command = shlex.join(["v1t", *sys.argv[1:]])
