@@ -26,6 +26,7 @@ from server.gradients import BackwardPass, Gradient, MouseForward
 from server.graphs import Graphs
 from server.inputs import Stimulus, floats
 from server.sessions import Precision, Provider, Session, Tensor
+from server.stages import Stages
 
 __all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
 
@@ -72,6 +73,7 @@ class Engine:
         self.hash = manifest.hash
         self.max_batch = max_batch
         self.precision = graphs.precision
+        self.stages = Stages()
         self._graphs = graphs
         cores, token_cores = _core_files(manifest, graphs.precision)
         self.cores = [
@@ -193,6 +195,7 @@ class Engine:
         The stimuli are taken as they are: `check` makes them.
         """
         parts: list[list[Prediction]] = [[] for _ in stimuli]
+        self.stages.begin()
         for rows in self._chunks(stimuli):
             predictions = self._run([stimuli[row.stimulus][row.images] for row in rows])
             for row, prediction in zip(rows, predictions, strict=True):
@@ -324,6 +327,7 @@ class Engine:
     def _run(self, pieces: list[Stimulus]) -> list[Prediction]:
         """One chunk: at most `max_batch` images, of one mouse or of several."""
         stems = self._each(self._run_stems, pieces)  # piece -> member -> tensors
+        self.stages.end_of("stem")
         pre_activations: list[list[Array]] = [[] for _ in pieces]
         for member, core in enumerate(self.cores):
             inputs = [tensors[member % len(tensors)] for tensors in stems]
@@ -331,10 +335,14 @@ class Engine:
             if core.can_restrict:
                 touched = self._each(partial(self._touched, member), pieces, inputs)
             feature_maps = core.feature_maps(inputs, touched)
+            self.stages.end_of("core")
             read_out = self._each(partial(self._read_out, member), pieces, inputs, feature_maps)
             for members, pre_activation in zip(pre_activations, read_out, strict=True):
                 members.append(pre_activation)
-        return self._each(self._combine, pieces, pre_activations)
+            self.stages.end_of("readout")
+        predictions = self._each(self._combine, pieces, pre_activations)
+        self.stages.end_of("ensemble")
+        return predictions
 
     def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:
         """What the function gives for each piece: those of several mice side by side, as their graphs are small."""

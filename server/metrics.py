@@ -40,6 +40,13 @@ class Metrics:
         self.compute_seconds = Histogram(
             "v1t_compute_seconds", "One run of the engine", registry=registry, buckets=_SECONDS
         )
+        self.stage_seconds = Histogram(
+            "v1t_stage_seconds",
+            "Each stage of one run of the engine: stem, core, readout, ensemble",
+            ["stage"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self.work_seconds = Histogram(
             "v1t_work_seconds",
             "One piece of work that shares no run, such as a gradient",

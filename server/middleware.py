@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server import tracing
 from server.access import Turnstile
 from server.errors import DeadlineExceeded, MalformedBody, TooLarge, TwinError, Unauthorized
 from server.logs import REQUEST_ID
@@ -34,6 +35,8 @@ _SECURITY_HEADERS = {
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",  # the page has its own
+    "cross-origin-resource-policy": "same-origin",
 }
 _ASK_AGAIN = frozenset({429, 503, 504})
 _LINGER = 5.0  # seconds that the rest of a body is waited for, whose sender should read that he may ask again
@@ -201,6 +204,8 @@ class _Exchange:
     async def _send_marked(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            if self._settings.tracing:  # now: the span ends with the reply's last byte
+                tracing.describe(self._scope["method"], self._state)
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._request_id
             if self._drain.begun:

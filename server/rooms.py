@@ -55,9 +55,13 @@ class Rooms:
             load: makes a warm engine of a bundle.
         """
         metrics, statistics = Metrics(), Statistics()
-        batcher = Batcher(
-            max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, ran=statistics.ran
-        )
+
+        def ran(engine: Engine, stimuli: Sequence[Stimulus], seconds: float) -> None:
+            statistics.ran(engine, stimuli, seconds)
+            for stage, of_stage in engine.stages.seconds.items():
+                metrics.stage_seconds.labels(stage).observe(of_stage)
+
+        batcher = Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, ran=ran)
         library, drain = Library(settings, metrics, load), Drain(settings.drain, metrics)
         return cls(settings, Access(settings), library, Desk(), drain, batcher, metrics, statistics)
 
@@ -134,6 +138,7 @@ async def answer_mice(
     deadline = request.state.deadline if seconds is None else min(request.state.deadline, start + seconds)
     asked = [stimulus_of(question) for question in questions]
     timing = Timing(reading=start - request.state.start)
+    request.state.timing, request.state.bundle = timing, engine
     try:
         async with asyncio.timeout(seconds):
             predictions = await unless_gone(

@@ -23,6 +23,7 @@ from server.middleware import Envelope
 from server.rooms import Rooms
 from server.routes import create_app
 from server.settings import Settings
+from server.stages import Stages
 
 SHAPE = (1, 18, 32)
 N_NEURONS = {"A": 31, "B": 17}
@@ -49,6 +50,7 @@ class FormulaEngine:
             for mouse, n in N_NEURONS.items()
         }
         self.bundle = Path("formula")
+        self.stages = Stages()
         self.manifest = _manifest()
         self.hash = self.manifest.hash
         n_inputs = int(np.prod(SHAPE)) + 5

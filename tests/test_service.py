@@ -248,6 +248,10 @@ async def test_metrics_count_batches_and_bound_their_labels(
     got = samples((await client.get("/metrics")).text)
     assert got["v1t_batch_images_sum", frozenset()] == 3
     assert got["v1t_batch_images_count", frozenset()] == 1
+    stages = {dict(labels)["stage"]: value for (name, labels), value in got.items() if name == "v1t_stage_seconds_sum"}
+    assert stages.keys() == {"stem", "core", "readout", "ensemble"}
+    assert min(stages.values()) > 0
+    assert sum(stages.values()) <= got["v1t_compute_seconds_sum", frozenset()]
     assert got["v1t_ready", frozenset()] == 1
     requests = {dict(labels)["mouse"] for name, labels in got if name == "v1t_requests_total"}
     assert requests == {"", "A", "unknown"}
@@ -265,6 +269,11 @@ async def test_every_reply_carries_an_id_and_security_headers(client: httpx.Asyn
         response = await client.get(path)
         assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"]), path
         assert response.headers["x-content-type-options"] == "nosniff", path
+        assert response.headers["x-frame-options"] == "DENY", path
+        assert response.headers["referrer-policy"] == "no-referrer", path
+        assert response.headers["cache-control"] == "no-store", path
+        assert response.headers["content-security-policy"].startswith("default-src 'none'"), path
+        assert "server" not in response.headers, path
         echoed = await client.get(path, headers={"X-Request-Id": "trial-7.a_B"})
         assert echoed.headers["x-request-id"] == "trial-7.a_B", path
     for strange in ("a b", "x" * 129, "é", "a\tb", ""):
