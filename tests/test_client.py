@@ -771,7 +771,7 @@ def test_both_clients_and_the_seam_take_the_same_arguments():
 
     names = [name for name in vars(Client) if not name.startswith("_") and name != "close"]
     assert names == [name for name in vars(AsyncClient) if not name.startswith("_") and name != "aclose"]
-    for name in names:
+    for name in (*names, "predict_stream", "predict_many"):
         assert arguments(getattr(Client, name)) == arguments(getattr(AsyncClient, name))
     for name in ("predict", "gradient", "mice"):
         assert arguments(getattr(Client, name)) == arguments(getattr(DifferentiablePredictor, name))

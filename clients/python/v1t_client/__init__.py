@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
+from v1t_client._async_client import AsyncClient
 from v1t_client._attention import Attention
-from v1t_client._client import AsyncClient, Client
+from v1t_client._client import Client
 from v1t_client._errors import (
     Busy,
     ConnectionFailed,

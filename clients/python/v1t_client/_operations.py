@@ -1,7 +1,7 @@
 """What the client does, without I/O: each operation is a generator that asks for its sends and sleeps.
 
 A flow yields `Send` and gets an `httpx.Response` back (or an `httpx.RequestError` thrown in), or yields `Sleep`. The
-clients in `_client.py` run flows, one with blocking calls and one with `await`, so nothing here is written twice.
+clients run flows, one with blocking calls and one with `await`, so nothing here is written twice.
 """
 
 from __future__ import annotations
