@@ -91,7 +91,7 @@ def test_a_study_that_was_interrupted_goes_on_and_trains_nothing_twice(
 
 
 def test_a_training_that_diverges_is_counted_and_the_rest_goes_on() -> None:
-    runs = plan(STUDIES["comparison"], TINY, ["SIM1"], seeds=2, n_trials=20)
+    runs = plan(STUDIES["comparison"], TINY, {"SIM1": "1"}, seeds=2, n_trials=20)
     results = [
         RunScores(run, {"SIM1": {"single_trial_correlation": 0.4}}, failed="NaN" if run.seed else None) for run in runs
     ]
@@ -106,17 +106,24 @@ def test_means_are_over_mice_first_and_deviations_over_seeds() -> None:
 
 
 def test_equal_trainings_have_one_name_and_others_another() -> None:
-    runs = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=2, n_trials=20)
-    again = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=1, n_trials=20)
+    study, mice = STUDIES["comparison"], {"SIM1": "1", "SIM2": "2"}
+    runs = plan(study, TINY, mice, seeds=2, n_trials=20)
+    again = plan(study, TINY, mice, seeds=1, n_trials=20)
     assert [run.name for run in runs[:4]] == [run.name for run in again]
     assert len({run.name for run in runs}) == 8
-    other = plan(STUDIES["comparison"], TINY, ["SIM1", "SIM2"], seeds=1, n_trials=20, training={"learning_rate": 0.02})
+    other = plan(
+        STUDIES["comparison"], TINY, {"SIM1": "1", "SIM2": "2"}, seeds=1, n_trials=20, training={"learning_rate": 0.02}
+    )
     assert not {run.name for run in other} & {run.name for run in runs}
+    elsewhere = plan(study, TINY, {**mice, "SIM2": "3"}, seeds=1, n_trials=20)
+    assert not {run.name for run in elsewhere} & {run.name for run in runs}
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_trainings_that_fit_together(name: str) -> None:
-    runs = plan(STUDIES[name], SCALES["paper"], ["A", "B", "C"], seeds=2, n_trials=4472, source=["F", "G"])
+    runs = plan(
+        STUDIES[name], SCALES["paper"], {"A": "a", "B": "b", "C": "c"}, seeds=2, n_trials=4472, source={"F": "f"}
+    )
     assert len({run.label for run in runs}) == len({run.name for run in runs}) == len(runs)
     for i, run in enumerate(runs):
         assert run.mice
@@ -125,18 +132,18 @@ def test_every_study_is_trainings_that_fit_together(name: str) -> None:
 
 
 def test_a_transferred_core_has_not_seen_the_mouse() -> None:
-    runs = plan(STUDIES["transfer"], SCALES["paper"], ["A", "B", "C"], seeds=1, n_trials=4472)
+    runs = plan(STUDIES["transfer"], SCALES["paper"], {"A": "a", "B": "b", "C": "c"}, seeds=1, n_trials=4472)
     transferred = [run for run in runs if run.core is not None]
     assert len(transferred) == 6
     for run in transferred:
         assert run.core is not None
-        assert sorted(run.mice + run.core.mice) == ["A", "B", "C"]
+        assert sorted([*run.mice, *run.core.mice]) == ["A", "B", "C"]
         assert run.training.max_epochs == (20 if "tenth" in run.variant.label else 200)
 
 
 def test_sample_efficiency_asks_for_no_more_trials_than_there_are() -> None:
     def places(n_trials: int) -> list[float | None]:
-        runs = plan(STUDIES["sample-efficiency"], TINY, ["A"], seeds=1, n_trials=n_trials)
+        runs = plan(STUDIES["sample-efficiency"], TINY, {"A": "a"}, seeds=1, n_trials=n_trials)
         return [run.variant.x for run in runs if run.variant.system == "v1t"]
 
     assert places(4472) == [500, 1000, 1500, 2500, 3500, 4472]
@@ -145,7 +152,7 @@ def test_sample_efficiency_asks_for_no_more_trials_than_there_are() -> None:
 
 def test_transfer_leaves_the_core_as_it_was_and_is_compared_with_the_joint_twin(tmp_path: Path, folder: Path) -> None:
     assert study("transfer", tmp_path, folder, "--seeds", "1") == 0
-    mice = ["SIM1", "SIM2"]
+    mice = {recording.mouse_id: recording.data_hash for recording in tiny_recordings(folder, n_train=(20, 16))}
     for run in plan(STUDIES["transfer"], TINY, mice, seeds=1, n_trials=16):
         if run.core is not None:
             own, taken = (load_checkpoint(checkpoint_of(one, tmp_path)).twin for one in (run, run.core))
@@ -209,8 +216,9 @@ def test_help_names_every_study_with_what_the_paper_found(capsys: pytest.Capture
 @pytest.mark.slow
 def test_two_workers_train_what_one_does(tmp_path: Path, folder: Path) -> None:
     recordings = {recording.mouse_id: recording for recording in tiny_recordings(folder, n_train=(20, 16))}
-    runs = plan(STUDIES["transfer"], TINY, list(recordings), seeds=1, n_trials=16)
-    some = [run for run in runs if run.mice == ("SIM1",) or (run.core is None and run.mice == ("SIM2",))]
+    hashes = {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()}
+    runs = plan(STUDIES["transfer"], TINY, hashes, seeds=1, n_trials=16)
+    some = [run for run in runs if [*run.mice] == ["SIM1"] or (run.core is None and [*run.mice] == ["SIM2"])]
     assert len(some) == 6
     assert len({run.name for run in some}) == 4  # with two mice, one's core of the others is the other's direct twin
     one, two = (

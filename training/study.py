@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from training.analyses.retinotopy import RELIABLE, retinotopy
-from training.ensemble import load_ensemble
+from training.ensemble import Ensemble
 from training.errors import ConfigError, DivergenceError
 from training.mouse import open_recordings
 from training.recordings import Recording
@@ -16,7 +16,7 @@ from training.simulate import simulate
 from training.studies.catalog import CEILING, SCALES, STUDIES, Scale, Study
 from training.studies.plan import Run, plan
 from training.studies.results import Line, lines_of, results_table, write_results
-from training.studies.runner import RunScores, checkpoint_of, ensemble_scores, perfect_scores, run_all
+from training.studies.runner import RunScores, ensemble_of, perfect_scores, run_all, score
 
 __all__ = ["add_arguments", "run"]
 
@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     runs = plan(
         study,
         scale,
-        list(mice),
+        _hashes(mice),
         seeds=args.seeds,
         n_trials=min(len(recording.tier("train")) for recording in mice.values()),
-        source=list(source),
+        source=_hashes(source),
         options=options,
         training=training,
     )
@@ -86,12 +86,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"study {args.study} needs two mice or more", got=list(mice))
     print(f"{args.study}: {len(runs)} trainings, in {args.output}")
     done: list[RunScores] = []
-    about = {"scale": args.scale, "data": {mouse: recording.data_hash for mouse, recording in recordings.items()}}
+    about = {"scale": args.scale, "data": _hashes(recordings)}
     try:
         for result in run_all(runs, recordings, args.output, device=args.device, workers=args.workers):
             done.append(result)
-            lines, notes = _results(study, done, runs, mice, args.output)
-            paths = write_results(args.output, args.study, study, lines, notes=notes, about=about)
+            write_results(args.output, args.study, study, _lines(done, runs, mice), notes=[], about=about)
+        lines, notes = _with_ensemble(study, done, _lines(done, runs, mice), mice, args.output, args.device)
+        paths = write_results(args.output, args.study, study, lines, notes=notes, about=about)
     except KeyboardInterrupt:
         print(f"\nInterrupted. What is done is kept in {args.output}: the same command goes on from there.")
         return 130
@@ -134,30 +135,40 @@ def _simulated(output: Path, scale: Scale, mouse_id: str, animal: int, channels:
     )
 
 
-def _results(
-    study: Study, done: Sequence[RunScores], runs: Sequence[Run], recordings: Mapping[str, Recording], output: Path
-) -> tuple[list[Line], list[str]]:
-    """The table's lines and what to say below it, of the runs that are done."""
+def _lines(done: Sequence[RunScores], runs: Sequence[Run], mice: Mapping[str, Recording]) -> list[Line]:
+    """The table's lines, of the runs that are done."""
     order = {id(run): i for i, run in enumerate(runs)}
     lines = lines_of(sorted(done, key=lambda result: order[id(result.run)]))
-    notes: list[str] = []
-    members = [result.run for result in done if result.run.variant.label == study.ensemble and not result.failed]
-    if len(members) > 1:
-        scores = ensemble_scores(members, list(recordings.values()), output)
-        lines.append(Line(f"{study.ensemble} ensemble", None, (scores,)))
-    if members:
-        notes += _retinotopy(members, recordings, output)
-    perfect = {mouse: best for mouse, one in recordings.items() if (best := perfect_scores(one)) is not None}
-    if len(perfect) == len(recordings):
-        lines.append(Line(CEILING, None, (perfect,)))
+    perfect = {mouse: best for mouse, one in mice.items() if (best := perfect_scores(one)) is not None}
+    return [*lines, Line(CEILING, None, (perfect,))] if len(perfect) == len(mice) else lines
+
+
+def _with_ensemble(
+    study: Study,
+    done: Sequence[RunScores],
+    lines: Sequence[Line],
+    mice: Mapping[str, Recording],
+    output: Path,
+    device: str,
+) -> tuple[list[Line], list[str]]:
+    """The lines with that of the ensemble, and what to say below the table."""
+    notes = []
+    if any(line.label == CEILING for line in lines):
         notes.append("The noise ceiling is what the simulation's own expected responses score: no model can do better.")
-    return lines, notes
+    members = [result.run for result in done if result.run.variant.label == study.ensemble and not result.failed]
+    if not members:
+        return list(lines), notes
+    ensemble = ensemble_of(members, output, device)
+    if len(members) > 1:
+        line = Line(f"{study.ensemble} ensemble", None, (score(ensemble, list(mice.values())),))
+        at = next((i for i, other in enumerate(lines) if other.label == CEILING), len(lines))
+        lines = [*lines[:at], line, *lines[at:]]
+    return list(lines), [*notes, *_retinotopy(ensemble, mice)]
 
 
-def _retinotopy(members: Sequence[Run], recordings: Mapping[str, Recording], output: Path) -> list[str]:
+def _retinotopy(ensemble: Ensemble, mice: Mapping[str, Recording]) -> list[str]:
     """How well the readout positions of simulated mice agree with the truth, a sentence per mouse."""
-    ensemble = load_ensemble([checkpoint_of(run, output) for run in members])
-    found = [retinotopy(ensemble, recording) for recording in recordings.values()]
+    found = [retinotopy(ensemble, recording) for recording in mice.values()]
     return [
         f"Retinotopy, mouse {one.mouse_id}: readout positions correlate with the true receptive field centres at "
         f"{one.with_truth[0]:.3f} (x) and {one.with_truth[1]:.3f} (y), over the {int(one.reliable.sum())} of "
@@ -165,3 +176,7 @@ def _retinotopy(members: Sequence[Run], recordings: Mapping[str, Recording], out
         for one in found
         if one.with_truth is not None
     ]
+
+
+def _hashes(recordings: Mapping[str, Recording]) -> dict[str, str]:
+    return {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()}

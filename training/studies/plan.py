@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ class Run:
     """One training.
 
     Attributes:
-        mice: trained on, and scored on.
+        mice: trained on, and scored on: mouse_id -> hash of its recording.
         core: the run whose core it takes and freezes.
     """
 
@@ -29,7 +29,7 @@ class Run:
     seed: int
     model: ModelConfig
     training: TrainingConfig
-    mice: tuple[str, ...]
+    mice: Mapping[str, str]
     core: Run | None = field(default=None, repr=False)
 
     @property
@@ -50,7 +50,7 @@ class Run:
         return {
             "model": self.model.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
-            "mice": self.mice,
+            "mice": dict(self.mice),
             "trials": self.variant.trials,
             "seed": self.seed,
             "core": None if self.core is None else self.core.name,
@@ -60,18 +60,18 @@ class Run:
 def plan(
     study: Study,
     scale: Scale,
-    mice: Sequence[str],
+    mice: Mapping[str, str],
     *,
     seeds: int,
     n_trials: int,
-    source: Sequence[str] = (),
+    source: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """The trainings of a study, those that others stand on first, seed after seed: a study broken off is a smaller one.
 
     Args:
-        mice: of the recordings that the study is about. source: of those whose core is transferred.
+        mice: those that the study is about, mouse_id -> hash of its recording. source: those whose core is transferred.
         n_trials: how many training trials each of the mice has at least.
         options, training: of every model and training, on top of the scale's and the variants'.
     """
@@ -80,7 +80,7 @@ def plan(
     for seed in range(seeds):
         cores: dict[tuple[str, str | None], Run] = {}  # by label, and by the mouse that it is for if each has its own
         for variant in variants:
-            for trained, about in _groups(variant, tuple(mice), tuple(source)):
+            for trained, about in _groups(variant, mice, source or {}):
                 core = None if variant.core is None else cores.get((variant.core, about)) or cores[variant.core, None]
                 run = Run(
                     variant=variant,
@@ -104,13 +104,13 @@ def _possible(study: Study, n_trials: int) -> list[Variant]:
 
 
 def _groups(
-    variant: Variant, mice: tuple[str, ...], source: tuple[str, ...]
-) -> list[tuple[tuple[str, ...], str | None]]:
+    variant: Variant, mice: Mapping[str, str], source: Mapping[str, str]
+) -> list[tuple[Mapping[str, str], str | None]]:
     """(trained on, the one mouse that it is for)."""
     if variant.mice == "own":
-        return [((mouse,), mouse) for mouse in mice]
+        return [({mouse: data}, mouse) for mouse, data in mice.items()]
     if variant.mice == "others":
-        return [(tuple(other for other in mice if other != mouse), mouse) for mouse in mice]
+        return [({other: data for other, data in mice.items() if other != mouse}, mouse) for mouse in mice]
     return [(mice, None)] if variant.mice == "all" else [(source, None)]
 
 

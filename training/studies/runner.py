@@ -31,7 +31,7 @@ from training.simulate import TRUTH
 from training.studies.plan import Run
 from training.tables import as_json
 
-__all__ = ["UPDATES", "RunScores", "Scores", "checkpoint_of", "ensemble_scores", "perfect_scores", "run_all"]
+__all__ = ["UPDATES", "RunScores", "Scores", "checkpoint_of", "ensemble_of", "perfect_scores", "run_all", "score"]
 
 RUNS = "runs"
 RUN_SCORES = "scores.json"
@@ -131,7 +131,7 @@ def _done(run: Run, recordings: Mapping[str, Recording], folder: Path, device: s
         return RunScores(run, {}, failed=str(error))
     if not run.variant.shown:
         return RunScores(run, {})
-    ensemble = load_ensemble([checkpoint])
+    ensemble = load_ensemble([checkpoint]).to(device_named(device))
     scores = score(ensemble, [recordings[mouse_id] for mouse_id in run.mice])
     steps = steps_per_epoch({recording.mouse_id: recording for recording in own}, run.training.batch_size)
     for mouse in scores.values():
@@ -157,9 +157,9 @@ def checkpoint_of(run: Run, folder: Path) -> Path:
     return checkpoint
 
 
-def ensemble_scores(runs: Sequence[Run], recordings: Sequence[Recording], folder: Path) -> Scores:
-    """Scores of the ensemble of some runs of the same mice."""
-    return score(load_ensemble([checkpoint_of(run, folder) for run in runs]), recordings)
+def ensemble_of(runs: Sequence[Run], folder: Path, device: str) -> Ensemble:
+    """The ensemble of some runs of the same mice."""
+    return load_ensemble([checkpoint_of(run, folder) for run in runs]).to(device_named(device))
 
 
 def perfect_scores(recording: Recording) -> dict[str, float] | None:
