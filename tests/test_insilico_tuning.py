@@ -152,6 +152,7 @@ def test_simple_cells_and_untuned_cells_are_told_apart() -> None:
     assert float(data["osi_p"][9]) > 0.05
 
 
+@pytest.mark.slow
 def test_sizes_are_centred_on_receptive_fields(tmp_path: Path) -> None:
     bank = bank_of(n=6)
     bank.is_complex[:] = False

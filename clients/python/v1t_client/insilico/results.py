@@ -62,6 +62,7 @@ class Result:
         for name, figure in figures.items():
             # No date inside, so that the same result gives the same file.
             figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+            figure.set_layout_engine("none")  # laid out once: that is most of the time
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         (folder / RECEIPT).write_text(self.receipt.to_json(), encoding="utf-8")
 
