@@ -61,6 +61,9 @@ def _population(result: Result) -> Any:
         axis.set_xlabel(label, fontsize=7)
         axis.tick_params(labelsize=6)
     axes[2].set_xscale("log")
+    axes[2].minorticks_off()
+    ticks = data["frequency"].values[[0, len(data["frequency"]) // 2, -1]]
+    axes[2].set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
     axes[0].set_ylabel("neurons", fontsize=7)
     return made
 
