@@ -15,18 +15,23 @@ import torch
 from tiny_twins import tiny_config, tiny_inputs, tiny_mouse, tiny_recordings, tiny_twin
 
 from training import loop
+from training import update as update_module
 from training.__main__ import main
 from training.batches import epoch_batches, read_batch, steps_per_epoch
 from training.checkpoint import load_checkpoint
 from training.config import ModelConfig, with_options
 from training.errors import CheckpointError, ConfigError, DivergenceError, RecordingError
-from training.loop import TrainingConfig, train_member
+from training.hardware import Hardware
+from training.loop import train_member
 from training.loss import poisson_loss
 from training.models import Twin
 from training.mouse import Mouse
 from training.plateau import Plateau
+from training.procedure import TrainingConfig
 from training.recordings import Recording
 from training.run_folder import member_checkpoints, train_ensemble
+from training.run_state import RunState
+from training.update import Update
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=3)
 
@@ -40,6 +45,17 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]
 
 def twin_of(recordings: dict[str, Recording], **options: Any) -> Twin:
     return tiny_twin(tiny_config(**options), [Mouse.from_recording(recording) for recording in recordings.values()])
+
+
+def update_of(twin: Twin, training: TrainingConfig, recordings: dict[str, Recording]) -> Update:
+    return Update(twin, training, recordings, Hardware().fabric())
+
+
+def accumulate(
+    twin: Twin, training: TrainingConfig, recordings: dict[str, Recording], mouse_id: str, indices: np.ndarray
+) -> torch.Tensor:
+    batch = read_batch(recordings[mouse_id], indices, torch.device("cpu"))
+    return update_of(twin, training, recordings).accumulate(mouse_id, indices, batch, batch_size=len(indices))
 
 
 def elu1(x: np.ndarray) -> np.ndarray:
@@ -93,7 +109,7 @@ def test_an_updates_gradient_is_that_of_all_loss_terms(
     }
     twin.zero_grad()  # in evaluation mode: positions are not drawn, so the loss is a function
     for mouse_id, indices in trials.items():
-        loop._accumulate(twin, training, recordings[mouse_id], mouse_id, indices, torch.device("cpu"))
+        accumulate(twin, training, recordings, mouse_id, indices)
     gradients = {
         name: parameter.grad.double() for name, parameter in twin.named_parameters() if parameter.grad is not None
     }
@@ -127,8 +143,7 @@ def test_the_loss_that_is_reported_is_that_of_all_terms(recordings: dict[str, Re
     twin = twin_of(recordings)
     trials = {mouse_id: recording.tier("train").indices[:5] for mouse_id, recording in recordings.items()}
     reported = sum(
-        float(loop._accumulate(twin, QUICK, recordings[mouse_id], mouse_id, indices, torch.device("cpu")))
-        for mouse_id, indices in trials.items()
+        float(accumulate(twin, QUICK, recordings, mouse_id, indices)) for mouse_id, indices in trials.items()
     )
     assert reported == pytest.approx(total_loss(twin.double(), QUICK, recordings, trials), rel=1e-5)
 
@@ -140,7 +155,7 @@ def test_micro_batches_give_the_same_update(recordings: dict[str, Recording]) ->
         twin = twin_of(recordings)
         training = TrainingConfig(micro_batch=micro_batch)
         indices = recording.tier("train").indices[:8]
-        loss = loop._accumulate(twin, training, recording, "SIM1", indices, torch.device("cpu"))
+        loss = accumulate(twin, training, recordings, "SIM1", indices)
         gradients.append([loss, *(p.grad for p in twin.parameters() if p.grad is not None)])
     for one in gradients[1:]:
         for tensor, whole in zip(one, gradients[0], strict=True):
@@ -153,7 +168,9 @@ def test_one_update_moves_weights_as_adam_says(recordings: dict[str, Recording])
     before = {name: parameter.detach().clone() for name, parameter in twin.named_parameters()}
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.9999), weight_decay=0.0)
     training = TrainingConfig(batch_size=32, learning_rate=0.01)  # one update an epoch
-    loop._train_epoch(twin, optimizer, training, recordings, 0, 1, "test", 1)
+    update = update_of(twin, training, recordings)
+    state = RunState(twin, optimizer, Plateau(1, 1), update.fabric)
+    loop._train_epoch(update, state, Path("nowhere"), seed=0, label="test")
     for name, parameter in twin.named_parameters():
         assert parameter.grad is not None
         g = parameter.grad
@@ -234,7 +251,7 @@ def test_a_score_that_is_nan_is_no_improvement() -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """Validation that gives these scores, in order."""
     remaining = iter(scores)
-    monkeypatch.setattr(loop, "validate", lambda *_: next(remaining))
+    monkeypatch.setattr(loop, "validate", lambda _: next(remaining))
 
 
 def test_a_reduction_lowers_the_rate_and_restores_the_best_weights(
@@ -251,9 +268,9 @@ def test_a_reduction_lowers_the_rate_and_restores_the_best_weights(
     restored: list[dict[str, torch.Tensor]] = []
     train_epoch = loop._train_epoch
 
-    def watched(twin: Twin, optimizer: torch.optim.Optimizer, *args: Any) -> float:
-        restored.append({name: tensor.clone() for name, tensor in twin.state_dict().items()})
-        return train_epoch(twin, optimizer, *args)
+    def watched(update: Update, *args: Any, **options: Any) -> tuple[float, float]:
+        restored.append({name: tensor.clone() for name, tensor in update.twin.state_dict().items()})
+        return train_epoch(update, *args, **options)
 
     monkeypatch.setattr(loop, "_train_epoch", watched)
     train_member(config, training, recordings, tmp_path / "run", seed=0)
@@ -266,9 +283,12 @@ def test_a_reduction_lowers_the_rate_and_restores_the_best_weights(
 
 
 def log_of(folder: Path) -> list[dict[str, str]]:
-    """Without the seconds, which no two runs share."""
+    """Without the times, which no two runs share."""
     with (folder / "log.csv").open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+        return [
+            {key: value for key, value in row.items() if key not in ("seconds", "waited")}
+            for row in csv.DictReader(stream)
+        ]
 
 
 @pytest.mark.parametrize("update", [0, 2])
@@ -278,16 +298,16 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
     config = tiny_config({"patch_dropout": 0.1, "block_dropout": 0.2})
     whole = train_member(config, QUICK, recordings, tmp_path / "whole", seed=5)
     updates = 0
-    accumulate = loop._accumulate
+    step = loop._step
 
-    def broken(*args: Any) -> torch.Tensor:
+    def broken(*args: Any, **options: Any) -> float:
         nonlocal updates
-        if updates == (3 + update) * len(recordings):  # of three updates an epoch, in the second epoch
+        if updates == 3 + update:  # of three updates an epoch, in the second epoch
             raise KeyboardInterrupt
         updates += 1
-        return accumulate(*args)
+        return step(*args, **options)
 
-    monkeypatch.setattr(loop, "_accumulate", broken)
+    monkeypatch.setattr(loop, "_step", broken)
     with pytest.raises(KeyboardInterrupt):
         train_member(config, QUICK, recordings, tmp_path / "broken", seed=5)
     assert len(log_of(tmp_path / "broken")) == 1
@@ -326,7 +346,7 @@ def test_a_nan_stops_training_and_keeps_the_last_good_weights(
     saved = torch.load(folder / "state.pt", weights_only=True)
     torch.save({**saved, "finished": False}, folder / "state.pt")
     state = (folder / "state.pt").read_bytes()
-    read = loop.read_batch
+    read = update_module.read_batch
     bad = int(recordings["SIM2"].tier("train").indices[4])
 
     def spoiled(recording: Recording, indices: np.ndarray, device: torch.device) -> Any:
@@ -335,7 +355,7 @@ def test_a_nan_stops_training_and_keeps_the_last_good_weights(
             response[list(indices).index(bad), 1] = math.nan
         return *inputs, response
 
-    monkeypatch.setattr(loop, "read_batch", spoiled)
+    monkeypatch.setattr(update_module, "read_batch", spoiled)
     with pytest.raises(DivergenceError, match=r"the loss is nan at epoch 2, update \d") as caught:
         train_member(tiny_config(), QUICK, recordings, folder, seed=0)
     assert "last good weights are kept" in str(caught.value)
@@ -406,7 +426,7 @@ def test_validation_is_the_correlation_of_single_trials(recordings: dict[str, Re
             predicted = twin(recording.mouse_id, *inputs).numpy()
         pairs = zip(batch.response.T, predicted.T, strict=True)
         expected.append(np.nanmean([np.corrcoef(r, p)[0, 1] for r, p in pairs if r.std() > 0]))
-    assert loop.validate(twin, recordings, torch.device("cpu")) == pytest.approx(np.mean(expected), abs=1e-5)
+    assert loop.validate(update_of(twin, QUICK, recordings)) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_the_command_trains_and_goes_on(

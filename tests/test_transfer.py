@@ -10,17 +10,21 @@ import pytest
 import torch
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
 
-from training import loop, transfer
+from training import transfer
 from training.__main__ import main
+from training.batches import read_batch
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import ModelConfig
 from training.errors import ConfigError
-from training.loop import TrainingConfig, train_member
+from training.hardware import Hardware
+from training.loop import train_member
 from training.models import Twin
 from training.mouse import Mouse
+from training.procedure import TrainingConfig
 from training.recordings import Recording
 from training.run_folder import train_ensemble
 from training.transfer import FeatureMaps, take_core, transfer_config
+from training.update import Update
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 DROPOUT = {"patch_dropout": 0.2, "block_dropout": 0.3}
@@ -114,7 +118,9 @@ def test_maps_that_are_kept_give_the_update_that_the_core_gives(recordings: dict
         torch.manual_seed(1)  # positions are drawn alike
         for mouse_id, recording in recordings.items():
             indices = np.random.default_rng(0).permutation(recording.tier("train").indices)[:9]
-            loop._accumulate(twin, QUICK, recording, mouse_id, indices, torch.device("cpu"), maps)
+            batch = read_batch(recording, indices, torch.device("cpu"))
+            update = Update(twin, QUICK, recordings, Hardware().fabric(), maps=maps)
+            update.accumulate(mouse_id, indices, batch, batch_size=9)
         gradients.append({name: p.grad for name, p in twin.named_parameters() if p.requires_grad})
     assert gradients[0]
     for name, gradient in gradients[0].items():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import queue
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +15,9 @@ from torch import Tensor
 from training.errors import RecordingError
 from training.recordings import Recording
 
-__all__ = ["MouseBatch", "epoch_batches", "read_batch", "steps_per_epoch"]
+__all__ = ["MouseBatch", "epoch_batches", "read_ahead", "read_batch", "steps_per_epoch"]
+
+T = TypeVar("T")
 
 # image (B, C, H, W), behavior (B, 3), pupil_center (B, 2), standardised response (B, N)
 MouseBatch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -61,3 +67,40 @@ def read_batch(recording: Recording, indices: np.ndarray, device: torch.device) 
     tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (image, behavior, pupil_center, response)]
     image_t, behavior_t, pupil_t, response_t = (tensor.to(device, non_blocking=True) for tensor in tensors)
     return image_t, behavior_t, pupil_t, response_t
+
+
+def read_ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """The same items, the next ones made in a thread meanwhile; what goes wrong there is raised here."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(found: tuple[bool, Any]) -> None:
+        placed = False
+        while not placed and not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(found, timeout=0.1)
+                placed = True
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stopped.is_set():
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=work, name="read ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if not more:
+                if item is not None:
+                    raise item
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

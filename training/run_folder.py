@@ -19,10 +19,14 @@ from pydantic import ValidationError
 
 from training.checkpoint import CONFIG, Checkpoint, load_checkpoint, source_commit, write_atomically
 from training.config import PRESETS, ModelConfig, parse_config, with_options
+from training.dry_run import describe_run
 from training.errors import CheckpointError, ConfigError
-from training.loop import CHECKPOINT, TrainingConfig, train_member
+from training.hardware import Hardware, device_named
+from training.loop import CHECKPOINT
+from training.members import Member, train_members
 from training.models import Twin
 from training.mouse import Mouse, open_recordings
+from training.procedure import TrainingConfig
 from training.recordings import Recording
 from training.transfer import take_core, transfer_config
 
@@ -50,12 +54,16 @@ def train_ensemble(
     keep: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    hardware: Hardware | None = None,
+    parallel: int = 1,
+    tensorboard: bool = False,
     cores: Sequence[Checkpoint] = (),
     freeze_core: bool = False,
 ) -> list[Path]:
     """Trains members with seeds `seed`, `seed + 1`, ...; returns the checkpoints of the best `keep` by validation.
 
-    With `cores`, members start from those in turn; frozen, a core stays as it is and the rest is trained.
+    With `cores`, members start from those in turn; frozen, a core stays as it is and the rest is trained. So many
+    members as `parallel` says are trained side by side.
 
     Raises:
         CheckpointError: the folder holds another run.
@@ -72,20 +80,22 @@ def train_ensemble(
         raise ConfigError("there is no core to freeze", hint="Give a checkpoint: --core CHECKPOINT --freeze-core.")
     origin = {"weights": [core.weights_hash for core in cores], "frozen": freeze_core} if cores else None
     _claim(folder, config, training, by_mouse, seed, origin)
-    scores = [
-        train_member(
+    jobs = [
+        Member(
             config,
             training,
             by_mouse,
             folder / f"member-{i}",
             seed=seed + i,
-            device=device,
+            label=f"member {i + 1}/{members}",
+            hardware=hardware or Hardware(device=str(device or "cpu")),
             core=cores[i % len(cores)] if cores else None,
             freeze_core=freeze_core,
-            label=f"member {i + 1}/{members}",
+            tensorboard=tensorboard,
         )
         for i in range(members)
     ]
+    scores = train_members(jobs, parallel=parallel)
     kept = sorted(range(members), key=lambda i: -scores[i])[:keep]
     content = {"validation_single_trial_correlation": scores, "kept": sorted(kept)}
     write_atomically(folder / MEMBERS, json.dumps(content, indent=2).encode())
@@ -173,11 +183,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, help="members of the ensemble (default: 1, or one per core)")
     parser.add_argument("--keep", type=int, help="keep the best by validation (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the first member; the next takes seed + 1")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    parser.add_argument("--parallel", type=int, default=1, help="members trained side by side (default: 1)")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, cuda:N, or auto: a GPU where there is one (default: cpu)"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="devices that share each update (default: 1)"
+    )
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the core (default: fp32)"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the core with torch.compile")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="same seed, same weights, bit for bit (on a CPU, same threads)"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="log to TensorBoard, too, in each member's folder")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="measure some updates, say memory and time, and train nothing"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    device = device_named(args.device)
+    hardware = Hardware(
+        device=args.device,
+        devices=args.devices,
+        precision=args.precision,
+        compile=args.compile,
+        deterministic=args.deterministic,
+    )
+    hardware.resolved()  # refuses what is not at hand, before work
     model_options, training_options = parse_options(args.set)
     cores: list[Checkpoint] = []
     if args.core is not None:
@@ -193,6 +227,22 @@ def run(args: argparse.Namespace) -> int:
     if members < 1:
         raise ConfigError("an ensemble needs at least one member", got=members)
     recordings = open_recordings(args.recordings)
+    if args.dry_run:
+        by_mouse = {recording.mouse_id: recording for recording in recordings}
+        core = cores[0] if cores else None
+        print(
+            describe_run(
+                config,
+                training,
+                by_mouse,
+                hardware,
+                members=members,
+                seed=args.seed,
+                core=core,
+                freeze_core=args.freeze_core,
+            )
+        )
+        return 0
     try:
         kept = train_ensemble(
             config,
@@ -202,7 +252,9 @@ def run(args: argparse.Namespace) -> int:
             members=members,
             keep=args.keep,
             seed=args.seed,
-            device=device,
+            hardware=hardware,
+            parallel=args.parallel,
+            tensorboard=args.tensorboard,
             cores=cores,
             freeze_core=args.freeze_core,
         )
@@ -234,21 +286,6 @@ def _read_config(path: Path) -> ModelConfig:
         raise ConfigError(f"--config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path} is no YAML: {error}") from error
-
-
-def device_named(name: str) -> torch.device:
-    """The device of a `--device` option.
-
-    Raises:
-        ConfigError: there is no such device, or none at hand.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError("no such device", got=name, expected="such as cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no CUDA device is at hand", got=name, hint="Use --device cpu, or install torch for CUDA.")
-    return device
 
 
 def parse_options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
