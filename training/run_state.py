@@ -16,7 +16,7 @@ from training.errors import CheckpointError, ConfigError, DivergenceError
 from training.models import Twin
 from training.plateau import Plateau
 
-__all__ = ["Logs", "RunState"]
+__all__ = ["LOG", "Logs", "RunState"]
 
 STATE = "state.pt"
 LOG = "log.csv"

@@ -35,10 +35,11 @@ from optuna.trial import FrozenTrial, TrialState
 from training.checkpoint import write_atomically
 from training.config import PRESETS, CNNConfig, ModelConfig, with_options
 from training.errors import CheckpointError, ConfigError, DivergenceError
-from training.loop import LOG, train_member
+from training.loop import train_member
 from training.mouse import open_recordings
 from training.recordings import Recording
 from training.run_folder import checked_training, device_named, parse_options
+from training.run_state import LOG
 from training.tables import as_json, markdown_table
 
 __all__ = ["SPACE", "Range", "add_arguments", "run", "search"]
