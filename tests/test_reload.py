@@ -14,10 +14,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
+import psutil
 import pytest
+from onnx import helper, numpy_helper
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server import schemas
+from server import contract, schemas
 from server.engine import Engine
 from server.errors import InvalidInput, NotFound, NotReady
 from server.library import Library, load_engine
@@ -381,6 +384,64 @@ async def test_several_models_that_hold_a_mouse_ask_for_a_name(tmp_path: Path) -
     await library.load()
     with pytest.raises(InvalidInput, match="one or two"):
         library.look_up("A")
+
+
+# What it costs
+
+
+def make_heavy(twin: TinyTwin, megabytes: int, rng: np.random.Generator) -> None:
+    """Gives its first core a weight that is used and changes nothing."""
+    file = twin.manifest.cores[0]
+    model = onnx.load(twin.folder / file.path)
+    graph = model.graph
+    ballast = rng.random((3, megabytes * 2**20 // 12), dtype=np.float32)
+    graph.initializer.append(numpy_helper.from_array(ballast, "ballast"))
+    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nothing"))
+    (last,) = (node for node in graph.node if node.output[0] == "feature_map")
+    last.output[0] = "light"
+    graph.node.extend(
+        [
+            helper.make_node("MatMul", ["core_behavior", "ballast"], ["heavy"]),
+            helper.make_node("ReduceMean", ["heavy"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
+            helper.make_node("Add", ["light", "zero"], ["feature_map"]),
+        ]
+    )
+    (twin.folder / file.path).write_bytes(model.SerializeToString())
+    changed = file.model_copy(
+        update={
+            "sha256": contract.hash_file(twin.folder / file.path),
+            "bytes": (twin.folder / file.path).stat().st_size,
+        }
+    )
+    twin.manifest = twin.manifest.model_copy(update={"cores": [changed, *twin.manifest.cores[1:]]})
+    (twin.folder / contract.MANIFEST).write_text(twin.manifest.model_dump_json())
+
+
+@pytest.mark.slow
+async def test_memory_is_that_of_one_bundle_however_often_it_is_swapped(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    megabytes, served = 24, tmp_path / "bundles" / "tiny"
+    twins = [write_tiny_bundle(tmp_path / f"{seed}", seed=seed) for seed in range(2)]
+    for twin in twins:
+        make_heavy(twin, megabytes, rng)
+    served.parent.mkdir()
+    library = make_library(served.parent)
+    resident: list[float] = []
+    for turn in range(24):
+        twin = twins[turn % 2]
+        if served.exists():
+            served.rename(twins[(turn + 1) % 2].folder)
+        twin.folder.rename(served)
+        assert not (await library.load()).problems
+        engine = await library.find("A")
+        assert engine.hash == twin.manifest.hash
+        arrays = twin.draw("A", rng)
+        np.testing.assert_allclose(engine.predict("A", *arrays), twin.answer("A", *arrays), atol=1e-4)
+        del engine
+        resident.append(psutil.Process().memory_info().rss / 2**20)
+    assert max(resident[-8:]) - max(resident[4:12]) < 2 * megabytes, resident  # and not twelve times
 
 
 # Over HTTP

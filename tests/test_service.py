@@ -641,3 +641,36 @@ def test_importing_the_service_loads_no_torch_and_nothing_else_that_is_slow() ->
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+async def test_no_path_in_a_request_is_ever_opened(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    secret = tmp_path / "secret-of-the-lab.npy"
+    np.save(secret, np.zeros((8, 12)))
+    opened: list[str] = []
+    watching = True
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:  # a hook stays for ever
+        if watching and event in ("open", "os.listdir", "os.scandir", "socket.getaddrinfo", "socket.connect"):
+            opened.append(str(arguments))
+
+    sys.addaudithook(audit)
+    try:
+        for path in (str(secret), f"file://{secret}", "http://secret-of-the-lab.invalid/x.npy", f"../..{secret}"):
+            for asked in (
+                {"mouse": "A", "image": path},
+                {"mouse": "A", "image": {"base64": base64.b64encode(path.encode()).decode()}},
+                {"mouse": "A", "image": {"path": path}},
+                {"mouse": path, "image": [[0]]},
+                {"mouse": "A", "image": [[0]], "model": path},
+                {"mouse": "A", "image": [[0]], "pupil_dilation": path},
+            ):
+                assert 400 <= (await client.post("/predict", json=asked)).status_code < 500
+            form = {"mouse": "A"}
+            assert (await client.post("/predict", data={**form, "image": path})).status_code in (400, 415, 422)
+            files = {"image": (path, b"no image", "image/png")}
+            assert (await client.post("/predict", data=form, files=files)).status_code == 422
+            for url in ("/mice/{}", "/mice/A?model={}", "/mice/A/neurons?score={}", "/v2/models/{}", "/{}"):
+                assert (await client.get(url.format(path))).status_code in (404, 422)
+    finally:
+        watching = False
+    assert not [one for one in opened if "secret-of-the-lab" in one]
