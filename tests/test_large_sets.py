@@ -61,8 +61,8 @@ def expected(server: ContractServer, images: np.ndarray, speeds: np.ndarray, mou
 
 
 def asked(server: ContractServer) -> list[int]:
-    """Images of each request for a prediction."""
-    return [len(seen.array().reshape(-1, *SHAPE)) for seen in server.seen if seen.path == "/predict"]
+    """Images of each request for a prediction that came whole."""
+    return [len(seen.array().reshape(-1, *SHAPE)) for seen in server.seen if seen.path == "/predict" and seen.images]
 
 
 def streamed(server: ContractServer, is_async: bool, *arguments: Any, **more: Any) -> list[Prediction]:
