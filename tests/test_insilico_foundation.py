@@ -151,6 +151,14 @@ def test_subject_asks_only_its_neurons_in_its_order_in_its_state() -> None:
     np.testing.assert_array_equal(subject.neurons.coordinates_um, bank.coordinates[[7, 2, 19]])
 
 
+def test_all_neurons_in_another_order_are_answered_in_that_order() -> None:
+    bank = GaborBank(6)
+    order = [4, 0, 5, 2, 1, 3]
+    subject = Subject.of(bank, "BANK", neuron_ids=bank.ids[order].tolist())
+    image = subject.screen.grating(direction=40, frequency=0.15)
+    np.testing.assert_allclose(subject.respond(image), bank.responses(image)[:, order], rtol=1e-5)
+
+
 def test_unknown_neurons_and_missing_scores_are_named() -> None:
     bank = GaborBank()
     with pytest.raises(InvalidArgument, match="no such neurons; got 5"):

@@ -38,7 +38,7 @@ class Subject:
         neurons: those that are asked, in the order of the responses.
         screen: draws stimuli for this mouse.
         state: behaviour by name, as `predict` takes it; what is not in it is the training mean.
-        all_neurons: True if `neurons` are all of the mouse's.
+        all_neurons: True if `neurons` are all of the mouse's, in its order.
         assumed: what the predictor filled in, once each.
     """
 
@@ -87,7 +87,7 @@ class Subject:
             neurons=chosen,
             screen=Screen.of(detail, monitor=monitor, luminance=luminance),
             state={name: value for name, value in (state or {}).items() if value is not None},
-            all_neurons=len(chosen) == len(neurons),
+            all_neurons=np.array_equal(chosen.neuron_ids, neurons.neuron_ids),
         )
 
     @property
