@@ -21,7 +21,6 @@ __all__ = ["Drain"]
 logger = logging.getLogger("bentoml.v1t")
 
 _LINGER = 0.5  # seconds, at least: connections that wait to be accepted are told, and not cut off
-_GRACE = 3.0  # seconds past the bound, for refusals to be written
 
 
 class Drain:
@@ -31,6 +30,8 @@ class Drain:
         seconds: that requests in flight get.
         exit: ends the process at once.
     """
+
+    GRACE = 3.0  # seconds past the bound, for refusals to be written
 
     def __init__(self, seconds: float, metrics: Metrics, exit: Callable[[int], Any] = os._exit) -> None:
         self._seconds = seconds
@@ -99,14 +100,14 @@ class Drain:
             self._task = asyncio.create_task(self._run(number, give_up), name="drain")
 
     async def _run(self, number: int, give_up: Callable[[], None]) -> None:
-        self._last = threading.Timer(self._seconds + _GRACE, self._leave)
+        self._last = threading.Timer(self._seconds + self.GRACE, self._leave)
         self._last.daemon = True
         self._last.start()
         await asyncio.sleep(min(_LINGER, self._seconds))
         if not await self._is_empty_within(self._seconds):
             logger.warning("%d requests were not answered within %sDRAIN=%g s", self._in_flight, PREFIX, self._seconds)
             give_up()
-            await self._is_empty_within(_GRACE / 2)
+            await self._is_empty_within(self.GRACE / 2)
         self._server[number](number, None)
 
     async def _is_empty_within(self, seconds: float) -> bool:
