@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -31,8 +32,9 @@ from v1t_client.insilico.work import Work
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["ReceptiveFields", "noise_sums"]
+__all__ = ["ReceptiveFields", "noise_sums", "receptive_field_centers"]
 
+Array = npt.NDArray[np.float64]
 RELIABLE = 6.0  # a peak so many chance levels high is no accident: of 2,304 elements the highest is at 3.9 by chance
 BLOCK = 256  # images in one matrix product
 
@@ -216,3 +218,24 @@ def noise_sums(
             progress(len(images))
         sums.show(noise, np.concatenate(responses))
     return sums
+
+
+def receptive_field_centers(subject: Subject, folder: Path) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Receptive field centres in the screen's unit from its middle, and for which neurons they are reliable.
+
+    Args:
+        folder: of a result of `ReceptiveFields`.
+    """
+    found = Result.load(folder)
+    data = found.dataset
+    if found.receipt.experiment != "rf" or data.attrs["model_hash"] != subject.model.hash:
+        raise InvalidArgument(
+            "these receptive fields are not of this mouse's twin",
+            got=f"{found.receipt.experiment} of {data.attrs['mouse']} by {data.attrs['model']}",
+            hint=f"v1t rf {subject.mouse.mouse_id} --output ... makes them.",
+        )
+    row = {int(neuron_id): i for i, neuron_id in enumerate(data["neuron"].values)}
+    rows = np.array([row.get(int(neuron_id), -1) for neuron_id in subject.neurons.neuron_ids])
+    known = (rows >= 0) & (data["reliable"].values[rows]) & (data.attrs["mouse"] == subject.mouse.mouse_id)
+    x, y = subject.screen.place(data["center_x"].values[rows], data["center_y"].values[rows])
+    return x, y, known

@@ -23,6 +23,7 @@ from v1t_client.insilico import curves, tuning_figures
 from v1t_client.insilico.experiment import Experiment
 from v1t_client.insilico.options import count, numbers
 from v1t_client.insilico.results import Result
+from v1t_client.insilico.rf import receptive_field_centers
 from v1t_client.insilico.subject import Subject
 from v1t_client.insilico.work import Work
 
@@ -187,7 +188,7 @@ class _Steps:
 
     def sizes(self, orientation: Array, frequency: Array) -> dict[str, Any]:
         """Size curves and surrounds, neuron by neuron."""
-        x, y, known = _centers(self.subject, Path(str(self.experiment.rf)))
+        x, y, known = receptive_field_centers(self.subject, Path(str(self.experiment.rf)))
         n, D = len(self.subject), len(self.diameters)
         saved = self.work.load("sizes")
         curve = np.full((n, D + 1), np.nan) if saved is None else saved["curve"]  # the last is the blank screen
@@ -339,20 +340,3 @@ def _sizes(diameters: Array, curve: Array, blank: Array, known: npt.NDArray[np.b
         "size_r2": ("neuron", r2, one),
         "size_ok": ("neuron", ok, one),
     }
-
-
-def _centers(subject: Subject, folder: Path) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-    """Receptive field centres in the screen's unit from its middle, and for which neurons they are known."""
-    found = Result.load(folder)
-    data = found.dataset
-    if found.receipt.experiment != "rf" or data.attrs["model_hash"] != subject.model.hash:
-        raise InvalidArgument(
-            "these receptive fields are not of this mouse's twin",
-            got=f"{found.receipt.experiment} of {data.attrs['mouse']} by {data.attrs['model']}",
-            hint=f"v1t rf {subject.mouse.mouse_id} --output ... makes them.",
-        )
-    row = {int(neuron_id): i for i, neuron_id in enumerate(data["neuron"].values)}
-    rows = np.array([row.get(int(neuron_id), -1) for neuron_id in subject.neurons.neuron_ids])
-    known = (rows >= 0) & (data["reliable"].values[rows]) & (data.attrs["mouse"] == subject.mouse.mouse_id)
-    x, y = subject.screen.place(data["center_x"].values[rows], data["center_y"].values[rows])
-    return x, y, known
