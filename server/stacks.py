@@ -40,6 +40,7 @@ _BEFORE = {"behavior": len(BEHAVIOR_CHANNELS), "pupil_center": 2}  # columns of 
 _COLUMNS = {"behavior": [name for name, _ in BEHAVIOR_CHANNELS], "pupil_center": ["pupil_center"]}
 _IN_QUERY = Fields(stimulus.PREDICT.in_json, frozenset(StackQuery.model_fields))
 _RUNS = 4  # of the engine, in one piece
+_MAX_IMAGES = 10**9  # whoever sends more sends nonsense
 _MAX_HEADER = 10_000  # bytes of a .npy header, as numpy reads them
 
 
@@ -129,13 +130,15 @@ class _Stack:
         self._asked = self._answered = False
 
     def _check(self) -> None:
-        if len(self._header.shape) != 4 or self._n_images < 1:
+        if len(self._header.shape) != 4 or min(self._header.shape) < 1:
             raise InvalidInput(
                 "the stack of images has another shape",
                 got=str(self._header.shape),
                 expected=f"(B, {', '.join(map(str, self._record.image_shape))})",
                 hint=f"See GET /mice/{self._record.mouse_id}.",
             )
+        if self._n_images > _MAX_IMAGES:
+            raise TooLarge("the stack promises too many images", got=brief(self._n_images), expected=_MAX_IMAGES)
         piece = self._n_rows * self._header.row_bytes
         if piece > self._rooms.settings.max_body:
             raise TooLarge(

@@ -236,6 +236,28 @@ def test_another_bundle_in_the_middle_is_an_error(server, images, is_async):
         streamed(Swapped(), is_async, "A", images, chunk=5, in_flight=1)
 
 
+async def test_leaving_a_stream_cancels_what_is_under_way(server, images):
+    cancelled = []
+
+    class Held(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            if len(server.seen) >= 2:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    cancelled.append(request)
+                    raise
+            return await server.transport().handle_async_request(request)
+
+    async with AsyncClient(transport=Held()) as client:
+        stream = client.predict_stream("A", images, chunk=5, in_flight=3)
+        assert len(await anext(stream)) == 5
+        await asyncio.sleep(0.01)
+        await stream.aclose()
+        await asyncio.sleep(0.01)
+    assert cancelled
+
+
 def test_an_error_ends_the_stream_and_nothing_else_is_asked(server, images):
     server.script = [error_reply(422, "invalid_input", "too bright")] * 2
     with pytest.raises(Exception, match="too bright"):
@@ -403,6 +425,23 @@ def test_the_command_takes_a_folder(server, url, images, tmp_path, capsys):
     assert main(["predict", str(tmp_path), "--mouse", "A", "--url", url]) == 0
     assert "3 images x 23 neurons" in capsys.readouterr().out
     assert [len(seen.images) for seen in server.seen if seen.path == "/predict"] == [3]
+
+
+def test_a_command_whose_server_fails_keeps_what_was_answered(server, url, rng, tmp_path, capsys):
+    images = rng.integers(0, 256, (200, *SHAPE), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    output = tmp_path / "responses.npy"
+    command = ["predict", str(tmp_path / "images.npy"), "--mouse", "A", "--running-speed", "3", "--url", url]
+    command += ["--output", str(output)]
+    answer, refusal = server._predict, error_reply(422, "invalid_input", "too bright")
+    server._predict = lambda seen: answer(seen) if len(asked(server)) < 3 else refusal
+    assert main(command) == 1
+    errors = capsys.readouterr().err
+    assert "too bright" in errors
+    assert "the same command goes on" in errors
+    del server._predict
+    assert main(command) == 0
+    np.testing.assert_array_equal(np.load(output), expected(server, images, np.full(200, 3.0)))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from v1t_client._errors import InvalidArgument, ServerError, V1TError
 from v1t_client._image_sets import open_images
 from v1t_client._prediction import Prediction
 from v1t_client._requests import Asked
+from v1t_client._responses_file import is_begun
 from v1t_client._streaming import CHUNK
 from v1t_client._version import __version__
 from v1t_client.insilico import commands as insilico
@@ -113,8 +114,8 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
                 prediction = client.predict_many(
                     mouse, images, output=output if as_it_comes else None, force=options.force, **asked
                 )
-            except KeyboardInterrupt:
-                if as_it_comes:
+            except (KeyboardInterrupt, V1TError):
+                if output is not None and is_begun(output):
                     print("v1t: what was answered is kept; the same command goes on from there", file=sys.stderr)
                 raise
             _show(prediction, output, written=as_it_comes, top=0 if is_large else options.top)

@@ -20,7 +20,7 @@ from v1t_client._image_sets import ImageSet
 from v1t_client._prediction import Prediction, check_same_model
 from v1t_client._requests import Question
 
-__all__ = ["ResponsesFile", "digest"]
+__all__ = ["ResponsesFile", "digest", "is_begun"]
 
 
 def digest(question: Question, images: ImageSet) -> str | None:
@@ -34,6 +34,11 @@ def digest(question: Question, images: ImageSet) -> str | None:
         if field.name != "image" and value is not None:
             of_all.update(f"{field.name}={np.asarray(value).tolist()};".encode())
     return of_all.hexdigest()
+
+
+def is_begun(path: Path) -> bool:
+    """Whether answers were kept that the same call would go on with."""
+    return path.with_name(f"{path.name}.part.json").exists()
 
 
 class ResponsesFile:
