@@ -40,7 +40,6 @@ class Drain:
         self._in_flight = 0
         self._server: dict[int, Callable[[int, FrameType | None], Any]] = {}  # signal -> the web server's handler
         self._task: asyncio.Task[None] | None = None
-        self._last: threading.Timer | None = None
         self.begun = False
 
     @contextmanager
@@ -85,9 +84,7 @@ class Drain:
             self._server[number] = handler
 
     def release(self) -> None:
-        """Gives the signals back: the server has ended in time."""
-        if self._last is not None:
-            self._last.cancel()
+        """Gives the signals back."""
         for number, handler in self._server.items():
             signal.signal(number, handler)
         self._server.clear()
@@ -100,9 +97,9 @@ class Drain:
             self._task = asyncio.create_task(self._run(number, give_up), name="drain")
 
     async def _run(self, number: int, give_up: Callable[[], None]) -> None:
-        self._last = threading.Timer(self._seconds + self.GRACE, self._leave)
-        self._last.daemon = True
-        self._last.start()
+        last = threading.Timer(self._seconds + self.GRACE, self._leave)  # goes on until the process has ended
+        last.daemon = True
+        last.start()
         await asyncio.sleep(min(_LINGER, self._seconds))
         if not await self._is_empty_within(self._seconds):
             logger.warning("%d requests were not answered within %sDRAIN=%g s", self._in_flight, PREFIX, self._seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 import logging
 import os
 import socket
@@ -116,6 +118,24 @@ def test_keys_of_a_file_change_without_a_restart(
     os.utime(file, ns=(3, 3))
     with pytest.raises(Unauthorized):  # a file without keys opens nothing
         access.check(f"Bearer {ONE}")
+
+
+def test_every_key_is_compared_whole_whatever_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text(f"{TWO}\n{THREE}\n")
+    access = Access(Settings(api_keys=(ONE,), api_keys_file=tmp_path / "keys"))
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def count(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return compare(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", count)
+    for key in (ONE, THREE, f"{ONE[:-1]}x", "x"):
+        compared.clear()
+        with contextlib.suppress(Unauthorized):
+            access.check(f"Bearer {key}")
+        assert compared == [(32, 32)] * 3
 
 
 @pytest.mark.parametrize("content", [None, "", "# nothing\n", "short\n", f"{ONE} {TWO}\n"])

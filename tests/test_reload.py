@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
+import json
 import shutil
 import threading
 import weakref
@@ -515,3 +517,31 @@ async def test_admin_routes_need_their_own_key_and_without_one_do_not_exist(tmp_
         assert (await client.post("/admin/reload", headers=bearer(ADMIN))).status_code == 200
         assert (await client.get("/admin/reload", headers=bearer(ADMIN))).status_code == 405
         assert (await client.post("/admin/nothing", headers=bearer(ADMIN))).status_code == 404
+
+
+async def test_a_stream_that_a_swap_falls_into_is_wholly_of_the_bundle_that_it_began_with(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    old = write_tiny_bundle(tmp_path / "tiny")
+    images = rng.uniform(0, 255, (24, 1, 8, 12)).astype(np.float32)
+    whole = io.BytesIO()
+    np.save(whole, images)
+    half = len(whole.getvalue()) // 2
+    async with serving(make_settings(tmp_path, max_batch=1, admin_keys=(ADMIN,))) as client:
+
+        async def body() -> AsyncIterator[bytes]:
+            yield whole.getvalue()[:half]
+            await asyncio.sleep(0.2)  # the first pieces are answered
+            replace(old.folder, seed=1)
+            assert (await client.post("/admin/reload", headers=bearer(ADMIN))).status_code == 200
+            yield whole.getvalue()[half:]
+
+        reply = await client.post("/predict/stream?mouse=A", content=body(), headers={"Accept": "application/x-npy"})
+        asked = {"mouse": "A", "image": images[:1].tolist()}
+        after = (await client.post("/predict", json=asked)).json()
+    assert json.loads(reply.headers["v1t-reply"])["model"]["hash"] == old.manifest.hash
+    behavior, pupil_center = np.tile([40.0, 0.5, 3.0], (24, 1)), np.tile([250.0, 180.0], (24, 1))  # the training means
+    responses = np.load(io.BytesIO(reply.content))
+    np.testing.assert_allclose(responses, old.answer("A", images, behavior, pupil_center), atol=1e-4)
+    assert after["model"]["hash"] != old.manifest.hash
+    assert np.abs(np.array(after["responses"]) - responses[:1]).max() > 1e-2

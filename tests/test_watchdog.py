@@ -115,6 +115,7 @@ async def test_a_drain_waits_for_those_inside_and_refuses_others(monkeypatch: py
         return before
 
     monkeypatch.setattr(signal, "signal", swap)
+    monkeypatch.setattr(threading.Timer, "start", lambda timer: None)
     drain = Drain(5, metrics, exit=told.append)
     drain.take_over(lambda: told.append(-1))
     drain.check()
