@@ -16,7 +16,7 @@ from v1t_client.insilico.recipes import Recipe
 from v1t_client.insilico.subject import BATCH, Subject
 from v1t_client.insilico.work import Work
 
-__all__ = ["KEPT_EVERY", "Climb", "climb", "respond_each", "slopes"]
+__all__ = ["KEPT_EVERY", "Climb", "climb", "move", "respond_each", "slopes"]
 
 KEPT_EVERY = 10  # steps; what an interruption may cost
 
@@ -67,7 +67,7 @@ def climb(
                 # Half of all noise leaves a rectified neuron at rest, where nothing leads up; its negative may not.
                 images[silent] *= -1
                 trace[:, :, step], slope = slopes(subject, canvas, images)
-            images = bring_back(images + sign * _move(slope, recipe, step))
+            images = bring_back(images + sign * move(slope, recipe, step))
             if (step + 1) % KEPT_EVERY == 0:
                 work.save(name, images=images, trace=trace, step=step + 1)
             bar.update(1)
@@ -76,7 +76,7 @@ def climb(
     return Climb(images, trace)
 
 
-def _move(slope: Array, recipe: Recipe, step: int) -> Array:
+def move(slope: Array, recipe: Recipe, step: int) -> Array:
     """What a step adds, (n, S, C, h, w)."""
     done = step / max(1, recipe.steps - 1)
     slope = blurred(slope, recipe.first_blur + done * (recipe.last_blur - recipe.first_blur))
