@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from server.gpu_memory import GPUMemory
+
 __all__ = ["CONTENT_TYPE", "OTHER", "SEVERAL", "UNKNOWN", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,6 +23,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        registry.register(GPUMemory())
         self.requests = Counter(
             "v1t_requests", "Requests, by route, mouse and status", ["route", "mouse", "status"], registry=registry
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.gpu_memory import GPUMemory
 from server.metrics import Metrics
 
 DASHBOARD = json.loads((Path(__file__).resolve().parents[1] / "docs" / "grafana.json").read_text())
@@ -26,7 +27,10 @@ def labels_of_samples() -> dict[str, set[str]]:
                 getattr(labelled, touch)(1)
                 break
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(metrics.text().decode()):
+    families = [*text_string_to_metric_families(metrics.text().decode())]
+    for family in [*families, *GPUMemory().describe()]:
+        if not family.samples:  # of the GPU, which this machine may not have
+            found[family.name] = {"gpu", "state"}
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     return found
