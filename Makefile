@@ -16,7 +16,7 @@ PIP_INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 DEMO_BUNDLE ?= $(DEMO)/bundle
 
-.PHONY: help install serve demo test test-quick check format clean
+.PHONY: help install serve demo test test-quick check format load soak fuzz clean
 
 help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
@@ -25,6 +25,8 @@ help:
 	@echo "make test        all tests; make test-quick: without the slow ones"
 	@echo "make check       lint, types, and which package may import which"
 	@echo "make format      format the code"
+	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes); make soak: 15 more"
+	@echo "make fuzz        10,000 broken requests"
 	@echo "make clean       remove the environments and all that was built"
 
 install: $(VENV)/.installed
@@ -64,6 +66,9 @@ check: $(VENV)/.installed
 
 format: $(VENV)/.installed
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
+
+load soak fuzz: $(VENV)/.installed
+	@OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(VENV)/bin/python -m reliability $@ $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(SERVE_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -291,10 +291,10 @@ class Batcher:
                 hint="Ask again later, or send fewer images at a time.",
                 retry_after=retry_after,
             )
-        if ahead > (time_left := deadline - time.perf_counter()):
+        if ahead > (time_left := max(0.0, deadline - time.perf_counter())):
             raise Busy(
                 "the queue is longer than the request's time",
-                got=f"about {ahead:.1f} s of work waiting, and {max(0, time_left):.1f} s left",
+                got=f"about {ahead:.1f} s of work waiting, and {time_left:.1f} s left",
                 hint="Ask again later, or allow more time.",
                 retry_after=retry_after,
             )

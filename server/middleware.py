@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import tracing
 from server.access import Turnstile
-from server.errors import DeadlineExceeded, MalformedBody, TooLarge, TwinError, Unauthorized
+from server.errors import DeadlineExceeded, MalformedBody, NotFound, TooLarge, TwinError, Unauthorized, brief
 from server.logs import REQUEST_ID
 from server.metrics import OTHER
 from server.rooms import Rooms
@@ -102,6 +102,7 @@ class _Exchange:
             async with self._timeout:
                 self._in_time = True
                 with self._counted(), self._admitted():
+                    self._check_path()
                     self._check_length()
                     self._set_deadline()
                     await self._app(self._scope, self._receive_counted, self._send_marked)
@@ -174,6 +175,10 @@ class _Exchange:
         if self._status is None:
             response = error_response(error, self._request_id, self._scope["path"])
             await response(self._scope, self._receive, self._send_marked)
+
+    def _check_path(self) -> None:
+        if "\n" in self._scope["path"]:  # BentoML's mount would not match, and answer in words of its own
+            raise NotFound("there is no such route", got=brief(self._scope["path"]), hint="See /docs.json.")
 
     def _check_length(self) -> None:
         length = self._headers.get("content-length")

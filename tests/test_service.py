@@ -424,6 +424,15 @@ async def test_a_full_queue_answers_429_with_a_time_to_retry(
         assert int(response.headers["retry-after"]) >= 1
 
 
+@pytest.mark.parametrize("path", ["/mice/A%0A", "/%0a", "/v2/models/a%0Ab/versions/1%0A2/ready"])
+async def test_a_line_break_in_a_path_is_no_route_of_ours(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert response.status_code == 404
+    assert "no such route" in response.text
+    assert response.headers["x-request-id"]
+    assert response.headers["content-type"] == "application/json"
+
+
 async def test_a_busy_server_reads_no_body_but_lets_its_sender_finish(
     twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
 ) -> None:

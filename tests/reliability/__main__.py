@@ -7,38 +7,46 @@ import sys
 import time
 from collections.abc import Callable
 
-from reliability import drain, kill, load, overload
+from reliability import drain, fuzz, kill, load, overload, soak, swap
 from reliability.place import Report
 
 Run = Callable[[], Report]
+LOAD = ("load", "overload", "kill", "drain", "swap")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reliability",
-        description="Long runs against a live server on loopback, each of which starts it and stops by itself. "
-        "Prints markdown; ends with 1 if anything was wrong.",
-        epilog="example: python -m reliability load --seconds 10",
+        description="Long runs against a live server on loopback: each starts its own, and stops by itself. Prints "
+        "markdown, and ends with 1 if anything was wrong.",
+        epilog="example: python -m reliability load --seconds 10 --only drain",
     )
     runs = parser.add_subparsers(dest="run", required=True, metavar="RUN")
-    for name, seconds, text in (("load", 300, "load, overload, kill and drain, one after another"),):
-        one = runs.add_parser(name, help=f"{text} (default: {seconds} s)")
-        one.add_argument("--seconds", type=float, default=seconds, help="of the longest part (default: %(default)s)")
+    for name, seconds, text in (
+        ("load", 300, f"{', '.join(LOAD)}, one after another; about twice as long as its first part"),
+        ("soak", 900, "everything at once, and the slope of the worker's memory"),
+    ):
+        timed = runs.add_parser(name, help=f"{text} (default: {seconds} s)", description=text)
+        timed.add_argument("--seconds", type=float, default=seconds, help="default: %(default)s")
+    runs.choices["load"].add_argument("--only", choices=LOAD, help="one part")
+    fuzzed = runs.add_parser("fuzz", help="broken requests of every kind")
+    fuzzed.add_argument("--cases", type=int, default=10_000, help="default: %(default)s")
+    for one in runs.choices.values():
         one.add_argument("--seed", type=int, default=0)
-        one.add_argument("--only", help="one part, such as overload")
     args = parser.parse_args()
-    parts: dict[str, dict[str, Run]] = {
-        "load": {
-            "load": lambda: load.run(seconds=args.seconds, seed=args.seed),
-            "overload": lambda: overload.run(seconds=min(60, args.seconds / 5), seed=args.seed),
-            "kill": lambda: kill.run(kills=5 if args.seconds >= 120 else 1, seed=args.seed),
-            "drain": lambda: drain.run(seconds=min(10, args.seconds / 5), seed=args.seed),
-        },
+    if args.run == "soak":
+        return _print("soak", lambda: soak.run(seconds=args.seconds, seed=args.seed))
+    if args.run == "fuzz":
+        return _print("fuzz", lambda: fuzz.run(cases=args.cases, seed=args.seed))
+    is_long = args.seconds >= 120
+    parts: dict[str, Run] = {
+        "load": lambda: load.run(seconds=args.seconds, seed=args.seed),
+        "overload": lambda: overload.run(seconds=min(60, args.seconds / 2), seed=args.seed),
+        "kill": lambda: kill.run(kills=10 if is_long else 1, seed=args.seed),
+        "drain": lambda: drain.run(seconds=min(20, args.seconds / 2), seed=args.seed),
+        "swap": lambda: swap.run(swaps=100 if is_long else 10, seed=args.seed),
     }
-    chosen = {name: run for name, run in parts[args.run].items() if args.only in (None, name)}
-    if not chosen:
-        parser.error(f"--only {args.only} is none of {', '.join(parts[args.run])}")
-    return max(_print(name, run) for name, run in chosen.items())
+    return max(_print(name, run) for name, run in parts.items() if args.only in (None, name))
 
 
 def _print(name: str, run: Run) -> int:

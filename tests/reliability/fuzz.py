@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import struct
@@ -33,7 +34,7 @@ from reliability.pressure import ask
 from reliability.protocols import PROTOCOLS, Wires, fitting
 from reliability.tally import Tally, markdown
 
-__all__ = ["run"]
+__all__ = ["BODIES", "FILES", "form", "run"]
 
 HUNG = 20.0  # seconds
 GROWTH = 64.0  # MB, past the first tenth of the cases
@@ -67,7 +68,7 @@ def _png() -> bytes:
     return stream.getvalue()
 
 
-def _form(file: bytes, **fields: str) -> bytes:
+def form(file: bytes, **fields: str) -> bytes:
     parts = [
         f'--xyz\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n' for name, text in fields.items()
     ]
@@ -218,13 +219,13 @@ def npy_form(draw: st.DrawFn) -> Sent:
     file = draw(
         st.one_of(_broken(_npy(IMAGES)), _broken(_npy(IMAGES.astype(np.float64))), st.sampled_from([*FILES.values()]))
     )
-    return draw(routes), _form(file, mouse="A"), {"Content-Type": FORM, **draw(accept)}
+    return draw(routes), form(file, mouse="A"), {"Content-Type": FORM, **draw(accept)}
 
 
 @st.composite
 def png_form(draw: st.DrawFn) -> Sent:
     file = draw(st.one_of(_broken(_png()), st.sampled_from([*FILES.values()])))
-    body = _form(file, mouse="A", resize=draw(st.sampled_from(["fit", "fill", "crop"])))
+    body = form(file, mouse="A", resize=draw(st.sampled_from(["fit", "fill", "crop"])))
     return draw(routes), body, {"Content-Type": FORM, **draw(accept)}
 
 
@@ -232,7 +233,7 @@ def png_form(draw: st.DrawFn) -> Sent:
 def any_form(draw: st.DrawFn) -> Sent:
     text = st.text(st.characters(codec="utf-8"), max_size=10)
     fields = draw(st.dictionaries(st.sampled_from(["pupil_center", "neuron_ids", "spread", "units", "weights"]), text))
-    body = draw(_broken(_form(_png(), mouse="A", **fields)))
+    body = draw(_broken(form(_png(), mouse="A", **fields)))
     boundary = draw(st.sampled_from(["xyz", "", "x" * 5000, "\N{SNOWMAN}".encode().decode("latin-1"), '"xyz"', "yz"]))
     return draw(routes), body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
@@ -285,10 +286,10 @@ def run(*, cases: int, seed: int = 0) -> Report:
     """So many cases, half of them from the OpenAPI document, half broken bodies."""
     seen: defaultdict[str, Seen] = defaultdict(Seen)
     problems: list[str] = []
-    with at() as place:
+    with at() as place, httpx.Client(base_url=place.server.url, timeout=HUNG, trust_env=False) as http:
         memory = []
         for share in (0.1, 0.9):
-            tests = {**_bodies(place, seen), **_operations(place, seen)}
+            tests = {**_bodies(http, seen), **_operations(place, seen)}
             n_bodies = len(KINDS)
             counts = [cases / 2 / (n_bodies if i < n_bodies else len(tests) - n_bodies) for i in range(len(tests))]
             for (name, test), count in zip(tests.items(), counts, strict=True):
@@ -328,9 +329,7 @@ def _hypothesis(test: Callable[[Any], None], cases: int, seed: int) -> Callable[
     )
 
 
-def _bodies(place: Place, seen: defaultdict[str, Seen]) -> dict[str, Any]:
-    http = httpx.Client(base_url=place.server.url, timeout=HUNG, trust_env=False)
-
+def _bodies(http: httpx.Client, seen: defaultdict[str, Seen]) -> dict[str, Any]:
     def test_of(name: str, strategy: st.SearchStrategy[Sent]) -> Any:
         @given(strategy)
         def test(sent: Sent) -> None:
@@ -359,6 +358,9 @@ def _operations(place: Place, seen: defaultdict[str, Seen]) -> dict[str, Any]:
     """Of the OpenAPI document, in which our mice are named, so that not every case ends at `no such mouse`."""
     document = httpx.get(f"{place.server.url}/docs.json").json()
     _name_mice(document)
+    # Of three equal numbers; in lists, schemathesis takes prefixItems for the items of an older JSON schema.
+    coordinates = document["components"]["schemas"]["NeuronsReply"]["properties"]["coordinates_um"]["items"]["anyOf"][0]
+    coordinates["items"] = coordinates.pop("prefixItems")[0]
     names = ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
     schemathesis.checks.load_all_checks()
     conforming = schemathesis.checks.CHECKS.get_by_names(names)
@@ -366,6 +368,9 @@ def _operations(place: Place, seen: defaultdict[str, Seen]) -> dict[str, Any]:
     def test_of(name: str, strategy: st.SearchStrategy[schemathesis.Case]) -> Any:
         @given(strategy)
         def test(case: schemathesis.Case) -> None:
+            with contextlib.suppress(ValueError, TypeError):
+                if float(case.headers.get("X-Request-Timeout", 60)) < 1:  # a 504 would be right
+                    del case.headers["X-Request-Timeout"]
             start = time.perf_counter()
             response = case.call(base_url=place.server.url, timeout=HUNG)
             _look(seen[name], response.status_code, start, response.text[:300])

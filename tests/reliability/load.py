@@ -23,7 +23,9 @@ def run(*, seconds: float, clients: int = 64, seed: int = 0) -> Report:
 
 
 async def _press(place: Place, seconds: float, clients: int, seed: int) -> Report:
-    asked = questions.draw_questions(questions.load(place.bundles), np.random.default_rng(seed), each=3)
+    asked = questions.draw_questions(
+        questions.load(place.bundles), np.random.default_rng(seed), each=3 if seconds > 60 else 1
+    )
     async with Wires(place.server.url) as wires:
         tally = Tally()
         end = time.monotonic() + seconds

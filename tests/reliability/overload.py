@@ -20,13 +20,17 @@ FACTOR = 10
 WAYS = ("form of .npy", "form of PNGs, .npy back")
 
 
-def run(*, seconds: float, deadline: float = 2.0, seed: int = 0) -> Report:
-    """Only 200, or 429 and 503 with Retry-After; what is accepted comes within the deadline, 99 times in a hundred."""
+def run(*, seconds: float, deadline: float = 2.0, seed: int = 0, in_time: bool = True) -> Report:
+    """Only 200, or 429 and 503 with Retry-After; what is accepted comes within the deadline, 99 times in a hundred.
+
+    Args:
+        in_time: judge the time too, which says something on a machine that does nothing else.
+    """
     with at([DEMO]) as place:
-        return asyncio.run(_press(place, seconds, deadline, seed))
+        return asyncio.run(_press(place, seconds, deadline, seed, in_time))
 
 
-async def _press(place: Place, seconds: float, deadline: float, seed: int) -> Report:
+async def _press(place: Place, seconds: float, deadline: float, seed: int, in_time: bool) -> Report:
     rng = np.random.default_rng(seed)
     # Of few images, gradients mostly: the engine is what runs out, and neither who asks nor the wire.
     asked = questions.draw_questions(questions.load(place.bundles), rng, sizes=(1, 2))
@@ -45,7 +49,7 @@ async def _press(place: Place, seconds: float, deadline: float, seed: int) -> Re
     accepted = percentile(tally.seconds, 99)
     if tally.without_retry_after:
         tally.complain(f"{tally.without_retry_after} refusals without Retry-After")
-    if accepted > deadline:
+    if in_time and accepted > deadline:
         tally.complain(f"p99 of the accepted is {accepted:.2f} s, past the deadline of {deadline:g} s")
     done = len(tally.seconds) / seconds
     text = (

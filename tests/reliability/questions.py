@@ -78,8 +78,13 @@ def draw_questions(
     sizes: Sequence[int] = SIZES,
     each: int = 1,
     kinds: Sequence[Kind] = ("predict", "gradient", "attention"),
+    subsets: bool = True,
 ) -> list[Question]:
-    """`each` questions of every size for every mouse, and some of each other kind. Engines of one name share them."""
+    """`each` questions of every size for every mouse, and some of each other kind. Engines of one name share them.
+
+    Args:
+        subsets: let half of them ask about some neurons only.
+    """
     questions: list[Question] = []
     alike: dict[tuple[str, str], list[Engine]] = {}
     for engine in engines:
@@ -87,15 +92,17 @@ def draw_questions(
             alike.setdefault((engine.manifest.name, mouse), []).append(engine)
     for (_, mouse), judges in alike.items():
         if "predict" in kinds:
-            questions += [_draw("predict", mouse, judges, size, rng) for size in sizes for _ in range(each)]
+            questions += [_draw("predict", mouse, judges, size, rng, subsets) for size in sizes for _ in range(each)]
         if "gradient" in kinds and judges[0].manifest.has_gradients:
-            questions += [_draw("gradient", mouse, judges, size, rng) for size in (1, 2)]
+            questions += [_draw("gradient", mouse, judges, size, rng, subsets) for size in (1, 2)]
         if "attention" in kinds and judges[0].manifest.attention:
-            questions += [_draw("attention", mouse, judges, size, rng) for size in (1, 3)]
+            questions += [_draw("attention", mouse, judges, size, rng, subsets) for size in (1, 3)]
     return questions
 
 
-def _draw(kind: Kind, mouse: str, judges: Sequence[Engine], size: int, rng: np.random.Generator) -> Question:
+def _draw(
+    kind: Kind, mouse: str, judges: Sequence[Engine], size: int, rng: np.random.Generator, subsets: bool
+) -> Question:
     record, neurons = judges[0].manifest.mice[mouse], judges[0].neurons[mouse]
     image = rng.integers(0, 256, (size, *record.image_shape)).astype(np.float32)
     behavior, pupil_center = (
@@ -103,7 +110,7 @@ def _draw(kind: Kind, mouse: str, judges: Sequence[Engine], size: int, rng: np.r
         for channels in (record.behavior, record.pupil_center)
     )
     positions = None
-    if kind != "attention" and rng.random() < 0.5:
+    if subsets and kind != "attention" and rng.random() < 0.5:
         positions = rng.permutation(len(neurons))[: rng.integers(1, len(neurons))]
     raw = kind != "attention" and rng.random() < 0.5 and bool(np.isfinite(neurons.response_std).all())
     n_neurons = len(neurons) if positions is None else len(positions)
