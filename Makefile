@@ -16,13 +16,14 @@ PIP_INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 DEMO_BUNDLE ?= $(DEMO)/bundle
 
-.PHONY: help install serve demo test test-quick check format load soak fuzz clean
+.PHONY: help install serve demo test test-quick kills check format load soak fuzz clean
 
 help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
 	@echo "make demo        simulate, train an ensemble, evaluate, export, serve, predict (about 13 minutes)"
 	@echo "make install     prepare $(VENV) for development"
 	@echo "make test        all tests; make test-quick: without the slow ones"
+	@echo "make kills       kill a training run at 20 random moments, and compare its end with an unbroken one's"
 	@echo "make check       lint, types, and which package may import which"
 	@echo "make format      format the code"
 	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes); make soak: 15 more"
@@ -57,6 +58,9 @@ test: $(VENV)/.installed
 
 test-quick: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+kills: $(VENV)/.installed
+	@$(VENV)/bin/python tests/kills.py
 
 check: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .

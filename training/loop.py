@@ -31,7 +31,7 @@ from training.run_state import Logs, RunState
 from training.transfer import FeatureMaps, take_core
 from training.update import Update
 
-__all__ = ["CHECKPOINT", "TrainingConfig", "predict_tier", "start_member", "train_member", "validate"]
+__all__ = ["CHECKPOINT", "TrainingConfig", "check_trials", "predict_tier", "start_member", "train_member", "validate"]
 
 CHECKPOINT = "checkpoint"
 _VERDICTS = {"reduce": "  -> learning rate reduced, best weights restored", "stop": "  -> no better, done"}
@@ -71,6 +71,7 @@ def train_member(
     """
     hardware = hardware or Hardware(device=str(device or "cpu"))
     fabric = fabric or hardware.fabric()
+    check_trials(recordings, training)
     folder.mkdir(parents=True, exist_ok=True)
     state = start_member(config, training, recordings, fabric, seed=seed, core=core, freeze_core=freeze_core)
     state.load(folder)
@@ -107,6 +108,18 @@ def train_member(
     finally:
         logs.close()
     return state.plateau.best
+
+
+def check_trials(recordings: Mapping[str, Recording], training: TrainingConfig) -> None:
+    """Refuses a mouse that cannot be trained or validated on, before any work.
+
+    Raises:
+        RecordingError: too few training trials.
+        ScoringError: no validation trials.
+    """
+    steps_per_epoch(recordings, training.batch_size)
+    for recording in recordings.values():
+        recording.scorable("validation")
 
 
 def start_member(

@@ -22,7 +22,7 @@ from training.config import PRESETS, ModelConfig, parse_config, with_options
 from training.dry_run import describe_run
 from training.errors import CheckpointError, ConfigError
 from training.hardware import Hardware, device_named
-from training.loop import CHECKPOINT
+from training.loop import CHECKPOINT, check_trials
 from training.members import Member, train_members
 from training.models import Twin
 from training.mouse import Mouse, open_recordings
@@ -73,6 +73,7 @@ def train_ensemble(
         raise ConfigError("cannot keep that many members", got=keep, expected=f"1 to {members}")
     by_mouse = {recording.mouse_id: recording for recording in recordings}
     # Refuses what does not fit, before work.
+    check_trials(by_mouse, training)
     twin = Twin(config, [Mouse.from_recording(recording) for recording in recordings])
     for core in cores:
         take_core(twin, core)

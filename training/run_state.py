@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,10 @@ class RunState:
                 self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.best, self.epoch, self.finished = state["best"], state["epoch"], state["finished"]
             self.step, self.loss, self.random = state["step"], state["loss"], state["random"]
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{path} cannot be resumed from: {error}", hint="Delete the member's folder to start it again."
+                f"{path} cannot be resumed from: {str(error).splitlines()[0] if str(error) else error!r}",
+                hint="Delete the member's folder to start it again.",
             ) from error
 
     def seed_epoch(self, seed: int) -> None:
