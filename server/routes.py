@@ -264,7 +264,7 @@ async def _neurons(request: Request, rooms: Rooms) -> Response:
     bundle = rooms.library.look_up(mouse_id, query.get("model"))
     request.state.mouse = mouse_id
     answer = NeuronQuery.parse(query).answer(bundle.neurons[mouse_id])
-    return _json({"mouse": mouse_id, "model": bundle.name, **answer})
+    return _json({"mouse": mouse_id, "model": bundle.name, "hash": bundle.hash, **answer})
 
 
 async def _metrics(request: Request, rooms: Rooms) -> Response:

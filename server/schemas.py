@@ -277,6 +277,7 @@ class MouseDetail(_Described):
 class NeuronsReply(_Closed):
     mouse: str
     model: str = Field(description="the bundle's name")
+    hash: str = Field(description="the bundle's, as in its predictions")
     total: int = Field(description="neurons that match, before limit and offset")
     neuron_ids: list[int]
     coordinates_um: list[tuple[float, float, float] | None]

@@ -500,6 +500,63 @@ def test_neurons_that_changed_between_two_requests_are_noticed(server, client):
         client.predict("A", np.zeros(SHAPE, np.uint8))
 
 
+class Swapping(ContractServer):
+    """Has its bundle swapped for one of other neurons after its first so many predictions."""
+
+    def __init__(self, swaps: int) -> None:
+        super().__init__()
+        self.swaps = swaps
+
+    def _predict(self, seen):
+        reply = super()._predict(seen)
+        if self.swaps:
+            self.swaps -= 1
+            self.hash = f"{self.swaps:02x}" * 32
+            self.neuron_ids["A"] = self.neuron_ids["A"][::-1].copy()
+        return reply
+
+    def _neurons(self, mouse, query):
+        status, headers, body = super()._neurons(mouse, query)
+        return status, headers, json.dumps({**json.loads(body), "hash": self.hash}).encode()
+
+
+def test_neuron_ids_are_those_of_the_bundle_that_answered(rng):
+    images = rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    server = Swapping(swaps=1)
+    with Client(transport=server.transport()) as client:
+        prediction = client.predict("A", images, running_speed=3)
+    np.testing.assert_array_equal(prediction.neuron_ids, server.neuron_ids["A"])
+    np.testing.assert_array_equal(
+        prediction.responses, server.responses(images, np.full(2, 3.0), prediction.neuron_ids)
+    )
+    assert prediction.model.hash == server.hash
+    with Client(transport=Swapping(swaps=9).transport()) as client, pytest.raises(v1t_client.ModelChanged):
+        client.predict("A", images)
+
+
+def test_neurons_of_two_bundles_are_never_joined():
+    server = Swapping(swaps=0)
+    server.page = 10
+    original = server._neurons
+
+    def swapped(mouse, query):
+        reply = original(mouse, query)
+        server.hash = "cd" * 32
+        return reply
+
+    server._neurons = swapped
+    with Client(transport=server.transport()) as client, pytest.raises(v1t_client.ModelChanged):
+        client.neurons("A")
+
+
+def test_an_older_version_is_asked_for_its_own_neurons(server, client):
+    model = {**GOOD_HEADER["model"], "version": "1"}
+    server.script.append(npy_reply(np.ones((1, 23), np.float32), {**GOOD_HEADER, "model": model}))
+    prediction = client.predict("A", np.zeros(SHAPE, np.uint8), model="demo@1")
+    assert prediction.model.version == "1"
+    assert server.seen[1].query["model"] == "demo@1"
+
+
 # Refusals of the server
 
 

@@ -179,7 +179,7 @@ async def test_every_input_reaches_its_place(client, engine, rng):
     np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(prediction.spread, np.abs(expected) / 8, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(prediction.neuron_ids, table.ids[order])
-    assert prediction.model == v1t_client.Model("formula", engine.hash, 2, True, "A formula.")
+    assert prediction.model == v1t_client.Model("formula", engine.hash, 2, True, "A formula.", "1")
     assert (prediction.units, prediction.assumed) == ("raw", ())
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from v1t_client import AsyncClient, Client, ModelChanged, NotReady, Prediction, 
 from v1t_client._cli import main
 from v1t_client._errors import InvalidArgument
 from v1t_client._progress import Progress
+from v1t_client._retry import Retry
 
 N = 37
 
@@ -63,6 +65,12 @@ def expected(server: ContractServer, images: np.ndarray, speeds: np.ndarray, mou
 def asked(server: ContractServer) -> list[int]:
     """Images of each request for a prediction that came whole."""
     return [len(seen.array().reshape(-1, *SHAPE)) for seen in server.seen if seen.path == "/predict" and seen.images]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = Retry.pause
+    monkeypatch.setattr(Retry, "pause", lambda self, attempt, **more: pause(replace(self, base=0.01), attempt, **more))
 
 
 def streamed(server: ContractServer, is_async: bool, *arguments: Any, **more: Any) -> list[Prediction]:

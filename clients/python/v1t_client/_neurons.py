@@ -22,6 +22,7 @@ class NeuronTable:
         response_std: (n,) float32; a raw response is the standardized one times this. NaN where unknown.
         scores: name -> (n,) float32, per-neuron test scores, NaN where unknown.
         total: how many neurons passed the filters, also beyond a limit.
+        model_hash: of the bundle; None where an older server does not say it.
     """
 
     mouse: str
@@ -31,6 +32,7 @@ class NeuronTable:
     response_std: npt.NDArray[np.float32]
     scores: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     total: int = 0
+    model_hash: str | None = None
 
     def __len__(self) -> int:
         return len(self.neuron_ids)

@@ -7,7 +7,7 @@ clients run flows, one with blocking calls and one with `await`, so nothing here
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +20,7 @@ from v1t_client._attention import Attention
 from v1t_client._errors import (
     ConnectionFailed,
     DeadlineExceeded,
+    ModelChanged,
     NotFound,
     NotReady,
     ReplyInvalid,
@@ -86,33 +87,44 @@ class Operations:
     ) -> Flow[Prediction]:
         call, n_images = requests.build_predict(question)
         asked = _asked(question.neuron_ids)
-        response = yield from self._exchange(call, retry, statuses)
-        prediction = read_prediction(
-            response, mouse=question.mouse, n_images=n_images, spread=question.spread, neuron_ids=asked
-        )
-        return (yield from self._with_neuron_ids(prediction))
+
+        def ask() -> Flow[Prediction]:
+            response = yield from self._exchange(call, retry, statuses)
+            prediction = read_prediction(
+                response, mouse=question.mouse, n_images=n_images, spread=question.spread, neuron_ids=asked
+            )
+            return (yield from self._with_neuron_ids(prediction))
+
+        return (yield from _once_more(ask))
 
     def predict_mice(self, mice: Sequence[str] | Literal["*"], question: Question) -> Flow[dict[str, Prediction]]:
         """One request; of a server that is older than such requests, one for each mouse."""
         call, n_images = requests.build_predict_mice(mice, question)
         asked = None if mice == "*" else list(mice)
-        answers: dict[str, Prediction] = {}
-        try:
-            response = yield from self._exchange(call)
-        except NotFound:
-            known = yield from self.mice()
-            there = [mouse.mouse_id for mouse in known if question.model in (None, mouse.model)]
-            wanted = there if asked is None else asked
-            if not wanted or not set(wanted) <= set(there):
-                raise
-            for mouse in wanted:
-                answers[mouse] = yield from self.predict(replace(question, mouse=mouse))
-        else:
+
+        def ask() -> Flow[dict[str, Prediction]]:
+            try:
+                response = yield from self._exchange(call)
+            except NotFound as refusal:
+                return (yield from self._one_by_one(asked, question, refusal))
+            answers = {}
             for prediction in read_predictions(response, mice=asked, n_images=n_images, spread=question.spread):
                 answers[prediction.mouse] = yield from self._with_neuron_ids(prediction)
-        first = next(iter(answers.values()))
-        for prediction in answers.values():
-            check_same_model(first.model.hash, prediction)
+            return answers
+
+        return (yield from _once_more(ask))
+
+    def _one_by_one(self, mice: list[str] | None, question: Question, refusal: NotFound) -> Flow[dict[str, Prediction]]:
+        """Asks a server that refused them together; raises its refusal if it does not have them all."""
+        known = yield from self.mice()
+        there = [mouse.mouse_id for mouse in known if question.model in (None, mouse.model)]
+        wanted = there if mice is None else mice
+        if not wanted or not set(wanted) <= set(there):
+            raise refusal
+        answers: dict[str, Prediction] = {}
+        for mouse in wanted:
+            answers[mouse] = yield from self.predict(replace(question, mouse=mouse))
+            check_same_model(answers[wanted[0]].model.hash, answers[mouse])
         return answers
 
     def predict_patiently(self, question: Question) -> Flow[Prediction]:
@@ -135,9 +147,13 @@ class Operations:
     def gradient(self, question: GradientQuestion) -> Flow[Gradient]:
         call, n_images = requests.build_gradient(question)
         asked = _asked(question.neuron_ids)
-        response = yield from self._exchange(call)
-        gradient = read_gradient(response, mouse=question.mouse, n_images=n_images, neuron_ids=asked)
-        return (yield from self._with_neuron_ids(gradient))
+
+        def ask() -> Flow[Gradient]:
+            response = yield from self._exchange(call)
+            gradient = read_gradient(response, mouse=question.mouse, n_images=n_images, neuron_ids=asked)
+            return (yield from self._with_neuron_ids(gradient))
+
+        return (yield from _once_more(ask))
 
     def attention(self, shown: Shown) -> Flow[Attention]:
         call, n_images = requests.build_attention(shown)
@@ -158,6 +174,10 @@ class Operations:
         while True:
             call = requests.build_neurons(mouse, **filters, limit=limit, offset=start or None)
             page = read_neurons((yield from self._exchange(call)))
+            if pages and page.model_hash != pages[0].model_hash:
+                raise ModelChanged(
+                    "the server has loaded another bundle between two pages of neurons", hint="Ask again."
+                )
             pages.append(page)
             start += len(page)
             if limit is not None or len(page) == 0 or start >= page.total:
@@ -214,7 +234,16 @@ class Operations:
             return answer
         key = (answer.mouse, answer.model.hash)
         if key not in self._neuron_ids:
-            table = yield from self.neurons(answer.mouse, model=answer.model.name, limit=None, offset=None)
+            name, version = answer.model.name, answer.model.version
+            model = name if version is None else f"{name}@{version}"
+            table = yield from self.neurons(answer.mouse, model=model, limit=None, offset=None)
+            if table.model_hash not in (None, answer.model.hash):
+                raise ModelChanged(
+                    f"the server has loaded another bundle of the name {name!r} between an answer and its neuron ids",
+                    got=str(table.model_hash)[:12],
+                    expected=answer.model.hash[:12],
+                    hint="Ask again.",
+                )
             self._neuron_ids[key] = table.neuron_ids
         ids = self._neuron_ids[key]
         if len(ids) != n_neurons:
@@ -279,6 +308,14 @@ class Operations:
 
 def _asked(neuron_ids: Sequence[int] | npt.ArrayLike | None) -> npt.NDArray[np.int64] | None:
     return None if neuron_ids is None else np.asarray(neuron_ids, dtype=np.int64)
+
+
+def _once_more(ask: Callable[[], Flow[T]]) -> Flow[T]:
+    """Asks again if the server changed its bundle between the requests that an answer takes."""
+    try:
+        return (yield from ask())
+    except ModelChanged:
+        return (yield from ask())
 
 
 def _join(pages: list[NeuronTable]) -> NeuronTable:

@@ -27,6 +27,7 @@ class Model:
         members: how many networks are averaged.
         simulated: True if it was trained on a simulated recording.
         notice: what its makers want said with every answer.
+        version: of the model; None where an older server does not say it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Model:
     members: int = 1
     simulated: bool = False
     notice: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -250,6 +250,7 @@ def read_neurons(response: httpx.Response) -> NeuronTable:
             response_std=_floats(reply.get("response_std") or [None] * len(ids)),
             scores={str(name): _floats(values) for name, values in (reply.get("scores") or {}).items()},
             total=int(reply.get("total", len(ids))),
+            model_hash=None if reply.get("hash") is None else str(reply["hash"]),
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise _invalid(f"the neurons cannot be read: {error}", None, None) from error
@@ -283,6 +284,7 @@ def _model(reply: dict[str, Any]) -> Model:
         members=int(reply.get("members") or 1),
         simulated=bool(reply.get("simulated", False)),
         notice=reply.get("notice"),
+        version=None if reply.get("version") is None else str(reply["version"]),
     )
 
 
