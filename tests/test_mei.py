@@ -262,6 +262,13 @@ def test_impossible_searches_are_refused(options: dict[str, Any], says: str) -> 
         search(**options).run(bank_of(2))
 
 
+def test_all_neurons_of_a_large_mouse_are_not_searched_by_oversight() -> None:
+    bank = GaborBank(501, shape=(6, 8))
+    with pytest.raises(InvalidArgument, match="--best 20"):
+        search(steps=1).run(bank)
+    assert bank.asked == 0
+
+
 def test_a_predictor_without_gradients_is_refused() -> None:
     class Plain:
         def __init__(self) -> None:

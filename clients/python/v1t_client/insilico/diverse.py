@@ -83,7 +83,7 @@ def diversify(
             slope = _unit(blurred(slope, BLUR))
             downhill = np.minimum((away * slope).sum((2, 3, 4), keepdims=True), 0)
             away = _unit(away - downhill * slope)
-            spare = (now / responses[:, None] - share) / SOFT
+            spare = (now / np.maximum(responses[:, None], 1e-9) - share) / SOFT
             free = np.clip(spare, 0, 1)[..., None, None, None]
             size = FIRST_STEP + step / max(1, n_steps - 1) * (LAST_STEP - FIRST_STEP)
             move = size * length * (free * away + (1 - free) * slope)

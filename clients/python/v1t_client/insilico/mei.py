@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["MostExcitingInputs"]
 
 STD, RESPONSE = {"units": "training std"}, {"units": "response std"}
+MANY = 500  # neurons that are searched for without being chosen
 OF_RECIPE = tuple(field.name for field in fields(Recipe) if field.name != "source")
 
 
@@ -107,6 +108,13 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
         return Recipe(source=recipe(self.recipe).source, **{name: getattr(self, name) for name in OF_RECIPE})
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
+        if self.neuron_ids is None and self.best is None and len(subject) > MANY:
+            raise InvalidArgument(
+                "a search for every neuron takes days",
+                got=counted(len(subject), "neuron"),
+                expected="a choice of neurons",
+                hint=f"--neuron-ids 12,99,7 or --best 20; --best {len(subject)} if you mean it.",
+            )
         canvas = Canvas.of(subject.mouse, rows=self.rows)
         pictures = None if self.natural is None else Pictures.open(Path(self.natural), canvas.shape)
         start = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 0)])
@@ -244,8 +252,9 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
         lines = [
             f"{counted(len(response), 'neuron')}: most exciting input {np.median(response):.3g} response stds (median; "
             f"{np.median(start):.3g} to the noise it began as)",
-            f"{np.median(dataset['agreement']):.2f} correlation between starts (median)",
         ]
+        if dataset.sizes["start"] > 1:
+            lines.append(f"{np.median(dataset['agreement']):.2f} correlation between starts (median)")
         for name, what in (
             ("noise_in_mask", "the best noise image in the mask at the same norm"),
             ("natural_in_mask", "the best natural image in the mask at the same norm"),
