@@ -72,7 +72,7 @@ def create_service(settings: Settings) -> Any:
             host = (context and context.params.get("host")) or BentoMLContainer.http.host.get()
             if not access.may_listen([host]):
                 sys.exit(f"The server cannot start:\n{refusal([host])}")
-            supervisor.look_often()
+            supervisor.tune()
 
         @bentoml.on_startup
         async def start(self) -> None:

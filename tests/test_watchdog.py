@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -224,6 +225,34 @@ def test_told_to_stop_it_answers_what_it_has_and_refuses_what_comes(twin: TinyTw
         assert (reply.headers["retry-after"], reply.headers["connection"]) == ("5", "close")
         assert [one.result().status_code for one in slow] == [200, 200]
         assert server.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow
+def test_told_to_stop_under_load_no_request_is_left_without_an_answer(twin: TinyTwin, tmp_path: Path) -> None:
+    outcomes: Counter[str] = Counter()
+    over = threading.Event()
+
+    def press(server: Server) -> None:
+        with httpx.Client(limits=httpx.Limits(max_keepalive_connections=0)) as client:  # a connection for each
+            while not over.is_set():
+                try:
+                    outcomes[str(ask(server, 1, client).status_code)] += 1
+                except httpx.TransportError as error:
+                    outcomes[type(error).__name__] += 1
+                    time.sleep(0.02)
+
+    with serving_odd(twin, tmp_path) as server, ThreadPoolExecutor(8) as threads:
+        pressing = [threads.submit(press, server) for _ in range(8)]
+        time.sleep(1)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+        time.sleep(0.1)
+        over.set()
+        for one in pressing:
+            one.result()
+    assert outcomes.keys() >= {"200", "503", "ConnectError"}
+    others = outcomes.total() - sum(outcomes[one] for one in ("200", "503", "ConnectError"))
+    assert others <= 1, outcomes  # one may come as the last queue is closed, unaccepted
 
 
 @pytest.mark.slow
