@@ -112,6 +112,7 @@ class Prediction:
             "request_id": self.request_id,
             "model": {
                 "name": self.model.name,
+                "version": self.model.version,
                 "hash": self.model.hash,
                 "members": self.model.members,
                 "simulated": self.model.simulated,
