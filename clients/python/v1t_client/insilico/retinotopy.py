@@ -24,7 +24,7 @@ from v1t_client.insilico.work import Work
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Retinotopy"]
+__all__ = ["Retinotopy", "screen_colors"]
 
 FEWEST = 10
 SHUFFLES = 1000
@@ -121,7 +121,7 @@ def _map(result: Result) -> Any:
     """The same colours on the screen and in cortex (2-D colour map of A.8)."""
     data = result.dataset.isel(neuron=result.dataset["used"].values)
     x, y = data["center_x"].values, data["center_y"].values
-    colors = _colors(x, y)
+    colors = screen_colors(x, y)
     made = figures.figure(6.4, 2.9)
     left, right = made.subplots(1, 2)
     dot = np.clip(2000 / len(x), 2, 14)
@@ -139,7 +139,7 @@ def _map(result: Result) -> Any:
     return made
 
 
-def _colors(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def screen_colors(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """A corner of the screen each its colour, mixed between."""
     u, v = (np.clip(a, *np.percentile(a, [2, 98])) for a in (x, y))
     u, v = ((a - a.min()) / max(float(np.ptp(a)), 1e-9) for a in (u, v))

@@ -1,0 +1,188 @@
+"""Makes `docs/gallery.md` and its figures, from the real weights of the Sensorium 2022 CNN of mouse 27204-5-13.
+
+    python docs/gallery.py path/to/sensorium_p_sota_model.pth [--images 3000] [--neurons 20] [--work runs/gallery]
+
+Imports and exports the weights, then runs the commands that the page shows: receptive fields of all neurons, compared
+with the readout's positions and with cortex; orientation tuning and most exciting inputs of the clearest neurons.
+Interrupted, it goes on where it was. The weights come without the recording: inputs are standardised, neurons have no
+scores, and cortical positions are normalised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clients" / "python"))
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from training.analyses.retinotopy import cortical_correlation, readout_positions, retinotopy_correlation
+from training.ensemble import load_ensemble
+from v1t_client.insilico import Result
+from v1t_client.insilico.retinotopy import screen_colors
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "docs" / "images"
+MOUSE = "S1"
+# Standardised behaviour is not centred, and its mean is not among the weights: an ordinary pupil, and slow running.
+STATE = "--pupil-dilation 2 --pupil-dilation-derivative 0 --running-speed 0.5 --pupil-center 0 0"
+
+
+class Gallery:
+    """The commands that were run, in order, and where their results lie."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def training(self, arguments: str, output: str) -> None:
+        """`python -m training ...`, unless its output is there."""
+        if not (self.work / output).exists():
+            subprocess.run([sys.executable, "-m", "training", *shlex.split(arguments)], cwd=ROOT, check=True)
+
+    def v1t(self, name: str, arguments: str) -> tuple[str, Result]:
+        """`v1t ...` unless its result is there; what it printed, and the result."""
+        said = self.work / f"{name}.txt"
+        if not (self.work / name).exists():
+            command = [sys.executable, "-m", "v1t_client", *shlex.split(arguments), "--output", str(self.work / name)]
+            command += ["--bundle", str(self.work / "bundle")]
+            done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+            said.write_text(done.stdout)
+        return said.read_text().strip(), Result.load(self.work / name)
+
+    def picture(self, source: Path | Figure, name: str, *, width: int = 860, colors: int = 48) -> str:
+        """A small PNG in docs/images; Markdown that shows it."""
+        path = self.work / f"{name}.png"
+        if isinstance(source, Figure):
+            source.savefig(path, dpi=120)
+        else:
+            path = source
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        if picture.width > width:
+            picture = picture.resize((width, picture.height * width // picture.width), Image.Resampling.LANCZOS)
+        target = PICTURES / f"gallery-{name}.png"
+        picture.quantize(colors, dither=Image.Dither.NONE).save(target, optimize=True)
+        return f"![{name}](images/{target.name})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--images", type=int, default=3000, help="of noise")
+    parser.add_argument("--neurons", type=int, default=20)
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gallery")
+    options = parser.parse_args()
+    gallery = Gallery(options.work.resolve())
+    work = gallery.work
+    gallery.training(f"import {shlex.quote(str(options.weights.resolve()))} --output {work / 'checkpoint'}", "checkpoint")
+    export = f"export {work / 'checkpoint'} --output {work / 'bundle'} --name sensorium_p_sota_model"
+    gallery.training(export, "bundle")
+
+    fields_command = f"rf {MOUSE} --images {options.images} --chunk 400 {STATE}"
+    fields_said, fields = gallery.v1t("rf", fields_command)
+    data = fields.dataset
+    clearest = np.argsort(-np.where(data["reliable"], data["peak"], -1), kind="stable")[: options.neurons]
+    ids = ",".join(str(i) for i in sorted(data["neuron"].values[clearest].tolist()))
+    tuning_command = f"tuning {MOUSE} --neuron-ids {ids} {STATE}"
+    tuning_said, _ = gallery.v1t("tuning", tuning_command)
+    mei_command = f"mei {MOUSE} --neuron-ids {ids} --recipe quick {STATE}"
+    mei_said, _ = gallery.v1t("mei", mei_command)
+
+    ensemble = load_ensemble([work / "checkpoint"])
+    mu = readout_positions(ensemble, MOUSE)
+    cortex = ensemble.members[0].twin.readout(MOUSE).source_grid.numpy().astype(np.float64)
+    with_mu, r2, n, figure = _positions(data, mu, cortex)
+    page = f"""\
+# Gallery: experiments on a real twin
+
+The twin is `sensorium_p_sota_model`, the CNN baseline of the Sensorium 2022 competition (Willeke et al. 2022, MIT licence), of
+mouse 27204-5-13: {len(data['neuron']):,} neurons, images of 36 x 64 px, imported from its published weights. Everything on this page, figures
+and numbers, is made by
+
+```sh
+python docs/gallery.py path/to/sensorium_p_sota_model.pth --images {options.images} --neurons {options.neurons}
+```
+
+The weights come without the recording, so inputs are standardised and behaviour has to be named; `$STATE` below stands for
+`{STATE}`. With a recording (`import --recordings`) it can be left out.
+
+## Receptive fields
+
+```sh
+v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --output rf
+```
+
+{fields_said}. The clearest twenty, each with the ellipse of its Gaussian fit and its peak over chance:
+
+{gallery.picture(work / 'rf' / 'maps.png', 'receptive-fields')}
+
+## Where they lie
+
+The noise maps know nothing of the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the centres of their
+fits correlate with `mu` by {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. The
+same colour is the same place on the screen:
+
+{gallery.picture(figure, 'retinotopy')}
+
+## Orientation tuning
+
+```sh
+v1t tuning {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} $STATE --output tuning
+```
+
+{tuning_said}
+
+{gallery.picture(work / 'tuning' / 'orientation.png', 'orientation')}
+
+## Most exciting inputs
+
+```sh
+v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick $STATE --output mei
+```
+
+{mei_said}
+
+{gallery.picture(_only_figure(work / 'mei'), 'most-exciting-inputs')}
+"""
+    (ROOT / "docs" / "gallery.md").write_text(page, encoding="utf-8")
+    print(f"with mu: {with_mu.round(3)}; wrote docs/gallery.md")
+
+
+def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, Figure]:
+    """Correlation of centres with mu, share of them that cortex explains, how many neurons, and a figure."""
+    reliable = data["reliable"].values
+    centers = np.stack([data["center_x"].values, data["center_y"].values], axis=1)[reliable]
+    figure = Figure(figsize=(9.6, 2.8), layout="constrained")
+    axes = figure.subplots(1, 4)
+    colors = screen_colors(*centers.T)
+    for axis, places, title in (
+        (axes[0], centers, "receptive fields [px]"),
+        (axes[1], cortex[reliable], "neurons in cortex, normalised"),
+    ):
+        axis.scatter(*places.T, c=colors, s=3, linewidth=0)
+        axis.set_title(title, fontsize=8)
+    axes[0].invert_yaxis()
+    for axis, k, name in ((axes[2], 0, "x"), (axes[3], 1, "y")):
+        axis.scatter(mu[reliable, k], centers[:, k], s=2, color="#24292f", alpha=0.4, linewidth=0)
+        axis.set_title(f"centre {name} [px] against mu", fontsize=8)
+    for axis in axes:
+        axis.tick_params(labelsize=6)
+    with_mu = retinotopy_correlation(mu[reliable], centers)
+    return with_mu, cortical_correlation(centers, cortex[reliable]) ** 2, int(reliable.sum()), figure
+
+
+def _only_figure(folder: Path) -> Path:
+    """The images of `v1t mei`."""
+    return next(path for path in sorted(folder.glob("*.png")) if "mei" in path.name or "images" in path.name)
+
+
+if __name__ == "__main__":
+    main()
