@@ -150,7 +150,7 @@ v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick $
 
 {mei_said}
 
-{gallery.picture(_only_figure(work / 'mei'), 'most-exciting-inputs')}
+{gallery.picture(work / 'mei' / 'mei.png', 'most-exciting-inputs')}
 """
     (ROOT / "docs" / "gallery.md").write_text(page, encoding="utf-8")
     print(f"with mu: {with_mu.round(3)}; wrote docs/gallery.md")
@@ -177,11 +177,6 @@ def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np
         axis.tick_params(labelsize=6)
     with_mu = retinotopy_correlation(mu[reliable], centers)
     return with_mu, cortical_correlation(centers, cortex[reliable]) ** 2, int(reliable.sum()), figure
-
-
-def _only_figure(folder: Path) -> Path:
-    """The images of `v1t mei`."""
-    return next(path for path in sorted(folder.glob("*.png")) if "mei" in path.name or "images" in path.name)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ class Experiment:
 def perform(
     experiment: Experiment,
     predictor: Predictor,
-    output: Path,
+    output: Path | str,
     *,
     force: bool = False,
     quiet: bool = False,
