@@ -545,3 +545,41 @@ async def test_a_stream_that_a_swap_falls_into_is_wholly_of_the_bundle_that_it_b
     np.testing.assert_allclose(responses, old.answer("A", images, behavior, pupil_center), atol=1e-4)
     assert after["model"]["hash"] != old.manifest.hash
     assert np.abs(np.array(after["responses"]) - responses[:1]).max() > 1e-2
+
+
+async def test_who_asks_for_a_bundle_out_of_memory_waits_for_it_no_longer_than_his_deadline(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = {name: write_tiny_bundle(tmp_path / name, name=name, mice=(name,), seed=i) for i, name in enumerate("XY")}
+    gate = threading.Event()
+    gate.set()
+    warm_up = Engine.warm_up
+
+    def held(engine: Engine) -> None:
+        assert gate.wait(30)
+        warm_up(engine)
+
+    monkeypatch.setattr(Engine, "warm_up", held)
+
+    async def ask(name: str, **headers: str) -> httpx.Response:
+        image, behavior, pupil_center = twins[name].draw(name, rng)
+        reply = await client.post("/predict", json={"mouse": name, "image": image.tolist()}, headers=headers)
+        if reply.status_code == 200:
+            behavior[:], pupil_center[:] = [40.0, 0.5, 3.0], [250.0, 180.0]  # the training means
+            expected = twins[name].answer(name, image, behavior, pupil_center)
+            np.testing.assert_allclose(reply.json()["responses"], expected, atol=1e-4)
+            assert reply.json()["model"]["name"] == name
+        return reply
+
+    async with serving(make_settings(tmp_path, max_loaded=1)) as client:
+        replies = await asyncio.gather(*(ask(name) for name in "XYXYYX"))
+        assert [reply.status_code for reply in replies] == [200] * 6
+        assert [mouse["mouse"] for mouse in (await client.get("/mice")).json()["mice"]] == ["X", "Y"]
+        lines = [line for line in (await client.get("/metrics")).text.splitlines() if line.startswith("v1t_bundle{")]
+        (out,) = (name for name in "XY" for line in lines if f'name="{name}"' in line and line.endswith(" 0.0"))
+        assert len((await client.get(f"/mice/{out}/neurons")).json()["neuron_ids"]) == 7
+        gate.clear()
+        late = await ask(out, **{"X-Request-Timeout": "0.3"})
+        assert late.status_code == 504
+        gate.set()
+        assert (await ask(out)).status_code == 200
