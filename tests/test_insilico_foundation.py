@@ -227,6 +227,13 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     xarray.testing.assert_identical(result.dataset, experiment.run(GaborBank()).dataset)
 
 
+def test_a_run_that_was_refused_before_any_work_is_not_in_the_way(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionFailed):
+        perform(Steps(mouse="BANK", n_steps=9), GaborBank(limit=0), tmp_path / "out", quiet=True)
+    perform(Steps(mouse="BANK", n_steps=2), GaborBank(), tmp_path / "out", quiet=True)
+    assert Receipt.load(tmp_path / "out").parameters["n_steps"] == 2
+
+
 def test_a_result_is_overwritten_only_by_force(tmp_path: Path) -> None:
     bank = GaborBank()
     perform(Steps(mouse="BANK"), bank, tmp_path / "out", quiet=True)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import xarray
 from gabor_bank import GaborBank
 from live_server import ROOT, Server, serving
 from scipy.optimize import curve_fit
-from v1t_client import Client, ConnectionFailed, InvalidArgument
+from v1t_client import Client, ConnectionFailed, InvalidArgument, InvalidRequest
 from v1t_client.insilico import Receipt, Result, perform
 from v1t_client.insilico.gaussian import fit_gaussians
 from v1t_client.insilico.noise import NoiseSums, noise_grid, white_noise
 from v1t_client.insilico.rf import ReceptiveFields
+from v1t_client.insilico.server_sums import server_sums
 
 DEMO = ROOT / "exported_models" / "demo"
 
@@ -170,6 +176,69 @@ def test_sizes_are_in_degrees_where_there_is_a_monitor() -> None:
 # Against a server
 
 
+def events(*lines: dict[str, Any], body: bytes = b"") -> bytes:
+    """A stream; the body follows the line that has one."""
+    return b"".join(json.dumps(line).encode() + b"\n" + (body if "bytes" in line else b"") for line in lines)
+
+
+def sums_body(n: int, grid: tuple[int, int]) -> bytes:
+    stream = io.BytesIO()
+    for array in (np.ones((n, *grid), np.float32), np.zeros(grid), np.full(n, 7.0), np.full(n, 9.0)):
+        np.save(stream, array)
+    return stream.getvalue()
+
+
+def answering(*replies: httpx.Response | Exception) -> Client:
+    """A client of a server that gives these replies, one after another."""
+    waiting = list(replies)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/receptive_fields"
+        reply = waiting.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    return Client("http://twin", transport=httpx.MockTransport(handle))
+
+
+def streamed(content: bytes) -> httpx.Response:
+    about = {"mouse": "A", "units": "standardized", "model": {"name": "m", "hash": "aa"}, "assumed": ["speed left out"]}
+    return httpx.Response(200, content=content, headers={"V1T-Reply": json.dumps(about)})
+
+
+def test_a_stream_that_breaks_is_asked_again_and_progress_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("v1t_client.insilico.server_sums.time.sleep", lambda seconds: None)
+    body = sums_body(2, (3, 4))
+    whole = events(
+        {"event": "progress", "done": 30, "total": 50},
+        {"event": "alive"},
+        {"event": "progress", "done": 50, "total": 50},
+        {"event": "part", "bytes": len(body), "n_images": 50, "first_image": 0},
+        {"event": "end"},
+        body=body,
+    )
+    busy = httpx.Response(429, json={"error": {"code": "busy", "message": "later"}}, headers={"Retry-After": "1"})
+    client = answering(httpx.ConnectError("refused"), busy, streamed(whole[: len(whole) // 2]), streamed(whole))
+    done: list[int] = []
+    sums, about = server_sums(client, {"mouse": "A"}, progress=done.append)
+    assert sum(done) == 50
+    assert sums.n_images == 50
+    assert sums.maps.dtype == np.float64
+    np.testing.assert_array_equal(sums.total, [7, 7])
+    assert about.assumed == ("speed left out",)
+
+
+def test_a_refusal_within_the_stream_is_the_server_s_error() -> None:
+    line = {
+        "event": "error", "status": 422, "request_id": "r",
+        "error": {"code": "invalid_input", "message": "no finite response", "hint": "closer"},
+    }  # fmt: skip
+    client = answering(streamed(events({"event": "progress", "done": 1, "total": 5}, line)))
+    with pytest.raises(InvalidRequest, match=r"no finite response\. closer"):
+        server_sums(client, {"mouse": "A"})
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(DEMO, tmp_path_factory.mktemp("home"), V1T_THREADS="1") as server:
@@ -214,3 +283,25 @@ def test_command_maps_a_mouse_and_refuses_to_do_it_twice(server: Server, tmp_pat
     unknown = subprocess.run([*command, "--force"], capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "no such neurons" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(server: Server, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "v1t_client", "rf", "SIM1", "--url", server.url, "--neuron-ids", "48,369"]
+    command += ["--images", "1500", "--chunk", "100", "--output", str(tmp_path / "rf")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    kept = tmp_path / "rf.partial" / "sums.npz"
+    deadline = time.monotonic() + 60
+    while not kept.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    with np.load(kept) as sums:
+        before = int(sums["n_images"])
+    assert 100 <= before < 1500
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "over 1,500 images" in done.stdout
+    assert not kept.exists()

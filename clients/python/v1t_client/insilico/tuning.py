@@ -35,6 +35,7 @@ __all__ = ["Tuning"]
 Array = npt.NDArray[np.float64]
 FREQUENCIES, SIZES = 8, 10
 SHORTEST, LONGEST = 1 / 12, 1 / 1.2  # periods, in the image's height
+FINEST = 4  # px, the shortest period by default
 CONTRASTS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 SHUFFLES = 1000
 
@@ -45,7 +46,8 @@ class Tuning(Experiment):
 
     Attributes:
         n_orientations: from 0 to 180 degrees.
-        frequencies: cycles per degree, or per px without a monitor; None: 8 from 1.2 to 12 cycles per image height.
+        frequencies: cycles per degree, or per px without a monitor; None: 8 from 1.2 to 12 cycles per image height, of
+            at least 4 px a cycle.
         n_phases: from 0 to 360 degrees.
         contrasts: of the contrast curve; the highest is that of the others.
         rf: folder of a `v1t rf` result of the same mouse; None: sizes are not measured.
@@ -99,12 +101,15 @@ examples:
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
         steps = _Steps(self, subject, work)
+        centers = None if self.rf is None else receptive_field_centers(subject, Path(self.rf))
         grid = steps.grid()  # (n, orientation, frequency, phase)
         chosen = _chosen(steps, grid)
         contrast = steps.contrast(chosen)  # (n, contrast, phase)
         variables, coords = _full_field(steps, grid, chosen, contrast)
-        if self.rf is not None:
-            variables |= steps.sizes(variables["preferred_orientation"][1], variables["preferred_frequency"][1])
+        if centers is not None:
+            x, y, known = centers
+            orientation, frequency = (variables[f"preferred_{name}"][1] for name in ("orientation", "frequency"))
+            variables |= steps.sizes(orientation, frequency, x, y, known)
             coords["diameter"] = ("diameter", steps.diameters, {"units": subject.screen.unit})
         return subject.dataset(variables, coords)
 
@@ -138,9 +143,8 @@ class _Steps:
         height = subject.mouse.image_shape[1] / subject.screen.px  # in the screen's unit
         self.orientations = np.arange(experiment.n_orientations) * 180 / experiment.n_orientations
         self.phases = np.arange(experiment.n_phases) * 360 / experiment.n_phases
-        self.frequencies = np.array(
-            experiment.frequencies or np.geomspace(1 / LONGEST, 1 / SHORTEST, FREQUENCIES) / height
-        )
+        finest = min(1 / (SHORTEST * height), subject.screen.px / FINEST)
+        self.frequencies = np.array(experiment.frequencies or np.geomspace(1 / (LONGEST * height), finest, FREQUENCIES))
         self.diameters = np.array(experiment.diameters or np.geomspace(height / 20, 1.5 * height, SIZES))
         self.contrasts = np.array(experiment.contrasts)
         if self.frequencies.max() * 2 > subject.screen.px:
@@ -186,9 +190,10 @@ class _Steps:
         row = {pair: i for i, pair in enumerate(pairs)}
         return np.stack([by_pair[row[int(o), int(f)], :, i] for i, (o, f) in enumerate(zip(*chosen, strict=True))])
 
-    def sizes(self, orientation: Array, frequency: Array) -> dict[str, Any]:
-        """Size curves and surrounds, neuron by neuron."""
-        x, y, known = receptive_field_centers(self.subject, Path(str(self.experiment.rf)))
+    def sizes(
+        self, orientation: Array, frequency: Array, x: Array, y: Array, known: npt.NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """Size curves and surrounds, neuron by neuron, at (x, y) where they are known."""
         n, D = len(self.subject), len(self.diameters)
         saved = self.work.load("sizes")
         curve = np.full((n, D + 1), np.nan) if saved is None else saved["curve"]  # the last is the blank screen

@@ -72,6 +72,11 @@ class Work:
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             self._seconds_before = float(before.pop("seconds", 0.0))
+            nothing = [other.name for other in self.folder.iterdir()] == [_IDENTITY]  # it was refused before any work
+            if before != self._identity and nothing:
+                self._seconds_before = 0.0
+                self._write_identity()
+                return False
             if before != self._identity:
                 different = sorted(
                     key for key in {*before, *self._identity} if before.get(key) != self._identity.get(key)
