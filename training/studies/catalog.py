@@ -184,7 +184,7 @@ SCALES: dict[str, Scale] = {
         },
         convolution={"core.channels": 16, "core.n_layers": 3, "readout.l1": 0.05},
         training=TrainingConfig(learning_rate=0.006, warmup=150, beta2=0.99, max_epochs=12, patience=1),
-        transfer={"learning_rate": 0.01, "warmup": 30},
+        transfer={"warmup": 50},
         mice=2,
         neurons=150,
         trials=1500,
