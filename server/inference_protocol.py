@@ -39,22 +39,22 @@ _SHOWN = 20  # names in an error
 def routes() -> list[Route]:
     """The protocol's routes, to mount beside ours."""
     of_a_model = [
+        ("/infer", _infer, "POST"),
         ("", _metadata, "GET"),
         ("/ready", _model_ready, "GET"),
         ("/stats", _model_stats, "GET"),
-        ("/infer", _infer, "POST"),
     ]
-    return [
-        Route("/v2", named("/v2", _server)),
-        Route("/v2/health/live", named("/v2/health/live", _live)),
-        Route("/v2/health/ready", named("/v2/health/ready", _ready)),
+    return [  # tried one after another
         Route("/v2/models/stats", named("/v2/models/stats", _all_stats)),
-        Route("/v2/repository/index", named("/v2/repository/index", _index), methods=["POST"]),
         *(
             Route(f"/v2/models/{{model}}{version}{path}", named(f"/v2/models/{{model}}{path}", handler), methods=[verb])
             for path, handler, verb in of_a_model
             for version in ("", "/versions/{version}")
         ),
+        Route("/v2", named("/v2", _server)),
+        Route("/v2/health/live", named("/v2/health/live", _live)),
+        Route("/v2/health/ready", named("/v2/health/ready", _ready)),
+        Route("/v2/repository/index", named("/v2/repository/index", _index), methods=["POST"]),
     ]
 
 

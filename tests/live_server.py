@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-__all__ = ["BENTOML", "PATIENCE", "ROOT", "Server", "serving"]
+__all__ = ["BENTOML", "PATIENCE", "ROOT", "Server", "free_port", "serving"]
 
 ROOT = Path(__file__).resolve().parents[1]
 BENTOML = (sys.executable, "-m", "bentoml")
@@ -44,12 +44,17 @@ class Server:
         raise AssertionError(f"no {status} from {path}: {self.log.read_text()}")
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def serving(bundles: Path, workplace: Path, *arguments: str, cwd: Path = ROOT, **environment: str) -> Iterator[Server]:
     """A server on a free port; `workplace` takes its log and BentoML's home."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = workplace / f"server-{port}.log"
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("V1T_", "BENTOML_", "PYTHON"))
