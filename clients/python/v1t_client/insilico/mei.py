@@ -50,7 +50,7 @@ class MostExcitingInputs(Experiment):
         rows: of the grid that images are searched on; see `Canvas`.
         least: also the image that lowers the response most.
         diverse: so many diverse exciting inputs, each of at least `share` of the best response.
-        surround: also what around the image's own mask raises and lowers the response most, at the image's norm.
+        surround: also what around the image's own mask raises and lowers the response most, with at most its norm.
         natural: a folder of images, or a .npy of them, that the image has to beat.
         noise: so many noise images that it has to beat.
     """
@@ -184,15 +184,20 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
 
     def _surround(self, subject: Subject, canvas: Canvas, work: Work, best: Array, masks: Array) -> dict[str, Any]:
         center = (best * masks[:, None])[:, None]  # (n, 1, C, h, w)
-        outside = 1 - masks[:, None, None]  # (n, 1, 1, h, w)
+        outside = masks[:, None, None] < 0.5  # (n, 1, 1, h, w)
         norm = np.sqrt((center**2).sum((2, 3, 4), keepdims=True))
 
         def bring_back(images: Array) -> Array:
-            around = canvas.constrain((images - center) * outside, "norm", norm)
-            shown: Array = np.clip(center + around * outside, canvas.low, canvas.high)
+            around = (images - center) * outside
+            length = np.sqrt((around**2).sum((2, 3, 4), keepdims=True))
+            shown: Array = np.clip(
+                center + around * np.minimum(1, norm / np.maximum(length, 1e-12)), canvas.low, canvas.high
+            )
             return shown
 
-        start = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 2)])
+        # Faint noise, as the norm is only a bound here: what the neuron does not care about stays faint.
+        faint = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 2)])
+        start = center + 0.1 * norm * faint / np.sqrt((faint**2).sum((2, 3, 4), keepdims=True))
         alone = respond_each(subject, canvas, center)[:, 0]
         variables: dict[str, Any] = {"center_response": ("neuron", alone, RESPONSE)}
         for kind, up in (("exciting", True), ("suppressing", False)):
@@ -202,7 +207,7 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
                 self.search,
                 work,
                 name=f"{kind}_surround",
-                start=start + center,
+                start=start,
                 up=up,
                 bring_back=bring_back,
             )
