@@ -102,7 +102,7 @@ class Update:
         core = twin.core if self.compiled is None else self.compiled
         with self.fabric.autocast():
             feature_map = core(image, behavior, twin.mouse_index(mouse_id, image))
-        return response_from(twin.read_out(mouse_id, feature_map.float(), pupil_center))
+        return response_from(twin.read_out(mouse_id, feature_map.to(pupil_center.dtype), pupil_center))
 
     def _sum_over_processes(self, loss: Tensor) -> Tensor:
         trained = [parameter for parameter in self.twin.parameters() if parameter.requires_grad]
