@@ -443,7 +443,8 @@ async def test_memory_is_that_of_one_bundle_however_often_it_is_swapped(
         np.testing.assert_allclose(engine.predict("A", *arrays), twin.answer("A", *arrays), atol=1e-4)
         del engine
         resident.append(psutil.Process().memory_info().rss / 2**20)
-    assert max(resident[-8:]) - max(resident[4:12]) < 2 * megabytes, resident  # and not twelve times
+    # Allocators keep some of what they are given back; of bundles that stay there would be twelve more.
+    assert max(resident[-8:]) - max(resident[4:12]) < 6 * megabytes, resident
 
 
 # Over HTTP

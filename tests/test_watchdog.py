@@ -252,7 +252,8 @@ def test_told_to_stop_under_load_no_request_is_left_without_an_answer(twin: Tiny
             one.result()
     assert outcomes.keys() >= {"200", "503", "ConnectError"}
     others = outcomes.total() - sum(outcomes[one] for one in ("200", "503", "ConnectError"))
-    assert others <= 1, outcomes  # one may come as the last queue is closed, unaccepted
+    # Of each client one may lie in the port's queue as that is closed: connected, but never accepted.
+    assert others <= 8, outcomes
 
 
 @pytest.mark.slow
