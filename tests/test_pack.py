@@ -172,6 +172,16 @@ def test_a_recording_of_noise_scores_at_chance(pack: Path, tmp_path: Path) -> No
     assert dataset["own_image_strongest"] < 0.6
 
 
+def test_without_repeats_there_is_no_reliability(found: tuple[GaborBank, Result], tmp_path: Path) -> None:
+    bank, result = found
+    make_pack(result, bank, tmp_path / "once", PackOptions(repeats=1, min_distance_um=0))
+    np.save(tmp_path / "responses.npy", recording(tmp_path / "once", noise=0.05))
+    scores = score_pack(tmp_path / "once", tmp_path / "responses.npy")
+    assert np.isnan(scores.dataset["reliability"]).all()
+    assert "reliability" not in summary_of(scores)
+    assert "correlation with the prediction 0.9" in summary_of(scores)
+
+
 def test_confusion_knows_units_that_like_their_own_image() -> None:
     rng = np.random.default_rng(4)
     responses = rng.normal(size=(10, 10)) + 100 * np.arange(10)[:, None]  # units of other levels
@@ -243,7 +253,9 @@ def test_the_commands_close_the_loop(tmp_path: Path, capsys: pytest.CaptureFixtu
     np.save(tmp_path / "responses.npy", loaded.predictions.T[loaded.order])
     assert main(["score", pack, str(tmp_path / "responses.npy"), "--output", str(tmp_path / "scores")]) == 0
     assert "correlation with the prediction 1.000" in capsys.readouterr().out
-    assert main(["score", pack, str(tmp_path / "responses.npy"), "--output", str(tmp_path / "scores")]) == 2
+    for output in ("scores", "no/such/folder"):
+        assert main(["score", pack, str(tmp_path / "responses.npy"), "--output", str(tmp_path / output)]) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"meis", "pack", "responses.npy", "scores"}
 
 
 def test_an_interrupted_pack_leaves_nothing(found: tuple[GaborBank, Result], tmp_path: Path) -> None:

@@ -198,11 +198,11 @@ def summary_of(result: Result) -> str:
     dataset = result.dataset
     correlation, reliability = dataset["correlation"].values, dataset["reliability"].values
     there = np.isfinite(correlation)
-    lines = [
-        f"{int(there.sum())} of {len(there)} units were found again",
-        f"correlation with the prediction {np.nanmedian(correlation):.3f} (median over units; "
-        f"reliability {np.nanmedian(reliability):.3f})",
-    ]
+    lines = [f"{int(there.sum())} of {len(there)} units were found again"]
+    if there.any():
+        repeated = np.isfinite(reliability)
+        beside = f"; reliability {np.median(reliability[repeated]):.3f}" if repeated.any() else ""
+        lines.append(f"correlation with the prediction {np.median(correlation[there]):.3f} (median over units{beside})")
     if "own_image_strongest" in dataset:
         n = dataset.sizes["confused"]
         share, p_value = dataset["own_image_strongest"].item(), dataset["own_image_p_value"].item()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,8 +132,13 @@ def _pack(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     if options.output.exists():
         raise InvalidArgument("--output exists already", got=options.output, hint="Choose another name.")
+    if not options.output.parent.is_dir():
+        raise InvalidArgument("--output is in a folder that does not exist", got=options.output)
     result = score_pack(options.pack, options.responses, command=shlex.join(["v1t", *sys.argv[1:]]))
-    result.write(options.output, score_figures(result))
+    made = options.output.with_name(f"{options.output.name}.partial")
+    shutil.rmtree(made, ignore_errors=True)
+    result.write(made, score_figures(result))
+    made.rename(options.output)
     print(summary_of(result))
     print(f"wrote {options.output}", file=sys.stderr)
     return 0
