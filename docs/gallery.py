@@ -126,8 +126,8 @@ v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --o
 
 ## Where they lie
 
-The noise maps know nothing of the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the centres of their
-fits correlate with `mu` by {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. The
+The noise maps know nothing of the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the middles of their
+fields (a Gaussian fitted to the map's energy) correlate with `mu` by {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. The
 same colour is the same place on the screen:
 
 {gallery.picture(figure, 'retinotopy')}
@@ -159,7 +159,7 @@ v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick $
 def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, Figure]:
     """Correlation of centres with mu, share of them that cortex explains, how many neurons, and a figure."""
     reliable = data["reliable"].values
-    centers = np.stack([data["center_x"].values, data["center_y"].values], axis=1)[reliable]
+    centers = np.stack([data["envelope_x"].values, data["envelope_y"].values], axis=1)[reliable]
     figure = Figure(figsize=(9.6, 2.8), layout="constrained")
     axes = figure.subplots(1, 4)
     colors = screen_colors(*centers.T)

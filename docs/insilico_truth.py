@@ -67,7 +67,7 @@ def compare(twin, mouse: str, recording: Path, work: Path, n_images: int) -> lis
     detail = twin.mouse(mouse)
     gaze = np.array([channel.mean for channel in detail.pupil_center])
     center = cortex.center + (gaze - cortex.gaze_rest) @ cortex.gaze_gain.T  # where it lies at the mean gaze
-    centre = np.hypot(fields["center_x"].values - center[:, 0], fields["center_y"].values - center[:, 1])
+    centre = np.hypot(fields["envelope_x"].values - center[:, 0], fields["envelope_y"].values - center[:, 1])
     turned = tuning["preferred_orientation"].values - np.degrees(cortex.orientation)
     orientation = np.abs((turned + 90) % 180 - 90)
     running = np.sign(behavior["modulation_running_speed"].values) == np.sign(cortex.running_gain)

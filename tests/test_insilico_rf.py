@@ -113,6 +113,17 @@ def test_known_receptive_fields_are_found() -> None:
     assert min(similar) > 0.9
 
 
+def test_a_field_with_lobes_has_its_middle_between_them() -> None:
+    bank = GaborBank(n=16, shape=(36, 64))
+    bank.is_complex[:] = False
+    bank.phase[:] = np.pi / 2  # odd: two lobes of opposite sign beside the centre
+    bank.frequency[:] = 0.25 / bank.sigma
+    data = ReceptiveFields(mouse="BANK", n_images=8_000).run(bank).dataset
+    middle = np.hypot(data["envelope_x"] - bank.center[:, 0], data["envelope_y"] - bank.center[:, 1])
+    assert float(middle.median()) < 0.5  # px
+    assert float(middle.max()) < 1.5
+
+
 def test_neurons_without_a_receptive_field_are_marked() -> None:
     bank = blobs()
     bank.amplitude[3] = 0  # responds to nothing

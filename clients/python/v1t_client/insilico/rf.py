@@ -2,6 +2,9 @@
 
     map = covariance of response and noise over N images      then |map| / chance ~ offset + a 2-D Gaussian
 
+A field with lobes has one Gaussian too few: the fit may sit on the strongest lobe. So the middle of the whole is
+measured as well, as the centre of a Gaussian fitted to the map's energy, blurred by 2 elements (`envelope_x`, `_y`).
+
 The maps are accumulated where the responses are: on the server where it has `POST /receptive_fields`, here otherwise.
 Memory does not grow with N.
 """
@@ -21,7 +24,7 @@ from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
 from v1t_client.insilico import rf_figures
 from v1t_client.insilico.experiment import Experiment
-from v1t_client.insilico.gaussian import GaussianFit, fit_gaussians
+from v1t_client.insilico.gaussian import GaussianFit, blurred, fit_gaussians
 from v1t_client.insilico.noise import NoiseSums, enlarge, noise_grid, white_noise
 from v1t_client.insilico.options import count, number
 from v1t_client.insilico.results import Result
@@ -36,6 +39,7 @@ __all__ = ["ReceptiveFields", "noise_sums", "receptive_field_centers"]
 
 Array = npt.NDArray[np.float64]
 RELIABLE = 6.0  # a peak so many chance levels high is no accident: of 2,304 elements the highest is at 3.9 by chance
+ENVELOPE = 2.0  # blur of the energy, elements at 36 rows: about the distance between lobes
 BLOCK = 256  # images in one matrix product
 
 
@@ -90,9 +94,10 @@ examples:
         # Scored against chance, which has mean 0: a map's own mean would dig a moat around a field of one sign.
         z = np.abs(maps) / np.where(chance > 0, chance, np.inf)[:, None, None]
         peak = z.max((1, 2))
-        with work.progress(len(subject), "Gaussian fits") as bar:
+        with work.progress(2 * len(subject), "Gaussian fits") as bar:
             fit = fit_gaussians(z, tick=bar.update)
-        return self._dataset(subject, sums, maps, peak, fit, grid)
+            envelope = fit_gaussians(np.sqrt(blurred(z**2, ENVELOPE * grid[0] / 36)), tick=bar.update)
+        return self._dataset(subject, sums, maps, peak, fit, envelope, grid)
 
     def _sums(self, subject: Subject, work: Work, grid: tuple[int, int]) -> NoiseSums:
         saved = work.load("sums")
@@ -111,10 +116,13 @@ examples:
         maps: npt.NDArray[np.float64],
         peak: npt.NDArray[np.float64],
         fit: GaussianFit,
+        envelope: GaussianFit,
         grid: tuple[int, int],
     ) -> xarray.Dataset:
         factor = subject.mouse.image_shape[1] // grid[0]
         center = factor * (fit.center + 0.5) - 0.5  # px of the image
+        # Where the envelope has no fit, the field's own stands in.
+        middle = np.where(envelope.ok[:, None], factor * (envelope.center + 0.5) - 0.5, center)
         px, one = {"units": "px"}, {"units": "1"}
         ok = fit.ok & (peak > 0)
         variables = {
@@ -125,6 +133,8 @@ examples:
             ),
             "center_x": ("neuron", center[:, 0], {**px, "long_name": "centre of the fitted Gaussian, right"}),
             "center_y": ("neuron", center[:, 1], {**px, "long_name": "centre of the fitted Gaussian, down"}),
+            "envelope_x": ("neuron", middle[:, 0], {**px, "long_name": "middle of the whole field, right"}),
+            "envelope_y": ("neuron", middle[:, 1], {**px, "long_name": "middle of the whole field, down"}),
             "sigma_major": ("neuron", factor * fit.major, px),
             "sigma_minor": ("neuron", factor * fit.minor, px),
             "angle": ("neuron", fit.angle, {"units": "deg", "long_name": "of the major axis, from x towards y"}),
@@ -237,5 +247,5 @@ def receptive_field_centers(subject: Subject, folder: Path) -> tuple[Array, Arra
     row = {int(neuron_id): i for i, neuron_id in enumerate(data["neuron"].values)}
     rows = np.array([row.get(int(neuron_id), -1) for neuron_id in subject.neurons.neuron_ids])
     known = (rows >= 0) & (data["reliable"].values[rows]) & (data.attrs["mouse"] == subject.mouse.mouse_id)
-    x, y = subject.screen.place(data["center_x"].values[rows], data["center_y"].values[rows])
+    x, y = subject.screen.place(data["envelope_x"].values[rows], data["envelope_y"].values[rows])
     return x, y, known
