@@ -48,12 +48,13 @@ class Run:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "model": self.model.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
+            "core_kind": self.model.core.kind,
+            "model": self.model.model_dump(mode="json", exclude_defaults=True),  # so names outlive new options
+            "training": self.training.model_dump(mode="json", exclude_defaults=True),
             "mice": dict(self.mice),
             "trials": self.variant.trials,
             "seed": self.seed,
-            "core": None if self.core is None else self.core.name,
+            "from": None if self.core is None else self.core.name,
         }
 
 
