@@ -153,7 +153,16 @@ def member_checkpoints(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+EXAMPLES = """examples:
+  python -m training train --recordings data --output runs/v1t --device cuda --precision bf16 --dry-run
+  python -m training train --recordings data --output runs/v1t --members 10 --keep 5 --parallel 2
+  python -m training train --recordings new --output runs/new --core runs/v1t --freeze-core
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--recordings",
         nargs="+",
