@@ -325,7 +325,8 @@ def published(bundle: Path | None, rounds: int, neurons: int, burst: int) -> Non
             times = asyncio.run(measure(server.url, engine, rounds, burst))
     median = {name: statistics.median(values) for name, values in times.items()}
     n_neurons = next(iter(engine.manifest.mice.values())).n_neurons
-    print(f"Table A.2, {n_neurons} neurons, random weights, medians of {rounds} rounds\n")
+    what = "Table A.2, random weights" if bundle is None else f"Bundle {engine.manifest.name}"
+    print(f"{what}, {n_neurons:,} neurons, medians of {rounds} rounds\n")
     print("| what | seconds |")
     print("|---|--:|")
     for name, value in median.items():

@@ -32,8 +32,9 @@ def run(*, seconds: float, deadline: float = 2.0, seed: int = 0, in_time: bool =
 
 async def _press(place: Place, seconds: float, deadline: float, seed: int, in_time: bool) -> Report:
     rng = np.random.default_rng(seed)
-    # Of few images, gradients mostly: the engine is what runs out, and neither who asks nor the wire.
-    asked = questions.draw_questions(questions.load(place.bundles), rng, sizes=(1, 2))
+    # Gradients mostly: the engine is what runs out, and neither who asks nor the wire.
+    judges = questions.load(place.bundles)
+    asked = questions.draw_questions(judges, rng, sizes=(1,), kinds=("predict", "gradient"))
     async with Wires(place.server.url) as wires:
         sender = _Sender(wires, deadline)
         capacity = await _capacity(sender, asked, seconds=max(2.0, seconds / 6))
@@ -53,7 +54,7 @@ async def _press(place: Place, seconds: float, deadline: float, seed: int, in_ti
         tally.complain(f"p99 of the accepted is {accepted:.2f} s, past the deadline of {deadline:g} s")
     done = len(tally.seconds) / seconds
     text = (
-        f"Predictions, gradients and attention, of 1 to 3 images: 8 clients get {capacity:.1f} answers/s. "
+        f"Predictions and gradients of 1 and 2 images: 8 clients get {capacity:.1f} answers/s. "
         f"Then {sent / seconds:.0f} requests/s for {seconds:.0f} s, each with X-Request-Timeout: {deadline:g}: "
         f"{done:.1f} answers/s, p99 {accepted:.2f} s.\n\n{tally.table()}"
     )

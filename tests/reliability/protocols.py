@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import orjson
 from PIL import Image
-from v1t_client import AsyncClient, ServerError
+from v1t_client import AsyncClient, ModelChanged, Prediction, ServerError
 
 from reliability.questions import Question
 
@@ -109,6 +109,7 @@ class Protocol:
     kinds: frozenset[str]
     max_images: int
     grey: bool = False  # carries one channel only
+    together: bool = False  # asks all mice of the bundle about the same images
 
 
 # Bodies
@@ -218,25 +219,45 @@ def _ours(body_of: Body, accept: str) -> Ask:
 
 
 async def _published(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
-    dilation, derivative, speed = question.behavior.T
-    try:
-        prediction = await wires.client.predict(
-            question.mouse,
-            question.image,
-            pupil_dilation=dilation,
-            pupil_dilation_derivative=derivative,
-            running_speed=speed,
-            pupil_center=question.pupil_center,
-            neuron_ids=question.neuron_ids,
-            units=question.units,
-            spread=True,
-            model=question.model,
+    async def ask() -> Prediction:
+        return await wires.client.predict(
+            question.mouse, question.image, neuron_ids=question.neuron_ids, **_arguments(question)
         )
-    except ServerError as error:
-        retry_after = None if error.retry_after is None else str(error.retry_after)
-        return Reply(error.status, retry_after=retry_after, text=str(error))
-    arrays = [np.stack([prediction.responses, prediction.spread])]
-    return Reply(200, arrays, prediction.model.hash, prediction.mouse)
+
+    return await _as_reply(ask)
+
+
+async def _published_mice(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    async def ask() -> Prediction:
+        return (await wires.client.predict_mice("*", question.image, **_arguments(question)))[question.mouse]
+
+    return await _as_reply(ask)
+
+
+def _arguments(question: Question) -> dict[str, Any]:
+    dilation, derivative, speed = question.behavior.T
+    return {
+        "pupil_dilation": dilation,
+        "pupil_dilation_derivative": derivative,
+        "running_speed": speed,
+        "pupil_center": question.pupil_center,
+        "units": question.units,
+        "spread": True,
+        "model": question.model,
+    }
+
+
+async def _as_reply(ask: Callable[[], Awaitable[Prediction]]) -> Reply:
+    while True:
+        try:
+            prediction = await ask()
+        except ModelChanged:  # a swap between the responses and their neuron ids, and the advice is to ask again
+            continue
+        except ServerError as error:
+            retry_after = None if error.retry_after is None else str(error.retry_after)
+            return Reply(error.status, retry_after=retry_after, text=str(error))
+        arrays = [np.stack([prediction.responses, prediction.spread])]
+        return Reply(200, arrays, prediction.model.hash, prediction.mouse)
 
 
 def _v2_tensors(question: Question) -> dict[str, np.ndarray]:
@@ -317,6 +338,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             Protocol("form of .npy", _ours(_npy_body, NPY), _ALL, 64),
             Protocol("form of PNGs, .npy back", _ours(_png_body, NPY), _ALL, 13, grey=True),
             Protocol("v1t_client", _published, _PREDICT, 64),
+            Protocol("v1t_client, several mice", _published_mice, _PREDICT, 64, together=True),
             Protocol("tritonclient, JSON", _triton(False), _PREDICT, 4),
             Protocol("tritonclient, binary", _triton(True), _PREDICT, 64),
             Protocol("v2 by hand, binary", _v2_by_hand, _PREDICT, 64),
@@ -333,4 +355,5 @@ def fitting(question: Question, names: Sequence[str]) -> list[Protocol]:
         if question.kind in protocol.kinds
         and len(question) <= protocol.max_images
         and (not protocol.grey or question.image.shape[1] == 1)
+        and (not protocol.together or (question.alike and question.neuron_ids is None))
     ]

@@ -49,6 +49,7 @@ class Question:
         neuron_ids: None for all.
         weights: (n,) of a gradient.
         answers: by the hash of the bundle that may give them.
+        alike: the bundle's other mice take the same images.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class Question:
     units: Literal["standardized", "raw"]
     weights: np.ndarray | None
     answers: dict[str, Answer]
+    alike: bool
 
     def __len__(self) -> int:
         return len(self.image)
@@ -128,6 +130,7 @@ def _draw(
         units="raw" if raw else "standardized",
         weights=weights,
         answers=answers,
+        alike=len({other.image_shape for other in judges[0].manifest.mice.values()}) == 1,
     )
 
 
