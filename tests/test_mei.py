@@ -282,7 +282,7 @@ def test_a_predictor_without_gradients_is_refused() -> None:
 def test_parameters_are_written_out_and_come_back() -> None:
     experiment = search(recipe="walker2019", steps=7)
     content = experiment.to_dict()
-    assert (content["steps"], content["first_step"], content["first_blur"]) == (7, 3.0, 1.5)
+    assert (content["steps"], content["first_step"], content["first_blur"]) == (7, 0.05, 1.5)
     assert MostExcitingInputs.from_dict(content) == experiment
 
 

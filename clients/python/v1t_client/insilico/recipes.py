@@ -57,10 +57,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "walker2019": Recipe(
         source="Walker et al. 2019 (Nat. Neurosci. 22, 2060): 1,000 steps, step and blur falling, mean and contrast "
-        "fixed; the contrast's value is ours, and of the image as a whole",
+        "fixed. Ours: steps of 3 to 0.125 are taken as grey levels, at 60 to a std; the contrast, of the whole image",
         steps=1000,
-        first_step=3.0,
-        last_step=0.125,
+        first_step=0.05,
+        last_step=0.002,
         step_unit="pixel",
         first_blur=1.5,
         last_blur=0.01,
