@@ -71,7 +71,7 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
 
-load soak fuzz: $(VENV)/.installed
+soak fuzz load: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(VENV)/bin/python -m reliability $@ $(ARGS)
 
 clean:
