@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["NOISE", "receptive_fields"]
 
 NOISE = Fields(frozenset(NoiseRequest.model_fields), frozenset())
-BLOCK = 256  # images in one matrix product: the maps pass through memory once for so many
+BLOCK = 512  # images in one matrix product: the maps pass through memory once for so many
 _RUNS = 4  # of the engine, in one piece
 _MAX_IMAGES = 1_000_000
 _SECONDS = 0.5  # between two events of progress

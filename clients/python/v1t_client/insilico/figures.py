@@ -1,4 +1,4 @@
-"""What figures share: fresh matplotlib figures without global state, and the colours of the field."""
+"""What figures share: fresh matplotlib figures without global state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from v1t_client.insilico.extras import needed
 
-__all__ = ["axes_grid", "direction_colors", "figure", "map_grid"]
+__all__ = ["axes_grid", "figure", "map_grid"]
 
 INK, ACCENT, GREY = "#24292f", "#c2410c", "#9aa1a9"
 
@@ -41,8 +41,3 @@ def map_grid(maps: np.ndarray, titles: list[str], *, columns: int = 5, cmap: str
         axis.set_xticks([])
         axis.set_yticks([])
     return made, axes
-
-
-def direction_colors(degrees: np.ndarray) -> Any:
-    """Colours of orientations, 0 to 180: a circle."""
-    return needed("matplotlib").colormaps["hsv"](np.asarray(degrees) % 180 / 180)

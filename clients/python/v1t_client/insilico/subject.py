@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -131,11 +131,6 @@ class Subject:
             self.note(prediction)
             parts.append(prediction.responses)
         return np.concatenate(parts)
-
-    def respond_to(self, batches: Iterable[npt.NDArray[Any]], **state: Any) -> Iterator[npt.NDArray[np.float32]]:
-        """`respond` to batch after batch, for what does not fit into memory."""
-        for images in batches:
-            yield self.respond(images, **state)
 
     def note(self, prediction: Prediction | Gradient | Attention) -> None:
         """Takes in what a reply says beside its numbers; for those who ask the predictor themselves."""

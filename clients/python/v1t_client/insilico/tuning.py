@@ -160,12 +160,13 @@ class _Steps:
         saved = self.work.load(name)
         responses = np.zeros((len(cells), n, P), dtype=np.float32) if saved is None else saved["responses"]
         done = 0 if saved is None else int(saved["done"])
+        every = max(16, responses.nbytes // 2**21)  # cells; what is large is saved less often
         with self.work.progress(len(cells) * P, what, done=done * P) as bar:
             for i in range(done, len(cells)):
                 images = self.subject.screen.grating(**{"phase": self.phases, **cells[i]})
                 responses[i] = self.subject.respond(images).T
                 bar.update(P)
-                if (i + 1) % 16 == 0 or i + 1 == len(cells):
+                if (i + 1) % every == 0 or i + 1 == len(cells):
                     self.work.save(name, responses=responses, done=i + 1)
         return responses.astype(np.float64)
 
