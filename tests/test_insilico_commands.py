@@ -12,7 +12,7 @@ import pytest
 import v1t_client._cli as cli
 from gabor_bank import GaborBank
 from PIL import Image
-from v1t_client.insilico import EXPERIMENTS, Receipt, Result, commands
+from v1t_client.insilico import EXPERIMENTS, Receipt, Result, commands, tools
 
 Run = Callable[[str], tuple[int, str, str]]
 OURS = ("rf", "retinotopy", "tuning", "behavior", "screen")
@@ -35,6 +35,7 @@ def v1t(bank: GaborBank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         yield bank
 
     monkeypatch.setattr(commands, "open_predictor", open_bank)
+    monkeypatch.setattr(tools, "open_predictor", open_bank)
     monkeypatch.chdir(tmp_path)
 
     def run(line: str) -> tuple[int, str, str]:
@@ -84,6 +85,7 @@ def test_each_command_measures_and_leaves_its_result(v1t: Run, tmp_path: Path) -
         again = EXPERIMENTS[name].from_dict(receipt.parameters)
         assert again.to_dict() == receipt.parameters
         assert any(path.suffix == ".png" for path in (tmp_path / name).iterdir())
+        assert v1t(f"replay {name}")[0] == 0
     assert "outside of the training range" in v1t(lines["behavior"] + " --force")[2]
     assert Result.load(tmp_path / "tuning").dataset.sizes["neuron"] == 3
     assert Receipt.load(tmp_path / "screen").assumed == []  # the speed was given
