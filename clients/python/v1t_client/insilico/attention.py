@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,14 +92,10 @@ speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins wi
         pixels = np.concatenate([trials.read(slice(i, i + 1))[0] for i in shown])
         variables["shown"] = ("nth", shown, {"units": "1", "long_name": "images that are kept below"})
         variables["shown_image"] = (("nth", "channel", "y", "x"), pixels, {"units": "recording"})
-        model = asdict(subject.model) | {
-            "simulated": int(subject.model.simulated),
-            "notice": subject.model.notice or "",
-        }
         dataset: xarray.Dataset = needed("xarray").Dataset(
             variables,
             coords={"image": ("image", np.arange(n), {"long_name": "number of the trial"})},
-            attrs={"mouse": subject.mouse.mouse_id, **{f"model_{name}": value for name, value in model.items()}},
+            attrs=subject.attributes,
         )
         return dataset
 

@@ -143,6 +143,17 @@ class Subject:
             )
         self.assumed += [line for line in prediction.assumed if line not in self.assumed]
 
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Who was asked, as a dataset's attributes have it."""
+        return {
+            "mouse": self.mouse.mouse_id,
+            "model": self.model.name,
+            "model_hash": self.model.hash,
+            "simulated": int(self.model.simulated),  # NetCDF attributes know no booleans
+            "notice": self.model.notice or "",
+        }
+
     def dataset(self, variables: Mapping[str, Any], coords: Mapping[str, Any] | None = None) -> xarray.Dataset:
         """A dataset over these neurons: `neuron` holds the ids, with cortical coordinates and test scores.
 
@@ -157,15 +168,8 @@ class Subject:
             **{f"{axis}_um": ("neuron", neurons.coordinates_um[:, i], um) for i, axis in enumerate("xyz")},
             **{name: ("neuron", score, {"units": "1"}) for name, score in neurons.scores.items()},
         }
-        attrs = {
-            "mouse": self.mouse.mouse_id,
-            "model": self.model.name,
-            "model_hash": self.model.hash,
-            "simulated": int(self.model.simulated),  # NetCDF attributes know no booleans
-            "notice": self.model.notice or "",
-        }
         dataset: xarray.Dataset = needed("xarray").Dataset(
-            dict(variables), coords={**own, **(coords or {})}, attrs=attrs
+            dict(variables), coords={**own, **(coords or {})}, attrs=self.attributes
         )
         return dataset
 
