@@ -154,7 +154,10 @@ def _with_ensemble(
     """The lines with that of the ensemble, and what to say below the table."""
     notes = []
     if any(line.label == CEILING for line in lines):
-        notes.append("The noise ceiling is what the simulation's own expected responses score: no model can do better.")
+        notes.append(
+            "The noise ceiling is what the simulation's own expected responses score: no model can do better. FEVE can "
+            "be above 1: it takes for noise all that differs between repeats, of which behaviour explains a part."
+        )
     members = [result.run for result in done if result.run.variant.label == study.ensemble and not result.failed]
     if not members:
         return list(lines), notes

@@ -169,7 +169,7 @@ SCALES: dict[str, Scale] = {
     # A run of some 1,100 updates wants a higher learning rate than the paper's, warmed up, and a shorter second moment
     # of AdamW (0.99, not 0.9999); smaller models want less regularisation.
     "two-cores": Scale(
-        what="patches of 12 every 4 pixels, 2 blocks of 2 heads, 48 wide; convolutions of 16 channels; 12 epochs",
+        what="patches of 12 every 4 pixels, 2 blocks of 2 heads, 48 wide; two layers of 16 channels; 12 epochs",
         transformer={
             "core.patch_size": 12,
             "core.patch_stride": 4,
@@ -182,7 +182,7 @@ SCALES: dict[str, Scale] = {
             "core.l1": 0.01,
             "readout.l1": 0.05,
         },
-        convolution={"core.channels": 16, "core.n_layers": 3, "readout.l1": 0.05},
+        convolution={"core.channels": 16, "core.n_layers": 2, "readout.l1": 0.05},
         training=TrainingConfig(learning_rate=0.006, warmup=150, beta2=0.99, max_epochs=12, patience=1),
         transfer={"warmup": 50},
         mice=2,
