@@ -24,7 +24,7 @@ from training.models import Twin
 from training.mouse import Mouse
 from training.procedure import TrainingConfig
 from training.recordings import Recording
-from training.update import Update
+from training.update import Update, compiled_core
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 DROPOUT = {"patch_dropout": 0.1, "block_dropout": 0.2}
@@ -43,11 +43,18 @@ def torch_as_it_was() -> Iterator[None]:
 
 
 def gradients(
-    fabric: Fabric, config: ModelConfig, recordings: dict[str, Recording], *, compiled: bool = False
+    fabric: Fabric,
+    config: ModelConfig,
+    recordings: dict[str, Recording],
+    *,
+    compiled: bool = False,
+    training: bool = False,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Of one update, in evaluation mode: without dropout and drawn positions it is a function."""
     twin: Twin = tiny_twin(config, [Mouse.from_recording(recording) for recording in recordings.values()])
-    update = Update(twin, QUICK, recordings, fabric, compiled=torch.compile(twin.core) if compiled else None)
+    update = Update(twin, QUICK, recordings, fabric, compiled=compiled_core(twin) if compiled else None)
+    twin.train(training)
+    torch.manual_seed(9)
     trials = {
         "SIM1": recordings["SIM1"].tier("train").indices[:7],
         "SIM2": recordings["SIM2"].tier("train").indices[:1],  # of two processes, one gets no trial
@@ -128,11 +135,14 @@ def test_in_half_precision_the_core_alone_is_half(recordings: dict[str, Recordin
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("default")
 def test_a_compiled_core_makes_the_same_update(recordings: dict[str, Recording]) -> None:
-    loss, expected = gradients(Hardware().fabric(), tiny_config(), recordings)
-    found_loss, found = gradients(Hardware().fabric(), tiny_config(), recordings, compiled=True)
-    assert found_loss == pytest.approx(loss, rel=1e-5)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3, msg=name)
+    # Also with dropout: the same seed draws the same masks, outside of the compiled graphs.
+    for config, training in ((tiny_config(), False), (tiny_config({"block_dropout": 0.2}), True)):
+        fabric = Hardware().fabric()
+        loss, expected = gradients(fabric, config, recordings, training=training)
+        found_loss, found = gradients(fabric, config, recordings, training=training, compiled=True)
+        assert found_loss == pytest.approx(loss, rel=1e-5)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_hardware_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from training.hardware import Hardware
 from training.loop import start_member
 from training.procedure import TrainingConfig
 from training.recordings import Recording
-from training.update import Update
+from training.update import Update, compiled_core
 
 __all__ = ["describe_run"]
 
@@ -38,7 +38,7 @@ def describe_run(
     fabric = hardware.model_copy(update={"devices": 1}).fabric()
     state = start_member(config, training, recordings, fabric, seed=seed, core=core, freeze_core=freeze_core)
     twin = state.twin
-    compiled = torch.compile(twin.core) if hardware.compile else None
+    compiled = compiled_core(twin) if hardware.compile else None
     update = Update(twin, training, recordings, fabric, compiled=compiled)
     steps = steps_per_epoch(recordings, training.batch_size)
     seconds = []

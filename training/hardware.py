@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Hardware", "device_named"]
 
@@ -55,6 +57,8 @@ class Hardware(BaseModel):
             # On a GPU some gradients (grid_sample's) have no deterministic form: torch warns of those.
             torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
             torch.backends.cudnn.benchmark = False
+        from lightning_fabric import Fabric  # a second, for training alone
+
         one: list[int] | int = 1 if device.type == "cpu" else [device.index or 0]
         return Fabric(
             accelerator=device.type,

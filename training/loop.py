@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from training.batches import epoch_batches, read_ahead, read_batch, steps_per_epoch
@@ -29,7 +28,10 @@ from training.procedure import TrainingConfig
 from training.recordings import Recording
 from training.run_state import Logs, RunState
 from training.transfer import FeatureMaps, take_core
-from training.update import Update
+from training.update import Update, compiled_core
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["CHECKPOINT", "TrainingConfig", "check_trials", "predict_tier", "start_member", "train_member", "validate"]
 
@@ -79,7 +81,7 @@ def train_member(
         return state.plateau.best
     twin = state.twin
     maps = FeatureMaps.of(twin, recordings, tiers=("train", "validation"))
-    compiled = torch.compile(twin.core) if hardware.compile else None
+    compiled = compiled_core(twin) if hardware.compile else None
     update = Update(twin, training, recordings, fabric, maps=maps, compiled=compiled)
     provenance = _provenance(training, hardware, recordings, seed, core, freeze_core)
     logs = Logs(folder, epochs=state.epoch, tensorboard=tensorboard and fabric.is_global_zero)

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig
@@ -24,6 +23,9 @@ from training.hardware import Hardware
 from training.loop import train_member
 from training.procedure import TrainingConfig
 from training.recordings import Recording
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Member", "train_members"]
 

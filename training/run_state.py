@@ -7,15 +7,17 @@ import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from training.checkpoint import write_atomically
 from training.errors import CheckpointError, ConfigError, DivergenceError
 from training.models import Twin
 from training.plateau import Plateau
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["LOG", "Logs", "RunState"]
 

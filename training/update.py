@@ -4,22 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.batches import MouseBatch, read_batch
 from training.errors import ConfigError
 from training.loss import poisson_loss
 from training.models import Twin
+from training.models.attention import Attention
+from training.models.dropout import Dropout
 from training.models.twin import response_from
 from training.procedure import TrainingConfig
 from training.recordings import Recording
 from training.transfer import FeatureMaps
 
-__all__ = ["Update"]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Update", "compiled_core"]
+
+
+def compiled_core(twin: Twin) -> Callable[..., Tensor]:
+    """The core through torch.compile; dropout on a CPU stays outside of the graphs, as its bits come from numpy."""
+    for module in twin.core.modules():
+        if isinstance(module, Dropout):
+            setattr(module, "_kept", torch.compiler.disable(module._kept))  # noqa: B010
+        elif isinstance(module, Attention):
+            setattr(module, "_with_dropout", torch.compiler.disable(module._with_dropout))  # noqa: B010
+    compiled: Callable[..., Tensor] = torch.compile(twin.core)
+    return compiled
 
 
 @dataclass

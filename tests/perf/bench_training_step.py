@@ -40,7 +40,7 @@ from training.procedure import TrainingConfig
 from training.recordings import Recording
 from training.run_state import RunState
 from training.simulate import simulate
-from training.update import Update
+from training.update import Update, compiled_core
 
 DATASET_S = (5, 4500, 500, 200)  # mice, training and validation trials of each, epochs
 
@@ -102,7 +102,7 @@ class Bench:
             hardware = Hardware(device=device, precision=case.precision)
             fabric = hardware.fabric()
             state = start_member(config if case.dropout else dry, self.training, self.recordings, fabric, seed=0)
-            compiled = torch.compile(state.twin.core) if case.compile else None
+            compiled = compiled_core(state.twin) if case.compile else None
             self.members[case] = Update(state.twin, self.training, self.recordings, fabric, compiled=compiled), state
 
     def step(self, case: Case, trials: dict[str, np.ndarray]) -> None:

@@ -59,7 +59,6 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         return x * self._kept(x) * (1 / keep_probability(self.p))
 
-    @torch.compiler.disable
     def _kept(self, x: Tensor) -> Tensor:
         return RandomBits(draw_seed()).keep(self.p, torch.empty(x.shape, dtype=x.dtype))
 

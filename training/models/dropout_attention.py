@@ -26,7 +26,6 @@ BLOCK_ROWS = 256  # times 1,654 tokens times 4 bytes: a part for each core's sec
 MEMORY_SHARE = 1 / 16  # of the free memory that one call's weights may take until the backward pass
 
 
-@torch.compiler.disable
 def dropout_attention(q: Tensor, k: Tensor, v: Tensor, *, rate: float, rows_per_token: int = 0) -> Tensor:
     """Scaled queries (G, M, d), keys (G, L, d) and values (G, L, e) -> (G, M, e).
 
