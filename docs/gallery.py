@@ -31,6 +31,7 @@ from v1t_client.insilico.retinotopy import screen_colors
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "images"
 MOUSE = "S1"
+SHOWN = 20  # maps in the figure of `v1t rf`
 # Standardised behaviour is not centred, and its mean is not among the weights: an ordinary pupil, and slow running.
 STATE = "--pupil-dilation 2 --pupil-dilation-derivative 0 --running-speed 0.5 --pupil-center 0 0"
 
@@ -93,7 +94,7 @@ def main() -> None:
     ids = ",".join(str(i) for i in sorted(data["neuron"].values[clearest].tolist()))
     tuning_command = f"tuning {MOUSE} --neuron-ids {ids} {STATE}"
     tuning_said, _ = gallery.v1t("tuning", tuning_command)
-    mei_command = f"mei {MOUSE} --neuron-ids {ids} --recipe quick {STATE}"
+    mei_command = f"mei {MOUSE} --neuron-ids {ids} --recipe quick --starts 1 --noise 100 {STATE}"
     mei_said, _ = gallery.v1t("mei", mei_command)
 
     ensemble = load_ensemble([work / "checkpoint"])
@@ -120,15 +121,16 @@ The weights come without the recording, so inputs are standardised and behaviour
 v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --output rf
 ```
 
-{fields_said}. The clearest twenty, each with the ellipse of its Gaussian fit and its peak over chance:
+{fields_said}. The clearest {SHOWN}, each with the ellipse of its Gaussian fit and its peak over chance:
 
 {gallery.picture(work / 'rf' / 'maps.png', 'receptive-fields')}
 
 ## Where they lie
 
 The noise maps know nothing of the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the middles of their
-fields (a Gaussian fitted to the map's energy) correlate with `mu` by {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. The
-same colour is the same place on the screen:
+fields (a Gaussian fitted to the map's energy) correlate with `mu` by {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. All
+fields lie beside `mu` by the same few pixels: the shifter moves them, also at pupil centre (0, 0). The same colour is the
+same place on the screen:
 
 {gallery.picture(figure, 'retinotopy')}
 
@@ -140,12 +142,15 @@ v1t tuning {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} $STATE --outp
 
 {tuning_said}
 
+An orientation is the direction along which the wave runs. The line is the preferred one: of a von Mises function, or, where
+none fits as with two peaks, of the vector sum.
+
 {gallery.picture(work / 'tuning' / 'orientation.png', 'orientation')}
 
 ## Most exciting inputs
 
 ```sh
-v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick $STATE --output mei
+v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick --starts 1 --noise 100 $STATE --output mei
 ```
 
 {mei_said}
