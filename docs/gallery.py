@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a check
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clients" / "python"))
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -58,7 +59,7 @@ class Gallery:
             said.write_text(done.stdout)
         return said.read_text().strip(), Result.load(self.work / name)
 
-    def picture(self, source: Path | Figure, name: str, *, width: int = 860, colors: int = 48) -> str:
+    def picture(self, source: Path | Figure, name: str, *, width: int = 960, colors: int = 64) -> str:
         """A small PNG in docs/images; Markdown that shows it."""
         path = self.work / f"{name}.png"
         if isinstance(source, Figure):
@@ -70,7 +71,7 @@ class Gallery:
         if picture.width > width:
             picture = picture.resize((width, picture.height * width // picture.width), Image.Resampling.LANCZOS)
         target = PICTURES / f"gallery-{name}.png"
-        picture.quantize(colors, dither=Image.Dither.NONE).save(target, optimize=True)
+        picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(target, optimize=True)
         return f"![{name}](images/{target.name})"
 
 
@@ -100,6 +101,8 @@ def main() -> None:
     ensemble = load_ensemble([work / "checkpoint"])
     mu = readout_positions(ensemble, MOUSE)
     cortex = ensemble.members[0].twin.readout(MOUSE).source_grid.numpy().astype(np.float64)
+    shifter = ensemble.members[0].twin.shifters[MOUSE]
+    shift = shifter(torch.zeros(1, 2))[0].tolist()
     with_mu, r2, n, figure = _positions(data, mu, cortex)
     page = f"""\
 # Gallery: experiments on a real twin
@@ -121,7 +124,7 @@ The weights come without the recording, so inputs are standardised and behaviour
 v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --output rf
 ```
 
-{fields_said}. The clearest {SHOWN}, each with the ellipse of its Gaussian fit and its peak over chance:
+{fields_said.replace(chr(10), "; ")}. The clearest {SHOWN}, each with the ellipse of its Gaussian fit and its peak over chance:
 
 {gallery.picture(work / 'rf' / 'maps.png', 'receptive-fields')}
 
@@ -129,8 +132,8 @@ v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --o
 
 The noise maps know nothing of the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the middles of their
 fields (a Gaussian fitted to the map's energy) correlate with `mu` by {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. All
-fields lie beside `mu` by the same few pixels: the shifter moves them, also at pupil centre (0, 0). The same colour is the
-same place on the screen:
+fields lie to the left of `mu` by the same step: the shifter moves them, by {shift[0]:.2f} of the map's half width at pupil
+centre (0, 0). The same colour is the same place on the screen:
 
 {gallery.picture(figure, 'retinotopy')}
 
@@ -140,7 +143,7 @@ same place on the screen:
 v1t tuning {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} $STATE --output tuning
 ```
 
-{tuning_said}
+{tuning_said.replace(chr(10), "; ")}.
 
 An orientation is the direction along which the wave runs. The line is the preferred one: of a von Mises function, or, where
 none fits as with two peaks, of the vector sum.
@@ -153,7 +156,7 @@ none fits as with two peaks, of the vector sum.
 v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick --starts 1 --noise 100 $STATE --output mei
 ```
 
-{mei_said}
+{mei_said.replace(chr(10), "; ")}.
 
 {gallery.picture(work / 'mei' / 'mei.png', 'most-exciting-inputs')}
 """
