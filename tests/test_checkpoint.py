@@ -123,6 +123,17 @@ def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 
 
+def test_what_a_killed_first_save_left_is_no_obstacle(tmp_path: Path) -> None:
+    for leftovers in ((), (".weights-0123.safetensors.partial",), ("weights-0123.safetensors", f".{CONFIG}.partial")):
+        folder = tmp_path / f"after-{len(leftovers)}"
+        folder.mkdir()
+        for name in leftovers:
+            (folder / name).write_bytes(b"half")
+        save_checkpoint(folder, tiny_checkpoint(tiny_config()))
+        load_checkpoint(folder)
+        assert len(list(folder.iterdir())) == 2
+
+
 def test_saving_again_leaves_the_new_weights_alone(folder: Path) -> None:
     before = weights_of(folder)
     save_checkpoint(folder, tiny_checkpoint(tiny_config(), seed=1))

@@ -193,20 +193,34 @@ def test_a_database_serves_as_storage(tmp_path: Path, folder: Path, monkeypatch:
     assert len(optuna.load_study(study_name="lab", storage=url).trials) == 2
 
 
+def both_in_a_trial(two: list[subprocess.Popen[bytes]], output: Path) -> bool:
+    """Whether each is in the middle of a trial: then both are left stopped there."""
+    if not (output / "sweep.journal").exists() or len(list(output.glob("trials/*/lock"))) < 2:
+        return False
+    for one in two:
+        one.send_signal(signal.SIGSTOP)
+    if states(output).count(TrialState.RUNNING) == 2:
+        return True
+    for one in two:
+        one.send_signal(signal.SIGCONT)
+    return False
+
+
 @pytest.mark.slow
 def test_the_sweep_survives_two_processes_on_one_storage_and_a_kill_of_one(tmp_path: Path, folder: Path) -> None:
     output = tmp_path / "sweep"
-    arguments = command(output, folder, "training.max_epochs=6", "--trials", "5")
+    arguments = command(output, folder, "training.max_epochs=6", "--trials", "12")
     process = [sys.executable, "-m", "training", *arguments]
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     two = [subprocess.Popen(process, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
     try:
-        while len(list(output.glob("trials/*/log.csv"))) < 2:  # both are in the middle of their first trial
+        while not both_in_a_trial(two, output):
             assert [one.poll() for one in two] == [None, None]
-            time.sleep(0.01)
+            time.sleep(0.05)
         two[0].send_signal(signal.SIGKILL)
         two[0].wait()
-        assert two[1].wait(timeout=60) == 0
+        two[1].send_signal(signal.SIGCONT)
+        assert two[1].wait(timeout=90) == 0
     finally:
         for one in two:
             one.kill()
@@ -216,5 +230,5 @@ def test_the_sweep_survives_two_processes_on_one_storage_and_a_kill_of_one(tmp_p
     assert again.params == failed.params
     assert again.state in (TrialState.COMPLETE, TrialState.PRUNED)
     assert TrialState.RUNNING not in states(output)
-    assert sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states(output)) == 5
+    assert sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states(output)) == 12
     parse_config(yaml.safe_load((output / "best.yaml").read_text(encoding="utf-8")))

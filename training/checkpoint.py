@@ -73,7 +73,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         CheckpointError: the folder holds something else, or it cannot be written.
     """
     folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).exists())):
+    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).exists() or _is_broken_off(folder))):
         raise CheckpointError(f"{folder} exists and is not a checkpoint", hint="Give another --output.")
     tensors = {f"model.{name}": tensor for name, tensor in checkpoint.twin.state_dict().items()}
     for mouse_id, mouse in checkpoint.mice.items():
@@ -97,12 +97,17 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / weights, content)
         write_atomically(folder / CONFIG, json.dumps(description, indent=2).encode())
-        for stale in folder.glob("weights-*.safetensors"):
+        for stale in [*folder.glob("weights-*.safetensors"), *folder.glob(".*.partial")]:
             if stale.name != weights:
                 stale.unlink()
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {folder}: {error.strerror}") from error
     return folder
+
+
+def _is_broken_off(folder: Path) -> bool:
+    """Whether a folder without configuration holds nothing but what a killed `save_checkpoint` left."""
+    return all(path.match("weights-*.safetensors") or path.match(".*.partial") for path in folder.iterdir())
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
