@@ -385,6 +385,9 @@ def test_the_folder_of_another_run_is_refused(recordings: dict[str, Recording], 
     (tmp_path / "mine" / "notes.txt").write_text("...")
     with pytest.raises(CheckpointError, match="exists and is no run"):
         train_ensemble(config, one, both, tmp_path / "mine")
+    (tmp_path / "broken off").mkdir()
+    (tmp_path / "broken off/.run.json.partial").write_text("half")
+    train_ensemble(config, one, both, tmp_path / "broken off")
 
 
 def test_what_no_model_can_be_made_of_is_refused_before_any_work(

@@ -129,7 +129,7 @@ def _claim(
                 hint="Give the same options to go on with it, or another --output.",
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not there.match(".*.partial") for there in folder.iterdir()):  # of a killed first write
         raise CheckpointError(f"{folder} exists and is no run", hint="Give another --output.")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({**wanted, "commit": source_commit()}, indent=2).encode())
