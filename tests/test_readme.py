@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +18,6 @@ from server.settings import Settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEMO = ROOT / "exported_models" / "demo"
-PACKAGES = ("server", "training", "clients/python/v1t_client")
 
 
 def blocks(language: str) -> list[str]:
@@ -25,21 +25,19 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_tree_has_a_line_for_every_file_and_no_other() -> None:
-    listed: set[str] = set()
-    folder = ""
-    for line in README.split("## The tree", 1)[1].split("```")[1].splitlines():
-        if found := re.match(r"(\S+/)\s", line):
-            folder = found.group(1)
-        elif found := re.match(r"  (\S+)\s", line):
-            listed.add(folder + found.group(1))
-    paths = {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py"
+def test_tree_is_what_the_docstrings_say() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from tree import PACKAGES, tree
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    assert (ROOT / "docs" / "tree.md").read_text(encoding="utf-8") == tree(), "run `python docs/tree.py`"
+    packages = {
+        path.parent.relative_to(ROOT).as_posix()
+        for top in ("server", "training", "clients/python/v1t_client")
+        for path in (ROOT / top).rglob("*.py")
     }
-    assert {path for path in listed if path.endswith(".py")} == paths
+    assert packages == set(PACKAGES)
 
 
 def test_settings_are_those_of_the_server() -> None:
