@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from server import memory
 from server.bundles import find_bundles, state_of, version_of
 from server.contract import Manifest, MouseRecord, NeuronTable, load_manifest
 from server.errors import BundleError, InvalidInput, NotFound, NotReady, TwinError, brief
@@ -284,7 +285,9 @@ class Library:
         the whole service unready, and is named; later it leaves what is served as it is.
         """
         async with self._loading:
-            return await self._take_in()
+            change = await self._take_in()
+        await asyncio.to_thread(memory.give_back)  # what was replaced is gone, or goes with its last request
+        return change
 
     async def _take_in(self) -> Change:
         before = {bundle.bundle: bundle for bundle in _all(self._shelf)}

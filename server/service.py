@@ -21,7 +21,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
-from server import logs, supervisor
+from server import logs, memory, supervisor
 from server.access import listening_hosts, refusal
 from server.middleware import Envelope
 from server.rooms import Rooms
@@ -63,6 +63,7 @@ def create_service(settings: Settings) -> Any:
 
         def __init__(self) -> None:
             logs.configure(settings.log)
+            memory.keep_little()
 
         @bentoml.on_deployment
         def before_the_port_opens() -> None:  # BentoML makes it static

@@ -300,7 +300,14 @@ def test_command_maps_a_mouse_and_refuses_to_do_it_twice(server: Server, tmp_pat
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(server: Server, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "v1t_client", "rf", "SIM1", "--url", server.url, "--neuron-ids", "48,369"]
     command += ["--images", "1500", "--chunk", "100", "--output", str(tmp_path / "rf")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has its children ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     kept = tmp_path / "rf.partial" / "sums.npz"
     deadline = time.monotonic() + 60
     while not kept.exists() and time.monotonic() < deadline:

@@ -466,7 +466,13 @@ def test_an_interrupted_command_keeps_what_was_answered(rng, tmp_path):
     with server.listening() as url:
         command = [sys.executable, "-m", "v1t_client", "predict", str(tmp_path / "images.npy"), "--mouse", "A"]
         command += ["--running-speed", "3", "--url", url, "--output", str(output)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that runs the tests in the background has its children ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         state = tmp_path / "responses.npy.part.json"
         deadline = time.monotonic() + 30
         while not state.exists() and time.monotonic() < deadline:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,22 @@ async def test_an_unexpected_failure_names_the_bundle(tmp_path: Path) -> None:
         library.look_up("A")
     assert "odd" in str(refused.value.hint)
     assert "ZeroDivisionError" in str(refused.value.hint)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_memory_that_is_freed_goes_back_to_the_system() -> None:
+    """In a process of its own: small blocks, which the allocator keeps, and one in use above them."""
+    script = """
+import psutil
+from server import memory
+memory.keep_little()
+blocks = [bytes(4000) for _ in range(20_000)]
+last = bytes(4000)
+blocks.clear()
+before = psutil.Process().memory_info().rss
+memory.give_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+    root = Path(__file__).resolve().parents[1]
+    given = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert int(given.stdout) > 20e6

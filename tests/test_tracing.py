@@ -14,6 +14,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util.http import ExcludeList
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.settings import Settings
@@ -35,6 +36,8 @@ async def serving(twin: TinyTwin) -> AsyncIterator[tuple[httpx.AsyncClient, InMe
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     BentoMLContainer.tracer_provider.set(provider)
+    # BentoML remembers what the first service of a process left out.
+    BentoMLContainer.tracing_excluded_urls.set(ExcludeList([]))
     try:
         app = create_service(Settings(bundles=(twin.folder,), provider="cpu", threads=1, tracing=True)).to_asgi()
         async with (
@@ -47,6 +50,7 @@ async def serving(twin: TinyTwin) -> AsyncIterator[tuple[httpx.AsyncClient, InMe
             yield client, exporter
     finally:
         BentoMLContainer.tracer_provider.reset()
+        BentoMLContainer.tracing_excluded_urls.reset()
 
 
 async def test_a_span_says_whose_question_it_was_and_where_its_time_went(twin: TinyTwin) -> None:
