@@ -24,7 +24,7 @@ from server.cores import Core
 from server.errors import BundleError, InvalidInput, NotFound
 from server.gradients import BackwardPass, Gradient, MouseForward
 from server.graphs import Graphs
-from server.inputs import Stimulus, floats
+from server.inputs import Stimulus, floats, merged
 from server.sessions import Precision, Provider, Session, Tensor
 from server.stages import Stages
 
@@ -325,7 +325,16 @@ class Engine:
             yield rows
 
     def _run(self, pieces: list[Stimulus]) -> list[Prediction]:
-        """One chunk: at most `max_batch` images, of one mouse or of several."""
+        """One chunk: at most `max_batch` images; what asks the same of one mouse runs as one."""
+        groups = merged(pieces)
+        predictions: dict[int, Prediction] = {}
+        for (_, places), of_all in zip(groups, self._run_merged([one for one, _ in groups]), strict=True):
+            ends = np.cumsum([len(pieces[i].image) for i in places])[:-1]
+            parts = zip(np.split(of_all.response, ends), np.split(of_all.spread, ends), strict=True)
+            predictions |= {i: Prediction(*part) for i, part in zip(places, parts, strict=True)}
+        return [predictions[i] for i in range(len(pieces))]
+
+    def _run_merged(self, pieces: list[Stimulus]) -> list[Prediction]:
         stems = self._each(self._run_stems, pieces)  # piece -> member -> tensors
         self.stages.end_of("stem")
         pre_activations: list[list[Array]] = [[] for _ in pieces]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,7 +13,7 @@ from server import contract
 from server.contract import MouseRecord
 from server.errors import InvalidInput, NotFound
 
-__all__ = ["Stimulus", "floats"]
+__all__ = ["Stimulus", "floats", "merged"]
 
 Array = npt.NDArray[np.float32]
 
@@ -76,6 +77,26 @@ class Stimulus:
             contract.BEHAVIOR: self.behavior,
             contract.PUPIL_CENTER: self.pupil_center,
         }
+
+
+def merged(stimuli: Sequence[Stimulus]) -> list[tuple[Stimulus, list[int]]]:
+    """Those of one mouse that ask for the same neurons as one stimulus, and which ones it is made of, in order."""
+    alike: dict[tuple[str, bytes | None], list[int]] = {}
+    for i, stimulus in enumerate(stimuli):
+        neurons = None if stimulus.neurons is None else stimulus.neurons.tobytes()
+        alike.setdefault((stimulus.mouse_id, neurons), []).append(i)
+    return [(_joined([stimuli[i] for i in places]), places) for places in alike.values()]
+
+
+def _joined(stimuli: Sequence[Stimulus]) -> Stimulus:
+    if len(stimuli) == 1:
+        return stimuli[0]
+    return replace(
+        stimuli[0],
+        image=np.concatenate([stimulus.image for stimulus in stimuli]),
+        behavior=np.concatenate([stimulus.behavior for stimulus in stimuli]),
+        pupil_center=np.concatenate([stimulus.pupil_center for stimulus in stimuli]),
+    )
 
 
 def floats(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], mouse_id: str) -> Array:

@@ -17,6 +17,7 @@ from server import bench, contract
 from server.cores import WORTH_RESTRICTING, distinct_tokens, mask_of
 from server.engine import Engine
 from server.errors import BundleError, InvalidInput, NotFound
+from server.inputs import merged
 from server.sessions import Session
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, with_options
@@ -291,3 +292,14 @@ def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
 def test_no_list_of_mice_is_refused(mice: list[str], engine: Engine) -> None:
     with pytest.raises((InvalidInput, NotFound)):
         engine.predict_mice(mice, *draw(1, seed=33))
+
+
+def test_requests_of_one_mouse_are_read_out_together(ensemble: Ensemble, engine: Engine) -> None:
+    asked = [("A", 2, None), ("B", 1, None), ("A", 1, np.array([3, 1])), ("A", 1, None), ("A", 2, np.array([3, 1]))]
+    inputs = [draw(n, seed=40 + i) for i, (_, n, _) in enumerate(asked)]
+    stimuli = [engine.check(mouse_id, *x, neurons) for (mouse_id, _, neurons), x in zip(asked, inputs, strict=True)]
+    assert [places for _, places in merged(stimuli)] == [[0, 3], [1], [2, 4]]
+    for (mouse_id, _, neurons), x, got in zip(asked, inputs, engine.predict_many(stimuli), strict=True):
+        want = expected(ensemble, mouse_id, x)
+        want = want if neurons is None else want[:, neurons]
+        np.testing.assert_allclose(got.response, want, rtol=0, atol=1e-5)
