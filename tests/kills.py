@@ -158,7 +158,7 @@ def _logs(run: Path) -> list[list[dict[str, str]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--members", type=int, default=6, help="of the ensemble (default: %(default)s)")
+    parser.add_argument("--members", type=int, default=8, help="of the ensemble (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     args = parser.parse_args()
     started = time.monotonic()
