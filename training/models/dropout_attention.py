@@ -2,14 +2,14 @@
 
     output = (softmax(q k^T) * kept / keep_probability) v
 
-Torch materialises every intermediate of this, (h L, L) each, and keeps three of them for the backward pass. Here a
-block of queries stays in the processor's cache. The backward pass draws the random bits again, and where memory is
-short computes the weights again.
+Torch materialises every intermediate of this, (h L, L) each, and keeps three of them for the backward pass. Here one is
+kept, half of each weight, negative where it was dropped: the mask costs no memory, and is not drawn twice. Where memory
+is short nothing is kept, and the backward pass computes it again from the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -22,7 +22,7 @@ from training.models.dropout import RandomBits, draw_seed, keep_probability
 
 __all__ = ["dropout_attention"]
 
-BLOCK_ROWS = 256  # times 1,654 tokens times 4 bytes: a part for each core's second-level cache
+BLOCK_ROWS = 1024  # long enough for matrix products at full speed, short enough for the last-level cache
 MEMORY_SHARE = 1 / 16  # of the free memory that one call's weights may take until the backward pass
 
 
@@ -48,36 +48,42 @@ class _DropoutAttention(torch.autograd.Function):
         keep = any(ctx.needs_input_grad) and size <= MEMORY_SHARE * psutil.virtual_memory().available
         q, k, v = _padded(q), _padded(k), _padded(v)
         output = q.new_empty(*q.shape[:2], v.shape[2])
-        weights = []
+        halves = []
         with torch.autocast("cpu", enabled=False):
             scaled = v / keep_probability(rate)
-            for group, rows, block, kept in _blocks(q, k, *ctx.arguments, reuse=not keep):
-                torch.mm(kept.mul_(block), scaled[group], out=output[group, rows])
+            for group, rows, half, kept in _drawn(q, k, *ctx.arguments, reuse=not keep):
+                torch.mm(kept, scaled[group], out=output[group, rows])
                 if keep:
-                    weights.append(block)
-        ctx.save_for_backward(q, k, v, *weights)
+                    halves.append(half)
+        ctx.save_for_backward(q, k, v, output, *halves)
         return output[..., : ctx.widths[1]]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *weights = ctx.saved_tensors
-        keep = keep_probability(ctx.arguments[0])
+        q, k, v, output, *halves = ctx.saved_tensors
         gradient = _padded(gradient.to(q.dtype)).contiguous()
         # Sums over blocks: in float32 at least.
         wide = torch.promote_types(q.dtype, torch.float32)
+        twice = 2 / keep_probability(ctx.arguments[0])  # of halves
         grad_q, grad_k, grad_v = torch.empty_like(q), k.new_zeros(k.shape, dtype=wide), v.new_zeros(v.shape, dtype=wide)
+        known = ((*place, half) for place, half in zip(_places(q), halves, strict=True))
+        blocks = known if halves else (drawn[:3] for drawn in _drawn(q, k, *ctx.arguments))
+        scratch = q.new_empty(3, min(BLOCK_ROWS, q.shape[1]), k.shape[1])
         with torch.autocast("cpu", enabled=False):
-            scaled = v / keep
-            for group, rows, block, kept in _blocks(q, k, *ctx.arguments, known=weights):
-                g = gradient[group, rows]
-                grad_block = (g @ scaled[group].T).mul_(kept)  # (R, L)
-                _add_product(grad_v[group], kept.mul_(block).T, g)
-                grad_scores = torch._softmax_backward_data(grad_block, block, -1, block.dtype)
+            scaled = v * twice
+            # What softmax subtracts is the mean of the weights' gradients, which is that of the output itself.
+            mean = (gradient.to(wide) * output.to(wide)).sum(-1, keepdim=True).mul_(-2).to(q.dtype)  # (G, M, 1)
+            for group, rows, half in blocks:
+                g, n = gradient[group, rows], half.shape[0]
+                kept = torch.clamp_min(half, 0, out=scratch[0, :n])  # (R, L)
+                grad_scores = torch.mm(g, scaled[group].T, out=scratch[1, :n])
+                grad_scores.mul_(kept).addcmul_(torch.abs(half, out=scratch[2, :n]), mean[group, rows])
                 torch.mm(grad_scores, k[group], out=grad_q[group, rows])
                 _add_product(grad_k[group], grad_scores.T, q[group, rows])
+                _add_product(grad_v[group], kept.T, g)
         width, value_width = ctx.widths
-        grad_v = (grad_v / keep).to(v.dtype)
+        grad_v = (grad_v * twice).to(v.dtype)
         return grad_q[..., :width], grad_k.to(k.dtype)[..., :width], grad_v[..., :value_width], None, None, None
 
 
@@ -93,35 +99,29 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += a @ b
 
 
-def _blocks(
-    q: Tensor,
-    k: Tensor,
-    rate: float,
-    seed: int,
-    rows_per_token: int,
-    *,
-    known: Sequence[Tensor] = (),
-    reuse: bool = True,
-) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
-    """Group, rows, attention weights (R, L), and 1 where a weight is kept, else 0.
+def _places(q: Tensor) -> Iterator[tuple[int, slice]]:
+    """The blocks, each a group and some of its rows."""
+    for group in range(q.shape[0]):
+        for start in range(0, q.shape[1], BLOCK_ROWS):
+            yield group, slice(start, min(start + BLOCK_ROWS, q.shape[1]))
 
-    The weights are those that are known, or computed. The next block overwrites the 1 and 0, and with `reuse` the
-    weights.
+
+def _drawn(
+    q: Tensor, k: Tensor, rate: float, seed: int, rows_per_token: int, *, reuse: bool = True
+) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+    """Group, rows, halves (R, L) of the attention weights, negative where one is dropped, and the weights with those 0.
+
+    The next block overwrites the last of these, and with `reuse` the halves.
     """
     bits = RandomBits(seed)
-    remaining = iter(known)
-    n_groups, n_rows, _ = q.shape
-    scratch = q.new_empty(2, min(BLOCK_ROWS, n_rows), k.shape[1])
-    for group in range(n_groups):
-        for start in range(0, n_rows, BLOCK_ROWS):
-            rows = slice(start, min(start + BLOCK_ROWS, n_rows))
-            n = rows.stop - rows.start
-            block = next(remaining, None)
-            if block is None:
-                block = scratch[0, :n] if reuse else q.new_empty(n, k.shape[1])
-                torch.mm(q[group, rows], k[group].T, out=block)
-                if rows_per_token:
-                    itself = torch.arange(rows.start, rows.stop) // rows_per_token
-                    block[torch.arange(n), itself] = torch.finfo(block.dtype).min
-                torch.softmax(block, dim=-1, out=block)
-            yield group, rows, block, bits.keep(rate, scratch[1, :n])
+    scratch = q.new_empty(1 + reuse, min(BLOCK_ROWS, q.shape[1]), k.shape[1])
+    for group, rows in _places(q):
+        n = rows.stop - rows.start
+        weights = scratch[1, :n] if reuse else q.new_empty(n, k.shape[1])
+        torch.mm(q[group, rows], k[group].T, out=weights)
+        if rows_per_token:
+            itself = torch.arange(rows.start, rows.stop) // rows_per_token
+            weights[torch.arange(n), itself] = torch.finfo(weights.dtype).min
+        torch.softmax(weights, dim=-1, out=weights)
+        kept = bits.keep(rate, scratch[0, :n]).mul_(weights)
+        yield group, rows, torch.sub(kept, weights, alpha=0.5, out=weights), kept
