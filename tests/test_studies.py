@@ -150,6 +150,21 @@ def test_sample_efficiency_asks_for_no_more_trials_than_there_are() -> None:
     assert places(1500) == [500, 1000, 1500]
 
 
+def test_fewer_trials_get_as_many_updates_where_trainings_end_early() -> None:
+    def updates(scale: Scale) -> list[int]:
+        runs = plan(STUDIES["sample-efficiency"], scale, {"A": "a"}, seeds=1, n_trials=4500)
+        return [run.training.max_epochs * -(-int(run.variant.x or 0) // run.training.batch_size) for run in runs]
+
+    longest = SCALES["paper"]
+    assert set(updates(longest)) == {200 * -(-n // 16) for n in (500, 1000, 1500, 2500, 3500, 4500)}
+    short = replace(longest, trials=1500, same_updates=True, training=TrainingConfig(max_epochs=12, patience=1))
+    assert all(n == pytest.approx(12 * 94, rel=0.15) for n in updates(short))
+    patience = [
+        run.training.patience for run in plan(STUDIES["sample-efficiency"], short, {"A": "a"}, seeds=1, n_trials=4500)
+    ]
+    assert patience[:6] == [3, 2, 1, 1, 0, 0]
+
+
 def test_transfer_leaves_the_core_as_it_was_and_is_compared_with_the_joint_twin(tmp_path: Path, folder: Path) -> None:
     assert study("transfer", tmp_path, folder, "--seeds", "1") == 0
     mice = {recording.mouse_id: recording.data_hash for recording in tiny_recordings(folder, n_train=(20, 16))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from training.analyses.retinotopy import RELIABLE, retinotopy
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
     study, scale = STUDIES[args.study], SCALES[args.scale]
     options, training = parse_options(args.set)
-    mice = _recordings(args.recordings, args.output, scale)
+    mice = _recordings(study, args.recordings, args.output, scale)
     source = _source(study, args.source, args.output, scale)
     if both := sorted(set(mice) & set(source)):
         raise ConfigError("a mouse is among --recordings and --source", got=both)
@@ -103,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recordings(paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
+def _recordings(study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
     """By mouse: those given, else simulated ones."""
+    scale = replace(scale, **{name: max(number, getattr(scale, name)) for name, number in study.simulated.items()})
     return _opened(paths or [_simulated(output, scale, f"SIM{i}", 90_000 + i) for i in range(1, scale.mice + 1)])
 
 

@@ -60,6 +60,7 @@ class Study:
         against: label of the line that every other is given as a share of.
         axis: name of the figure's x axis, where variants have a place on it.
             With `TRIALS`, variants with more than the recordings have are left out.
+        simulated: of the simulated mice, where the study wants more than the scale: "mice" or "trials".
     """
 
     question: str
@@ -69,6 +70,7 @@ class Study:
     ensemble: str | None = None
     against: str = CEILING
     axis: str | None = None
+    simulated: Mapping[str, int] = field(default_factory=dict)
 
 
 GRAY = {"cropper.grayscale": True}  # Dataset F has two channels, Dataset S one
@@ -92,6 +94,7 @@ STUDIES: dict[str, Study] = {
             for trials in (500, 1000, 1500, 2500, 3500, None)
         ),
         axis=TRIALS,
+        simulated={"trials": 4500},
     ),
     "transfer": Study(
         question="whether a frozen core that never saw a mouse serves it, leaving one mouse out at a time",
@@ -153,6 +156,8 @@ class Scale:
         transformer, convolution: options of the models of either kind.
         transfer: training options where only readouts are fitted to a frozen core.
         mice, neurons, trials: of what is simulated where no recordings are given.
+        same_updates: with more or fewer trials than `trials`, epochs change and the number of updates stays. For scales
+            whose trainings end before they stop improving: else more trials would buy updates, too.
     """
 
     what: str
@@ -163,6 +168,7 @@ class Scale:
     mice: int
     neurons: int
     trials: int
+    same_updates: bool = False
 
 
 SCALES: dict[str, Scale] = {
@@ -188,6 +194,7 @@ SCALES: dict[str, Scale] = {
         mice=2,
         neurons=150,
         trials=1500,
+        same_updates=True,
     ),
     "paper": Scale(
         what="the models and the training of Table A.2; wants a GPU",

@@ -87,7 +87,7 @@ def plan(
                     variant=variant,
                     seed=seed,
                     model=_model(variant, scale, options or {}),
-                    training=_training(variant, scale, training or {}),
+                    training=_training(study, variant, scale, training or {}),
                     mice=trained,
                     core=core,
                 )
@@ -121,8 +121,13 @@ def _model(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> ModelC
     return with_options(preset, {**sized, **variant.options, **options})
 
 
-def _training(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> TrainingConfig:
+def _training(study: Study, variant: Variant, scale: Scale, options: Mapping[str, Any]) -> TrainingConfig:
     changed = {**scale.training.model_dump(), **(scale.transfer if variant.core is not None else {}), **options}
     training = checked_training(changed)
-    epochs = max(1, int(variant.steps * training.max_epochs))
-    return training.model_copy(update={"max_epochs": epochs})
+    longer = scale.trials / variant.x if scale.same_updates and study.axis == TRIALS and variant.x else 1.0
+    return training.model_copy(
+        update={
+            "max_epochs": max(1, int(variant.steps * longer * training.max_epochs)),
+            "patience": round(longer * training.patience),
+        }
+    )
