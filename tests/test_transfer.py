@@ -26,7 +26,7 @@ from training.run_folder import train_ensemble
 from training.transfer import FeatureMaps, take_core, transfer_config
 from training.update import Update
 
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
+QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2, readout_start="random")
 DROPOUT = {"patch_dropout": 0.2, "block_dropout": 0.3}
 
 

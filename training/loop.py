@@ -18,6 +18,7 @@ from training.batches import epoch_batches, read_ahead, read_batch, steps_per_ep
 from training.checkpoint import Checkpoint, library_versions, now, save_checkpoint, source_commit
 from training.config import ModelConfig
 from training.errors import DivergenceError
+from training.first_readout import fit_first_readouts
 from training.hardware import Hardware
 from training.loss import poisson_loss
 from training.metrics import single_trial_correlation
@@ -84,6 +85,12 @@ def train_member(
     compiled = compiled_core(twin) if hardware.compile else None
     update = Update(twin, training, recordings, fabric, maps=maps, compiled=compiled)
     provenance = _provenance(training, hardware, recordings, seed, core, freeze_core)
+    if state.epoch == state.step == 0 and fit_first_readouts(twin, maps, recordings, training):
+        twin.load_state_dict(fabric.broadcast(twin.state_dict()))
+        score = fabric.broadcast(validate(update))
+        if _judge(state, training, score, epoch=0) == "improved" and fabric.is_global_zero:
+            _save_best(folder / CHECKPOINT, state, provenance)
+        tqdm.write(f"{label} readouts fitted by regression  validation {score:.4f}")
     logs = Logs(folder, epochs=state.epoch, tensorboard=tensorboard and fabric.is_global_zero)
     try:
         while not state.finished:
@@ -91,7 +98,7 @@ def train_member(
             loss, waited = _train_epoch(update, state, folder, seed=seed, label=f"{label} epoch {epoch}")
             score = fabric.broadcast(validate(update) if fabric.is_global_zero else 0.0)
             rate = state.optimizer.param_groups[0]["lr"]
-            verdict = _judge(state, training, score)
+            verdict = _judge(state, training, score, epoch=epoch)
             seconds = time.perf_counter() - started
             row = {"epoch": epoch, "loss": loss, "validation": score, "learning_rate": rate, "seconds": seconds}
             if fabric.is_global_zero:
@@ -195,9 +202,9 @@ def _step(
     return loss
 
 
-def _judge(state: RunState, training: TrainingConfig, score: float) -> str:
-    """Counts an epoch with this score, and does what the plateau says."""
-    state.epoch += 1
+def _judge(state: RunState, training: TrainingConfig, score: float, *, epoch: int) -> str:
+    """Counts the epoch with this score, 0 being the start, and does what the plateau says."""
+    state.epoch = epoch
     verdict = state.plateau.update(score, state.epoch)
     if verdict == "improved":
         state.best = copy.deepcopy({key: value.cpu() for key, value in state.twin.state_dict().items()})

@@ -29,5 +29,9 @@ class TrainingConfig(BaseModel):
     patience: int = Field(default=10, ge=0, description="epochs without a better validation score before a reduction")
     factor: float = Field(default=0.3, gt=0, lt=1, description="of the learning rate at a reduction")
     max_reductions: int = Field(default=2, ge=0, description="reductions without a better score before the end")
+    readout_start: Literal["auto", "random", "regression"] = Field(
+        default="auto",
+        description="auto: where the core is frozen and its maps fit into memory, a regression on them; else at random",
+    )
     scale_loss: bool = Field(default=True, description="by sqrt(training trials / batch), per mouse")
     save_minutes: float = Field(default=10, gt=0, description="a kill costs at most so much, also within an epoch")

@@ -116,6 +116,11 @@ class FeatureMaps:
         maps = self._maps[mouse_id]
         return maps[torch.from_numpy(self._rows[mouse_id][indices]).to(maps.device)]
 
+    def at(self, mouse_id: str, indices: np.ndarray, place: tuple[int, int]) -> Tensor:
+        """(B, D), the features of one row and column of the maps."""
+        maps = self._maps[mouse_id]
+        return maps[:, :, place[0], place[1]][torch.from_numpy(self._rows[mouse_id][indices]).to(maps.device)]
+
     def predict(self, twin: Twin, mouse_id: str, indices: np.ndarray, pupil_center: Tensor) -> Tensor:
         """What the twin itself would answer to these trials, (B, N)."""
         pupil_center = twin.standardizer(mouse_id).pupil(pupil_center)

@@ -18,6 +18,8 @@ __all__ = ["CEILING", "SCALES", "STUDIES", "TRIALS", "Scale", "Study", "Variant"
 # source: one twin of the recordings given as --source.
 TrainedOn = Literal["all", "own", "others", "source"]
 
+Start = Literal["random", "regression"]
+
 CEILING = "noise ceiling"  # a line that every study of simulated mice ends with
 TRIALS = "training trials"
 
@@ -33,6 +35,7 @@ class Variant:
         x: its place on the figure's axis, where the study has one.
         trials: training trials of each mouse, drawn anew for each seed; None: all.
         core: label of the variant whose core is taken and frozen.
+        start: of readouts on a frozen core: at random as in the paper, or from a regression.
         steps: share of the scale's epochs, rounded down.
         shown: False for what is trained only for its core.
     """
@@ -44,6 +47,7 @@ class Variant:
     trials: int | None = None
     mice: TrainedOn = "all"
     core: str | None = None
+    start: Start = "random"
     steps: float = 1.0
     shown: bool = True
 
@@ -76,6 +80,8 @@ class Study:
 GRAY = {"cropper.grayscale": True}  # Dataset F has two channels, Dataset S one
 WITH_GAZE = {"cropper.shifter": "pupil_center"}
 
+_STARTS: tuple[tuple[str, Start], ...] = (("transfer", "random"), ("transfer, regression first", "regression"))
+
 STUDIES: dict[str, Study] = {
     "comparison": Study(
         question="which system predicts best, and how far it is from the noise ceiling",
@@ -104,10 +110,14 @@ STUDIES: dict[str, Study] = {
             Variant("core of the others", mice="others", shown=False),
             Variant("joint", mice="all"),
             Variant("direct", mice="own"),
-            Variant("transfer", mice="own", core="core of the others"),
-            Variant("transfer, a tenth of the steps", mice="own", core="core of the others", steps=0.1),
+            *(
+                Variant(label + steps, mice="own", core="core of the others", start=start, steps=share)
+                for label, start in _STARTS
+                for steps, share in (("", 1.0), (", a tenth of the steps", 0.1))
+            ),
         ),
         against="joint",
+        simulated={"mice": 4},
     ),
     "cross-dataset": Study(
         question="whether a core of Dataset F, in grey, serves Dataset S",
@@ -116,7 +126,7 @@ STUDIES: dict[str, Study] = {
         variants=(
             Variant("core of the source", options=GRAY, mice="source", shown=False),
             Variant("direct", options=GRAY),
-            Variant("transfer", options=GRAY, core="core of the source"),
+            *(Variant(label, options=GRAY, core="core of the source", start=start) for label, start in _STARTS),
         ),
         against="direct",
     ),
@@ -154,7 +164,7 @@ class Scale:
 
     Attributes:
         transformer, convolution: options of the models of either kind.
-        transfer: training options where only readouts are fitted to a frozen core.
+        transfer: training options where only readouts are fitted to a frozen core, by how they start.
         mice, neurons, trials: of what is simulated where no recordings are given.
         same_updates: with more or fewer trials than `trials`, epochs change and the number of updates stays. For scales
             whose trainings end before they stop improving: else more trials would buy updates, too.
@@ -164,7 +174,7 @@ class Scale:
     transformer: Mapping[str, Any]
     convolution: Mapping[str, Any]
     training: TrainingConfig
-    transfer: Mapping[str, Any]
+    transfer: Mapping[Start, Mapping[str, Any]]
     mice: int
     neurons: int
     trials: int
@@ -190,7 +200,7 @@ SCALES: dict[str, Scale] = {
         },
         convolution={"core.channels": 16, "core.n_layers": 2, "readout.l1": 0.05},
         training=TrainingConfig(learning_rate=0.006, warmup=150, beta2=0.99, max_epochs=12, patience=1),
-        transfer={"warmup": 50},
+        transfer={"random": {"warmup": 50}, "regression": {"warmup": 0, "learning_rate": 0.002}},
         mice=2,
         neurons=150,
         trials=1500,

@@ -122,8 +122,10 @@ def _model(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> ModelC
 
 
 def _training(study: Study, variant: Variant, scale: Scale, options: Mapping[str, Any]) -> TrainingConfig:
-    changed = {**scale.training.model_dump(), **(scale.transfer if variant.core is not None else {}), **options}
-    training = checked_training(changed)
+    transfer = {}
+    if variant.core is not None:
+        transfer = {"readout_start": variant.start, **scale.transfer.get(variant.start, {})}
+    training = checked_training({**scale.training.model_dump(), **transfer, **options})
     longer = scale.trials / variant.x if scale.same_updates and study.axis == TRIALS and variant.x else 1.0
     return training.model_copy(
         update={
