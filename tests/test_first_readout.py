@@ -15,7 +15,7 @@ from tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import ModelConfig
 from training.errors import ConfigError
-from training.first_readout import RIDGES, _Regression, fit_first_readout, fit_first_readouts, score_places
+from training.first_readout import RIDGES, Trials, fit_first_readout, fit_first_readouts, score_places
 from training.loop import train_member
 from training.models import Twin
 from training.models.twin import response_from
@@ -54,7 +54,6 @@ class Known:
             mouse_id="A",
             response_std=self.std,
             tier=lambda name: SimpleNamespace(indices=self.train),
-            scorable=lambda name: SimpleNamespace(indices=self.held_out),
             responses=lambda trials: responses[trials] * self.std,
         )
         self.responses = responses
@@ -81,8 +80,8 @@ def test_neurons_are_found_where_they_look_and_predicted(position: str) -> None:
 def test_scores_are_those_of_a_ridge_regression_in_float64() -> None:
     known = Known(tiny_config(FINE))
     rows, columns = known.twin.core.output_shape[1:]
-    regression = _Regression(known.maps, known.recording, torch.device("cpu"))
-    scores, ridge = score_places(regression, rows, columns)
+    trials = (Trials(known.maps, known.recording, some, torch.device("cpu")) for some in (known.train, known.held_out))
+    scores, ridge = score_places(*trials, rows, columns)
     assert ridge in RIDGES
     for i, j in ((0, 0), (rows - 1, columns - 2)):
         features = known.maps("A", np.arange(N_TRIALS))[:, :, i, j].double().numpy()
@@ -113,7 +112,7 @@ def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept() -> None:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"), n_train=(60, 50))
+    made = tiny_recordings(tmp_path_factory.mktemp("recordings"), n_train=(200, 150), n_validation=60)
     return {recording.mouse_id: recording for recording in made}
 
 

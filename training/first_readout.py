@@ -24,9 +24,10 @@ from training.procedure import TrainingConfig
 from training.recordings import Recording
 from training.transfer import FeatureMaps
 
-__all__ = ["fit_first_readout", "fit_first_readouts", "score_places"]
+__all__ = ["Trials", "fit_first_readout", "fit_first_readouts", "score_places"]
 
 RIDGES = (0.03, 0.3, 3.0)  # of the features' mean variance
+HELD_OUT = 5  # every so many-th training trial judges places and ridges; validation trials are left to early stopping
 TO_PLACES, TO_SCORES = 300, 700  # steps of fitting the position network: to the best places, then to the scores
 
 
@@ -53,33 +54,37 @@ def fit_first_readouts(
 def fit_first_readout(twin: Twin, maps: FeatureMaps, recording: Recording) -> None:
     """Sets one mouse's readout: positions, features and bias; its gaze shift becomes zero."""
     readout, device = twin.readout(recording.mouse_id), next(twin.parameters()).device
-    grid = twin.core.output_shape[1:]
-    regression = _Regression(maps, recording, device)
-    scores, ridge = score_places(regression, *grid)
+    trials, grid = recording.tier("train").indices, twin.core.output_shape[1:]
+    judges = np.arange(len(trials)) % HELD_OUT == 0
+    fitted, held_out, both = (
+        Trials(maps, recording, some, device) for some in (trials[~judges], trials[judges], trials)
+    )
+    scores, ridge = score_places(fitted, held_out, *grid)
     _fit_positions(readout, scores)
     with torch.no_grad():
-        _fit_features(readout, regression, ridge, _nearest(readout.mu, grid))
+        _fit_features(readout, both, ridge, _nearest(readout.mu, grid))
         if (shifter := twin.shifter(recording.mouse_id)) is not None:
             last = [layer for layer in shifter.modules() if isinstance(layer, nn.Linear)][-1]
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
 
-class _Regression:
-    """Responses on the features of one place at a time."""
+class Trials:
+    """Some trials of one mouse: the features of one place at a time, and standardised responses (T, N)."""
 
-    def __init__(self, maps: FeatureMaps, recording: Recording, device: torch.device) -> None:
-        self.maps, self.mouse_id = maps, recording.mouse_id
-        self.train, self.held_out = recording.tier("train").indices, recording.scorable("validation").indices
-        self.responses, self.held_out_responses = (
-            torch.from_numpy((recording.responses(trials) / recording.response_std).astype(np.float32)).to(device)
-            for trials in (self.train, self.held_out)
-        )  # (T, N), (V, N)
+    def __init__(self, maps: FeatureMaps, recording: Recording, trials: np.ndarray, device: torch.device) -> None:
+        self._maps, self._mouse_id, self._trials = maps, recording.mouse_id, trials
+        standardized = recording.responses(trials) / recording.response_std
+        self.responses = torch.from_numpy(standardized.astype(np.float32)).to(device)
         self.mean_response = self.responses.mean(0)
 
-    def at(self, place: tuple[int, int], neurons: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def features(self, place: tuple[int, int]) -> Tensor:
+        """(T, D)."""
+        return self._maps.at(self._mouse_id, self._trials, place)
+
+    def moments(self, place: tuple[int, int], neurons: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean features (D,), their principal axes (D, D), variances (D,), and covariances with responses (D, N')."""
-        features = self.maps.at(self.mouse_id, self.train, place)  # (T, D)
+        features = self.features(place)
         mean = features.mean(0)
         features = features - mean
         variances, axes = torch.linalg.eigh(features.T @ features / len(features))
@@ -87,17 +92,17 @@ class _Regression:
         return mean, axes, variances.clamp(min=0), axes.T @ (features.T @ responses) / len(features)
 
 
-def score_places(regression: _Regression, rows: int, columns: int) -> tuple[Tensor, float]:
+def score_places(fitted: Trials, held_out: Trials, rows: int, columns: int) -> tuple[Tensor, float]:
     """How each place predicts each neuron's held-out responses, (N, rows, columns), and the ridge that does it best.
 
     Scores are correlations over single trials; a neuron that does not vary there has 0 everywhere.
     """
     places = [(i, j) for i in range(rows) for j in range(columns)]
-    target = F.normalize(regression.held_out_responses - regression.held_out_responses.mean(0), dim=0)  # (V, N)
+    target = F.normalize(held_out.responses - held_out.mean_response, dim=0)  # (V, N)
     scores = torch.empty(len(RIDGES), target.shape[1], len(places), device=target.device)
     for p, place in enumerate(tqdm(places, desc="where neurons look", unit="place", leave=False, disable=None)):
-        mean, axes, variances, covariances = regression.at(place, slice(None))
-        features = (regression.maps.at(regression.mouse_id, regression.held_out, place) - mean) @ axes  # (V, D)
+        _, axes, variances, covariances = fitted.moments(place, slice(None))
+        features = held_out.features(place) @ axes  # (V, D)
         features = features - features.mean(0)
         for r, ridge in enumerate(RIDGES):
             prediction = features @ _solve(variances, covariances, ridge)  # (V, N)
@@ -134,14 +139,14 @@ def _fit_positions(readout: GaussianReadout, scores: Tensor) -> None:
         optimizer.step()
 
 
-def _fit_features(readout: GaussianReadout, regression: _Regression, ridge: float, places: Tensor) -> None:
+def _fit_features(readout: GaussianReadout, trials: Trials, ridge: float, places: Tensor) -> None:
     """Features and bias of the regression where each neuron looks, as pre-activations whose ELU + 1 has its mean.
 
     Around a mean response r the slope of ELU + 1 is min(r, 1): what the regression says of responses is divided by it.
     """
     for place, neurons in _together(places):
-        mean, axes, variances, covariances = regression.at(place, neurons)
-        response = regression.mean_response[neurons].clamp(min=0.01)
+        mean, axes, variances, covariances = trials.moments(place, neurons)
+        response = trials.mean_response[neurons].clamp(min=0.01)
         features = axes @ _solve(variances, covariances, ridge) / response.clamp(max=1)  # (D, N')
         readout.features[neurons] = features.T
         readout.bias[neurons] = torch.where(response < 1, response.log(), response - 1) - mean @ features
