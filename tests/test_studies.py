@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tiny_twins import NO_DROPOUT, TINY_CORES, tiny_recordings
@@ -22,6 +27,7 @@ from training.studies.plan import plan
 from training.studies.results import Line, lines_of, results_table
 from training.studies.runner import RunScores, checkpoint_of, perfect_scores, run_all
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"cropper.size": (12, 20), "readout.hidden": 4}
 TINY = Scale(
     what="for tests",
@@ -227,6 +233,31 @@ def test_help_names_every_study_with_what_the_paper_found(capsys: pytest.Capture
     for name, one in STUDIES.items():
         assert name in text
         assert one.paper in text
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_study_that_is_killed(tmp_path: Path, folder: Path) -> None:
+    """An endless training, so that nothing but the kill can end it."""
+    command = [sys.executable, "-m", "training", "study", "behavior", "--recordings", str(folder), "--workers", "2"]
+    command += ["--output", str(tmp_path), "--set", "training.max_epochs=1000000", "training.patience=1000000"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("runs/*/member-0/state.pt"))) == 2, seconds=120)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    _, left = psutil.wait_procs(workers, timeout=10)
+    assert not left
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

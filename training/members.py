@@ -27,7 +27,7 @@ from training.recordings import Recording
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Member", "train_members"]
+__all__ = ["Member", "end_with", "train_members"]
 
 LOCK = ".lock"
 
@@ -90,7 +90,7 @@ def _train(member: Member) -> float:
 
 
 def _train_share(fabric: Fabric, member: bytes, parent: int) -> float:
-    _end_with(parent)
+    end_with(parent)
     mine: Member = pickle.loads(member)
     return mine.train(fabric)
 
@@ -103,12 +103,12 @@ def _placed(member: Member, i: int) -> Member:
 
 
 def _start_worker(parent: int, threads: int) -> None:
-    _end_with(parent)
+    end_with(parent)
     torch.set_num_threads(threads)
 
 
-def _end_with(parent: int) -> None:
-    """A worker whose parent was killed must not go on writing into the run's folder."""
+def end_with(parent: int) -> None:
+    """To be called in a worker: if its parent is killed, it must not go on writing into the run's folder."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -24,6 +24,7 @@ from training.checkpoint import load_checkpoint, write_atomically
 from training.ensemble import Ensemble, load_ensemble
 from training.errors import CheckpointError, DivergenceError
 from training.evaluate import evaluate
+from training.members import end_with
 from training.metrics import correlation_to_average, fev_feve, mean_feve, single_trial_correlation
 from training.recordings import Recording
 from training.run_folder import device_named, train_ensemble
@@ -83,7 +84,7 @@ def _side_by_side(
 ) -> Iterator[RunScores]:
     left, finished = list(runs), set[str]()
     executor = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(workers,)
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), workers)
     )
     going: dict[Future[RunScores], Run] = {}
     try:
@@ -102,7 +103,8 @@ def _first_ready(runs: Sequence[Run], finished: set[str]) -> Run | None:
     return next((run for run in runs if run.core is None or run.core.name in finished), None)
 
 
-def _start_worker(workers: int) -> None:
+def _start_worker(parent: int, workers: int) -> None:
+    end_with(parent)
     os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would write over each other
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
