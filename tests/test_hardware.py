@@ -17,7 +17,7 @@ from tiny_twins import tiny_config, tiny_recordings, tiny_twin
 from training.checkpoint import load_checkpoint
 from training.config import ModelConfig
 from training.errors import CheckpointError, ConfigError
-from training.hardware import Hardware
+from training.hardware import Hardware, leave_together
 from training.loop import train_member
 from training.members import Member, _locked, train_members
 from training.models import Twin
@@ -70,6 +70,7 @@ def share(fabric: Fabric, pickled: bytes) -> Any:
     score = train_member(config, QUICK, recordings, folder, seed=0, fabric=fabric)
     with pytest.raises(ConfigError, match="batch norm"):
         gradients(fabric, tiny_config({"kind": "cnn"}), recordings)
+    leave_together(fabric)
     arrays = {name: gradient.numpy() for name, gradient in found.items()}  # tensors would end with this process
     return fabric.world_size, score, loss, arrays
 

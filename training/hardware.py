@@ -13,7 +13,7 @@ from training.errors import ConfigError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Hardware", "device_named"]
+__all__ = ["Hardware", "device_named", "leave_together"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _FABRIC: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -66,6 +66,12 @@ class Hardware(BaseModel):
             strategy="ddp_spawn" if self.devices > 1 else "auto",
             precision=_FABRIC[self.precision],
         )
+
+
+def leave_together(fabric: Fabric) -> None:
+    """Ends a group of processes: one that left while another still talked to it, or its threads ran, might abort."""
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def device_named(name: str) -> torch.device:

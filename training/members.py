@@ -19,7 +19,7 @@ import torch
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig
 from training.errors import CheckpointError
-from training.hardware import Hardware
+from training.hardware import Hardware, leave_together
 from training.loop import train_member
 from training.procedure import TrainingConfig
 from training.recordings import Recording
@@ -92,7 +92,9 @@ def _train(member: Member) -> float:
 def _train_share(fabric: Fabric, member: bytes, parent: int) -> float:
     end_with(parent)
     mine: Member = pickle.loads(member)
-    return mine.train(fabric)
+    score = mine.train(fabric)
+    leave_together(fabric)
+    return score
 
 
 def _placed(member: Member, i: int) -> Member:
