@@ -86,10 +86,9 @@ class Trials:
         """Mean features (D,), their principal axes (D, D), variances (D,), and covariances with responses (D, N')."""
         features = self.features(place)
         mean = features.mean(0)
-        features = features - mean
+        features = features - mean  # responses need not be centred, too
         variances, axes = torch.linalg.eigh(features.T @ features / len(features))
-        responses = self.responses[:, neurons] - self.mean_response[neurons]
-        return mean, axes, variances.clamp(min=0), axes.T @ (features.T @ responses) / len(features)
+        return mean, axes, variances.clamp(min=0), axes.T @ (features.T @ self.responses[:, neurons]) / len(features)
 
 
 def score_places(fitted: Trials, held_out: Trials, rows: int, columns: int) -> tuple[Tensor, float]:
@@ -104,9 +103,11 @@ def score_places(fitted: Trials, held_out: Trials, rows: int, columns: int) -> t
         _, axes, variances, covariances = fitted.moments(place, slice(None))
         features = held_out.features(place) @ axes  # (V, D)
         features = features - features.mean(0)
+        gram, agreement = features.T @ features, features.T @ target  # (D, D), (D, N)
         for r, ridge in enumerate(RIDGES):
-            prediction = features @ _solve(variances, covariances, ridge)  # (V, N)
-            scores[r, :, p] = (F.normalize(prediction, dim=0) * target).sum(0)
+            weights = _solve(variances, covariances, ridge)  # (D, N)
+            size = (weights * (gram @ weights)).sum(0).clamp(min=1e-20).sqrt()  # of the predictions, which none sees
+            scores[r, :, p] = (weights * agreement).sum(0) / size
     best = int(scores.amax(dim=2).mean(dim=1).argmax())
     return scores[best].unflatten(1, (rows, columns)), RIDGES[best]
 
