@@ -106,7 +106,7 @@ def score_places(fitted: Trials, held_out: Trials, rows: int, columns: int) -> t
         gram, agreement = features.T @ features, features.T @ target  # (D, D), (D, N)
         for r, ridge in enumerate(RIDGES):
             weights = _solve(variances, covariances, ridge)  # (D, N)
-            size = (weights * (gram @ weights)).sum(0).clamp(min=1e-20).sqrt()  # of the predictions, which none sees
+            size = (weights * (gram @ weights)).sum(0).clamp(min=1e-20).sqrt()  # of predictions not made
             scores[r, :, p] = (weights * agreement).sum(0) / size
     best = int(scores.amax(dim=2).mean(dim=1).argmax())
     return scores[best].unflatten(1, (rows, columns)), RIDGES[best]
