@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +160,14 @@ def _draw_columns(axes: Axes, lines: Sequence[Line]) -> None:
         color = COLORS[i % len(COLORS)]
         axes.plot(np.full(len(values), i), values, "o", color=color, markersize=4, alpha=0.7)
         axes.hlines(line.over_seeds(SHOWN[0])[0], i - 0.25, i + 0.25, color=color, linewidth=2)
-    axes.set_xticks(range(len(lines)), [line.label.replace(", ", ",\n") for line in lines])
+    axes.set_xticks(range(len(lines)), [_wrapped(line.label) for line in lines])
     axes.set_xlim(-0.6, len(lines) - 0.4)
+
+
+def _wrapped(label: str) -> str:
+    """Narrow enough to stand under a column, with a new line after each comma."""
+    parts = label.replace(", ", ",\n").split("\n")
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, width=14))
 
 
 def _draw_curves(axes: Axes, lines: Sequence[Line], axis: str) -> None:
