@@ -126,9 +126,9 @@ def _opened(paths: Sequence[Path]) -> dict[str, Recording]:
 
 
 def _simulated(output: Path, scale: Scale, mouse_id: str, animal: int, channels: int = 1) -> Path:
-    """Images are as small as the models see them, to spare the disk."""
+    """Images are as small as the models see them, to spare the disk; a folder holds each mouse once."""
     return simulate(
-        output / "recordings",
+        output / f"recordings-{scale.trials}",
         mouse_id=mouse_id,
         data_key=f"{animal}-1-1",
         n_neurons=scale.neurons,
