@@ -17,7 +17,9 @@ import pytest
 
 from training import packed as packed_module
 from training import recordings
+from training.__main__ import main
 from training.errors import RecordingError, ScoringError
+from training.mouse import open_recordings
 from training.recordings import Recording
 
 T, N, SHAPE = 23, 7, (1, 12, 20)
@@ -359,6 +361,19 @@ def test_inspect_prints_what_a_recording_holds(folder: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     for part in ("A (21067-10-18)", "neurons       7", "train         12 trials", "running_speed", "data hash"):
         assert part in printed
+
+
+def test_caches_that_a_shell_finds_beside_recordings_are_passed_over(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Recording.open(folder).cache
+    beside = sorted(folder.parent.glob(f"{folder.name}*"))
+    assert beside == [folder, cache]
+    assert [recording.path for recording in open_recordings(beside)] == [folder]
+    assert main(["inspect", *map(str, beside)]) == 0
+    assert capsys.readouterr().out.count("data hash") == 1
+    with pytest.raises(RecordingError, match="no recordings"):
+        open_recordings([cache])
 
 
 def test_recordings_simulation_and_metrics_need_no_torch() -> None:

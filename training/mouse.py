@@ -12,9 +12,12 @@ import numpy as np
 from training.errors import RecordingError
 from training.layout import MOUSE_IDS, STATISTICS
 from training.metadata import InputStatistics
+from training.packed import is_packed
 from training.recordings import Recording
 
 __all__ = ["Mouse", "channel_names", "open_recordings", "paper_mouse_id"]
+
+_EXPECTED = "folders or zips in the Sensorium layout, such as static21067-10-18-*"
 
 
 def paper_mouse_id(data_key: str) -> str:
@@ -155,10 +158,10 @@ def channel_names(n_channels: int) -> tuple[str, ...]:
 
 
 def open_recordings(paths: Sequence[Path]) -> list[Recording]:
-    """Opens recordings given as folders, zips, or folders of them.
+    """Opens recordings given as folders, zips, or folders of them; their caches are passed over.
 
     Raises:
-        RecordingError: one cannot be read, or two are of the same mouse.
+        RecordingError: one cannot be read, two are of the same mouse, or there is none.
     """
     found: dict[str, Recording] = {}
     for path in paths:
@@ -170,18 +173,19 @@ def open_recordings(paths: Sequence[Path]) -> list[Recording]:
                     expected="one recording per mouse",
                 )
             found[recording.mouse_id] = recording
+    if not found:
+        raise RecordingError("no recordings", got=", ".join(map(str, paths)), expected=_EXPECTED)
     return list(found.values())
 
 
 def _parts(path: Path) -> list[Path]:
+    if is_packed(path):
+        return []
     if not path.is_dir() or (path / "data").is_dir() or (path / "meta").is_dir():
         return [path]
     parts = [part for part in sorted(path.iterdir()) if (part / "data").is_dir() or part.suffix == ".zip"]
     if not parts:
-        raise RecordingError(
-            f"{path} holds no recordings",
-            expected="folders or zips in the Sensorium layout, such as static21067-10-18-*",
-        )
+        raise RecordingError(f"{path} holds no recordings", expected=_EXPECTED)
     return parts
 
 

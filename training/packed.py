@@ -26,7 +26,7 @@ from tqdm import tqdm
 from training.errors import RecordingError
 from training.layout import Source, finite, flat
 
-__all__ = ["PACK_VERSION", "PackedTrials", "open_packed"]
+__all__ = ["PACK_VERSION", "PackedTrials", "is_packed", "open_packed"]
 
 PACK_VERSION = 1
 PACK = "pack.json"
@@ -49,6 +49,11 @@ class PackedTrials:
     behavior: np.ndarray | None
     pupil_center: np.ndarray | None
     data_hash: str
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a path is a cache, which a shell's `*` finds beside its recording."""
+    return path.suffix == ".packed" and (path / PACK).is_file()
 
 
 def open_packed(source: Source, *, folder: Path, n_trials: int, n_neurons: int) -> PackedTrials:

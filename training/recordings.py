@@ -37,7 +37,7 @@ from training.metadata import (
     read_statistics,
     read_trials,
 )
-from training.packed import PackedTrials, open_packed
+from training.packed import PackedTrials, is_packed, open_packed
 
 __all__ = [
     "PERCENTILES",
@@ -315,6 +315,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`python -m training inspect RECORDING ...`: print what each recording holds."""
     for path in args.recording:
+        if is_packed(path):
+            continue
         print(_describe(Recording.open(path, cache=args.cache)))
     return 0
 
