@@ -20,7 +20,7 @@ DEMO_BUNDLE ?= $(DEMO)/bundle
 
 help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
-	@echo "make demo        simulate, train an ensemble, evaluate, export, serve, predict (about 13 minutes)"
+	@echo "make demo        simulate, train an ensemble, evaluate, export, serve, predict (about 10 minutes)"
 	@echo "make install     prepare $(VENV) for development"
 	@echo "make test        all tests; make test-quick: without the slow ones"
 	@echo "make kills       kill a training run at 20 random moments, and compare its end with an unbroken one's"

@@ -94,6 +94,15 @@ def test_a_study_that_was_interrupted_goes_on_and_trains_nothing_twice(
     trained.clear()
     assert study("comparison", tmp_path, folder, "--seeds", "1") == 0
     assert len(trained) == 2
+    monkeypatch.setattr(runner, "train_ensemble", train)
+    order = [result.known for result in results_of("comparison", tmp_path, folder, seeds=2)]
+    assert order == [True] * 4 + [False] * 4  # a table that is written anew never has less than the one before
+
+
+def results_of(name: str, output: Path, folder: Path, *, seeds: int) -> list[RunScores]:
+    recordings = {recording.mouse_id: recording for recording in tiny_recordings(folder, n_train=(20, 16))}
+    hashes = {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()}
+    return list(run_all(plan(STUDIES[name], TINY, hashes, seeds=seeds, n_trials=16), recordings, output))
 
 
 def test_a_training_that_diverges_is_counted_and_the_rest_goes_on() -> None:

@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         for result in run_all(runs, recordings, args.output, device=args.device, workers=args.workers):
             done.append(result)
-            write_results(args.output, args.study, study, _lines(done, runs, mice), notes=[], about=about)
+            if not result.known:
+                write_results(args.output, args.study, study, _lines(done, runs, mice), notes=[], about=about)
         lines, notes = _with_ensemble(study, done, _lines(done, runs, mice), mice, args.output, args.device)
         paths = write_results(args.output, args.study, study, lines, notes=notes, about=about)
     except KeyboardInterrupt:

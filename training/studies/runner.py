@@ -6,11 +6,12 @@ runs/NAME/scores.json   written when its scores are known: mouse -> score
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,23 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class RunScores:
-    """What one training came to; a run whose loss diverged has the reason instead of scores."""
+    """What one training came to; a run whose loss diverged has the reason instead of scores.
+
+    Attributes:
+        known: since an earlier call; nothing was trained for it in this one.
+    """
 
     run: Run
     scores: Scores
     failed: str | None = None
+    known: bool = False
 
 
 def run_all(
     runs: Sequence[Run], recordings: Mapping[str, Recording], folder: Path, *, device: str = "cpu", workers: int = 1
 ) -> Iterator[RunScores]:
-    """Trains and scores what is not yet, and yields every run when it is done; cores before those that take them.
+    """Trains and scores what is not yet, and yields every run when it is done; what is known already comes first, cores
+    come before those that take them.
 
     Args:
         workers: trainings side by side, each in a process of its own with its share of the CPU's threads.
@@ -63,13 +70,16 @@ def run_all(
     for run in runs:
         by_name.setdefault(run.name, []).append(run)
     unique = [next((run for run in same if run.variant.shown), same[0]) for same in by_name.values()]
+    known = [result for run in unique if (result := _known(run, folder)) is not None]
+    names = {result.run.name for result in known}
+    left = [run for run in unique if run.name not in names]
     with tqdm(total=len(unique), desc="study", unit="run", disable=None) as bar:
-        done = _one_by_one(unique, recordings, folder, device)
+        trained = _one_by_one(left, recordings, folder, device)
         if workers > 1:
-            done = _side_by_side(unique, recordings, folder, device, workers)
-        for result in done:
+            trained = _side_by_side(left, names, recordings, folder, device, workers)
+        for result in itertools.chain(known, trained):
             bar.update()
-            yield from (RunScores(run, result.scores, result.failed) for run in by_name[result.run.name])
+            yield from (replace(result, run=run) for run in by_name[result.run.name])
 
 
 def _one_by_one(
@@ -80,9 +90,15 @@ def _one_by_one(
 
 
 def _side_by_side(
-    runs: Sequence[Run], recordings: Mapping[str, Recording], folder: Path, device: str, workers: int
+    runs: Sequence[Run],
+    finished: set[str],
+    recordings: Mapping[str, Recording],
+    folder: Path,
+    device: str,
+    workers: int,
 ) -> Iterator[RunScores]:
-    left, finished = list(runs), set[str]()
+    """Runs whose core is among the finished, or finishes meanwhile."""
+    left, finished = list(runs), set(finished)
     executor = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), workers)
     )
@@ -109,11 +125,14 @@ def _start_worker(parent: int, workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def _done(run: Run, recordings: Mapping[str, Recording], folder: Path, device: str) -> RunScores:
-    """Scores of a run: read where they are known, else trained for."""
+def _known(run: Run, folder: Path) -> RunScores | None:
+    """Scores of a run that was trained before."""
     path = folder / RUNS / run.name / RUN_SCORES
-    if path.exists():
-        return RunScores(run, json.loads(path.read_text(encoding="utf-8")))
+    return RunScores(run, json.loads(path.read_text(encoding="utf-8")), known=True) if path.exists() else None
+
+
+def _done(run: Run, recordings: Mapping[str, Recording], folder: Path, device: str) -> RunScores:
+    """Scores of a run, trained for."""
     tqdm.write(f"{run.label}: {folder / RUNS / run.name}")
     own = [recordings[mouse_id] for mouse_id in run.mice]
     if run.variant.trials is not None:
@@ -138,7 +157,7 @@ def _done(run: Run, recordings: Mapping[str, Recording], folder: Path, device: s
     steps = steps_per_epoch({recording.mouse_id: recording for recording in own}, run.training.batch_size)
     for mouse in scores.values():
         mouse[UPDATES] = float(ensemble.members[0].provenance["epoch"] * steps)
-    write_atomically(path, json.dumps(as_json(scores), indent=2).encode())
+    write_atomically(folder / RUNS / run.name / RUN_SCORES, json.dumps(as_json(scores), indent=2).encode())
     return RunScores(run, scores)
 
 
