@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -41,7 +42,7 @@ STATE = ("pupil_dilation", "pupil_dilation_derivative", "running_speed", "pupil_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(ABC):
     """What every experiment has; a subclass adds its own parameters, `measure` and `figures`.
 
     Attributes:
@@ -69,17 +70,17 @@ class Experiment:
     running_speed: float | None = None
     pupil_center: tuple[float, float] | None = None
 
+    @abstractmethod
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
         """Asks the subject and returns `subject.dataset(...)`; goes on from what `work` has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, result: Result) -> dict[str, Any]:
         """File name without ending -> matplotlib Figure, drawn from the result alone."""
-        raise NotImplementedError
 
     def summarize(self, result: Result) -> str:
         """A few lines for the terminal."""
-        raise NotImplementedError
+        return ", ".join(map(str, result.dataset.data_vars))
 
     def subject(self, predictor: Predictor) -> Subject:
         """Whom this experiment asks."""
@@ -134,7 +135,7 @@ class Experiment:
             values["monitor"] = Monitor.from_dict(values["monitor"])
         return cls(**values)
 
-    @classmethod
+    @classmethod  # noqa: B027 - not abstract: there need not be any
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """The subclass's own options; an option's `dest` is the field that it sets."""
 
