@@ -311,7 +311,8 @@ class Batcher:
         """Drops a job whose deadline has passed: nobody waits for it any more."""
         hint = "Send fewer images at a time, or ask again when the server is less busy."
         allowed = float(f"{job.timing.reading + job.deadline - job.arrived:.2g}")
-        if self._computed - job.computed_before > job.taken * job.n_mice:  # others' images, while it waited
+        waits = self._in_run is not None and all(other is not job for other in self._in_run)  # for a run of others
+        if waits or self._computed - job.computed_before > job.taken * job.n_mice:  # or others' images ran meanwhile
             late: DeadlineExceeded = Overloaded(
                 "the server was too busy to answer in the request's time",
                 expected=f"at most {allowed:g} s",

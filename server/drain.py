@@ -37,7 +37,7 @@ class Drain:
         self._seconds = seconds
         self._metrics = metrics
         self._exit = exit
-        self._in_flight = 0
+        self.in_flight = 0  # requests that are being answered
         self._server: dict[int, Callable[[int, FrameType | None], Any]] = {}  # signal -> the web server's handler
         self._task: asyncio.Task[None] | None = None
         self.begun = False
@@ -45,13 +45,13 @@ class Drain:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Counts a request while it is answered."""
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
+        self.in_flight += 1
+        self._metrics.in_flight.set(self.in_flight)
         try:
             yield
         finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+            self.in_flight -= 1
+            self._metrics.in_flight.set(self.in_flight)
 
     def check(self) -> None:
         """Passes while new requests are answered.
@@ -93,7 +93,7 @@ class Drain:
         if not self.begun:
             self.begun = True
             self._metrics.ready.set(0)
-            logger.info("shutting down: %d requests are being answered", self._in_flight)
+            logger.info("shutting down: %d requests are being answered", self.in_flight)
             self._task = asyncio.create_task(self._run(number, give_up), name="drain")
 
     async def _run(self, number: int, give_up: Callable[[], None]) -> None:
@@ -102,7 +102,7 @@ class Drain:
         last.start()
         await asyncio.sleep(min(_LINGER, self._seconds))
         if not await self._is_empty_within(self._seconds):
-            logger.warning("%d requests were not answered within %sDRAIN=%g s", self._in_flight, PREFIX, self._seconds)
+            logger.warning("%d requests were not answered within %sDRAIN=%g s", self.in_flight, PREFIX, self._seconds)
             give_up()
             await self._is_empty_within(self.GRACE / 2)
         self._server[number](number, None)
@@ -110,7 +110,7 @@ class Drain:
     async def _is_empty_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                while self._in_flight:
+                while self.in_flight:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             return False
@@ -118,5 +118,5 @@ class Drain:
 
     def _leave(self) -> None:
         """In a thread: something keeps the process from ending, a run that hangs or a client that reads slowly."""
-        logger.warning("%d requests are cut off", self._in_flight)
+        logger.warning("%d requests are cut off", self.in_flight)
         self._exit(0)

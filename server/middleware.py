@@ -19,7 +19,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import tracing
 from server.access import Turnstile
-from server.errors import DeadlineExceeded, MalformedBody, NotFound, TooLarge, TwinError, Unauthorized, brief
+from server.errors import (
+    DeadlineExceeded,
+    MalformedBody,
+    NotFound,
+    Overloaded,
+    TooLarge,
+    TwinError,
+    Unauthorized,
+    brief,
+)
 from server.logs import REQUEST_ID
 from server.metrics import OTHER
 from server.rooms import Rooms
@@ -111,14 +120,7 @@ class _Exchange:
         except TwinError as error:
             await self._fail(error)
         except TimeoutError:
-            what = "its answer was computed" if self._body_complete else "its body had arrived"
-            await self._fail(
-                DeadlineExceeded(
-                    f"the request's time was up before {what}",
-                    expected=f"at most {self._seconds:g} s",
-                    hint="Send fewer images at a time, or ask again when the server is less busy.",
-                )
-            )
+            await self._fail(self._late())
         except Exception:
             logger.exception("request %s failed", self._request_id)
             await self._fail(TwinError("the server failed on this request", hint="Its log has the request_id."))
@@ -169,6 +171,27 @@ class _Exchange:
             spent = time.perf_counter() - self._start
             self._timeout.reschedule(asyncio.get_running_loop().time() + seconds - spent)
         self._state["deadline"] = self._start + self._seconds
+
+    def _late(self) -> DeadlineExceeded:
+        """What is said where nobody who knew more said it in time: where others are being answered, it was them."""
+        at_most, hint = (
+            f"at most {self._seconds:g} s",
+            "Send fewer images at a time, or ask again when it is less busy.",
+        )
+        if not self._body_complete:
+            return DeadlineExceeded(
+                "the request's time was up before its body had arrived", expected=at_most, hint=hint
+            )
+        if not self._drain.in_flight:
+            return DeadlineExceeded(
+                "the request's time was up before its answer was computed", expected=at_most, hint=hint
+            )
+        return Overloaded(
+            "the server was too busy to answer in the request's time",
+            expected=at_most,
+            hint=hint,
+            retry_after=min(max(1, math.ceil(self._seconds)), 60),
+        )
 
     async def _fail(self, error: TwinError) -> None:
         self._in_time = False
