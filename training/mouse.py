@@ -161,7 +161,7 @@ def open_recordings(paths: Sequence[Path]) -> list[Recording]:
     """Opens recordings given as folders, zips, or folders of them; their caches are passed over.
 
     Raises:
-        RecordingError: one cannot be read, two are of the same mouse, or there is none.
+        RecordingError: one cannot be read, two are of the same mouse, or all paths are caches.
     """
     found: dict[str, Recording] = {}
     for path in paths:
@@ -173,7 +173,7 @@ def open_recordings(paths: Sequence[Path]) -> list[Recording]:
                     expected="one recording per mouse",
                 )
             found[recording.mouse_id] = recording
-    if not found:
+    if paths and not found:
         raise RecordingError("no recordings", got=", ".join(map(str, paths)), expected=_EXPECTED)
     return list(found.values())
 
