@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from server.errors import Busy, DeadlineExceeded, NotReady, Overloaded
+from server.errors import Busy, NotReady, out_of_time, too_busy
 from server.metrics import Metrics
 from server.statistics import Timing
 
@@ -309,21 +309,10 @@ class Batcher:
 
     def _expire(self, job: _Job) -> None:
         """Drops a job whose deadline has passed: nobody waits for it any more."""
-        hint = "Send fewer images at a time, or ask again when the server is less busy."
         allowed = float(f"{job.timing.reading + job.deadline - job.arrived:.2g}")
         waits = self._in_run is not None and all(other is not job for other in self._in_run)  # for a run of others
-        if waits or self._computed - job.computed_before > job.taken * job.n_mice:  # or others' images ran meanwhile
-            late: DeadlineExceeded = Overloaded(
-                "the server was too busy to answer in the request's time",
-                expected=f"at most {allowed:g} s",
-                hint=hint,
-                retry_after=min(max(1, math.ceil(allowed)), 60),
-            )
-        else:
-            late = DeadlineExceeded(
-                "the request's time was up before its answer was computed", expected=f"at most {allowed:g} s", hint=hint
-            )
-        job.give(late)
+        overtaken = self._computed - job.computed_before > job.taken * job.n_mice  # others' images ran meanwhile
+        job.give(too_busy(allowed) if waits or overtaken else out_of_time(allowed))
         self._forget(job)
 
     def _count(self, job: _Job, images: int) -> None:

@@ -19,6 +19,7 @@ TwinError
 
 from __future__ import annotations
 
+import math
 import reprlib
 from typing import Any, ClassVar
 
@@ -39,6 +40,8 @@ __all__ = [
     "Unauthorized",
     "UnsupportedMedia",
     "brief",
+    "out_of_time",
+    "too_busy",
 ]
 
 
@@ -167,6 +170,22 @@ class DeadlineExceeded(TwinError):
 class Overloaded(DeadlineExceeded):
     code = "overloaded"
     status = 503
+
+
+_LESS = "Send fewer images at a time, or ask again when the server is less busy."
+
+
+def out_of_time(seconds: float, before: str = "its answer was computed") -> DeadlineExceeded:
+    """A request was given so many seconds, and they were up before something had happened."""
+    message = f"the request's time was up before {before}"
+    return DeadlineExceeded(message, expected=f"at most {seconds:g} s", hint=_LESS)
+
+
+def too_busy(seconds: float) -> Overloaded:
+    """The same, because of others: it may be asked again."""
+    message = "the server was too busy to answer in the request's time"
+    retry_after = min(max(1, math.ceil(seconds)), 60)
+    return Overloaded(message, expected=f"at most {seconds:g} s", hint=_LESS, retry_after=retry_after)
 
 
 class BundleError(TwinError):

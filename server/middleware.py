@@ -23,11 +23,12 @@ from server.errors import (
     DeadlineExceeded,
     MalformedBody,
     NotFound,
-    Overloaded,
     TooLarge,
     TwinError,
     Unauthorized,
     brief,
+    out_of_time,
+    too_busy,
 )
 from server.logs import REQUEST_ID
 from server.metrics import OTHER
@@ -174,24 +175,9 @@ class _Exchange:
 
     def _late(self) -> DeadlineExceeded:
         """What is said where nobody who knew more said it in time: where others are being answered, it was them."""
-        at_most, hint = (
-            f"at most {self._seconds:g} s",
-            "Send fewer images at a time, or ask again when it is less busy.",
-        )
         if not self._body_complete:
-            return DeadlineExceeded(
-                "the request's time was up before its body had arrived", expected=at_most, hint=hint
-            )
-        if not self._drain.in_flight:
-            return DeadlineExceeded(
-                "the request's time was up before its answer was computed", expected=at_most, hint=hint
-            )
-        return Overloaded(
-            "the server was too busy to answer in the request's time",
-            expected=at_most,
-            hint=hint,
-            retry_after=min(max(1, math.ceil(self._seconds)), 60),
-        )
+            return out_of_time(self._seconds, "its body had arrived")
+        return too_busy(self._seconds) if self._drain.in_flight else out_of_time(self._seconds)
 
     async def _fail(self, error: TwinError) -> None:
         self._in_time = False

@@ -17,7 +17,7 @@ from server.access import Access
 from server.batcher import Batcher, Work
 from server.desk import Desk
 from server.drain import Drain
-from server.errors import DeadlineExceeded, NotReady
+from server.errors import NotReady, out_of_time
 from server.library import Library, load_engine
 from server.metrics import Metrics
 from server.settings import Settings
@@ -151,9 +151,7 @@ async def answer_mice(
         for question in questions:
             rooms.statistics.failed(engine, question.mouse_id, time.perf_counter() - start)
         if isinstance(error, TimeoutError) and seconds is not None:  # the envelope's own would be a cancellation
-            raise DeadlineExceeded(
-                "the request's time was up before its answer was computed", expected=f"at most {seconds:g} s"
-            ) from None
+            raise out_of_time(seconds) from None
         raise
     timing.writing = time.perf_counter() - computed
     for question in questions:
