@@ -96,6 +96,13 @@ def test_scores_are_those_of_a_ridge_regression_in_float64() -> None:
             assert float(scores[n, i, j]) == pytest.approx(expected, abs=1e-4)
 
 
+def test_maps_that_never_change_leave_a_finite_readout() -> None:
+    known = Known(tiny_config())
+    constant = FeatureMaps({"A": torch.ones_like(known.maps("A", np.arange(N_TRIALS)))}, {"A": np.arange(N_TRIALS)})
+    fit_first_readout(known.twin, constant, known.recording)
+    assert all(bool(parameter.isfinite().all()) for parameter in known.twin.parameters())
+
+
 def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept() -> None:
     known = Known(tiny_config())
     recordings: Any = {"A": known.recording}

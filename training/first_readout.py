@@ -113,7 +113,8 @@ def score_places(fitted: Trials, held_out: Trials, rows: int, columns: int) -> t
 
 
 def _solve(variances: Tensor, covariances: Tensor, ridge: float) -> Tensor:
-    return covariances / (variances + ridge * variances.mean())[:, None]
+    penalized = variances + ridge * variances.mean()
+    return covariances / penalized.clamp(min=1e-12)[:, None]  # features that never vary get no weight
 
 
 def _fit_positions(readout: GaussianReadout, scores: Tensor) -> None:

@@ -85,9 +85,10 @@ def train_member(
     compiled = compiled_core(twin) if hardware.compile else None
     update = Update(twin, training, recordings, fabric, maps=maps, compiled=compiled)
     provenance = _provenance(training, hardware, recordings, seed, core, freeze_core)
-    if state.epoch == state.step == 0 and fit_first_readouts(twin, maps, recordings, training):
+    fresh = state.epoch == state.step == 0 and fabric.is_global_zero  # one decides: memory may differ where others run
+    if fabric.broadcast(fresh and fit_first_readouts(twin, maps, recordings, training)):
         twin.load_state_dict(fabric.broadcast(twin.state_dict()))
-        score = fabric.broadcast(validate(update))
+        score = fabric.broadcast(validate(update) if fabric.is_global_zero else 0.0)
         if _judge(state, training, score, epoch=0) == "improved" and fabric.is_global_zero:
             _save_best(folder / CHECKPOINT, state, provenance)
         tqdm.write(f"{label} readouts fitted by regression  validation {score:.4f}")
