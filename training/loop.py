@@ -89,9 +89,11 @@ def train_member(
     if fabric.broadcast(fresh and fit_first_readouts(twin, maps, recordings, training)):
         twin.load_state_dict(fabric.broadcast(twin.state_dict()))
         score = fabric.broadcast(validate(update) if fabric.is_global_zero else 0.0)
-        if _judge(state, training, score, epoch=0) == "improved" and fabric.is_global_zero:
-            _save_best(folder / CHECKPOINT, state, provenance)
-        tqdm.write(f"{label} readouts fitted by regression  validation {score:.4f}")
+        verdict = _judge(state, training, score, epoch=0)
+        if fabric.is_global_zero:
+            if verdict == "improved":
+                _save_best(folder / CHECKPOINT, state, provenance)
+            tqdm.write(f"{label} readouts fitted by regression  validation {score:.4f}")
     logs = Logs(folder, epochs=state.epoch, tensorboard=tensorboard and fabric.is_global_zero)
     try:
         while not state.finished:
