@@ -165,9 +165,9 @@ def test_a_built_bento_serves_from_another_folder(twin: TinyTwin, tmp_path: Path
     assert built.returncode == 0, built.stderr
     tag = re.findall(r"twin_server:\w+", built.stdout)[-1]
     (bento,) = (tmp_path / "bentoml" / "bentos" / "twin_server").glob("*/src")
-    inside = {path.relative_to(bento).parts[0] for path in bento.rglob("*") if path.is_file()}
-    assert "server" in inside
-    assert not inside & {"training", "tests", "clients", ".venv", ".git"}
+    files = {path.relative_to(bento) for path in bento.rglob("*") if path.is_file()}
+    assert {path.relative_to(ROOT) for path in (ROOT / "server").rglob("*.py")} <= files
+    assert not {path.parts[0] for path in files} & {"training", "tests", "clients", ".venv", ".git"}
     requirements = (bento.parent / "env" / "python" / "requirements.txt").read_text()
     for package in ("onnxruntime", "numpy", "pillow", "orjson"):
         assert package in requirements
