@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-from server.engine import Engine  # noqa: E402
+from server.inference.engine import Engine  # noqa: E402
 
 MOUSE = "SIM1"
 

@@ -1,1 +1,1 @@
-"""The service: serves exported digital twins of mouse visual cortex. Needs no torch."""
+"""The service: serves bundles over HTTP. Needs no torch, and imports neither `training` nor `v1t_client`."""

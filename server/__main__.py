@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from server import bench
 from server.errors import TwinError
+from server.inference import benchmark as bench
 
 EPILOG = """examples:
   python -m server bench exported_models/demo

@@ -21,13 +21,15 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
-from server import logs, memory, supervisor
-from server.access import listening_hosts, refusal
-from server.middleware import Envelope
-from server.rooms import Rooms
-from server.routes import create_app
+from server.api.app import create_app
+from server.api.middleware import Envelope
+from server.serving import bentoml_supervisor as supervisor
+from server.serving import logs
+from server.serving import malloc as memory
+from server.serving.access import listening_hosts, refusal
+from server.serving.context import Rooms
+from server.serving.watchdog import Watchdog
 from server.settings import Settings, SettingsError
-from server.watchdog import Watchdog
 
 __all__ = ["TwinServer", "create_service"]
 

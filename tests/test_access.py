@@ -19,8 +19,8 @@ from live_server import BENTOML, PATIENCE, ROOT
 from live_server import serving as serving_live
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server.access import Access, Turnstile, is_loopback, listening_hosts
 from server.errors import Busy, Unauthorized
+from server.serving.access import Access, Turnstile, is_loopback, listening_hosts
 from server.settings import Settings, SettingsError
 
 with warnings.catch_warnings():

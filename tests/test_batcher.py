@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from server.batcher import Batcher, Work
-from server.engine import Prediction, Stimulus
 from server.errors import Busy, DeadlineExceeded, NotReady, Overloaded
-from server.metrics import Metrics
+from server.inference.engine import Prediction, Stimulus
+from server.serving.batcher import Batcher, Work
+from server.serving.metrics import Metrics
 
 
 class SumEngine:

@@ -282,7 +282,7 @@ def test_all_neurons_are_looked_up_once_per_mouse_and_model(server, client):
 
 
 def test_neurons_are_fetched_page_by_page(server, client):
-    server.page = 5
+    server.api.endpoints.pages = 5
     table = client.neurons("A")
     np.testing.assert_array_equal(table.neuron_ids, server.neuron_ids["A"])
     np.testing.assert_array_equal(table.scores["single_trial_correlation"], server.scores["A"])
@@ -536,7 +536,7 @@ def test_neuron_ids_are_those_of_the_bundle_that_answered(rng):
 
 def test_neurons_of_two_bundles_are_never_joined():
     server = Swapping(swaps=0)
-    server.page = 10
+    server.api.endpoints.pages = 10
     original = server._neurons
 
     def swapped(mouse, query):

@@ -16,14 +16,14 @@ import v1t_client
 from PIL import Image
 from v1t_client import AsyncClient
 
-from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
-from server.engine import Prediction, Stimulus
-from server.gradients import Gradient
-from server.middleware import Envelope
-from server.rooms import Rooms
-from server.routes import create_app
+from server.api.app import create_app
+from server.api.middleware import Envelope
+from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
+from server.inference.engine import Prediction, Stimulus
+from server.inference.gradients import Gradient
+from server.inference.stages import Stages
+from server.serving.context import Rooms
 from server.settings import Settings
-from server.stages import Stages
 
 SHAPE = (1, 18, 32)
 N_NEURONS = {"A": 31, "B": 17}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_inputs, tiny_mouse, tiny_recordings
 
-from server.engine import Engine
+from server.inference.engine import Engine
 from training.__main__ import main
 from training.batches import read_batch
 from training.checkpoint import save_checkpoint

@@ -13,12 +13,13 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from server import bench, contract
-from server.cores import WORTH_RESTRICTING, distinct_tokens, mask_of
-from server.engine import Engine
+from server.bundle import manifest as contract
 from server.errors import BundleError, InvalidInput, NotFound
-from server.inputs import merged
-from server.sessions import Session
+from server.inference import benchmark as bench
+from server.inference.core import WORTH_RESTRICTING, distinct_tokens, mask_of
+from server.inference.engine import Engine
+from server.inference.sessions import Session
+from server.inference.stimulus import merged
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, with_options
 from training.ensemble import Combination, Ensemble
@@ -274,7 +275,7 @@ def test_one_stimulus_for_many_mice_gives_each_its_own_responses(ensemble: Ensem
 def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.cores.WORTH_RESTRICTING", -1)  # the full core, always
+    monkeypatch.setattr("server.inference.core.WORTH_RESTRICTING", -1)  # the full core, always
     ran = []
     core = engine.cores[0].session
     run = core.run

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_inputs, tiny_mouse, tiny_recordings, tiny_twin
 
-from server.contract import load_manifest, load_neurons, verify_files
-from server.engine import Engine
+from server.bundle.manifest import load_manifest, load_neurons, verify_files
+from server.inference.engine import Engine
 from training.__main__ import main
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.ensemble import Ensemble, load_ensemble

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from server.gpu_memory import GPUMemory
+from server.serving.gpu_memory import GPUMemory
 
 
 class Driver:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from server.engine import Engine, Gradient
 from server.errors import InvalidInput, NotFound
+from server.inference.engine import Engine, Gradient
 from training.ensemble import Combination, Ensemble
 from training.export import export_bundle
 from training.export.bundle import BundleOptions

@@ -17,8 +17,8 @@ import pytest
 from live_server import ROOT
 from tiny_bundle import write_tiny_bundle
 
-from server import schemas
-from server.engine import Engine
+from server.api.codecs import schemas
+from server.inference.engine import Engine
 from server.settings import Settings
 
 with warnings.catch_warnings():

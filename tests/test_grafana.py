@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.gpu_memory import GPUMemory
-from server.metrics import Metrics
+from server.serving.gpu_memory import GPUMemory
+from server.serving.metrics import Metrics
 
 DASHBOARD = json.loads((Path(__file__).resolve().parents[1] / "docs" / "grafana.json").read_text())
 OF_PROMETHEUS = {"le", "instance"}

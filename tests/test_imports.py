@@ -29,7 +29,7 @@ def test_whole_server_loads_without_torch_or_training() -> None:
     assert loaded.isdisjoint({"torch", "training", "onnx", "onnxscript", "v1t_client", "safetensors"})
 
 
-@pytest.mark.parametrize("name", ["server.contract", "server.engine"])
+@pytest.mark.parametrize("name", ["server.bundle.manifest", "server.inference.engine"])
 def test_engine_loads_without_a_web_server(name: str) -> None:
     assert modules_after(f"import {name}").isdisjoint({"bentoml", "starlette", "torch", "PIL"})
 

@@ -18,8 +18,8 @@ from live_server import Server
 from live_server import serving as serving_live
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server.engine import Engine
-from server.inference_protocol import model_name
+from server.api.endpoints.inference_protocol import model_name
+from server.inference.engine import Engine
 from server.settings import Settings
 
 with warnings.catch_warnings():

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from tiny_bundle import write_tiny_bundle
 
-from server.bundles import find_bundles
 from server.errors import BundleError, InvalidInput, NotFound, NotReady
-from server.library import Library
-from server.metrics import Metrics
+from server.serving.discovery import find_bundles
+from server.serving.metrics import Metrics
+from server.serving.repository import Library
 from server.settings import Settings
 
 

@@ -11,7 +11,7 @@ import pytest
 from live_server import serving
 from tiny_bundle import write_tiny_bundle
 
-from server.logs import REQUEST_ID, JsonFormatter
+from server.serving.logs import REQUEST_ID, JsonFormatter
 
 KEY = "a-key-of-the-lab-0123"
 

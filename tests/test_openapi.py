@@ -15,8 +15,9 @@ import pytest
 from pydantic import BaseModel
 from tiny_bundle import write_tiny_bundle
 
-from server import inference_protocol, schemas
-from server.openapi import document
+from server.api.codecs import schemas
+from server.api.endpoints import inference_protocol
+from server.api.openapi import document
 from server.settings import Settings
 
 with warnings.catch_warnings():
@@ -48,7 +49,7 @@ def operations() -> list[tuple[str, str, dict[str, Any]]]:
 
 def test_the_document_is_the_one_that_was_committed() -> None:
     assert json.loads(json.dumps(document())) == json.loads(SNAPSHOT.read_text()), (
-        "the HTTP interface changed; if that was meant: python -m server.openapi > tests/openapi.json"
+        "the HTTP interface changed; if that was meant: python -m server.api.openapi > tests/openapi.json"
     )
 
 

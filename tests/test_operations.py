@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from server.drain import Drain
-from server.metrics import Metrics
-from server.rooms import Rooms
-from server.routes import create_app
+from server.api.app import create_app
+from server.serving.context import Rooms
+from server.serving.metrics import Metrics
+from server.serving.shutdown import Drain
+from server.serving.watchdog import HUNG
 from server.settings import Settings
-from server.watchdog import HUNG
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "operations.md").read_text()
 

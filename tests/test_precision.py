@@ -12,10 +12,10 @@ import torch
 from golden import Golden, load_golden
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
 
-from server import contract
-from server.engine import Engine
+from server.bundle import manifest as contract
 from server.errors import BundleError
-from server.sessions import Precision, Provider, Session, open_core
+from server.inference.engine import Engine
+from server.inference.sessions import Precision, Provider, Session, open_core
 from training.ensemble import Ensemble
 from training.errors import ConfigError
 from training.export import export_bundle

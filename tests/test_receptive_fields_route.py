@@ -16,7 +16,7 @@ import pytest
 from tiny_bundle import TinyTwin, write_tiny_bundle
 from v1t_client.insilico import noise as client_noise
 
-from server.noise import enlarge, white_noise
+from server.inference.noise import enlarge, white_noise
 from server.settings import Settings
 
 with warnings.catch_warnings():

@@ -10,8 +10,8 @@ import pytest
 import torch
 from golden import CASES, RUNS, Golden, load_golden
 
-from server.contract import Manifest, load_manifest
-from server.engine import Engine
+from server.bundle.manifest import Manifest, load_manifest
+from server.inference.engine import Engine
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
 from training.export.graphs import has_attention

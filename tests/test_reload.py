@@ -22,14 +22,15 @@ import pytest
 from onnx import helper, numpy_helper
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server import contract, schemas
-from server.engine import Engine
+from server.api.app import create_app
+from server.api.codecs import schemas
+from server.api.middleware import Envelope
+from server.bundle import manifest as contract
 from server.errors import InvalidInput, NotFound, NotReady
-from server.library import Library, load_engine
-from server.metrics import Metrics
-from server.middleware import Envelope
-from server.rooms import Rooms
-from server.routes import create_app
+from server.inference.engine import Engine
+from server.serving.context import Rooms
+from server.serving.metrics import Metrics
+from server.serving.repository import Library, load_engine
 from server.settings import Settings
 
 
@@ -207,7 +208,7 @@ async def test_a_copy_in_progress_is_waited_for(tmp_path: Path, monkeypatch: pyt
         return last
 
     last = ""
-    monkeypatch.setattr("server.library.state_of", state_of)
+    monkeypatch.setattr("server.serving.repository.state_of", state_of)
     monkeypatch.setattr(library, "load", load)
     library._state = "a"
     with pytest.raises(EOFError):

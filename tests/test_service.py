@@ -26,8 +26,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server import schemas
-from server.engine import Engine
+from server.api.codecs import schemas
+from server.inference.engine import Engine
 from server.settings import Settings, SettingsError
 
 with warnings.catch_warnings():
@@ -647,7 +647,7 @@ def test_the_bento_installs_what_the_requirements_say() -> None:
 
 def test_importing_the_service_loads_no_torch_and_nothing_else_that_is_slow() -> None:
     code = (
-        "import sys, server.service, server.engine; "
+        "import sys, server.service, server.inference.engine; "
         "print([name for name in ('torch', 'pandas', 'scipy', 'matplotlib', 'onnx') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

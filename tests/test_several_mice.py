@@ -19,7 +19,8 @@ from tiny_bundle import TinyTwin, write_tiny_bundle
 from v1t_client import AsyncClient, Client, InvalidArgument, InvalidRequest, NotFound
 from v1t_client._cli import main
 
-from server import cores, schemas
+from server.api.codecs import schemas
+from server.inference import core as cores
 from server.settings import Settings
 
 with warnings.catch_warnings():

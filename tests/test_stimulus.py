@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
+from server.api.codecs.request import Question, address, check, read_form, read_json
 from server.errors import InvalidInput, MalformedBody, NotFound, TooLarge
 from server.settings import Settings
-from server.stimulus import Question, address, check, read_form, read_json
 
 SETTINGS = Settings(max_images=16, max_queue=16, max_pixels=10_000)
 H, W = 8, 12  # of mouse A, which has one channel; B has (2, 4, 6)

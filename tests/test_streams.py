@@ -22,11 +22,11 @@ import pytest
 from starlette.requests import Request
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server import streams
-from server.engine import Engine
+from server.api.codecs import streaming as streams
+from server.api.codecs.streaming import Event, EventStream, Upload, in_order, patiently
 from server.errors import Busy, InvalidInput, MalformedBody
+from server.inference.engine import Engine
 from server.settings import Settings
-from server.streams import Event, EventStream, Upload, in_order, patiently
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.api.codecs.tensors import InferRequest, Output, read_request, write_reply
 from server.errors import InvalidInput, TwinError
-from server.tensors import InferRequest, Output, read_request, write_reply
 
 INPUTS = {"image": "FP32", "neuron_ids": "INT64"}
 IMAGE = np.arange(12, dtype=np.float32).reshape(2, 1, 2, 3) / 7

@@ -20,12 +20,12 @@ import pytest
 from live_server import PATIENCE, ROOT, Server, serving
 from tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server.batcher import Batcher
-from server.drain import Drain
-from server.engine import Prediction, Stimulus
 from server.errors import NotReady
-from server.metrics import Metrics
-from server.watchdog import HUNG, Watchdog
+from server.inference.engine import Prediction, Stimulus
+from server.serving.batcher import Batcher
+from server.serving.metrics import Metrics
+from server.serving.shutdown import Drain
+from server.serving.watchdog import HUNG, Watchdog
 
 
 class HangingEngine:

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from server import contract
-from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
+from server.bundle import manifest as contract
+from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
 
 __all__ = ["TinyTwin", "write_tiny_bundle"]
 

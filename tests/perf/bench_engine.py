@@ -27,9 +27,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
 
-from server.bench import Case, core_gflop, matmul_gflops, measure, peak_mb, resident_mb
-from server.contract import MANIFEST
-from server.engine import Engine, Stimulus
+from server.bundle.manifest import MANIFEST
+from server.inference.benchmark import Case, core_gflop, matmul_gflops, measure, peak_mb, resident_mb
+from server.inference.engine import Engine, Stimulus
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig
 from training.ensemble import Ensemble

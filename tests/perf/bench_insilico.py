@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "clients" / "python
 
 from v1t_client.insilico.gaussian import fit_gaussians
 
-from server.bench import resident_mb
-from server.engine import Engine
-from server.noise import enlarge, white_noise
+from server.inference.benchmark import resident_mb
+from server.inference.engine import Engine
+from server.inference.noise import enlarge, white_noise
 from server.settings import Settings
 
 with warnings.catch_warnings():

@@ -38,9 +38,9 @@ from v1t_client.insilico.ascent import climb, move, slopes  # noqa: E402
 from v1t_client.insilico.canvas import Canvas  # noqa: E402
 from v1t_client.insilico.recipes import Recipe, recipe  # noqa: E402
 
-from server.bench import Case, measure  # noqa: E402
-from server.contract import MANIFEST  # noqa: E402
-from server.engine import Engine  # noqa: E402
+from server.bundle.manifest import MANIFEST  # noqa: E402
+from server.inference.benchmark import Case, measure  # noqa: E402
+from server.inference.engine import Engine  # noqa: E402
 from training.checkpoint import Checkpoint  # noqa: E402
 from training.ensemble import Ensemble  # noqa: E402
 from training.export import export_bundle  # noqa: E402

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from live_server import serving  # noqa: E402
 
-from server.contract import MANIFEST, load_manifest  # noqa: E402
+from server.bundle.manifest import MANIFEST, load_manifest  # noqa: E402
 
 KEY = "an-admin-key-of-the-bench"
 

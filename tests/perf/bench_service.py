@@ -40,8 +40,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
 from live_server import BENTOML, free_port, serving  # noqa: E402
 from tiny_bundle import write_tiny_bundle  # noqa: E402
 
-from server.contract import MANIFEST  # noqa: E402
-from server.engine import Engine  # noqa: E402
+from server.bundle.manifest import MANIFEST  # noqa: E402
+from server.inference.engine import Engine  # noqa: E402
 
 CONNECTIONS = 32
 SHAPE, WIDTH = (1, 8, 12), 8 * 12 + 3 + 2  # mouse A of the tiny bundle; an image, behaviour and pupil centre in a row

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from server.engine import Engine
+from server.inference.engine import Engine
 
 __all__ = ["Answer", "Kind", "Question", "closest", "draw_questions", "load"]
 

@@ -1,1 +1,1 @@
-"""What a trained twin says about its mice (paper, appendix A): one analysis a file, each with its figure."""
+"""What a trained twin says about its mice (paper, appendix A)."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from server import contract
-from server.contract import Channel, File, Manifest, MouseRecord, NeuronTable, Provenance
+from server.bundle import manifest as contract
+from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Provenance
 from training.checkpoint import now, source_commit
 from training.ensemble import Ensemble, load_ensemble
 from training.errors import CheckpointError, ConfigError

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from server import contract
-from server.contract import gradient_of
+from server.bundle import manifest as contract
+from server.bundle.manifest import gradient_of
 from training.ensemble import Combination
 from training.export.folded import FoldedViT
 from training.export.gradients import (

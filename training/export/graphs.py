@@ -1,6 +1,6 @@
 """The graphs of a bundle as torch modules, and their export to ONNX.
 
-`server.contract` says what each takes and gives.
+`server.bundle.manifest` says what each takes and gives.
 ."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from server import contract
+from server.bundle import manifest as contract
 from training.ensemble import Combination
 from training.export.folded import FoldedViT, can_fold
 from training.export.onnx_files import BATCH, NEURONS, export_graph

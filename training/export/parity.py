@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from server.contract import GradientParity, Manifest, Parity
-from server.engine import Engine, Gradient
-from server.graphs import Graphs
+from server.bundle.manifest import GradientParity, Manifest, Parity
+from server.inference.engine import Engine, Gradient
+from server.inference.graphs import Graphs
 from training.ensemble import Ensemble
 from training.metadata import InputStatistics
 from training.mouse import Mouse

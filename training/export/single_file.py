@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from server import contract
+from server.bundle import manifest as contract
 from training.ensemble import Ensemble
 from training.export.graphs import batched, core_module
 from training.export.onnx_files import BATCH, export_graph

@@ -1,1 +1,1 @@
-"""The paper's studies: what each one varies (`catalog`), its trainings (`plan`, `runner`), its table (`results`)."""
+"""The paper's studies, and the hyperparameter sweep."""

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_engine import build, report_error
 
-from server.bench import Case, core_gflop, measure
-from server.contract import MANIFEST
-from server.engine import Engine
+from server.bundle.manifest import MANIFEST
+from server.inference.benchmark import Case, core_gflop, measure
+from server.inference.engine import Engine
 from training.checkpoint import Checkpoint
 from training.ensemble import Ensemble
 from training.export import export_bundle

@@ -1,6 +1,6 @@
 """White noise that is made where it is used: image i of seed s is the same on every machine, in any order.
 
-The definition, which the server keeps as well (`server/noise.py`):
+The definition, which the server keeps as well (`server/inference/noise.py`):
 
     word k of image i = word k of numpy's Philox (4x64, 10 rounds) keyed by (s, i); k runs along rows, from the top
     u = (word >> 40) / 2^24, uniform in [0, 1)

@@ -1,0 +1,1 @@
+"""Bytes to checked arrays, and results to bytes."""

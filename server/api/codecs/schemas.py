@@ -1,0 +1,372 @@
+"""What travels over HTTP, as types: they become the OpenAPI document, and say which fields a request may have."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.bundle.manifest import Channel
+
+__all__ = [
+    "API_VERSION",
+    "AttentionForm",
+    "AttentionReply",
+    "AttentionRequest",
+    "Derivatives",
+    "ErrorBody",
+    "ErrorReply",
+    "GradientForm",
+    "GradientReply",
+    "GradientRequest",
+    "ImageFile",
+    "InferReply",
+    "InferRequest",
+    "MiceReply",
+    "ModelInfo",
+    "ModelMetadata",
+    "MouseDetail",
+    "MousePrediction",
+    "MouseSummary",
+    "NeuronsReply",
+    "NoiseRequest",
+    "PredictForm",
+    "PredictMiceReply",
+    "PredictReply",
+    "PredictRequest",
+    "ProtocolError",
+    "RequestedOutput",
+    "Resize",
+    "StackQuery",
+    "Tensor",
+    "TensorMetadata",
+    "Units",
+]
+
+API_VERSION = "1.0.0"
+
+Units = Literal["standardized", "raw"]
+Resize = Literal["fit", "fill", "crop"]
+
+Row = list[float]
+Plane = list[Row]
+PerImage = float | list[float]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ImageFile(_Closed):
+    base64: str = Field(description="the bytes of a PNG, JPEG or .npy file", json_schema_extra={"format": "byte"})
+
+
+class _Mouse(_Closed):
+    mouse: str = Field(description="as listed by GET /mice", examples=["A"])
+
+
+class _Mice(_Closed):
+    mouse: str | list[str] = Field(
+        description='as listed by GET /mice; or a list of them, or "*" for all of a bundle, all shown the same images: '
+        "those whose recordings standardise it alike share a pass of the core",
+        examples=["A"],
+    )
+
+
+class _Does(_Closed):
+    pupil_dilation: PerImage | None = Field(default=None, description="eye-camera px; one for all images, or one each")
+    pupil_dilation_derivative: PerImage | None = Field(default=None, description="eye-camera px/s")
+    running_speed: PerImage | None = Field(default=None, description="cm/s")
+    resize: Resize | None = Field(
+        default=None,
+        description="how an image of another size is brought to the mouse's: `fit` pads with the mean intensity, "
+        "`fill` cuts what overflows, `crop` cuts the centre unscaled. Without it such an image is refused.",
+    )
+    model: str | None = Field(
+        default=None, description="a bundle's name, where several hold this mouse; NAME@VERSION for an older version"
+    )
+
+
+class _Shown(_Does, _Mouse):
+    pass
+
+
+class _Neurons(_Closed):
+    neuron_ids: list[int] | None = Field(
+        default=None, description="unit ids as listed by GET /mice/{mouse}/neurons; the reply keeps their order"
+    )
+    units: Units = Field(default="standardized", description="raw: standardized times the neuron's response std")
+
+
+class _Spread(_Closed):
+    spread: bool = Field(default=False, description="also return the std over the ensemble's members")
+
+
+class _Weights(_Closed):
+    weights: list[float] | list[Row] = Field(
+        description="(n,) for all images, or (B, n): how much each neuron counts, in the order of neuron_ids"
+    )
+
+
+class _InJson(_Closed):
+    image: ImageFile | Plane | list[Plane] | list[list[Plane]] = Field(
+        description="(H, W) for a mouse of one channel, (C, H, W) or (B, C, H, W), in the recording's own units"
+    )
+    pupil_center: list[float] | list[list[float]] | None = Field(
+        default=None, description="[x, y] in eye-camera px; one pair for all images, or one each"
+    )
+
+
+class _AsForm(_Closed):
+    image: list[bytes] = Field(
+        description="one or more files: PNG, JPEG, or .npy of shape (H, W), (C, H, W) or (B, C, H, W)",
+        json_schema_extra={"items": {"type": "string", "format": "binary"}},
+    )
+    pupil_center: list[float] | list[list[float]] | None = Field(
+        default=None, description="[x, y], or the next two fields"
+    )
+    pupil_center_x: PerImage | None = Field(default=None, description="eye-camera px")
+    pupil_center_y: PerImage | None = Field(default=None, description="eye-camera px")
+
+
+class PredictRequest(_InJson, _Spread, _Neurons, _Does, _Mice):
+    """A question in JSON. A behaviour value left out becomes the mouse's training mean, and the reply says so."""
+
+
+class PredictForm(_AsForm, _Spread, _Neurons, _Does, _Mice):
+    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
+
+
+class StackQuery(_Spread, _Neurons, _Shown):
+    """What is asked of a stack of images; lists are JSON text. Without `arrays` each value is one for all images."""
+
+    pupil_center: list[float] | None = Field(default=None, description="[x, y] in eye-camera px")
+    arrays: str | None = Field(
+        default=None,
+        description="which .npy come before the images, in their order, joined by a comma: behavior (B, 3), pupil "
+        "dilation, its derivative and running speed; pupil_center (B, 2)",
+    )
+
+
+class NoiseRequest(_Closed):
+    """Responses to white noise, weighted by it and summed. `server/inference/noise.py` defines image i of a seed."""
+
+    mouse: str = Field(description="as listed by GET /mice", examples=["A"])
+    model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
+    seed: int = Field(ge=0, description="of the noise")
+    first_image: int = Field(default=0, ge=0, description="sums over other images of the same seed add up")
+    n_images: int = Field(ge=1, description="how many")
+    grid: tuple[int, int] = Field(description="[rows, columns] of the noise, each element a square of whole pixels")
+    luminance: float = Field(description="mean of the noise, in the recording's own units")
+    contrast: float = Field(ge=0, description="std of the noise, in the recording's own units")
+    neuron_ids: list[int] | None = Field(default=None, description="the maps keep their order")
+    pupil_dilation: float | None = Field(default=None, description="eye-camera px")
+    pupil_dilation_derivative: float | None = Field(default=None, description="eye-camera px/s")
+    running_speed: float | None = Field(default=None, description="cm/s")
+    pupil_center: list[float] | None = Field(default=None, description="[x, y] in eye-camera px")
+
+
+class GradientRequest(_InJson, _Weights, _Neurons, _Shown):
+    """How the weighted sum of responses changes with the image, the behaviour and the pupil centre."""
+
+
+class GradientForm(_AsForm, _Weights, _Neurons, _Shown):
+    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
+
+
+class AttentionRequest(_InJson, _Shown):
+    """Where the twin's core looks."""
+
+
+class AttentionForm(_AsForm, _Shown):
+    """The same question as a form; lists are JSON text, such as `[1, 2]`."""
+
+
+class ModelInfo(_Closed):
+    name: str = Field(description="the bundle's name")
+    version: str = Field(description="of the model; 1 unless the bundle lies in a folder of versions")
+    hash: str = Field(description="SHA-256 over the bundle's manifest, which holds that of every file")
+    members: int
+    provider: str = Field(description="what ran the cores")
+    precision: str = Field(description="of the cores' arithmetic: fp32, fp16 or bf16")
+    simulated: bool = Field(description="True: trained on simulated recordings")
+    notice: str | None
+
+
+class PredictReply(_Closed):
+    request_id: str
+    model: ModelInfo
+    mouse: str
+    units: Units
+    neuron_ids: list[int]
+    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
+    spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class MousePrediction(_Closed):
+    mouse: str
+    neuron_ids: list[int]
+    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
+    spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class PredictMiceReply(_Closed):
+    """The reply where several mice were asked: all by one bundle."""
+
+    request_id: str
+    model: ModelInfo
+    units: Units
+    mice: list[MousePrediction] = Field(description="in the order that they were asked")
+
+
+class Derivatives(_Closed):
+    image: list[list[Plane]] = Field(description="(B, C, H, W), per unit of the recording")
+    behavior: list[Row] = Field(description="(B, 3): pupil dilation, its derivative, running speed")
+    pupil_center: list[Row] = Field(description="(B, 2)")
+
+
+class GradientReply(_Closed):
+    request_id: str
+    model: ModelInfo
+    mouse: str
+    units: Units
+    neuron_ids: list[int]
+    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
+    gradient: Derivatives = Field(description="of the sum over neurons of weight times response, for each image")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class AttentionReply(_Closed):
+    request_id: str
+    model: ModelInfo
+    mouse: str
+    attention: list[list[Plane]] = Field(
+        description="(B, M, h, w) in [0, 1]: the attention rollout of each member, at the size of the core's image"
+    )
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class _Described(_Closed):
+    mouse: str
+    data_key: str | None = Field(description="animal-session-scan")
+    n_neurons: int
+    image_shape: tuple[int, int, int] = Field(description="(C, H, W)")
+    simulated: bool
+    uses: list[str] = Field(description="the inputs that change the responses")
+
+
+class MouseSummary(_Described):
+    model: str = Field(description="the bundle's name")
+
+
+class MiceReply(_Closed):
+    mice: list[MouseSummary]
+
+
+class MouseDetail(_Described):
+    model: ModelInfo
+    image_channels: list[Channel]
+    behavior: list[Channel]
+    pupil_center: list[Channel]
+    standardized_inputs: bool = Field(description="True: no statistics are known, inputs must be standardised already")
+    scores: dict[str, float]
+    members: int
+    licence: str
+    citation: str
+
+
+class NeuronsReply(_Closed):
+    mouse: str
+    model: str = Field(description="the bundle's name")
+    hash: str = Field(description="the bundle's, as in its predictions")
+    total: int = Field(description="neurons that match, before limit and offset")
+    neuron_ids: list[int]
+    coordinates_um: list[tuple[float, float, float] | None]
+    response_std: list[float | None]
+    scores: dict[str, list[float | None]]
+
+
+class ErrorBody(_Closed):
+    code: str = Field(examples=["invalid_input"])
+    message: str
+    got: Any = None
+    expected: Any = None
+    hint: str | None = None
+
+
+class ErrorReply(_Closed):
+    error: ErrorBody
+    request_id: str
+
+
+# The Open Inference Protocol v2
+
+
+class Tensor(_Closed):
+    name: str
+    datatype: Literal["FP32", "INT64"]
+    shape: list[int]
+    parameters: dict[str, Any] = Field(
+        default={},
+        description="binary_data_size: of this tensor, where it follows the JSON; they keep their order",
+    )
+    data: list[Any] | None = Field(default=None, description="flat, in row-major order, or nested like the shape")
+
+
+class RequestedOutput(_Closed):
+    name: Literal["responses", "spread"]
+    parameters: dict[str, bool] = Field(default={}, description="binary_data: whether this one comes in binary")
+
+
+class InferRequest(_Closed):
+    """image FP32 (B, C, H, W); if given, behavior FP32 (B, 3), pupil_center FP32 (B, 2), neuron_ids INT64 (n)."""
+
+    id: str | None = None
+    parameters: dict[str, Any] = Field(
+        default={}, description="timeout: microseconds; units: standardized or raw; binary_data_output: true or false"
+    )
+    inputs: list[Tensor]
+    outputs: list[RequestedOutput] | None = Field(default=None, description="empty: all")
+
+
+class InferReply(_Closed):
+    id: str | None = None
+    model_name: str
+    model_version: str
+    parameters: dict[str, str | int | bool] = Field(description="whose answer it is, and what was assumed")
+    outputs: list[Tensor]
+
+
+class TensorMetadata(_Closed):
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1: any size")
+    parameters: dict[str, bool] = {}
+
+
+class ModelMetadata(_Closed):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, str | int | bool]
+
+
+class ServedBundle(_Closed):
+    name: str
+    version: str
+    hash: str = Field(description="SHA-256 over the bundle's manifest")
+    in_memory: bool = Field(description="False: loaded when somebody asks")
+
+
+class ReloadReply(_Closed):
+    loaded: list[ServedBundle]
+    kept: list[ServedBundle]
+    removed: list[ServedBundle]
+
+
+class ProtocolError(_Closed):
+    error: str

@@ -1,0 +1,94 @@
+"""The page at `/`: which mice are served and a line to ask one. It loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from server.bundle.manifest import MouseRecord
+from server.errors import TwinError
+
+__all__ = ["POLICY", "index"]
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Digital twins of mouse visual cortex</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse }}
+th, td {{ text-align: left; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid #ddd }}
+pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
+</style>
+</head>
+<body>
+<h1>Digital twins of mouse visual cortex</h1>
+{content}
+<p><a href="/mice">/mice</a> &middot; <a href="/docs.json">/docs.json</a> (OpenAPI) &middot;
+<a href="/metrics">/metrics</a> &middot; <a href="/readyz">/readyz</a></p>
+</body>
+</html>
+"""
+
+
+def index(url: str, mice: Sequence[MouseRecord], problem: TwinError | None) -> str:
+    """The page's HTML.
+
+    Args:
+        url: where this server is reached, for the example.
+        problem: why no mouse can be asked.
+    """
+    if problem is not None:
+        return _PAGE.format(content=f"<p>{escape(str(problem))}</p>")
+    rows = "".join(
+        f"<tr><td>{escape(mouse.mouse_id)}</td><td>{mouse.n_neurons}</td>"
+        f"<td>{' &times; '.join(map(str, mouse.image_shape))}</td><td>{escape(', '.join(mouse.uses))}</td></tr>"
+        for mouse in mice
+    )
+    content = f"""<table>
+<tr><th>mouse</th><th>neurons</th><th>image (C &times; H &times; W)</th><th>uses</th></tr>
+{rows}
+</table>
+<p>Ask the first one what its neurons do, shown a coarse checkerboard:</p>
+<pre>{escape(example(url, mice[0]))}</pre>
+<p>Or a picture of your own:</p>
+<pre>{escape(picture_example(url, mice[0]))}</pre>"""
+    return _PAGE.format(content=content)
+
+
+def example(url: str, mouse: MouseRecord) -> str:
+    """A curl line that works as it stands: a 2 x 2 checkerboard, scaled by the server."""
+    board = [[0, 255], [255, 0]]
+    question: dict[str, Any] = {
+        "mouse": mouse.mouse_id,
+        "image": [board] * mouse.image_shape[0],
+        "resize": "fill",
+        **_required(mouse),
+    }
+    header, body = "-H 'Content-Type: application/json'", shlex.quote(json.dumps(question))
+    return f"curl -s {shlex.quote(f'{url}/predict')} {header} -d {body}"
+
+
+def picture_example(url: str, mouse: MouseRecord) -> str:
+    """A curl line that sends a file."""
+    file = "picture.png" if mouse.image_shape[0] == 1 else "image.npy"
+    fields = {"mouse": mouse.mouse_id, **{name: json.dumps(value) for name, value in _required(mouse).items()}}
+    parts = [f"-F {shlex.quote(f'{name}={value}')}" for name, value in fields.items()]
+    return " ".join(["curl", "-s", shlex.quote(f"{url}/predict"), *parts, f"-F image=@{file}", "-F resize=fit"])
+
+
+def _required(mouse: MouseRecord) -> dict[str, Any]:
+    """Values for the inputs that this mouse uses and has no mean for: zero is the mean of standardised ones."""
+    values: dict[str, Any] = {}
+    if "behavior" in mouse.uses:
+        values.update({channel.name: 0.0 for channel in mouse.behavior if channel.mean is None})
+    if "pupil_center" in mouse.uses and any(channel.mean is None for channel in mouse.pupil_center):
+        values["pupil_center"] = [0.0, 0.0]
+    return values

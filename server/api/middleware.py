@@ -1,0 +1,252 @@
+"""What surrounds every request: its id and key, limits on its body and time, the one error body, headers, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import re
+import time
+import uuid
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.codecs.streaming import STREAMED, seconds_asked
+from server.errors import (
+    DeadlineExceeded,
+    MalformedBody,
+    NotFound,
+    TooLarge,
+    TwinError,
+    Unauthorized,
+    brief,
+    out_of_time,
+    too_busy,
+)
+from server.serving import tracing
+from server.serving.access import Turnstile
+from server.serving.context import Rooms
+from server.serving.logs import REQUEST_ID
+from server.serving.metrics import OTHER
+
+__all__ = ["Envelope", "error_response"]
+
+logger = logging.getLogger("bentoml.v1t")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",  # the page has its own
+    "cross-origin-resource-policy": "same-origin",
+}
+_ASK_AGAIN = frozenset({429, 503, 504})
+_LINGER = 5.0  # seconds that the rest of a body is waited for, whose sender should read that he may ask again
+ADMIN = "/admin/"  # how the paths begin that need an admin key
+_SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
+_OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
+
+
+def error_response(error: TwinError, request_id: str, path: str) -> Response:
+    """The one error body of the HTTP contract; under /v2 the one of that protocol."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="v1t"'
+    is_protocol = path == "/v2" or path.startswith("/v2/")
+    body = {"error": str(error)} if is_protocol else {**error.body(), "request_id": request_id}
+    content = orjson.dumps(body, default=str)
+    return Response(content, error.status, headers, media_type="application/json")
+
+
+class Envelope:
+    """ASGI middleware. Handlers below it name their route and mouse for the metrics in `scope["state"]`."""
+
+    def __init__(self, app: ASGIApp, *, rooms: Rooms) -> None:
+        self._app = app
+        self._rooms = rooms
+        self._turnstile = Turnstile(rooms.settings.max_concurrent)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self._app, self._rooms, self._turnstile, scope, receive, send).run()
+
+
+class _Exchange:
+    """One request and its reply."""
+
+    def __init__(
+        self, app: ASGIApp, rooms: Rooms, turnstile: Turnstile, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._app, self._turnstile = app, turnstile
+        self._settings, self._access, self._metrics = rooms.settings, rooms.access, rooms.metrics
+        self._drain = rooms.drain
+        self._scope, self._receive, self._send = scope, receive, send
+        self._headers = Headers(scope=scope)
+        asked_id = self._headers.get("x-request-id", "")
+        self._request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
+        route = scope["path"] if scope["path"] in _SYSTEM_ROUTES else OTHER
+        self._state: dict[str, Any] = scope.setdefault("state", {})
+        self._state.update(request_id=self._request_id, route=route, mouse="")
+        self._received = 0
+        self._max_body = math.inf if scope["path"] in STREAMED else rooms.settings.max_body
+        self._body_complete = False
+        self._status: int | None = None
+        self._start = self._state["start"] = time.perf_counter()
+        self._seconds = rooms.settings.timeout
+        self._timeout = asyncio.timeout(self._seconds)
+        self._in_time = False
+
+    async def run(self) -> None:
+        named = REQUEST_ID.set(self._request_id)
+        try:
+            async with self._timeout:
+                self._in_time = True
+                with self._counted(), self._admitted():
+                    self._check_path()
+                    self._check_length()
+                    self._set_deadline()
+                    await self._app(self._scope, self._receive_counted, self._send_marked)
+        except ClientDisconnect:
+            self._status = self._status or 499
+        except TwinError as error:
+            await self._fail(error)
+        except TimeoutError:
+            await self._fail(self._late())
+        except Exception:
+            logger.exception("request %s failed", self._request_id)
+            await self._fail(TwinError("the server failed on this request", hint="Its log has the request_id."))
+        finally:
+            status = str(self._status or 499)
+            self._metrics.requests.labels(self._state["route"], self._state["mouse"], status).inc()
+            if self._settings.access_log:
+                self._log(status)
+            REQUEST_ID.reset(named)
+
+    def _log(self, status: str) -> None:
+        seconds = time.perf_counter() - self._start
+        method, path = self._scope["method"], self._scope["path"][:200]
+        fields = {
+            "method": method,
+            "path": path,
+            "route": self._state["route"],
+            "mouse": self._state["mouse"],
+            "caller": self._state.get("caller", ""),
+            "status": int(status),
+            "ms": round(1000 * seconds, 1),
+        }
+        message = "%s %r %s %.1f ms %s"
+        logger.info(message, method, path, status, 1000 * seconds, self._request_id, extra={"fields": fields})
+
+    def _counted(self) -> contextlib.AbstractContextManager[None]:
+        """A place among those whose answers a server that is told to stop waits for."""
+        if self._scope["path"] in _OPEN_ROUTES:
+            return contextlib.nullcontext()
+        self._drain.check()
+        return self._drain.inside()
+
+    def _admitted(self) -> contextlib.AbstractContextManager[None]:
+        """The caller's place among those who are answered."""
+        if self._scope["path"] in _OPEN_ROUTES:
+            return contextlib.nullcontext()
+        check = self._access.check_admin if self._scope["path"].startswith(ADMIN) else self._access.check
+        key = check(self._headers.get("authorization"))
+        self._state["caller"] = key or ""
+        address = (self._scope.get("client") or ("",))[0]
+        return self._turnstile.passing(key or address)
+
+    def _set_deadline(self) -> None:
+        """Takes X-Request-Timeout into account. Whoever queues for the engine sees the deadline in the state."""
+        seconds = seconds_asked(self._headers.get("x-request-timeout"))
+        if seconds is not None and seconds < self._seconds:
+            self._seconds = seconds
+            spent = time.perf_counter() - self._start
+            self._timeout.reschedule(asyncio.get_running_loop().time() + seconds - spent)
+        self._state["deadline"] = self._start + self._seconds
+
+    def _late(self) -> DeadlineExceeded:
+        """What is said where nobody who knew more said it in time: where others are being answered, it was them."""
+        if not self._body_complete:
+            return out_of_time(self._seconds, "its body had arrived")
+        return too_busy(self._seconds) if self._drain.in_flight else out_of_time(self._seconds)
+
+    async def _fail(self, error: TwinError) -> None:
+        self._in_time = False
+        if self._status is None:
+            response = error_response(error, self._request_id, self._scope["path"])
+            await response(self._scope, self._receive, self._send_marked)
+
+    def _check_path(self) -> None:
+        if "\n" in self._scope["path"]:  # BentoML's mount would not match, and answer in words of its own
+            raise NotFound("there is no such route", got=brief(self._scope["path"]), hint="See /docs.json.")
+
+    def _check_length(self) -> None:
+        length = self._headers.get("content-length")
+        if length is None:
+            return
+        if not length.isdecimal():
+            raise MalformedBody("Content-Length is no number", got=length[:40])
+        if len(length) > 18 or int(length) > self._max_body:
+            raise self._too_large(length[:40])
+
+    def _too_large(self, got: Any) -> TooLarge:
+        return TooLarge(
+            "the body is too large",
+            got=f"{got} bytes",
+            expected=f"at most {self._max_body} bytes",
+            hint="Send fewer images at a time, or as .npy, which is smaller than JSON.",
+        )
+
+    async def _receive_counted(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            self._body_complete = not message.get("more_body", False)
+            if self._received > self._max_body:
+                raise self._too_large(f"more than {self._max_body}")
+        return message
+
+    async def _send_marked(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            if self._settings.tracing:  # now: the span ends with the reply's last byte
+                tracing.describe(self._scope["method"], self._state)
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._request_id
+            if self._drain.begun:
+                headers["connection"] = "close"
+            for name, value in _SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            self._metrics.request_seconds.labels(self._state["route"]).observe(time.perf_counter() - self._start)
+            if self._in_time and not self._timeout.expired():
+                self._timeout.reschedule(None)  # a long reply may take its time on the wire
+        elif not message.get("more_body") and self._body_still_comes():
+            # Closing the connection now would reset it, and the client, still sending, might never read the reply.
+            await self._send({**message, "more_body": True})
+            await self._discard_body()
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+    def _body_still_comes(self) -> bool:
+        has_body = self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
+        return self._status in _ASK_AGAIN and has_body and not self._body_complete and "expect" not in self._headers
+
+    async def _discard_body(self) -> None:
+        """Takes in what the client still sends, within bounds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                while not self._body_complete and self._received <= self._settings.max_body:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    self._received += len(message.get("body", b""))
+                    self._body_complete = not message.get("more_body", False)

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: the engine that runs a bundle's graphs. No HTTP."""

@@ -1,0 +1,403 @@
+"""The engine: checked arrays in, responses out. Knows graphs and nothing of HTTP.
+
+stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mouse and member) -> ensemble
+
+`server.inference.core` runs a core no more often than it must, `server.inference.gradients` goes the way back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from server.bundle import manifest as contract
+from server.bundle.manifest import File, Manifest, MouseRecord
+from server.errors import BundleError, InvalidInput, NotFound
+from server.inference.core import Core
+from server.inference.gradients import BackwardPass, Gradient, MouseForward
+from server.inference.graphs import Graphs
+from server.inference.sessions import Precision, Provider, Session, Tensor
+from server.inference.stages import Stages
+from server.inference.stimulus import Stimulus, floats, merged
+
+__all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
+
+Array = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to a stimulus, in standardised units.
+
+    Attributes:
+        response: (B, n) float32.
+        spread: (B, n) float32, standard deviation over the members' own responses; 0 with one member.
+    """
+
+    response: Array
+    spread: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _MouseGraphs:
+    stems: list[Session]
+    readouts: list[Session]
+    ensemble: Session
+    touched_tokens: list[Session]
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """Part of a stimulus that runs together: which stimulus, and which of its images."""
+
+    stimulus: int
+    images: slice
+
+
+class Engine:
+    """One bundle, loaded. Not thread-safe: whoever owns it runs one call at a time."""
+
+    def __init__(self, graphs: Graphs, *, max_batch: int) -> None:
+        bundle, manifest = graphs.bundle, graphs.manifest
+        self.bundle = bundle
+        self.manifest = manifest
+        self.hash = manifest.hash
+        self.max_batch = max_batch
+        self.precision = graphs.precision
+        self.stages = Stages()
+        self._graphs = graphs
+        cores, token_cores = _core_files(manifest, graphs.precision)
+        self.cores = [
+            Core(graphs.core(file), partial(graphs.core, token_cores[i]) if token_cores else None)
+            for i, file in enumerate(cores)
+        ]
+        self._mice = {
+            mouse_id: _MouseGraphs(
+                stems=[graphs.small(file) for file in mouse.stems],
+                readouts=[graphs.small(file) for file in mouse.readouts],
+                ensemble=graphs.small(mouse.ensemble),
+                touched_tokens=[graphs.small(file) for file in mouse.touched_tokens],
+            )
+            for mouse_id, mouse in manifest.mice.items()
+        }
+        self._backward: BackwardPass | None = None
+        self._attention: list[Session] | None = None
+        self.neurons = {mouse_id: contract.load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
+        self.provider = self.cores[0].session.provider
+        self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
+        self._pool = ThreadPoolExecutor(graphs.threads or os.cpu_count(), thread_name_prefix="mice")
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        provider: Provider = "auto",
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        max_batch: int = 8,
+    ) -> Self:
+        """Loads and verifies a bundle.
+
+        Args:
+            provider: "auto", "cpu", "cuda" or "openvino"; one asked for by name is an error where it is missing.
+            precision: of the cores: "fp32"; "fp16", where the bundle has such cores; "bf16", in OpenVINO.
+            threads: of one core graph on the CPU; None: one per physical core.
+            max_batch: images in one pass of the core; more are split.
+
+        Raises:
+            BundleError: the bundle is incomplete, changed, of an unknown schema, or cannot run here.
+        """
+        bundle = Path(path)
+        manifest = contract.load_manifest(bundle)
+        graphs = Graphs(bundle, manifest, provider, precision, threads)
+        contract.verify_files(bundle, manifest)
+        return cls(graphs, max_batch=max_batch)
+
+    def warm_up(self) -> None:
+        """Runs every graph that predictions need once, at batch 1 and, on a GPU, at the largest batch."""
+        sizes = (1,) if self.device == "cpu" else (1, self.max_batch)
+        for size in sizes:
+            self.predict_many(
+                [
+                    Stimulus(
+                        mouse_id=mouse_id,
+                        image=np.zeros((size, *mouse.image_shape), np.float32),
+                        behavior=np.zeros((size, len(mouse.behavior)), np.float32),
+                        pupil_center=np.zeros((size, len(mouse.pupil_center)), np.float32),
+                    )
+                    for mouse_id, mouse in self.manifest.mice.items()
+                ]
+            )
+
+    def predict(
+        self,
+        mouse_id: str,
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+        neurons: npt.ArrayLike | None = None,
+    ) -> Array:
+        """Standardised responses of one mouse.
+
+        Args:
+            image: (B, C, H, W), in the recording's own units.
+            behavior: (B, 3): pupil dilation, its derivative, running speed.
+            pupil_center: (B, 2): x, y.
+            neurons: (n,) positions 0..N-1 in any order; None: all.
+
+        Returns:
+            (B, N) or (B, n) float32.
+
+        Raises:
+            NotFound: no such mouse or neuron.
+            InvalidInput: another shape, a type that is no number, NaN or infinity.
+        """
+        return self.predict_many([self.check(mouse_id, image, behavior, pupil_center, neurons)])[0].response
+
+    def predict_mice(
+        self,
+        mice: Sequence[str] | Literal["*"],
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+    ) -> dict[str, Array]:
+        """Standardised responses of several mice, "*" for all, to one stimulus: mouse_id -> (B, N).
+
+        Mice whose recordings standardise it alike share one pass of the core. See `predict` for the rest.
+
+        Raises:
+            InvalidInput: no mouse, or one twice.
+        """
+        names = list(self._mice) if mice == "*" else list(mice)
+        if isinstance(mice, str) and mice != "*":
+            raise InvalidInput("mice is one name", got=mice, expected="a list of mice, or '*' for all")
+        if not names or len(set(names)) < len(names):
+            raise InvalidInput("mice holds no mouse, or one twice", got=names, expected="each mouse once")
+        stimuli = [self.check(mouse_id, image, behavior, pupil_center) for mouse_id in names]
+        # Image by image, so that mice which share a core's pass lie in one chunk of the batch.
+        pieces = [stimulus[i : i + 1] for i in range(len(stimuli[0].image)) for stimulus in stimuli]
+        responses = [prediction.response for prediction in self.predict_many(pieces)]
+        return {mouse_id: np.concatenate(responses[k :: len(names)]) for k, mouse_id in enumerate(names)}
+
+    def predict_many(self, stimuli: Sequence[Stimulus]) -> list[Prediction]:
+        """Answers stimuli of any mice together, with one pass of each core for up to `max_batch` images.
+
+        The stimuli are taken as they are: `check` makes them.
+        """
+        parts: list[list[Prediction]] = [[] for _ in stimuli]
+        self.stages.begin()
+        for rows in self._chunks(stimuli):
+            predictions = self._run([stimuli[row.stimulus][row.images] for row in rows])
+            for row, prediction in zip(rows, predictions, strict=True):
+                parts[row.stimulus].append(prediction)
+        return [
+            some[0]
+            if len(some) == 1
+            else Prediction(np.concatenate([p.response for p in some]), np.concatenate([p.spread for p in some]))
+            for some in parts
+        ]
+
+    def attention_rollout(
+        self, mouse_id: str, image: npt.ArrayLike, behavior: npt.ArrayLike, pupil_center: npt.ArrayLike
+    ) -> Array:
+        """Where each member's cls token looks, (M, B, h, w) in [0, 1], at the core's image size.
+
+        Raises:
+            NotFound: the twin's core has no attention.
+        """
+        if not self.manifest.attention:
+            raise NotFound(
+                f"twin {self.manifest.name!r} has no attention", got=self.manifest.configs[0]["core"]["kind"]
+            )
+        if self._attention is None:
+            self._attention = [self._graphs.large(file) for file in self.manifest.attention]
+        stimulus = self.check(mouse_id, image, behavior, pupil_center)
+        maps = []
+        for start in range(0, len(stimulus.image), self.max_batch):
+            stems = self._run_stems(stimulus[start : start + self.max_batch])
+            maps.append(
+                [
+                    session.run(stems[member % len(stems)])[contract.ATTENTION_ROLLOUT]
+                    for member, session in enumerate(self._attention)
+                ]
+            )
+        return np.concatenate([np.stack(members) for members in maps], axis=1)
+
+    def gradient(
+        self,
+        mouse_id: str,
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        neurons: npt.ArrayLike | None = None,
+    ) -> Gradient:
+        """Responses, and d(sum over n of weights times response) / d(image, behaviour, pupil centre), per sample.
+
+        Args:
+            image, behavior, pupil_center, neurons: as for `predict`.
+            weights: (n,) for all samples, or (B, n).
+
+        Raises:
+            NotFound: no such mouse or neuron, or the twin was exported without gradients.
+            InvalidInput: another shape, a type that is no number, NaN or infinity.
+        """
+        if not self.manifest.has_gradients:
+            raise NotFound(f"twin {self.manifest.name!r} was exported without gradients", hint="Export it again.")
+        stimulus = self.check(mouse_id, image, behavior, pupil_center, neurons)
+        positions = self._neurons(stimulus)
+        batch = len(stimulus.image)
+        shape = (batch, len(positions)) if np.ndim(weights) == 2 else (len(positions),)
+        weights = np.broadcast_to(floats("weights", weights, shape, mouse_id), (batch, len(positions)))
+        if self._backward is None:
+            self._backward = BackwardPass(
+                self.manifest,
+                self._graphs,
+                [
+                    core.session if self.precision == "fp32" and isinstance(core.session, Session) else None
+                    for core in self.cores
+                ],
+                [core.n_tokens for core in self.cores],
+            )
+        mouse = self._mice[mouse_id]
+        parts = []
+        for start in range(0, batch, self._gradient_batch):
+            images = slice(start, start + self._gradient_batch)
+            parts.append(
+                self._backward.run(
+                    mouse_id,
+                    MouseForward(mouse.readouts, mouse.touched_tokens),
+                    stimulus[images].tensors,
+                    self._run_stems(stimulus[images]),
+                    positions,
+                    np.ascontiguousarray(weights[images]),
+                )
+            )
+        return parts[0] if len(parts) == 1 else Gradient(*map(np.concatenate, zip(*parts, strict=True)))
+
+    @property
+    def _gradient_batch(self) -> int:
+        """A backward pass holds attention weights, some 200 MB an image; on a CPU batches gain nothing."""
+        return 1 if self.device == "cpu" else max(1, self.max_batch // 4)
+
+    def check(
+        self,
+        mouse_id: str,
+        image: npt.ArrayLike,
+        behavior: npt.ArrayLike,
+        pupil_center: npt.ArrayLike,
+        neurons: npt.ArrayLike | None = None,
+    ) -> Stimulus:
+        """A stimulus that the engine can run as it is; see `predict` for what is refused."""
+        return Stimulus.check(self._mouse(mouse_id), image, behavior, pupil_center, neurons)
+
+    def _mouse(self, mouse_id: str) -> MouseRecord:
+        try:
+            return self.manifest.mice[mouse_id]
+        except KeyError:
+            raise NotFound(
+                f"twin {self.manifest.name!r} has no mouse {mouse_id!r}", got=mouse_id, expected=sorted(self._mice)
+            ) from None
+
+    def _chunks(self, stimuli: Sequence[Stimulus]) -> Iterator[list[_Row]]:
+        rows: list[_Row] = []
+        room = self.max_batch
+        for index, stimulus in enumerate(stimuli):
+            start, total = 0, len(stimulus.image)
+            while start < total:
+                taken = min(room, total - start)
+                rows.append(_Row(index, slice(start, start + taken)))
+                start, room = start + taken, room - taken
+                if room == 0:
+                    yield rows
+                    rows, room = [], self.max_batch
+        if rows:
+            yield rows
+
+    def _run(self, pieces: list[Stimulus]) -> list[Prediction]:
+        """One chunk: at most `max_batch` images; what asks the same of one mouse runs as one."""
+        groups = merged(pieces)
+        predictions: dict[int, Prediction] = {}
+        for (_, places), of_all in zip(groups, self._run_merged([one for one, _ in groups]), strict=True):
+            ends = np.cumsum([len(pieces[i].image) for i in places])[:-1]
+            parts = zip(np.split(of_all.response, ends), np.split(of_all.spread, ends), strict=True)
+            predictions |= {i: Prediction(*part) for i, part in zip(places, parts, strict=True)}
+        return [predictions[i] for i in range(len(pieces))]
+
+    def _run_merged(self, pieces: list[Stimulus]) -> list[Prediction]:
+        stems = self._each(self._run_stems, pieces)  # piece -> member -> tensors
+        self.stages.end_of("stem")
+        pre_activations: list[list[Array]] = [[] for _ in pieces]
+        for member, core in enumerate(self.cores):
+            inputs = [tensors[member % len(tensors)] for tensors in stems]
+            touched = None
+            if core.can_restrict:
+                touched = self._each(partial(self._touched, member), pieces, inputs)
+            feature_maps = core.feature_maps(inputs, touched)
+            self.stages.end_of("core")
+            read_out = self._each(partial(self._read_out, member), pieces, inputs, feature_maps)
+            for members, pre_activation in zip(pre_activations, read_out, strict=True):
+                members.append(pre_activation)
+            self.stages.end_of("readout")
+        predictions = self._each(self._combine, pieces, pre_activations)
+        self.stages.end_of("ensemble")
+        return predictions
+
+    def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:
+        """What the function gives for each piece: those of several mice side by side, as their graphs are small."""
+        run = map if len(pieces) == 1 or self.device != "cpu" else self._pool.map
+        return list(run(function, pieces, *more))
+
+    def _run_stems(self, stimulus: Stimulus) -> list[dict[str, Tensor]]:
+        """The core's inputs: one set for all members, or one per member where their shifters differ."""
+        mouse_index = self.manifest.mice[stimulus.mouse_id].mouse_index
+        results = []
+        for stem in self._mice[stimulus.mouse_id].stems:
+            tensors = stem.run(stimulus.tensors)
+            tensors[contract.MOUSE_INDEX] = np.full(len(stimulus.image), mouse_index, np.int64)
+            results.append(tensors)
+        return results
+
+    def _touched(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor]) -> np.ndarray:
+        """The tokens that the readout of one member reads."""
+        graph = self._mice[stimulus.mouse_id].touched_tokens[member]
+        return graph.run(inputs | {contract.NEURONS: self._neurons(stimulus)})[contract.TOKENS]
+
+    def _read_out(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor], feature_map: Tensor) -> Array:
+        """The pre-activations (B, n) of one member."""
+        readout = self._mice[stimulus.mouse_id].readouts[member]
+        tensors = inputs | {contract.FEATURE_MAP: feature_map, contract.NEURONS: self._neurons(stimulus)}
+        return readout.run(tensors)[contract.PRE_ACTIVATION]
+
+    def _combine(self, stimulus: Stimulus, members: list[Array]) -> Prediction:
+        """The ensemble's answer, from the pre-activations of its members."""
+        result = self._mice[stimulus.mouse_id].ensemble.run({contract.PRE_ACTIVATION: np.stack(members)})  # (M, B, n)
+        return Prediction(result[contract.RESPONSE], result[contract.SPREAD])
+
+    def _neurons(self, stimulus: Stimulus) -> npt.NDArray[np.int64]:
+        if stimulus.neurons is not None:
+            return stimulus.neurons
+        return np.arange(self.manifest.mice[stimulus.mouse_id].n_neurons, dtype=np.int64)
+
+
+def _core_files(manifest: Manifest, precision: Precision) -> tuple[list[File], list[File]]:
+    """The cores of that precision, and their variants for some tokens."""
+    if precision != "fp16":
+        return manifest.cores, manifest.token_cores
+    if not manifest.half_cores:
+        raise BundleError(
+            f"twin {manifest.name!r} has no cores in fp16",
+            expected="half_cores in the manifest",
+            hint="Export it again with --fp16 (transformer cores only), or set V1T_PRECISION=fp32.",
+        )
+    return manifest.half_cores, []

@@ -1,0 +1,141 @@
+"""d(sum of weights times responses) with respect to image, behaviour and pupil centre, without torch.
+
+Forward through the stems, cores and readouts of all members, then back through their backward passes: the ensemble's
+slope is known only once every member has answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from server.bundle import manifest as contract
+from server.bundle.manifest import Manifest, gradient_of
+from server.inference.core import distinct_tokens, mask_of
+from server.inference.graphs import Graphs
+from server.inference.sessions import Session
+
+__all__ = ["BackwardPass", "Gradient"]
+
+Array = npt.NDArray[np.float32]
+Tensors = dict[str, np.ndarray]
+INPUTS = (contract.IMAGE, contract.BEHAVIOR, contract.PUPIL_CENTER)
+CORE_INPUTS = (contract.CORE_IMAGE, contract.CORE_BEHAVIOR, contract.CORE_PUPIL_CENTER)
+
+
+class Gradient(NamedTuple):
+    """Responses, and the derivatives of sum over n of weights times response, per sample.
+
+    Attributes:
+        response: (B, n) float32, standardised.
+        image: (B, C, H, W) float32, as `behavior` and `pupil_center` per unit of the recording.
+        behavior: (B, 3) float32.
+        pupil_center: (B, 2) float32.
+    """
+
+    response: Array
+    image: Array
+    behavior: Array
+    pupil_center: Array
+
+
+@dataclass(frozen=True, eq=False)
+class MouseForward:
+    """What the engine has loaded of a mouse and the backward pass uses too."""
+
+    readouts: Sequence[Session]
+    touched_tokens: Sequence[Session]
+
+
+@dataclass(frozen=True, eq=False)
+class _MouseBackward:
+    stems: list[Session]
+    readouts: list[Session]
+    ensemble: Session
+
+
+class BackwardPass:
+    """The gradient graphs of a bundle, those of a mouse opened on its first use.
+
+    Args:
+        graphs: opens them.
+        cores: the members' core graphs in float32, where they are open: one that keeps no tape is the forward pass.
+        n_tokens: L of each core.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        graphs: Graphs,
+        cores: Sequence[Session | None],
+        n_tokens: list[int],
+    ) -> None:
+        self._manifest = manifest
+        self._graphs = graphs
+        self._n_tokens = n_tokens
+        self._tapes = [
+            core if core is not None and tape == file else graphs.large(tape)
+            for core, file, tape in zip(cores, manifest.cores, manifest.core_tapes, strict=True)
+        ]
+        self._cores = [graphs.large(file) for file in manifest.core_gradients]
+        self._mice: dict[str, _MouseBackward] = {}
+
+    def run(
+        self,
+        mouse_id: str,
+        forward: MouseForward,
+        raw: Tensors,
+        stems: list[Tensors],
+        neurons: np.ndarray,
+        weights: Array,
+    ) -> Gradient:
+        """The gradient of one chunk.
+
+        Args:
+            raw: image, behavior and pupil_center.
+            stems: the cores' inputs: one set for all members, or one per member.
+            neurons: (n,) positions.
+            weights: (B, n).
+        """
+        mouse = self._mouse(mouse_id)
+        members = range(self._manifest.members)
+        inputs = [{**stems[m % len(stems)], contract.NEURONS: neurons} for m in members]
+        pre_activations = []
+        for m in members:
+            if contract.TOKENS in self._tapes[m].inputs:
+                touched = forward.touched_tokens[m].run(inputs[m])[contract.TOKENS]
+                inputs[m][contract.TOKENS] = distinct_tokens(mask_of(touched, len(weights), self._n_tokens[m]))
+            inputs[m] |= self._tapes[m].run(inputs[m])
+            pre_activations.append(forward.readouts[m].run(inputs[m])[contract.PRE_ACTIVATION])
+        ensemble = mouse.ensemble.run({contract.PRE_ACTIVATION: np.stack(pre_activations), contract.WEIGHTS: weights})
+        totals: list[Tensors] = [{} for _ in stems]  # of each stem: d of its outputs, summed over its members
+        for m in members:
+            d_pre_activation = ensemble[gradient_of(contract.PRE_ACTIVATION)][m]
+            back = mouse.readouts[m].run(inputs[m] | {gradient_of(contract.PRE_ACTIVATION): d_pre_activation})
+            back |= self._cores[m].run(inputs[m] | back)
+            inputs[m].clear()  # the tape is large
+            _add(totals[m % len(stems)], {gradient_of(name): back[gradient_of(name)] for name in CORE_INPUTS})
+        result: Tensors = {}
+        for stem, total in zip(mouse.stems, totals, strict=True):
+            _add(result, stem.run(raw | total))
+        return Gradient(ensemble[contract.RESPONSE], *(result[gradient_of(name)] for name in INPUTS))
+
+    def _mouse(self, mouse_id: str) -> _MouseBackward:
+        if mouse_id not in self._mice:
+            record = self._manifest.mice[mouse_id]
+            assert record.ensemble_gradient is not None
+            self._mice[mouse_id] = _MouseBackward(
+                stems=[self._graphs.small(file) for file in record.stem_gradients],
+                readouts=[self._graphs.small(file) for file in record.readout_gradients],
+                ensemble=self._graphs.small(record.ensemble_gradient),
+            )
+        return self._mice[mouse_id]
+
+
+def _add(total: Tensors, more: Tensors) -> None:
+    for name, tensor in more.items():
+        total[name] = total[name] + tensor if name in total else tensor

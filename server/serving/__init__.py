@@ -1,0 +1,1 @@
+"""What a running server owns: the batcher, the loaded bundles, keys, metrics, logs and shutdown."""

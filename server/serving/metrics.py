@@ -1,0 +1,82 @@
+"""What Prometheus sees. Every label is bounded: a port scanner adds no series."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from server.serving.gpu_memory import GPUMemory
+
+__all__ = ["CONTENT_TYPE", "OTHER", "SEVERAL", "UNKNOWN", "Metrics"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+UNKNOWN = "unknown"  # a mouse that no bundle holds
+SEVERAL = "several"  # mice of one request
+OTHER = "other"  # a route that we do not have
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The collectors of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(GPUMemory())
+        self.requests = Counter(
+            "v1t_requests", "Requests, by route, mouse and status", ["route", "mouse", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "v1t_request_seconds",
+            "From first byte in to first byte out",
+            ["route"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.batch_images = Histogram(
+            "v1t_batch_images", "Images per run of the engine", registry=registry, buckets=_IMAGES
+        )
+        self.batch_requests = Histogram(
+            "v1t_batch_requests", "Requests per run of the engine", registry=registry, buckets=_IMAGES
+        )
+        self.compute_seconds = Histogram(
+            "v1t_compute_seconds", "One run of the engine", registry=registry, buckets=_SECONDS
+        )
+        self.stage_seconds = Histogram(
+            "v1t_stage_seconds",
+            "Each stage of one run of the engine: stem, core, readout, ensemble",
+            ["stage"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.work_seconds = Histogram(
+            "v1t_work_seconds",
+            "One piece of work that shares no run, such as a gradient",
+            ["work"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.queue_seconds = Histogram(
+            "v1t_queue_seconds", "A request's wait for its first run", registry=registry, buckets=_SECONDS
+        )
+        self.in_flight = Gauge("v1t_requests_in_flight", "Requests that are being answered", registry=registry)
+        self.queue_images = Gauge("v1t_queue_images", "Images that wait", registry=registry)
+        self.ready = Gauge("v1t_ready", "1 when every bundle is loaded and warm", registry=registry)
+        self.bundle = Gauge(
+            "v1t_bundle",
+            "Bundles served: 1 in memory, 0 until asked for",
+            ["name", "version", "hash", "provider", "members"],
+            registry=registry,
+        )
+        self.load_seconds = Histogram(
+            "v1t_load_seconds",
+            "Loading, verifying and warming one bundle",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.refused = Gauge("v1t_refused", "Bundles that were refused at the last look", registry=registry)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
