@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from training.analyses.retinotopy import cortical_correlation, readout_positions, retinotopy_correlation
-from training.ensemble import load_ensemble
+from training.checkpoints.ensemble import load_ensemble
 from v1t_client.insilico import Result
 from v1t_client.insilico.retinotopy import screen_colors
 

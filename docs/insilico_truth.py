@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clients" / "python
 
 import numpy as np
 
-from training.simulate import TRUTH
-from training.simulated_cortex import load_cortex
+from training.simulation.simulate import TRUTH
+from training.simulation.cortex import load_cortex
 from v1t_client.insilico import Result, open_predictor, perform
 from v1t_client.insilico.behavior import Behavior
 from v1t_client.insilico.rf import ReceptiveFields

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from conftest import REFERENCE
 
-from training.ensemble import Ensemble
-from training.importer import import_weights
+from training.checkpoints.ensemble import Ensemble
+from training.checkpoints.importer import import_weights
 
 __all__ = ["CASES", "ENSEMBLES", "RUNS", "SENSORIUM", "Golden", "load_golden"]
 

@@ -21,11 +21,11 @@ from training.analyses.retinotopy import (
     retinotopy_correlation,
     true_centers,
 )
-from training.checkpoint import save_checkpoint
-from training.ensemble import Ensemble
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.ensemble import Ensemble
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError, ScoringError
-from training.mouse import Mouse
-from training.recordings import Recording
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse
 
-from training.checkpoint import CONFIG, Checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoints.checkpoint import CONFIG, Checkpoint, load_checkpoint, save_checkpoint
+from training.data.layout import STATISTICS
 from training.errors import CheckpointError
-from training.layout import STATISTICS
 
 
 @pytest.fixture

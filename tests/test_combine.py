@@ -12,17 +12,17 @@ from tiny_twins import tiny_checkpoint, tiny_config, tiny_inputs, tiny_mouse, ti
 
 from server.inference.engine import Engine
 from training.__main__ import main
-from training.batches import read_batch
-from training.checkpoint import save_checkpoint
-from training.combine import fit_combinations
-from training.ensemble import Combination, Ensemble, load_ensemble, save_ensemble
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.ensemble import Combination, Ensemble, load_ensemble, save_ensemble
+from training.data.batches import read_batch
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError
+from training.evaluation.combine import fit_combinations
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
-from training.loss import poisson_loss
 from training.models.twin import response_from
-from training.mouse import Mouse
-from training.recordings import Recording
+from training.trainer.loss import poisson_loss
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_inputs, tiny_mouse
 
 from training.__main__ import main
-from training.checkpoint import save_checkpoint
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.describe import count_gflop, describe
 from training.config import ModelConfig
-from training.describe import count_gflop, describe
 from training.models import Twin
 from training.models.attention import Attention
 

@@ -20,13 +20,13 @@ from server.inference.core import WORTH_RESTRICTING, distinct_tokens, mask_of
 from server.inference.engine import Engine
 from server.inference.sessions import Session
 from server.inference.stimulus import merged
-from training.checkpoint import Checkpoint
+from training.checkpoints.checkpoint import Checkpoint
+from training.checkpoints.ensemble import Combination, Ensemble
 from training.config import ModelConfig, with_options
-from training.ensemble import Combination, Ensemble
+from training.data.mouse import Mouse
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
 from training.models import Twin
-from training.mouse import Mouse
 
 pytestmark = pytest.mark.slow  # exports a bundle first
 

@@ -13,13 +13,13 @@ import torch
 from tiny_twins import competition_recording, tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
 
 from training.__main__ import main
-from training.checkpoint import save_checkpoint
-from training.ensemble import Ensemble
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.ensemble import Ensemble
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
-from training.evaluate import evaluate, evaluate_mouse, over_mice, scorable, scores_table
-from training.mouse import Mouse
-from training.recordings import Recording
-from training.report import neuron_table, write_report
+from training.evaluation.evaluate import evaluate, evaluate_mouse, over_mice, scorable, scores_table
+from training.evaluation.report import neuron_table, write_report
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,21 @@ from tiny_twins import tiny_checkpoint, tiny_config, tiny_inputs, tiny_mouse, ti
 from server.bundle.manifest import load_manifest, load_neurons, verify_files
 from server.inference.engine import Engine
 from training.__main__ import main
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.ensemble import Ensemble, load_ensemble
+from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.config import TrainingConfig
+from training.data.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError
-from training.evaluate import evaluate
+from training.evaluation.evaluate import evaluate
 from training.export import bundle as bundle_module
 from training.export import export_bundle
 from training.export import parity as parity_module
 from training.export.bundle import BundleOptions
 from training.export.graphs import export_core, export_stem
 from training.export.parity import float64_response, random_inputs
-from training.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES
-from training.loop import TrainingConfig
-from training.mouse import Mouse
-from training.recordings import Recording
-from training.run_folder import train_ensemble
+from training.trainer.run import train_ensemble
 
 
 class Trained:

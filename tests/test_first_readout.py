@@ -12,16 +12,15 @@ import torch
 import torch.nn.functional as F
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
 
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.config import ModelConfig
+from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from training.config import ModelConfig, TrainingConfig
+from training.data.recordings import Recording
 from training.errors import ConfigError
-from training.first_readout import RIDGES, Trials, fit_first_readout, fit_first_readouts, score_places
-from training.loop import train_member
 from training.models import Twin
 from training.models.twin import response_from
-from training.procedure import TrainingConfig
-from training.recordings import Recording
-from training.transfer import FeatureMaps
+from training.trainer.loop import train_member
+from training.trainer.readout_init import RIDGES, Trials, fit_first_readout, fit_first_readouts, score_places
+from training.trainer.transfer import FeatureMaps
 
 N_NEURONS, SILENT, N_TRAIN, N_TRIALS = 80, 15, 900, 1200
 FINE = {"patch_stride": 1}  # maps of 9 rows and 17 columns

@@ -13,10 +13,10 @@ from torch import nn
 
 from server.errors import InvalidInput, NotFound
 from server.inference.engine import Engine, Gradient
-from training.ensemble import Combination, Ensemble
+from training.checkpoints.ensemble import Combination, Ensemble
+from training.checkpoints.importer import import_weights
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
-from training.importer import import_weights
 
 pytestmark = pytest.mark.slow
 

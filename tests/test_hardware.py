@@ -14,17 +14,16 @@ import torch
 from lightning_fabric import Fabric
 from tiny_twins import tiny_config, tiny_recordings, tiny_twin
 
-from training.checkpoint import load_checkpoint
-from training.config import ModelConfig
+from training.checkpoints.checkpoint import load_checkpoint
+from training.config import ModelConfig, TrainingConfig
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError
-from training.hardware import Hardware, leave_together
-from training.loop import train_member
-from training.members import Member, _locked, train_members
 from training.models import Twin
-from training.mouse import Mouse
-from training.procedure import TrainingConfig
-from training.recordings import Recording
-from training.update import Update, compiled_core
+from training.trainer.hardware import Hardware, leave_together
+from training.trainer.loop import train_member
+from training.trainer.members import Member, _locked, train_members
+from training.trainer.update import Update, compiled_core
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 DROPOUT = {"patch_dropout": 0.1, "block_dropout": 0.2}
@@ -190,7 +189,7 @@ def test_members_side_by_side_are_those_one_after_another(recordings: dict[str, 
 
 
 def test_members_side_by_side_take_one_gpu_each_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import members
+    from training.trainer import members
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -17,12 +17,12 @@ from reference_run import reference_state, write_reference_run
 from tiny_twins import tiny_config, tiny_inputs, tiny_recordings, tiny_twin
 
 from training.__main__ import main
-from training.checkpoint import load_checkpoint
+from training.checkpoints.checkpoint import load_checkpoint
+from training.checkpoints.importer import import_weights
+from training.checkpoints.safe_pickle import load_pickle
+from training.data.mouse import Mouse
 from training.errors import CheckpointError
-from training.importer import import_weights
 from training.models import Twin
-from training.mouse import Mouse
-from training.safe_pickle import load_pickle
 
 
 @pytest.fixture

@@ -35,5 +35,5 @@ def test_engine_loads_without_a_web_server(name: str) -> None:
 
 
 def test_data_side_of_training_loads_without_torch() -> None:
-    loaded = modules_after("import training.recordings, training.simulate, training.metrics")
+    loaded = modules_after("import training.data.recordings, training.simulation.simulate, training.metrics")
     assert loaded.isdisjoint({"torch", "server", "onnxruntime"})

@@ -15,17 +15,16 @@ from scipy.special import erf
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_inputs, tiny_mouse, tiny_twin
 from torch import nn
 
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import PRESETS, ModelConfig, ReadoutConfig, parse_config, with_options
+from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from training.config import PRESETS, ModelConfig, ReadoutConfig, TrainingConfig, parse_config, with_options
 from training.errors import ConfigError
 from training.export.folded import FoldedViT, can_fold
-from training.loop import TrainingConfig
-from training.loss import poisson_loss
 from training.models import Twin
 from training.models.attention import Attention
 from training.models.readout import GaussianReadout
 from training.models.transformer import StochasticDepth
 from training.models.vit import ViTCore, token_grid
+from training.trainer.loss import poisson_loss
 
 TOKENIZERS = ("sliding_window", "convolution", "shifted_patches", "normalized_patches")
 

@@ -16,7 +16,7 @@ from server.bundle import manifest as contract
 from server.errors import BundleError
 from server.inference.engine import Engine
 from server.inference.sessions import Precision, Provider, Session, open_core
-from training.ensemble import Ensemble
+from training.checkpoints.ensemble import Ensemble
 from training.errors import ConfigError
 from training.export import export_bundle
 from training.export.bundle import BundleOptions

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import packed as packed_module
-from training import recordings
 from training.__main__ import main
+from training.data import cache as packed_module
+from training.data import recordings
+from training.data.mouse import open_recordings
+from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
-from training.mouse import open_recordings
-from training.recordings import Recording
 
 T, N, SHAPE = 23, 7, (1, 12, 20)
 NAME = "static21067-10-18-GrayImageNet-94c6ff995dac583098847cfecd43e7b6"
@@ -377,5 +377,6 @@ def test_caches_that_a_shell_finds_beside_recordings_are_passed_over(
 
 
 def test_recordings_simulation_and_metrics_need_no_torch() -> None:
-    code = "import sys, training.recordings, training.simulate, training.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, training.data.recordings, training.simulation.simulate, training.metrics; "
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

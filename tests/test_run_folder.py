@@ -12,17 +12,17 @@ import pytest
 import torch
 from tiny_twins import tiny_config, tiny_recordings
 
-from training import loop
 from training.__main__ import main
-from training.checkpoint import load_checkpoint
-from training.dry_run import describe_run
+from training.checkpoints.checkpoint import load_checkpoint
+from training.config import TrainingConfig
+from training.data.recordings import Recording
 from training.errors import ConfigError
-from training.hardware import Hardware
-from training.loop import train_member
-from training.procedure import TrainingConfig
-from training.recordings import Recording
-from training.run_folder import train_ensemble
-from training.run_state import Logs
+from training.trainer import loop
+from training.trainer.dry_run import describe_run
+from training.trainer.hardware import Hardware
+from training.trainer.loop import train_member
+from training.trainer.run import train_ensemble
+from training.trainer.state import Logs
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 
@@ -130,7 +130,7 @@ def test_the_command_hands_its_hardware_on(
         seen.extend([*jobs, parallel])
         return [0.0] * len(jobs)
 
-    monkeypatch.setattr("training.run_folder.train_members", noted)
+    monkeypatch.setattr("training.trainer.run.train_members", noted)
     arguments = ["train", "--recordings", str(recordings["SIM1"].path), "--output", str(tmp_path / "run")]
     arguments += ["--members", "4", "--keep", "2", "--parallel", "2", "--precision", "bf16", "--deterministic"]
     assert main([*arguments, "--tensorboard", "--device", "cpu", "--compile"]) == 0

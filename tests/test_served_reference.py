@@ -10,10 +10,10 @@ import pytest
 import v1t_client
 from live_server import Server, serving
 
-from training.ensemble import Ensemble
+from training.checkpoints.ensemble import Ensemble
+from training.checkpoints.importer import import_weights
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
-from training.importer import import_weights
 
 pytestmark = pytest.mark.slow
 

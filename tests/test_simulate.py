@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import simulate as simulate_module
+from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError
 from training.metrics import single_trial_correlation
-from training.recordings import Recording
-from training.simulate import TRUTH, simulate
-from training.simulated_behavior import simulate_behavior
-from training.simulated_cortex import Cortex, load_cortex
-from training.simulated_stimuli import dead_leaves
+from training.simulation import simulate as simulate_module
+from training.simulation.behavior import simulate_behavior
+from training.simulation.cortex import Cortex, load_cortex
+from training.simulation.simulate import TRUTH, simulate
+from training.simulation.stimuli import dead_leaves
 
 SMALL = {"n_neurons": 60, "n_train": 300, "n_validation": 20, "n_test_images": 40, "n_test_repeats": 10}
 TINY = {"n_neurons": 3, "n_train": 4, "n_validation": 2, "n_test_images": 2, "n_test_repeats": 2}

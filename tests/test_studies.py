@@ -18,9 +18,9 @@ import torch
 from tiny_twins import NO_DROPOUT, TINY_CORES, tiny_recordings
 
 from training.__main__ import main
-from training.checkpoint import load_checkpoint
-from training.loop import TrainingConfig
-from training.simulate import simulate
+from training.checkpoints.checkpoint import load_checkpoint
+from training.config import TrainingConfig
+from training.simulation.simulate import simulate
 from training.studies import runner
 from training.studies.catalog import SCALES, STUDIES, Scale
 from training.studies.plan import plan

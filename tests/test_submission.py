@@ -15,14 +15,14 @@ import torch
 from tiny_twins import IMAGE_SHAPE, competition_recording, tiny_checkpoint, tiny_config, tiny_recordings
 
 from training.__main__ import main
-from training.checkpoint import save_checkpoint
-from training.ensemble import Ensemble
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.ensemble import Ensemble
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
-from training.loop import predict_tier
-from training.mouse import Mouse
-from training.recordings import Recording
-from training.simulate import simulate
-from training.submission import submit
+from training.evaluation.submission import submit
+from training.simulation.simulate import simulate
+from training.trainer.loop import predict_tier
 
 S0, S1 = "26872-17-20", "27204-5-13"
 

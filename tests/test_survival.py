@@ -12,13 +12,14 @@ import torch
 from kills import describe, kill_and_resume
 from tiny_twins import tiny_config, tiny_recordings
 
-from training import checkpoint as checkpoint_module
-from training import loop, run_state
-from training.checkpoint import load_checkpoint
+from training.checkpoints import checkpoint as checkpoint_module
+from training.checkpoints.checkpoint import load_checkpoint
+from training.config import TrainingConfig
+from training.data.recordings import Recording
 from training.errors import CheckpointError, DivergenceError, RecordingError
-from training.loop import train_member
-from training.procedure import TrainingConfig
-from training.recordings import Recording
+from training.trainer import loop
+from training.trainer import state as run_state
+from training.trainer.loop import train_member
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=3)
 DROPOUT = {"patch_dropout": 0.1, "block_dropout": 0.2}

@@ -18,13 +18,12 @@ import yaml
 from optuna.trial import TrialState
 from tiny_twins import tiny_recordings
 
-from training import sweep as sweep_module
 from training.__main__ import main
-from training.config import PRESETS, ModelConfig, parse_config
+from training.config import PRESETS, ModelConfig, TrainingConfig, parse_config
 from training.errors import DivergenceError
-from training.loop import TrainingConfig
-from training.run_folder import checked_training
-from training.sweep import SPACE, Sweep, held, importances_of, open_storage, search
+from training.studies import sweep as sweep_module
+from training.studies.sweep import SPACE, Sweep, held, importances_of, open_storage, search
+from training.trainer.run import checked_training
 
 # All options but two, so that models are small.
 GIVEN = [

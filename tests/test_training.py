@@ -14,24 +14,24 @@ import pytest
 import torch
 from tiny_twins import tiny_config, tiny_inputs, tiny_mouse, tiny_recordings, tiny_twin
 
-from training import loop
-from training import update as update_module
 from training.__main__ import main
-from training.batches import epoch_batches, read_batch, steps_per_epoch
-from training.checkpoint import load_checkpoint
-from training.config import ModelConfig, with_options
+from training.checkpoints.checkpoint import load_checkpoint
+from training.checkpoints.ensemble import member_checkpoints
+from training.config import ModelConfig, TrainingConfig, with_options
+from training.data.batches import epoch_batches, read_batch, steps_per_epoch
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError, DivergenceError, RecordingError
-from training.hardware import Hardware
-from training.loop import train_member
-from training.loss import poisson_loss
 from training.models import Twin
-from training.mouse import Mouse
-from training.plateau import Plateau
-from training.procedure import TrainingConfig
-from training.recordings import Recording
-from training.run_folder import member_checkpoints, train_ensemble
-from training.run_state import RunState
-from training.update import Update
+from training.trainer import loop
+from training.trainer import update as update_module
+from training.trainer.early_stopping import Plateau
+from training.trainer.hardware import Hardware
+from training.trainer.loop import train_member
+from training.trainer.loss import poisson_loss
+from training.trainer.run import train_ensemble
+from training.trainer.state import RunState
+from training.trainer.update import Update
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=3)
 

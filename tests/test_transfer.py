@@ -10,21 +10,20 @@ import pytest
 import torch
 from tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
 
-from training import transfer
 from training.__main__ import main
-from training.batches import read_batch
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import ModelConfig
+from training.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.config import ModelConfig, TrainingConfig
+from training.data.batches import read_batch
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import ConfigError
-from training.hardware import Hardware
-from training.loop import train_member
 from training.models import Twin
-from training.mouse import Mouse
-from training.procedure import TrainingConfig
-from training.recordings import Recording
-from training.run_folder import train_ensemble
-from training.transfer import FeatureMaps, take_core, transfer_config
-from training.update import Update
+from training.trainer import transfer
+from training.trainer.hardware import Hardware
+from training.trainer.loop import train_member
+from training.trainer.run import train_ensemble
+from training.trainer.transfer import FeatureMaps, take_core, transfer_config
+from training.trainer.update import Update
 
 QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2, readout_start="random")
 DROPOUT = {"patch_dropout": 0.2, "block_dropout": 0.3}

@@ -15,11 +15,11 @@ import torch
 from scipy.special import erf
 from tiny_twins import tiny_config, tiny_recordings, tiny_twin
 
-from training.hardware import Hardware
-from training.mouse import Mouse
-from training.procedure import TrainingConfig
-from training.recordings import Recording
-from training.update import Update
+from training.config import TrainingConfig
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
+from training.trainer.hardware import Hardware
+from training.trainer.update import Update
 
 DIM, HEADS, PATCH = 4, 2, 6
 L1_CORE, L1_READOUT = 0.03, 0.05

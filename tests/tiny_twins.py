@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.checkpoint import Checkpoint
+from training.checkpoints.checkpoint import Checkpoint
 from training.config import ModelConfig, parse_config
-from training.layout import BEHAVIOR_NAMES
-from training.metadata import InputStatistics
+from training.data.layout import BEHAVIOR_NAMES
+from training.data.metadata import InputStatistics
+from training.data.mouse import Mouse, channel_names
+from training.data.recordings import Recording
 from training.models import Twin
-from training.mouse import Mouse, channel_names
-from training.recordings import Recording
-from training.simulate import simulate
+from training.simulation.simulate import simulate
 
 __all__ = [
     "competition_recording",

@@ -11,18 +11,24 @@ from training.errors import TrainingError
 
 # verb -> (module with add_arguments and run, what it does)
 VERBS = {
-    "simulate": ("training.simulate", "make simulated recordings in the Sensorium layout, with known ground truth"),
-    "inspect": ("training.recordings", "say what a recording holds, and what is wrong with it"),
-    "import": ("training.importer", "make a checkpoint of the reference code's weights or the Sensorium baselines"),
-    "train": ("training.run_folder", "train a twin, or an ensemble, as in the paper"),
-    "evaluate": ("training.report", "score a twin on test trials: tables, a row per neuron, figures"),
-    "analyze": ("training.analyze", "what a twin says about its mice: the paper's appendix A"),
-    "submit": ("training.submission", "write the Sensorium competition's submission files"),
-    "sweep": ("training.sweep", "look for better hyperparameters, in any number of processes"),
-    "study": ("training.study", "one of the paper's studies, from recordings to table and figure"),
+    "simulate": (
+        "training.simulation.simulate",
+        "make simulated recordings in the Sensorium layout, with known ground truth",
+    ),
+    "inspect": ("training.data.recordings", "say what a recording holds, and what is wrong with it"),
+    "import": (
+        "training.checkpoints.importer",
+        "make a checkpoint of the reference code's weights or the Sensorium baselines",
+    ),
+    "train": ("training.trainer.run", "train a twin, or an ensemble, as in the paper"),
+    "evaluate": ("training.evaluation.report", "score a twin on test trials: tables, a row per neuron, figures"),
+    "analyze": ("training.analyses.analyze", "what a twin says about its mice: the paper's appendix A"),
+    "submit": ("training.evaluation.submission", "write the Sensorium competition's submission files"),
+    "sweep": ("training.studies.sweep", "look for better hyperparameters, in any number of processes"),
+    "study": ("training.studies.study", "one of the paper's studies, from recordings to table and figure"),
     "export": ("training.export.bundle", "make a bundle that the server serves"),
-    "combine": ("training.combine", "fit a linear layer over the members of an ensemble"),
-    "describe": ("training.describe", "print a checkpoint's configuration, parameters and cost"),
+    "combine": ("training.evaluation.combine", "fit a linear layer over the members of an ensemble"),
+    "describe": ("training.checkpoints.describe", "print a checkpoint's configuration, parameters and cost"),
 }
 
 EPILOG = """examples:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.checkpoint import write_atomically
+from training.files import write_atomically
 
 __all__ = ["COLORS", "color_of_position", "only_left_and_bottom", "save_figure", "styled"]
 

@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a check
 from server.bundle.manifest import MANIFEST
 from server.inference.benchmark import Case, core_gflop, matmul_gflops, measure, peak_mb, resident_mb
 from server.inference.engine import Engine, Stimulus
-from training.checkpoint import Checkpoint
+from training.checkpoints.checkpoint import Checkpoint
+from training.checkpoints.ensemble import Ensemble
 from training.config import ModelConfig
-from training.ensemble import Ensemble
+from training.data.mouse import Mouse
 from training.export import export_bundle
 from training.models import Twin
 from training.models.attention import Attention
-from training.mouse import Mouse
 
 MICE = "ABCDEFGH"
 FEW = 10

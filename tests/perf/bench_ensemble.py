@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a check
 from bench_engine import build
 
 from server.bundle.manifest import MANIFEST
-from training.checkpoint import Checkpoint
-from training.ensemble import Ensemble
+from training.checkpoints.checkpoint import Checkpoint
+from training.checkpoints.ensemble import Ensemble
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
 

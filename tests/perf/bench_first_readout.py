@@ -1,4 +1,4 @@
-"""What the regression costs that readouts of a new mouse start from (`training/first_readout.py`).
+"""What the regression costs that readouts of a new mouse start from (`training/trainer/readout_init.py`).
 
     python tests/perf/bench_first_readout.py [--neurons 8000] [--trials 1000]
 
@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a check
 from tiny_twins import tiny_mouse
 
 from training.config import ModelConfig
-from training.first_readout import fit_first_readout
 from training.models import Twin
-from training.transfer import FeatureMaps
+from training.trainer.readout_init import fit_first_readout
+from training.trainer.transfer import FeatureMaps
 
 
 def main() -> None:

@@ -41,8 +41,8 @@ from v1t_client.insilico.recipes import Recipe, recipe  # noqa: E402
 from server.bundle.manifest import MANIFEST  # noqa: E402
 from server.inference.benchmark import Case, measure  # noqa: E402
 from server.inference.engine import Engine  # noqa: E402
-from training.checkpoint import Checkpoint  # noqa: E402
-from training.ensemble import Ensemble  # noqa: E402
+from training.checkpoints.checkpoint import Checkpoint  # noqa: E402
+from training.checkpoints.ensemble import Ensemble  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.models import Twin  # noqa: E402
 

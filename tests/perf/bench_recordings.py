@@ -20,8 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
 
-from training.recordings import Batch, Recording
-from training.simulate import simulate
+from training.data.recordings import Batch, Recording
+from training.simulation.simulate import simulate
 
 FOLDERS = ("images", "behavior", "pupil_center", "responses")
 

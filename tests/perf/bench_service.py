@@ -342,8 +342,8 @@ def published(bundle: Path | None, rounds: int, neurons: int, burst: int) -> Non
 def export(folder: Path, neurons: int) -> None:
     from bench_engine import build
 
-    from training.checkpoint import Checkpoint
-    from training.ensemble import Ensemble
+    from training.checkpoints.checkpoint import Checkpoint
+    from training.checkpoints.ensemble import Ensemble
     from training.export import export_bundle
 
     export_bundle(Ensemble([Checkpoint(twin=build(neurons, 2))]), folder)

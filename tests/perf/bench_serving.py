@@ -22,9 +22,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from live_server import serving  # noqa: E402
 
-from training.ensemble import Ensemble  # noqa: E402
+from training.checkpoints.ensemble import Ensemble  # noqa: E402
+from training.checkpoints.importer import import_weights  # noqa: E402
 from training.export import export_bundle  # noqa: E402
-from training.importer import import_weights  # noqa: E402
 
 WEIGHTS = ROOT.parent / "shared" / "reference" / "sensorium-pretrained" / "sensorium_p_sota_model.pth"
 # Runs in a process of its own, which loads nothing but the engine.

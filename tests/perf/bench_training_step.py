@@ -30,17 +30,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
 
-from training.batches import epoch_batches, read_ahead
-from training.config import ModelConfig, with_options
-from training.hardware import Hardware
-from training.loop import start_member
+from training.config import ModelConfig, TrainingConfig, with_options
+from training.data.batches import epoch_batches, read_ahead
+from training.data.recordings import Recording
 from training.models.attention import Attention
 from training.models.dropout import Dropout
-from training.procedure import TrainingConfig
-from training.recordings import Recording
-from training.run_state import RunState
-from training.simulate import simulate
-from training.update import Update, compiled_core
+from training.simulation.simulate import simulate
+from training.trainer.hardware import Hardware
+from training.trainer.loop import start_member
+from training.trainer.state import RunState
+from training.trainer.update import Update, compiled_core
 
 DATASET_S = (5, 4500, 500, 200)  # mice, training and validation trials of each, epochs
 

@@ -17,13 +17,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from tqdm import tqdm
 
-from training.batches import read_batch
-from training.ensemble import Ensemble
+from training.checkpoints.ensemble import Ensemble
+from training.data.batches import read_batch
+from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError
 from training.figures import COLORS, styled
 from training.models import Twin
 from training.models.transformer import Transformer
-from training.recordings import Recording
 
 __all__ = ["BlockActivations", "b_mlp_activations", "draw"]
 

@@ -16,14 +16,14 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from training.ensemble import Ensemble
+from training.checkpoints.ensemble import Ensemble
+from training.data.recordings import Recording
 from training.errors import RecordingError
-from training.evaluate import simulated_ceiling
+from training.evaluation.evaluate import simulated_ceiling
 from training.figures import COLORS, only_left_and_bottom, styled
-from training.loop import predict_tier
 from training.metrics import single_trial_correlation
-from training.recordings import Recording
 from training.tables import mean_and_sd
+from training.trainer.loop import predict_tier
 
 __all__ = ["PupilThirds", "accuracy_by_pupil", "draw", "over_mice"]
 

@@ -17,13 +17,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.ensemble import Ensemble
+from training.checkpoints.ensemble import Ensemble
+from training.data.recordings import Recording
 from training.errors import ScoringError
 from training.figures import color_of_position, styled
 from training.metrics import split_half_reliability
-from training.recordings import Recording
-from training.simulate import TRUTH
-from training.simulated_cortex import load_cortex
+from training.simulation.cortex import load_cortex
+from training.simulation.simulate import TRUTH
 
 __all__ = [
     "RELIABLE",

@@ -17,18 +17,18 @@ from tqdm import tqdm
 
 from server.bundle import manifest as contract
 from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Provenance
-from training.checkpoint import now, source_commit
-from training.ensemble import Ensemble, load_ensemble
+from training.checkpoints.checkpoint import now, source_commit
+from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.data.metadata import InputStatistics
+from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
-from training.evaluate import MouseScores, evaluate
+from training.evaluation.evaluate import MouseScores, evaluate
 from training.export import gradient_graphs, graphs
 from training.export.graphs import has_attention
 from training.export.onnx_files import SharedWeights
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_gradient_parity, measure_parity, open_engine
 from training.export.single_file import export_single_file
-from training.metadata import InputStatistics
 from training.models import Twin
-from training.mouse import Mouse, open_recordings
 
 __all__ = ["BundleOptions", "add_arguments", "export_bundle", "run"]
 

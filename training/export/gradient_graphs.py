@@ -10,7 +10,7 @@ from torch.export import Dim
 
 from server.bundle import manifest as contract
 from server.bundle.manifest import gradient_of
-from training.ensemble import Combination
+from training.checkpoints.ensemble import Combination
 from training.export.folded import FoldedViT
 from training.export.gradients import (
     EnsembleGradient,

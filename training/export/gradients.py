@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.ensemble import Combination
+from training.checkpoints.ensemble import Combination
 from training.export.folded import FoldedViT, take_rows
 from training.export.readout import GatherReadout
 from training.export.traced import vector_jacobian

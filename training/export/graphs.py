@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from server.bundle import manifest as contract
-from training.ensemble import Combination
+from training.checkpoints.ensemble import Combination
 from training.export.folded import FoldedViT, can_fold
 from training.export.onnx_files import BATCH, NEURONS, export_graph
 from training.export.readout import GatherReadout, TouchedTokens

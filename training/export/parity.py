@@ -13,9 +13,9 @@ import torch
 from server.bundle.manifest import GradientParity, Manifest, Parity
 from server.inference.engine import Engine, Gradient
 from server.inference.graphs import Graphs
-from training.ensemble import Ensemble
-from training.metadata import InputStatistics
-from training.mouse import Mouse
+from training.checkpoints.ensemble import Ensemble
+from training.data.metadata import InputStatistics
+from training.data.mouse import Mouse
 
 __all__ = [
     "PARITY_BOUND",

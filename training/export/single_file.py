@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from server.bundle import manifest as contract
-from training.ensemble import Ensemble
+from training.checkpoints.ensemble import Ensemble
 from training.export.graphs import batched, core_module
 from training.export.onnx_files import BATCH, export_graph
 from training.export.readout import GatherReadout

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ModelConfig
+from training.data.metadata import InputStatistics
+from training.data.mouse import Mouse
 from training.errors import ConfigError
-from training.metadata import InputStatistics
 from training.models.shifter import Shifter
-from training.mouse import Mouse
 
 __all__ = ["Cropper", "Standardizer"]
 

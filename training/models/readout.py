@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ReadoutConfig
+from training.data.mouse import Mouse
 from training.errors import ConfigError
-from training.mouse import Mouse
 
 __all__ = ["GaussianReadout"]
 

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import CCTConfig, CNNConfig, ModelConfig, ViTConfig
+from training.data.mouse import Mouse
 from training.errors import ConfigError
 from training.models.cnn import CNNCore
 from training.models.cropper import Cropper, Standardizer
 from training.models.readout import GaussianReadout
 from training.models.shifter import Shifter
 from training.models.vit import CCTCore, ViTCore
-from training.mouse import Mouse
 
 __all__ = ["Twin", "response_from"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from training.loop import TrainingConfig
+from training.config import TrainingConfig
 
 __all__ = ["CEILING", "SCALES", "STUDIES", "TRIALS", "Scale", "Study", "Variant"]
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from training.config import PRESETS, CNNConfig, ModelConfig, with_options
-from training.loop import TrainingConfig
-from training.run_folder import checked_training
+from training.config import PRESETS, CNNConfig, ModelConfig, TrainingConfig, with_options
 from training.studies.catalog import TRIALS, Scale, Study, Variant
+from training.trainer.run import checked_training
 
 __all__ = ["Run", "plan"]
 

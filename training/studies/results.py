@@ -13,10 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.checkpoint import source_commit, write_atomically
+from training.checkpoints.checkpoint import source_commit
 from training.errors import CheckpointError
-from training.evaluate import SCORES
+from training.evaluation.evaluate import SCORES
 from training.figures import COLORS, only_left_and_bottom, save_figure, styled
+from training.files import write_atomically
 from training.studies.catalog import CEILING, Study
 from training.studies.runner import UPDATES, RunScores, Scores
 from training.tables import as_json, markdown_table, mean_and_sd

@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.batches import steps_per_epoch
-from training.checkpoint import load_checkpoint, write_atomically
-from training.ensemble import Ensemble, load_ensemble
+from training.checkpoints.checkpoint import load_checkpoint
+from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.data.batches import steps_per_epoch
+from training.data.recordings import Recording
 from training.errors import CheckpointError, DivergenceError
-from training.evaluate import evaluate
-from training.members import end_with
+from training.evaluation.evaluate import evaluate
+from training.files import write_atomically
 from training.metrics import correlation_to_average, fev_feve, mean_feve, single_trial_correlation
-from training.recordings import Recording
-from training.run_folder import device_named, train_ensemble
-from training.simulate import TRUTH
+from training.simulation.simulate import TRUTH
 from training.studies.plan import Run
 from training.tables import as_json
+from training.trainer.members import end_with
+from training.trainer.run import device_named, train_ensemble
 
 __all__ = ["UPDATES", "RunScores", "Scores", "checkpoint_of", "ensemble_of", "perfect_scores", "run_all", "score"]
 

@@ -30,8 +30,8 @@ from bench_engine import build, report_error
 from server.bundle.manifest import MANIFEST
 from server.inference.benchmark import Case, core_gflop, measure
 from server.inference.engine import Engine
-from training.checkpoint import Checkpoint
-from training.ensemble import Ensemble
+from training.checkpoints.checkpoint import Checkpoint
+from training.checkpoints.ensemble import Ensemble
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
 

@@ -1,0 +1,157 @@
+"""`python -m training analyze WHAT CHECKPOINT ...`: the paper's analyses of a trained twin (appendix A)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from training.analyses import behavior_mlp, pupil, retinotopy
+from training.checkpoints.checkpoint import source_commit
+from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.data.mouse import open_recordings
+from training.data.recordings import Recording
+from training.errors import CheckpointError, ScoringError
+from training.evaluation.evaluate import check_known, scorable
+from training.figures import save_figure
+from training.files import write_atomically
+from training.tables import as_json, markdown_table
+from training.trainer.run import device_named
+
+__all__ = ["ANALYSES", "Analysis", "add_arguments", "run"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One of the paper's analyses, done.
+
+    Attributes:
+        rows: of the table, a dictionary each; numbers, words, or None.
+        notes: what a reader of the table must know, a sentence each.
+        over_mice: mean and sd of what the rows say, by name.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    figure: Figure
+    notes: Sequence[str] = ()
+    over_mice: dict[str, float] = field(default_factory=dict)
+
+
+def _retinotopy(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+    results = [retinotopy.retinotopy(ensemble, recording) for recording in recordings]
+    return Analysis(
+        rows=[result.row() for result in results],
+        figure=retinotopy.draw(results),
+        notes=retinotopy.notes(ensemble),
+    )
+
+
+def _pupil(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+    found, left_out = scorable(recordings, "test")
+    if not found:
+        raise ScoringError("; ".join(left_out.values()))
+    results = [pupil.accuracy_by_pupil(ensemble, recording) for recording in found]
+    over_mice = pupil.over_mice(results)
+    return Analysis(
+        rows=[result.row() for result in results],
+        figure=pupil.draw(results),
+        notes=[
+            f"Largest against smallest third of pupils, mean (sd) over mice: {over_mice['large_mean']:.3f} "
+            f"({over_mice['large_sd']:.3f}) against {over_mice['small_mean']:.3f} ({over_mice['small_sd']:.3f}), "
+            f"gain {over_mice['gain_percent_mean']:+.1f} % ({over_mice['gain_percent_sd']:.1f} %).",
+            *(f"Mouse {mouse_id} was left out: {reason}" for mouse_id, reason in left_out.items()),
+        ],
+        over_mice=over_mice,
+    )
+
+
+def _b_mlp(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+    results = [behavior_mlp.b_mlp_activations(ensemble, recording) for recording in recordings]
+    return Analysis(
+        rows=[block.row() for blocks in results for block in blocks],
+        figure=behavior_mlp.draw(results),
+        notes=[
+            "sd_over_units: of the units' means over trials. sd_over_trials: how far behaviour moves a unit, its mean "
+            f"over units. saturated_share: activations beyond {behavior_mlp.SATURATED} or -{behavior_mlp.SATURATED}."
+        ],
+    )
+
+
+# word -> (what it does, how)
+ANALYSES: dict[str, tuple[str, Callable[[Ensemble, Sequence[Recording]], Analysis]]] = {
+    "pupil": ("single-trial correlation with the largest against the smallest pupils (A.7)", _pupil),
+    "b-mlp": ("what behaviour adds to the tokens, block by block (Figure A.1)", _b_mlp),
+    "retinotopy": ("readout positions against cortical positions (A.8)", _retinotopy),
+}
+
+EPILOG = """examples:
+  python -m training analyze pupil runs/v1t --recordings runs/recordings --output runs/v1t-analyses
+  python -m training analyze retinotopy runs/v1t --recordings runs/recordings --output runs/v1t-analyses
+
+analyses:
+""" + "\n".join(f"  {name:<12}{help_}" for name, (help_, _) in ANALYSES.items())
+
+
+def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str, Any]) -> list[Path]:
+    """Writes `name`.md, .json, .png and .pdf.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    content = {
+        "analysis": name,
+        **about,
+        "rows": analysis.rows,
+        "over_mice": analysis.over_mice,
+        "notes": analysis.notes,
+    }
+    text = "\n\n".join([table(analysis), *analysis.notes]) + "\n"
+    try:
+        paths = save_figure(analysis.figure, folder, name)
+        write_atomically(folder / f"{name}.md", text.encode())
+        write_atomically(folder / f"{name}.json", json.dumps(as_json(content), indent=2).encode())
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from error
+    return [folder / f"{name}.md", folder / f"{name}.json", *paths]
+
+
+def table(analysis: Analysis) -> str:
+    """The rows in Markdown, numbers to three places."""
+
+    def cell(value: Any) -> str:
+        return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    names = list(dict.fromkeys(name for row in analysis.rows for name in row))
+    return markdown_table(names, [[cell(row.get(name)) for name in names] for row in analysis.rows])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("what", choices=sorted(ANALYSES), help="which analysis")
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
+    parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="of the twin's mice")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for table, JSON and figure")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    ensemble = load_ensemble(args.checkpoints).to(device_named(args.device))
+    recordings = open_recordings(args.recordings)
+    check_known(ensemble, recordings)
+    _, analyse = ANALYSES[args.what]
+    analysis = analyse(ensemble, recordings)
+    about = {
+        "weights": [member.weights_hash for member in ensemble.members],
+        "data": {recording.mouse_id: recording.data_hash for recording in recordings},
+        "commit": source_commit(),
+    }
+    paths = write_analysis(args.output, args.what, analysis, about)
+    print("\n\n".join([table(analysis), *analysis.notes]))
+    print(f"written: {', '.join(str(path) for path in paths)}")
+    return 0

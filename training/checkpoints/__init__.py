@@ -1,0 +1,1 @@
+"""Checkpoints and ensembles on disk, and the importer of other people's weights."""

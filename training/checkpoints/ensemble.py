@@ -1,0 +1,170 @@
+"""An ensemble: members that were trained apart, and how their pre-activations are combined.
+
+ensemble.json    how members are combined (an ensemble folder, as `python -m training combine` writes it)
+member-0/ ...    their checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.checkpoints.checkpoint import CHECKPOINT, CONFIG, Checkpoint, load_checkpoint, save_checkpoint
+from training.data.mouse import Mouse
+from training.errors import CheckpointError, ConfigError
+from training.files import write_atomically
+from training.models.twin import response_from
+
+__all__ = ["MEMBERS", "RUN", "Combination", "Ensemble", "load_ensemble", "member_checkpoints", "save_ensemble"]
+
+ENSEMBLE = "ensemble.json"
+RUN = "run.json"  # what a run of one or more members was asked
+MEMBERS = "members.json"  # of a finished run: which of its members are kept
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Weights (one per member) and bias of the members' pre-activations."""
+
+    weights: tuple[float, ...]
+    bias: float = 0.0
+
+
+class Ensemble(nn.Module):
+    """Members of the same mice; the reference's ensemble is the mean of pre-activations, then ELU + 1.
+
+    Args:
+        members: at least one; they may differ in configuration, not in mice.
+        combinations: per mouse, where they were learned; else the mean.
+    """
+
+    def __init__(self, members: Sequence[Checkpoint], combinations: Mapping[str, Combination] | None = None) -> None:
+        super().__init__()
+        if not members:
+            raise ConfigError("an ensemble needs at least one member", got="none")
+        self.members = list(members)
+        self.mice = members[0].mice
+        for i, member in enumerate(self.members[1:], start=1):
+            _check_same_mice(self.mice, member.mice, i)
+        self.twins = nn.ModuleList(member.twin for member in self.members)
+        mean = Combination((1 / len(self.members),) * len(self.members))
+        self.combinations = dict.fromkeys(self.mice, mean) if combinations is None else dict(combinations)
+
+    @property
+    def shares_stems(self) -> bool:
+        """Whether one stem serves all members: the same cropping, and no image shifter of their own."""
+        first = self.members[0].config
+        return first.cropper.shifter == "none" and all(
+            (member.config.cropper, member.config.behavior, member.config.b_mlp.inputs)
+            == (first.cropper, first.behavior, first.b_mlp.inputs)
+            for member in self.members
+        )
+
+    def uses(self) -> list[Literal["image", "behavior", "pupil_center"]]:
+        """The inputs that change the responses of any member."""
+        used = {name for member in self.members for name in member.config.uses()}
+        return [name for name in ("image", "behavior", "pupil_center") if name in used]
+
+    def forward(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
+        """Standardised responses (B, N)."""
+        return self.combine(mouse_id, self.pre_activations(mouse_id, image, behavior, pupil_center))
+
+    def combine(self, mouse_id: str, pre_activations: Tensor) -> Tensor:
+        """Members' pre-activations (M, B, N) to responses (B, N)."""
+        combination = self.combinations[mouse_id]
+        weights = pre_activations.new_tensor(combination.weights)[:, None, None]
+        return response_from((pre_activations * weights).sum(0) + combination.bias)
+
+    def pre_activations(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
+        """Every member's, (M, B, N)."""
+        twins = [member.twin for member in self.members]
+        return torch.stack([twin.pre_activation(mouse_id, image, behavior, pupil_center) for twin in twins])
+
+
+def _check_same_mice(first: dict[str, Mouse], other: dict[str, Mouse], member: int) -> None:
+    if list(first) != list(other):
+        raise ConfigError(f"member {member} has other mice than member 0", got=list(other), expected=list(first))
+    for mouse_id, mouse in first.items():
+        same = (
+            mouse.image_shape == other[mouse_id].image_shape
+            and np.array_equal(mouse.neuron_ids, other[mouse_id].neuron_ids)
+            and mouse.data_hash == other[mouse_id].data_hash
+            and mouse.standardized_inputs == other[mouse_id].standardized_inputs
+        )
+        if not same:
+            raise ConfigError(
+                f"member {member} knows another recording of mouse {mouse_id!r} than member 0",
+                hint="Members of an ensemble are trained on the same recordings.",
+            )
+
+
+def save_ensemble(path: str | Path, ensemble: Ensemble) -> Path:
+    """Writes an ensemble folder, with copies of its members.
+
+    Raises:
+        CheckpointError: the folder holds something else, or cannot be written.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ENSEMBLE).exists())):
+        raise CheckpointError(f"{folder} exists and is no ensemble", hint="Give another --output.")
+    for i, member in enumerate(ensemble.members):
+        save_checkpoint(folder / f"member-{i}", member)
+    content = {
+        "members": len(ensemble.members),
+        "combinations": {
+            mouse_id: {"weights": list(combination.weights), "bias": combination.bias}
+            for mouse_id, combination in ensemble.combinations.items()
+        },
+    }
+    write_atomically(folder / ENSEMBLE, json.dumps(content, indent=2).encode())
+    return folder
+
+
+def load_ensemble(paths: Sequence[Path]) -> Ensemble:
+    """An ensemble of checkpoints, of the kept members of a finished run, or of an ensemble folder.
+
+    Raises:
+        CheckpointError: a path is none of these.
+    """
+    if len(paths) == 1 and (paths[0] / ENSEMBLE).is_file():
+        folder = paths[0]
+        try:
+            content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+            members = [load_checkpoint(folder / f"member-{i}") for i in range(content["members"])]
+            combinations = {
+                mouse_id: Combination(tuple(map(float, one["weights"])), float(one["bias"]))
+                for mouse_id, one in content["combinations"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / ENSEMBLE} cannot be read: {error}") from error
+        ensemble = Ensemble(members, combinations)
+        wrong = [m for m in ensemble.mice if len(combinations.get(m, Combination(())).weights) != len(members)]
+        if wrong:
+            raise CheckpointError(f"{folder / ENSEMBLE} does not fit its members", got=f"weights of mouse {wrong[0]!r}")
+        return ensemble
+    return Ensemble([load_checkpoint(path) for path in member_checkpoints(paths)])
+
+
+def member_checkpoints(paths: Sequence[Path]) -> list[Path]:
+    """Checkpoint folders, with every run folder replaced by those of its kept members.
+
+    Raises:
+        CheckpointError: a run is not finished.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if (path / CONFIG).exists() or not (path / RUN).exists():
+            found.append(path)
+            continue
+        if not (path / MEMBERS).exists():
+            raise CheckpointError(f"run {path} is not finished", hint="Run the same train command again to go on.")
+        kept = json.loads((path / MEMBERS).read_text(encoding="utf-8"))["kept"]
+        found += [path / f"member-{i}" / CHECKPOINT for i in kept]
+    return found

@@ -1,0 +1,315 @@
+"""Runs of the V1T reference code: `args.yaml` and `ckpt/model_state.pt`, in this project's words and names.
+
+Every option and every key is either understood or refused by name. What the integers of `args.yaml` mean is said here
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from training.config import ModelConfig, parse_config
+from training.data.mouse import paper_mouse_id
+from training.errors import CheckpointError
+
+__all__ = ["ReferenceRun", "read_reference_run", "rename_reference_keys"]
+
+# The reference code numbers the mice of Dataset S and names those of Dataset F by their data key.
+_SENSORIUM_DATA_KEYS = {
+    "0": "26872-17-20",
+    "1": "27204-5-13",
+    "2": "21067-10-18",
+    "3": "22846-10-16",
+    "4": "23343-5-17",
+    "5": "23656-14-22",
+    "6": "23964-4-22",
+}
+
+
+class _ArgsLoader(yaml.SafeLoader):
+    """YAML without objects; tuples are read as lists."""
+
+
+def _read_tuple(loader: _ArgsLoader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node)
+
+
+_ArgsLoader.add_constructor("tag:yaml.org,2002:python/tuple", _read_tuple)
+
+
+class ReferenceRun:
+    """What `args.yaml` says of a model.
+
+    Attributes:
+        config: the model, in our words.
+        mice: the reference's name of each mouse -> (mouse_id, data_key or None, n_neurons).
+        image_shape: (C, H, W) of the recording's images.
+    """
+
+    def __init__(self, args: dict[str, Any], name: str) -> None:
+        self._args = args
+        self._name = name
+        self.image_shape = self._image_shape()
+        self.mice = self._mice()
+        self.config = self._config()
+
+    def _get(self, key: str, default: Any = None) -> Any:
+        if key in self._args:
+            return self._args[key]
+        if default is None:
+            raise CheckpointError(f"{self._name}: option {key} is missing", hint="Is this a V1T run's args.yaml?")
+        return default
+
+    def _choice(self, key: str, words: dict[Any, Any], default: Any = None) -> Any:
+        value = self._get(key, default)
+        if isinstance(value, list | dict | set) or value not in words:
+            raise CheckpointError(
+                f"{self._name}: option {key} is not understood", got=repr(value), expected=sorted(words)
+            )
+        return words[value]
+
+    def _flag(self, key: str) -> bool:
+        return bool(self._choice(key, {True: True, False: False}, default=False))
+
+    def _image_shape(self) -> tuple[int, int, int]:
+        shape = self._get("input_shape")
+        if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+            raise CheckpointError(
+                f"{self._name}: option input_shape is not understood", got=shape, expected="[C, H, W]"
+            )
+        return shape[0], shape[1], shape[2]
+
+    def _mice(self) -> dict[str, tuple[str, str | None, int]]:
+        shapes = self._get("output_shapes")
+        if not isinstance(shapes, dict) or not shapes:
+            raise CheckpointError(f"{self._name}: option output_shapes is not understood", got=shapes)
+        mice = {}
+        for key, shape in shapes.items():
+            n_neurons = shape[0] if isinstance(shape, list) and len(shape) == 1 else shape
+            if type(n_neurons) is not int or n_neurons < 1:
+                raise CheckpointError(f"{self._name}: output_shapes of mouse {key} is not understood", got=shape)
+            name = str(key)
+            data_key = _SENSORIUM_DATA_KEYS.get(name)
+            if found := re.fullmatch(r"(?:static)?(\d+-\d+-\d+)(?:-.*)?", name):
+                data_key = found.group(1)
+            mice[name] = (paper_mouse_id(data_key) if data_key else name, data_key, n_neurons)
+        return mice
+
+    def _config(self) -> ModelConfig:
+        kind = self._choice("core", {"vit": "vit", "cct": "cct", "stacked2d": "cnn"})
+        self._choice("readout", {"gaussian2d": "gaussian"}, default="gaussian2d")
+        behavior_mode = self._choice("behavior_mode", {n: n for n in range(5)})
+        shift_mode = self._choice("shift_mode", {n: n for n in range(5)})
+        dataset = str(self._args.get("ds_name") or Path(str(self._args.get("dataset", "sensorium"))).name)
+        resize = self._choice("resize_image", {1: True, 0: False}, default=1)
+        build = {"vit": self._vit, "cct": self._cct, "cnn": self._cnn}
+        content: dict[str, Any] = {
+            "core": build[kind](),
+            "behavior": ("none", "channels", "b_mlp", "b_mlp", "b_mlp")[behavior_mode],
+            "cropper": {
+                "crop": self._get("center_crop", 1.0),
+                "shifter": ("none", "pupil_center", "none", "pupil_center", "behavior_and_pupil_center")[shift_mode],
+                "size": (36, 64) if resize and dataset != "franke2022" else None,
+                "grayscale": self._flag("gray_scale"),
+            },
+            "shifter": shift_mode in (2, 3, 4),
+            "readout": {
+                "position": "free" if self._flag("disable_grid_predictor") else "network",
+                "coordinates": self._choice("grid_predictor_dim", {2: "xy", 3: "xyz"}, default=2),
+                "bias": self._choice("bias_mode", {0: "zero", 1: "mean", 2: "mean_over_std"}, default=0),
+                "l1": self._get("readout_reg_scale", 0.0076),
+            },
+        }
+        if behavior_mode >= 2:
+            content["b_mlp"] = {
+                "inputs": "behavior" if behavior_mode == 2 else "behavior_and_pupil_center",
+                "mice": "per_mouse" if behavior_mode == 4 else "shared",
+            }
+        return parse_config(content)
+
+    def _transformer(self) -> dict[str, Any]:
+        return {
+            "patch_size": self._get("patch_size"),
+            "patch_stride": self._get("patch_stride", 1),
+            "n_blocks": self._get("num_blocks"),
+            "n_heads": self._get("num_heads"),
+            "dim": self._get("emb_dim"),
+            "mlp_dim": self._get("mlp_dim"),
+            "patch_dropout": self._get("p_dropout", 0.0),
+            "block_dropout": self._get("t_dropout", 0.0),
+            "stochastic_depth": self._get("drop_path", 0.0),
+            "l1": self._get("core_reg_scale", 0.0),
+            "token_grid": "nearest_square",
+        }
+
+    def _vit(self) -> dict[str, Any]:
+        tokenizers = {0: "sliding_window", 1: "convolution", 2: "shifted_patches", 3: "normalized_patches"}
+        return {
+            "kind": "vit",
+            "tokenizer": self._choice("patch_mode", tokenizers, default=0),
+            "attention": "locality" if self._flag("use_lsa") else "softmax",
+            "bias": not self._flag("disable_bias"),
+            **self._transformer(),
+        }
+
+    def _cct(self) -> dict[str, Any]:
+        position = self._choice("pos_emb", {"sine": "sine", "learn": "learned", "none": "none"}, default="sine")
+        return {"kind": "cct", "position": position, **self._transformer()}
+
+    def _cnn(self) -> dict[str, Any]:
+        return {
+            "kind": "ln" if self._flag("linear") else "cnn",
+            "n_layers": self._get("num_layers", 4),
+            "dropout": self._get("dropout", 0.0),
+            "laplace": self._get("core_reg_input", 6.3831),
+        }
+
+
+def read_reference_run(folder: Path) -> ReferenceRun:
+    """Reads `args.yaml` of a run folder.
+
+    Raises:
+        CheckpointError: the file or one of its options is not understood; the message names it.
+    """
+    path = folder / "args.yaml"
+    try:
+        args = yaml.load(path.read_text(encoding="utf-8"), Loader=_ArgsLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # PyYAML's constructors let KeyError, ValueError, RecursionError and others through
+        raise CheckpointError(f"{path} is refused: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(args, dict):
+        raise CheckpointError(f"{path} holds no options", got=type(args).__name__, expected="a mapping")
+    return ReferenceRun(args, str(path))
+
+
+# Buffers that only repeat the configuration.
+_DERIVED = re.compile(
+    r"""image_cropper\.grid | image_cropper\.image_shifter\.[^.]+\.(max_shift|reg_scale) | core\.reg_scale
+      | core\.gamma_(input|hidden) | core\._input_weights_regularizer\..* | .*\.num_batches_tracked
+      | .*\.drop_path\.keep_prop | .*\.mha\.(mask|max_value) | core_shifter\.[^.]+\.reg_scale
+      | readouts\.[^.]+\.reg_scale | elu1\.one""",
+    re.VERBOSE,
+)
+
+# Reference key -> our key. {i}: block or layer; {m}: the reference's mouse name.
+_BLOCK = r"core\.transformer\.blocks\.(?P<i>\d+)\."
+_RENAMES: list[tuple[str, str]] = [
+    (r"core\.patch_embedding\.cls_token", "core.tokenizer.cls_token"),
+    (r"core\.patch_embedding\.pos_embedding", "core.tokenizer.position"),
+    (r"core\.tokenizer\.pos_embedding", "core.tokenizer.position"),
+    (r"core\.tokenizer\.conv2d\.weight", "core.tokenizer.projection.weight"),
+    (_BLOCK + r"mha\.layer_norm\.(?P<p>\w+)", "core.transformer.blocks.{i}.attention.norm.{p}"),
+    (_BLOCK + r"mha\.(to_)?qkv\.weight", "core.transformer.blocks.{i}.attention.qkv.weight"),
+    (_BLOCK + r"mha\.projection\.0\.(?P<p>\w+)", "core.transformer.blocks.{i}.attention.output.{p}"),
+    (_BLOCK + r"mha\.scale", "core.transformer.blocks.{i}.attention.scale"),
+    (_BLOCK + r"mlp\.(model\.)?0\.(?P<p>\w+)", "core.transformer.blocks.{i}.mlp.norm.{p}"),
+    (_BLOCK + r"mlp\.(model\.)?1\.(?P<p>\w+)", "core.transformer.blocks.{i}.mlp.up.{p}"),
+    (_BLOCK + r"mlp\.(model\.)?4\.(?P<p>\w+)", "core.transformer.blocks.{i}.mlp.down.{p}"),
+    (r"core\.features\.layer(?P<i>\d+)\.conv\.weight", "core.convolutions.{i}.weight"),
+    (r"core\.features\.layer(?P<i>\d+)\.ds_conv\.in_depth_conv\.(?P<p>\w+)", "core.convolutions.{i}.mix_in.{p}"),
+    (r"core\.features\.layer(?P<i>\d+)\.ds_conv\.spatial_conv\.(?P<p>\w+)", "core.convolutions.{i}.spatial.{p}"),
+    (r"core\.features\.layer(?P<i>\d+)\.ds_conv\.out_depth_conv\.(?P<p>\w+)", "core.convolutions.{i}.mix_out.{p}"),
+    (r"core\.features\.layer(?P<i>\d+)\.norm\.(?P<p>\w+)", "core.norms.{i}.{p}"),
+    (
+        r"image_cropper\.image_shifter\.(?P<m>[^.]+)\.mlp\.(?P<l>[024])\.(?P<p>\w+)",
+        "cropper.shifters.{m}.layers.{l}.{p}",
+    ),
+    (r"(core_)?shifter\.(?P<m>[^.]+)\.mlp\.(?P<l>[024])\.(?P<p>\w+)", "shifters.{m}.layers.{l}.{p}"),
+    (r"readouts?\.(?P<m>[^.]+)\.bias", "readouts.{m}.bias"),
+    (r"readouts?\.(?P<m>[^.]+)\.sigma", "readouts.{m}.sigma"),
+    (r"readouts?\.(?P<m>[^.]+)\._?features", "readouts.{m}.features"),
+    (r"readouts?\.(?P<m>[^.]+)\._mu", "readouts.{m}.free_mu"),
+    (r"readouts?\.(?P<m>[^.]+)\.source_grid", "readouts.{m}.source_grid"),
+    (r"readouts?\.(?P<m>[^.]+)\.mu_transform\.(?P<n>[02])\.(?P<p>\w+)", "readouts.{m}.position_network.{n}.{p}"),
+]
+_PATTERNS = [(re.compile(pattern), ours) for pattern, ours in _RENAMES]
+_B_MLP = re.compile(_BLOCK + r"b[-_]mlp\.models?\.((?P<m>[^.]+)\.)?(?P<n>[03])\.(?P<p>weight|bias)")
+_PROJECTION = re.compile(r"core\.patch_embedding\.projection\.(?P<n>\d+)\.(?P<p>weight|bias)")
+_B_MLP_NAMES = {"0weight": "hidden_weight", "0bias": "hidden_bias", "3weight": "output_weight", "3bias": "output_bias"}
+# Where the tokenizer's layers stand in the reference's nn.Sequential.
+_PROJECTION_NAMES = {
+    "sliding_window": {"2": "projection"},
+    "convolution": {"0": "projection"},
+    "shifted_patches": {"3": "norm_in", "4": "projection"},
+    "normalized_patches": {"2": "norm_in", "3": "projection", "4": "norm_out"},
+}
+
+
+def rename_reference_keys(
+    state: dict[str, Tensor], *, config: ModelConfig, mouse_ids: dict[str, str], name: str
+) -> dict[str, Tensor]:
+    """A reference state dict under our names and in our shapes.
+
+    Args:
+        mouse_ids: the reference's name of each mouse -> ours, in the order of the twin's mice.
+
+    Raises:
+        CheckpointError: names the key that is not understood.
+    """
+    ours: dict[str, Tensor] = {}
+    per_mouse: dict[str, dict[str, Tensor]] = {}
+    locality = getattr(config.core, "attention", "softmax") == "locality"
+    tokenizer = _PROJECTION_NAMES.get(getattr(config.core, "tokenizer", ""), {})
+    for key, tensor in state.items():
+        if _DERIVED.fullmatch(key) or (key.endswith(".mha.scale") and not locality):
+            continue
+        if (found := _B_MLP.fullmatch(key)) is not None:
+            target = f"core.transformer.behavior_mlps.{found['i']}.{_B_MLP_NAMES[found['n'] + found['p']]}"
+            group, target = per_mouse.setdefault(target, {}), found["m"] or "share"
+        elif (found := _PROJECTION.fullmatch(key)) is not None and found["n"] in tokenizer:
+            group, target = ours, f"core.tokenizer.{tokenizer[found['n']]}.{found['p']}"
+        else:
+            group, target = ours, _rename(key, mouse_ids, name)
+        if target in group:
+            raise CheckpointError(f"{name}: key {key} holds what another key holds too", got=target)
+        group[target] = tensor
+    for target, tensors in per_mouse.items():
+        order = ["share"] if "share" in tensors else list(mouse_ids)
+        if set(order) != set(tensors):
+            raise CheckpointError(
+                f"{name}: the B-MLPs belong to other mice", got=sorted(tensors), expected=sorted(order)
+            )
+        if len({tensor.shape for tensor in tensors.values()}) > 1:
+            raise CheckpointError(
+                f"{name}: the mice's B-MLPs are of different shapes in {target}",
+                got={mouse: tuple(tensor.shape) for mouse, tensor in tensors.items()},
+            )
+        ours[target] = torch.stack([tensors[mouse] for mouse in order])
+    return {key: _reshape(key, tensor) for key, tensor in ours.items()}
+
+
+def _rename(key: str, mouse_ids: dict[str, str], name: str) -> str:
+    for pattern, ours in _PATTERNS:
+        if (found := pattern.fullmatch(key)) is None:
+            continue
+        parts = found.groupdict()
+        if "m" in parts:
+            if parts["m"] not in mouse_ids:
+                raise CheckpointError(f"{name}: key {key} is of an unknown mouse", expected=sorted(mouse_ids))
+            parts["m"] = mouse_ids[parts["m"]]
+        if "l" in parts:
+            parts["l"] = str(int(parts["l"]) // 2)  # the reference counts the tanh in between
+        return ours.format(**parts)
+    raise CheckpointError(
+        f"{name}: key {key} is not understood", hint="Its model has a part that this project has not."
+    )
+
+
+def _reshape(key: str, tensor: Tensor) -> Tensor:
+    """A tensor of another shape than the reference's is left as it is, for the importer to refuse."""
+    if not key.startswith("readouts.") or tensor.ndim != 4 or tensor.shape[0] != 1:
+        return tensor
+    if key.endswith(".features") and tensor.shape[2] == 1:
+        return tensor[0, :, 0].T  # (1, D, 1, N) -> (N, D)
+    if key.endswith(".sigma"):
+        return tensor[0]  # (1, N, 2, 2) -> (N, 2, 2)
+    if key.endswith(".free_mu") and tensor.shape[2] == 1:
+        return tensor[0, :, 0]  # (1, N, 1, 2) -> (N, 2)
+    return tensor

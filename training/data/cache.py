@@ -1,0 +1,254 @@
+"""The packed cache of a recording: all trials in four arrays that are memory-mapped, written once.
+
+A recording is 4 files per trial, so an epoch of 4,500 trials would open 18,000 files. Packed, a batch is four slices.
+
+    <recording>.packed/{images,responses,behavior,pupil_center}.npy, pack.json
+
+Images stay bytes where all of them are bytes (a quarter of the memory), everything else is float32.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from training.data.layout import Source, finite, flat
+from training.errors import RecordingError
+
+__all__ = ["PACK_VERSION", "PackedTrials", "is_packed", "open_packed"]
+
+PACK_VERSION = 1
+PACK = "pack.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTrials:
+    """All trials of a recording, in the order of their file numbers, in the recording's own units.
+
+    Attributes:
+        images: (T, C, H, W) uint8 or float32, memory-mapped.
+        responses: (T, N) float32, memory-mapped.
+        behavior: (T, 3) float32 or None where the recording has none.
+        pupil_center: (T, 2) float32 or None.
+        data_hash: SHA-256 over the recording's files (names and contents).
+    """
+
+    images: np.ndarray
+    responses: np.ndarray
+    behavior: np.ndarray | None
+    pupil_center: np.ndarray | None
+    data_hash: str
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a path is a cache, which a shell's `*` finds beside its recording."""
+    return path.suffix == ".packed" and (path / PACK).is_file()
+
+
+def open_packed(source: Source, *, folder: Path, n_trials: int, n_neurons: int) -> PackedTrials:
+    """Open the pack in `folder`; write it first where there is none, or the recording has changed since.
+
+    Raises:
+        RecordingError: a trial's file is missing, truncated, of another shape or holds NaN; or the disk is full.
+    """
+    fingerprint = source.fingerprint()
+    packed = _open(folder, fingerprint)
+    if packed is not None:
+        return packed
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        temporary = folder.parent / f".{folder.name}.{socket.gethostname()}-{os.getpid()}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            _pack(source, temporary, fingerprint=fingerprint, n_trials=n_trials, n_neurons=n_neurons)
+            _put_in_place(temporary, folder, fingerprint)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise RecordingError(
+            f"the packed cache {str(folder)!r} cannot be written: {error.strerror or error}",
+            hint=("The disk is full: free some space" if full else "Choose a folder that can be written")
+            + ", or set V1T_CACHE to a folder elsewhere.",
+        ) from error
+    packed = _open(folder, fingerprint)
+    if packed is None:
+        raise RecordingError(f"the packed cache {str(folder)!r} changed while it was opened", hint="Try again.")
+    return packed
+
+
+def _open(folder: Path, fingerprint: str) -> PackedTrials | None:
+    """The pack, or None where there is none that fits; a damaged pack counts as none and is written again."""
+    try:
+        about: dict[str, Any] = json.loads((folder / PACK).read_text())
+        if about["version"] != PACK_VERSION or about["fingerprint"] != fingerprint:
+            return None
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["shapes"]}
+        if any(list(arrays[name].shape) != shape for name, shape in about["shapes"].items()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return PackedTrials(
+        images=arrays["images"],
+        responses=arrays["responses"],
+        behavior=arrays.get("behavior"),
+        pupil_center=arrays.get("pupil_center"),
+        data_hash=about["data_hash"],
+    )
+
+
+def _pack(source: Source, folder: Path, *, fingerprint: str, n_trials: int, n_neurons: int) -> None:
+    lengths = {"responses": n_neurons, "behavior": 3, "pupil_center": 2}
+    present = [name for name in ("images", *lengths) if source.numbered(f"data/{name}")]
+    for name in present:
+        _check_numbers(source, name, n_trials)
+    hashes: dict[str, str] = {}
+    shapes: dict[str, list[int]] = {}
+    bar = tqdm(total=n_trials * len(present), desc=f"packing {source.name}", unit="file", disable=None, leave=False)
+
+    def read(name: str) -> np.ndarray:
+        content = source.read(name)
+        if name not in hashes:
+            hashes[name] = hashlib.sha256(content).hexdigest()
+            bar.update()
+        return source.parse(name, content)
+
+    with bar:
+        try:
+            shapes["images"] = _write_images(source, folder, n_trials, np.uint8, read)
+        except _NotBytesError:
+            shapes["images"] = _write_images(source, folder, n_trials, np.float32, read)
+        for name in present[1:]:
+            shapes[name] = [n_trials, lengths[name]]
+            with _ArrayFile(folder / f"{name}.npy", shapes[name], np.float32) as file:
+                for trial in range(n_trials):
+                    where = f"data/{name}/{trial}.npy"
+                    file.append(finite(flat(read(where), lengths[name], where=where), where=where))
+    for name in source.names():
+        if name not in hashes:
+            hashes[name] = hashlib.sha256(source.read(name)).hexdigest()
+    lines = "\n".join(f"{name} {hashes[name]}" for name in sorted(hashes))
+    about = {
+        "version": PACK_VERSION,
+        "fingerprint": fingerprint,
+        "data_hash": hashlib.sha256(lines.encode()).hexdigest(),
+        "shapes": shapes,
+    }
+    (folder / PACK).write_text(json.dumps(about, indent=2))
+
+
+def _check_numbers(source: Source, name: str, n_trials: int) -> None:
+    numbers = source.numbered(f"data/{name}")
+    missing = sorted(set(range(n_trials)) - numbers)
+    if missing:
+        listed = ", ".join(f"{trial}.npy" for trial in missing[:5])
+        raise RecordingError(
+            f"recording {source.path.name!r}: data/{name} misses {listed}{', ...' if len(missing) > 5 else ''}",
+            got=f"{n_trials - len(missing)} files",
+            expected=f"0.npy to {n_trials - 1}.npy, one per entry of meta/trials/tiers.npy",
+        )
+    if extra := sorted(numbers - set(range(n_trials))):
+        raise RecordingError(
+            f"recording {source.path.name!r}: data/{name}/{extra[0]}.npy has no entry in meta/trials/tiers.npy",
+            got=f"{len(numbers)} files",
+            expected=f"{n_trials} trials",
+        )
+
+
+class _NotBytesError(Exception):
+    """An image that does not fit into uint8 came after ones that did."""
+
+
+def _write_images(
+    source: Source, folder: Path, n_trials: int, dtype: type[np.generic], read: Callable[[str], np.ndarray]
+) -> list[int]:
+    shape: tuple[int, ...] = ()
+    file: _ArrayFile | None = None
+    try:
+        for trial in range(n_trials):
+            where = f"data/images/{trial}.npy"
+            image = read(where)
+            if image.ndim != 3 or image.size == 0 or (shape and image.shape != shape):
+                raise RecordingError(f"{where} has another shape", got=image.shape, expected=shape or "(C, H, W)")
+            if image.dtype.kind not in "fiub":
+                raise RecordingError(f"{where} does not hold numbers", got=f"dtype {image.dtype}", expected="float32")
+            if dtype is np.uint8 and image.dtype != np.uint8:
+                raise _NotBytesError
+            if file is None:
+                shape = image.shape
+                file = _ArrayFile(folder / "images.npy", [n_trials, *shape], dtype)
+            file.append(image if dtype is np.uint8 else finite(image.astype(np.float32), where=where))
+    finally:
+        if file is not None:
+            file.close()
+    return [n_trials, *shape]
+
+
+class _ArrayFile:
+    """A .npy file written row by row. Not a memory map: on a full disk that would end in a bus error, not in ENOSPC."""
+
+    def __init__(self, path: Path, shape: list[int], dtype: type[np.generic]) -> None:
+        self._file = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, row: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(row).data)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> _ArrayFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _put_in_place(temporary: Path, folder: Path, fingerprint: str) -> None:
+    """Rename the finished pack; another process may have been faster, then its pack is as good."""
+    if folder.exists():
+        if _open(folder, fingerprint) is not None:
+            return
+        stale = temporary.with_suffix(".stale")
+        folder.rename(stale)
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if _open(folder, fingerprint) is None:
+            raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this machine left beside the pack."""
+    prefix = f".{folder.name}.{socket.gethostname()}-"
+    for path in folder.parent.glob(f"{prefix}*"):
+        pid = path.name.removeprefix(prefix).split(".")[0]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere os.kill would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,143 @@
+"""What a recording says about its neurons, its trials and its statistics (`meta/`), read and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from training.data.layout import IMAGE_ID_FILES, INPUTS, SIMULATED, STATISTICS, TIERS, Source, finite, flat
+from training.errors import RecordingError
+
+__all__ = [
+    "InputStatistics",
+    "Statistics",
+    "read_n_channels",
+    "read_neurons",
+    "read_simulated",
+    "read_statistics",
+    "read_trials",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class InputStatistics:
+    """What one input was over the recording, as its `meta/statistics` say: an entry per channel or neuron, float32."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+    median: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """images (C,), responses (N,), behavior (3,), pupil_center (2,); mean 0 and std 1 where the recording has none."""
+
+    images: InputStatistics
+    responses: InputStatistics
+    behavior: InputStatistics
+    pupil_center: InputStatistics
+
+
+def read_neurons(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """ids (N,) int64 and coordinates (N, 3) float32 [um]."""
+    where = "meta/neurons/unit_ids.npy"
+    ids = source.array(where)
+    if ids.ndim != 1 or len(ids) == 0 or ids.dtype.kind not in "iu":
+        raise RecordingError(f"{where} is no list of ids", got=f"{ids.shape} {ids.dtype}", expected="(N,) integers")
+    if len(np.unique(ids)) != len(ids):
+        raise RecordingError(f"{where} names a neuron twice", got=f"{len(np.unique(ids))} different of {len(ids)}")
+    where = "meta/neurons/cell_motor_coordinates.npy"
+    coordinates = source.array(where)
+    if coordinates.shape != (len(ids), 3):
+        raise RecordingError(f"{where} has another shape", got=coordinates.shape, expected=(len(ids), 3))
+    return ids.astype(np.int64), finite(coordinates.astype(np.float32), where=where)
+
+
+def read_trials(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """tiers, image ids and trial ids, (T,) each, by file number."""
+    where = "meta/trials/tiers.npy"
+    tiers = source.array(where)
+    if tiers.ndim != 1 or len(tiers) == 0 or tiers.dtype.kind not in "US":
+        raise RecordingError(f"{where} is no list of tiers", got=f"{tiers.shape} {tiers.dtype}", expected="(T,) words")
+    tiers = tiers.astype(str)
+    if unknown := sorted(set(tiers.tolist()) - set(TIERS)):
+        raise RecordingError(f"{where} holds an unknown tier", got=repr(unknown[0]), expected=" or ".join(TIERS))
+    found = [name for name in IMAGE_ID_FILES if f"meta/trials/{name}.npy" in source]
+    image_ids = _read_ids(source, f"meta/trials/{(found or IMAGE_ID_FILES)[0]}.npy", len(tiers))
+    return tiers, image_ids, _read_ids(source, "meta/trials/trial_idx.npy", len(tiers))
+
+
+def _read_ids(source: Source, where: str, n_trials: int) -> np.ndarray:
+    ids = source.array(where)
+    if ids.shape != (n_trials,):
+        raise RecordingError(f"{where} has another length than meta/trials/tiers.npy", got=ids.shape, expected=n_trials)
+    if ids.dtype.kind == "f" and (ids == np.round(ids)).all():
+        ids = ids.astype(np.int64)
+    if ids.dtype.kind not in "iuUS":
+        raise RecordingError(f"{where} holds no ids", got=ids.dtype, expected="integers or strings")
+    return ids.astype(np.int64) if ids.dtype.kind in "iu" else ids.astype(str)
+
+
+def read_simulated(source: Source) -> dict[str, Any]:
+    """What the simulator says about itself; empty for a real recording."""
+    if SIMULATED not in source:
+        return {}
+    try:
+        about = json.loads(source.read(SIMULATED))
+    except ValueError as error:
+        raise RecordingError(f"{SIMULATED} is no JSON: {error}") from error
+    if not isinstance(about, dict) or not isinstance(about.get("mouse_id"), str):
+        raise RecordingError(f"{SIMULATED} does not say the mouse's id", expected='{"mouse_id": "SIM1", ...}')
+    return about
+
+
+def read_n_channels(source: Source) -> int:
+    """The first image's; whether all are alike is found out when they are packed."""
+    where = "data/images/0.npy"
+    shape = source.array(where).shape
+    if len(shape) != 3 or 0 in shape:
+        raise RecordingError(f"{where} is no image", got=shape, expected="(C, H, W)")
+    return int(shape[0])
+
+
+def read_statistics(source: Source, *, n_channels: int, n_neurons: int) -> Statistics:
+    """Every input's statistics; the identity for behaviour or pupil centre where the recording has none."""
+    lengths = {"images": n_channels, "responses": n_neurons, "behavior": 3, "pupil_center": 2}
+    present = {name: bool(source.numbered(f"data/{name}")) for name in INPUTS}
+    return Statistics(
+        **{
+            name: _read_input_statistics(source, name, lengths[name]) if present[name] else _identity(lengths[name])
+            for name in INPUTS
+        }
+    )
+
+
+def _identity(length: int) -> InputStatistics:
+    zeros, ones = np.zeros(length, np.float32), np.ones(length, np.float32)
+    return InputStatistics(mean=zeros, std=ones, min=zeros, max=zeros, median=zeros)
+
+
+def _read_input_statistics(source: Source, name: str, length: int) -> InputStatistics:
+    values: dict[str, np.ndarray] = {}
+    for statistic in STATISTICS:
+        where = f"meta/statistics/{name}/all/{statistic}.npy"
+        array = source.array(where)
+        if array.size == 1 and name != "responses":  # one number for all channels
+            array = np.full(length, array.reshape(()))
+        elif name == "images" and array.shape == (length, 1, 1):
+            array = array.reshape(length)
+        values[statistic] = finite(flat(array, length, where=where), where=where)
+    if (values["std"] < 0).any() or (name != "responses" and (values["std"] == 0).any()):
+        where = f"meta/statistics/{name}/all/std.npy"
+        raise RecordingError(
+            f"{where} is not positive, inputs could not be divided by it",
+            got=values["std"].min(),
+            expected="> 0",
+            hint="A channel that never changes: write 1 there to leave it as it is.",
+        )
+    return InputStatistics(**values)

@@ -1,0 +1,195 @@
+"""A mouse as a twin knows it: what was recorded from, in which units, with which statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.cache import is_packed
+from training.data.layout import MOUSE_IDS, STATISTICS
+from training.data.metadata import InputStatistics
+from training.data.recordings import Recording
+from training.errors import RecordingError
+
+__all__ = ["Mouse", "channel_names", "open_recordings", "paper_mouse_id"]
+
+_EXPECTED = "folders or zips in the Sensorium layout, such as static21067-10-18-*"
+
+
+def paper_mouse_id(data_key: str) -> str:
+    """The paper's name of a recording (Table A.1), or the data key itself where the paper has none."""
+    return MOUSE_IDS.get(data_key, data_key)
+
+
+@dataclass(frozen=True, eq=False)
+class Mouse:
+    """Everything about a mouse that a twin must know without its recording.
+
+    Attributes:
+        image_shape: (C, H, W) of the recording's images.
+        neuron_ids: (N,) int64.
+        neuron_coordinates: (N, 3) float32, cortical position [um]; NaN where unknown.
+        images, behavior, pupil_center: statistics over the training trials, (C,), (3,) and (2,); None where the mouse
+            has no such recording, or where inputs are standardised already.
+        percentiles: channel -> such as {"5": 12.1}, over the training trials.
+        response_mean, response_std: (N,) float32, or None; the std after the reference's floor at 1 % of its mean.
+    """
+
+    mouse_id: str
+    image_shape: tuple[int, int, int]
+    neuron_ids: np.ndarray
+    neuron_coordinates: np.ndarray
+    data_key: str | None = None
+    image_channels: tuple[str, ...] = ("gray",)
+    images: InputStatistics | None = None
+    behavior: InputStatistics | None = None
+    pupil_center: InputStatistics | None = None
+    response_mean: np.ndarray | None = None
+    response_std: np.ndarray | None = None
+    percentiles: dict[str, dict[str, float]] = field(default_factory=dict)
+    simulated: bool = False
+    data_hash: str | None = None
+
+    @property
+    def n_neurons(self) -> int:
+        return len(self.neuron_ids)
+
+    @property
+    def standardized_inputs(self) -> bool:
+        """True: no statistics are known, so the twin takes inputs that are standardised already."""
+        return self.images is None
+
+    @classmethod
+    def from_recording(cls, recording: Recording) -> Mouse:
+        """A mouse with the statistics of its recording."""
+        statistics = recording.statistics
+        return cls(
+            mouse_id=recording.mouse_id,
+            data_key=recording.data_key,
+            image_shape=recording.image_shape,
+            image_channels=recording.image_channels,
+            neuron_ids=recording.neuron_ids,
+            neuron_coordinates=recording.neuron_coordinates,
+            images=statistics.images,
+            behavior=statistics.behavior if recording.has_behavior else None,
+            pupil_center=statistics.pupil_center if recording.has_pupil_center else None,
+            response_mean=statistics.responses.mean,
+            response_std=recording.response_std,
+            percentiles=recording.behavior_percentiles(),
+            simulated=recording.simulated,
+            data_hash=recording.data_hash,
+        )
+
+    @classmethod
+    def without_recording(
+        cls, mouse_id: str, image_shape: tuple[int, int, int], n_neurons: int, data_key: str | None = None
+    ) -> Mouse:
+        """A mouse of which only the weights are known: neurons are numbered, inputs are standardised already."""
+        return cls(
+            mouse_id=mouse_id,
+            data_key=data_key,
+            image_shape=image_shape,
+            image_channels=channel_names(image_shape[0]),
+            neuron_ids=np.arange(n_neurons, dtype=np.int64),
+            neuron_coordinates=np.full((n_neurons, 3), np.nan, np.float32),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is not an array."""
+        return {
+            "mouse_id": self.mouse_id,
+            "data_key": self.data_key,
+            "image_shape": list(self.image_shape),
+            "image_channels": list(self.image_channels),
+            "percentiles": self.percentiles,
+            "simulated": self.simulated,
+            "data_hash": self.data_hash,
+        }
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays, by flat names."""
+        arrays = {"neuron_ids": self.neuron_ids, "neuron_coordinates": self.neuron_coordinates}
+        for name in ("response_mean", "response_std"):
+            if (value := getattr(self, name)) is not None:
+                arrays[name] = value
+        for name in ("images", "behavior", "pupil_center"):
+            statistics = getattr(self, name)
+            if statistics is None:
+                continue
+            for key in STATISTICS:
+                arrays[f"{name}.{key}"] = getattr(statistics, key)
+        return {name: np.array(array, order="C") for name, array in arrays.items()}  # copies: none share memory
+
+    @classmethod
+    def from_parts(cls, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> Mouse:
+        """The inverse of `to_json` and `to_arrays`."""
+        channels, height, width = content["image_shape"]
+        mouse = cls(
+            mouse_id=content["mouse_id"],
+            data_key=content["data_key"],
+            image_shape=(channels, height, width),
+            image_channels=tuple(content["image_channels"]),
+            percentiles=content["percentiles"],
+            simulated=content["simulated"],
+            data_hash=content["data_hash"],
+            neuron_ids=arrays["neuron_ids"],
+            neuron_coordinates=arrays["neuron_coordinates"],
+            response_mean=arrays.get("response_mean"),
+            response_std=arrays.get("response_std"),
+        )
+        return replace(
+            mouse,
+            images=_statistics(arrays, "images"),
+            behavior=_statistics(arrays, "behavior"),
+            pupil_center=_statistics(arrays, "pupil_center"),
+        )
+
+
+def channel_names(n_channels: int) -> tuple[str, ...]:
+    """Names of a recording's image channels.
+
+    Dataset F has a UV and a green channel; public code contradicts itself on their order, so none is claimed.
+    """
+    return ("gray",) if n_channels == 1 else tuple(f"channel_{i}" for i in range(n_channels))
+
+
+def open_recordings(paths: Sequence[Path]) -> list[Recording]:
+    """Opens recordings given as folders, zips, or folders of them; their caches are passed over.
+
+    Raises:
+        RecordingError: one cannot be read, two are of the same mouse, or all paths are caches.
+    """
+    found: dict[str, Recording] = {}
+    for path in paths:
+        for recording in (Recording.open(part) for part in _parts(path)):
+            if recording.mouse_id in found:
+                raise RecordingError(
+                    f"two recordings of mouse {recording.mouse_id!r}",
+                    got=f"{found[recording.mouse_id].path} and {recording.path}",
+                    expected="one recording per mouse",
+                )
+            found[recording.mouse_id] = recording
+    if paths and not found:
+        raise RecordingError("no recordings", got=", ".join(map(str, paths)), expected=_EXPECTED)
+    return list(found.values())
+
+
+def _parts(path: Path) -> list[Path]:
+    if is_packed(path):
+        return []
+    if not path.is_dir() or (path / "data").is_dir() or (path / "meta").is_dir():
+        return [path]
+    parts = [part for part in sorted(path.iterdir()) if (part / "data").is_dir() or part.suffix == ".zip"]
+    if not parts:
+        raise RecordingError(f"{path} holds no recordings", expected=_EXPECTED)
+    return parts
+
+
+def _statistics(arrays: dict[str, np.ndarray], name: str) -> InputStatistics | None:
+    if f"{name}.mean" not in arrays:
+        return None
+    return InputStatistics(**{key: arrays[f"{name}.{key}"] for key in STATISTICS})

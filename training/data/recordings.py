@@ -1,0 +1,344 @@
+"""A recording: one mouse looking at images, opened from disk, validated, and read in batches.
+
+    recording = Recording.open("static21067-10-18-GrayImageNet-94c6ff995dac583098847cfecd43e7b6")
+    batch = recording.batch(recording.tier("train").indices[:16])
+    batch.image, batch.behavior, batch.pupil_center, batch.response    # the recording's own units
+
+The layout on disk is in `training.data.layout` and `training.data.metadata`, the cache in `training.data.cache`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.cache import PackedTrials, is_packed, open_packed
+from training.data.layout import BEHAVIOR_NAMES, MOUSE_IDS, PUPIL_CENTER_NAMES, STATISTICS, TIERS, Source, data_key_of
+from training.data.metadata import (
+    InputStatistics,
+    Statistics,
+    read_n_channels,
+    read_neurons,
+    read_simulated,
+    read_statistics,
+    read_trials,
+)
+from training.errors import RecordingError, ScoringError
+
+__all__ = [
+    "PERCENTILES",
+    "Batch",
+    "InputStatistics",
+    "Recording",
+    "Statistics",
+    "Trials",
+    "add_arguments",
+    "run",
+]
+
+PERCENTILES = (5, 25, 50, 75, 95)
+CACHE_VARIABLE = "V1T_CACHE"
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """The trials of one tier.
+
+    Attributes:
+        indices: (T,) file numbers, what `Recording.batch` takes. They say nothing about the order in time.
+        image_ids: (T,) equal where the same image was shown again.
+        trial_ids: (T,) the trial's place in the experiment; hashed strings where the competition hides it.
+    """
+
+    tier: str
+    indices: np.ndarray
+    image_ids: np.ndarray
+    trial_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some trials, in the recording's own units (nothing is standardised).
+
+    Attributes:
+        image: (B, C, H, W) float32, grey levels 0 to 255.
+        behavior: (B, 3) float32: pupil dilation, its derivative, running speed; zeros where `has_behavior` is False.
+        pupil_center: (B, 2) float32, (x, y) eye-camera pixels; zeros where `has_pupil_center` is False.
+        response: (B, N) float32, as recorded.
+    """
+
+    image: np.ndarray
+    behavior: np.ndarray
+    pupil_center: np.ndarray
+    response: np.ndarray
+    image_id: np.ndarray
+    trial_id: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One mouse's recording. `Recording.open` makes it; everything was checked by then.
+
+    Attributes:
+        mouse_id: the paper's name ("A"), or the data key where the paper does not know the mouse.
+        data_key: animal-session-scan, such as "21067-10-18".
+        image_shape: (C, H, W).
+        image_channels: ("gray",), or "channel_0", "channel_1" for colour recordings: public code contradicts itself
+            on which of the two is UV, so the order is kept and the channels stay unnamed.
+        neuron_ids: (N,) int64.
+        neuron_coordinates: (N, 3) float32, cortical x, y, z [um].
+        tiers, image_ids, trial_ids: (T,) by file number.
+        simulated: `training.simulation.simulate` wrote it.
+        data_hash: SHA-256 over its files; equal for a folder and its zip.
+    """
+
+    path: Path
+    mouse_id: str
+    data_key: str
+    image_shape: tuple[int, int, int]
+    image_channels: tuple[str, ...]
+    neuron_ids: np.ndarray
+    neuron_coordinates: np.ndarray
+    tiers: np.ndarray
+    image_ids: np.ndarray
+    trial_ids: np.ndarray
+    statistics: Statistics
+    has_behavior: bool
+    has_pupil_center: bool
+    simulated: bool
+    cache: Path
+    data_hash: str
+    _packed: PackedTrials = field(repr=False)
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None, mouse_id: str | None = None
+    ) -> Recording:
+        """Open and check a recording; the first time, pack it.
+
+        Args:
+            path: a folder or .zip in the Sensorium 2022 layout.
+            cache: the folder that holds the packed cache; else $V1T_CACHE, else the folder that holds the recording.
+            mouse_id: overrides the paper's name.
+
+        Raises:
+            RecordingError: names the file, what it holds and what was expected.
+        """
+        source = Source(Path(path))
+        try:
+            neuron_ids, coordinates = read_neurons(source)
+            tiers, image_ids, trial_ids = read_trials(source)
+            simulated = read_simulated(source)
+            statistics = read_statistics(source, n_channels=read_n_channels(source), n_neurons=len(neuron_ids))
+            folder = _cache_folder(source, cache)
+            packed = open_packed(source, folder=folder, n_trials=len(tiers), n_neurons=len(neuron_ids))
+            _, C, H, W = packed.images.shape
+        finally:
+            source.close()
+        data_key = data_key_of(source.name)
+        return cls(
+            path=Path(path),
+            mouse_id=mouse_id or simulated.get("mouse_id") or MOUSE_IDS.get(data_key, data_key),
+            data_key=data_key,
+            image_shape=(C, H, W),
+            image_channels=("gray",) if C == 1 else tuple(f"channel_{i}" for i in range(C)),
+            neuron_ids=neuron_ids,
+            neuron_coordinates=coordinates,
+            tiers=tiers,
+            image_ids=image_ids,
+            trial_ids=trial_ids,
+            statistics=statistics,
+            has_behavior=packed.behavior is not None,
+            has_pupil_center=packed.pupil_center is not None,
+            simulated=bool(simulated),
+            cache=folder,
+            data_hash=packed.data_hash,
+            _packed=packed,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To another process goes the path, not gigabytes of memory-mapped trials.
+        return _reopen, (self.path, self.cache.parent, self.mouse_id)
+
+    @property
+    def n_neurons(self) -> int:
+        return len(self.neuron_ids)
+
+    @property
+    def n_trials(self) -> int:
+        return len(self.tiers)
+
+    @property
+    def response_std(self) -> np.ndarray:
+        """(N,) what a response is divided by: its std, but at least 1 % of the mean std (silent neurons)."""
+        std = self.statistics.responses.std.astype(np.float64)
+        threshold = 0.01 * std.mean()
+        return np.where(std > threshold, std, threshold).astype(np.float32)
+
+    def tier(self, name: str) -> Trials:
+        """The trials of a tier ("train", "validation", "test", "final_test"), in the order of their file numbers."""
+        if name not in TIERS:
+            raise RecordingError("unknown tier", got=repr(name), expected=" or ".join(TIERS))
+        indices = np.flatnonzero(self.tiers == name)
+        return Trials(name, indices, self.image_ids[indices], self.trial_ids[indices])
+
+    def with_train_trials(self, n: int, *, seed: int) -> Recording:
+        """The same recording with n of its training trials, drawn at random; statistics stay those of all of them.
+
+        The view lives in this process: sent to another one, a recording is opened anew, with all trials.
+
+        Raises:
+            RecordingError: it has fewer.
+        """
+        train = np.flatnonzero(self.tiers == "train")
+        if not 1 <= n <= len(train):
+            raise RecordingError(
+                f"mouse {self.mouse_id!r} has too few training trials", got=len(train), expected=f"{n} or more"
+            )
+        tiers = self.tiers.copy()
+        tiers[np.random.default_rng([seed, n]).permutation(train)[n:]] = "unused"
+        digest = hashlib.sha256(f"{self.data_hash} {seed} {n}".encode()).hexdigest()
+        return replace(self, tiers=tiers, data_hash=digest)
+
+    def scorable(self, name: str) -> Trials:
+        """The trials of a tier whose responses predictions may be compared with.
+
+        Raises:
+            ScoringError: the tier is empty, or the competition keeps its responses (zeros, hashed trial ids).
+        """
+        trials = self.tier(name)
+        if len(trials) == 0:
+            held = ", ".join(str(tier) for tier in np.unique(self.tiers))
+            raise ScoringError(f"mouse {self.mouse_id!r} has no {name} trials", got=held, expected=name)
+        withheld = name == "final_test" or (name == "test" and self.trial_ids.dtype.kind not in "iu")
+        if withheld or not self._packed.responses[trials.indices].any():
+            raise ScoringError(
+                f"the {name} responses of mouse {self.mouse_id!r} cannot be scored: the competition keeps them",
+                got="responses withheld (zeroed on disk, hashed trial ids)",
+                expected="recorded responses",
+                hint="Score the validation tier, or write a submission file.",
+            )
+        return trials
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Some trials by file number, in the order asked for. indices: (B,) integers."""
+        indices = np.asarray(indices)
+        packed, n = self._packed, len(indices)
+        return Batch(
+            image=packed.images[indices].astype(np.float32, copy=False),  # (B, C, H, W)
+            behavior=_rows(packed.behavior, indices, n, 3),
+            pupil_center=_rows(packed.pupil_center, indices, n, 2),
+            response=np.asarray(packed.responses[indices]),  # (B, N)
+            image_id=self.image_ids[indices],
+            trial_id=self.trial_ids[indices],
+        )
+
+    def responses(self, indices: np.ndarray) -> np.ndarray:
+        """(B, N) the responses alone, without reading images."""
+        return np.asarray(self._packed.responses[np.asarray(indices)])
+
+    def behavior_percentiles(self) -> dict[str, dict[str, float]]:
+        """Percentiles of the training trials: {"pupil_dilation": {"5": 12.1, ...}, ..., "pupil_center_y": ...}."""
+        indices = self.tier("train").indices
+        result: dict[str, dict[str, float]] = {}
+        for names, values in (
+            (BEHAVIOR_NAMES, self._packed.behavior),
+            (PUPIL_CENTER_NAMES, self._packed.pupil_center),
+        ):
+            if values is None or len(indices) == 0:
+                continue
+            levels = np.percentile(np.asarray(values[indices], dtype=np.float64), PERCENTILES, axis=0)
+            for k, name in enumerate(names):
+                result[name] = {str(p): float(level) for p, level in zip(PERCENTILES, levels[:, k], strict=True)}
+        return result
+
+    def notes(self) -> list[str]:
+        """What is unusual about this recording and will matter later, a sentence each."""
+        notes = []
+        if self.simulated:
+            notes.append("simulated: no mouse was recorded")
+        if not self.has_behavior:
+            notes.append("no behaviour: models that need it cannot be trained on this mouse")
+        if not self.has_pupil_center:
+            notes.append("no pupil centre: no shifter can be trained on this mouse")
+        if len(self.image_channels) > 1:
+            notes.append("colour: public code contradicts itself on which channel is UV; the order is kept as it is")
+        notes += [f"no {tier} trials" for tier in TIERS[:3] if len(self.tier(tier)) == 0]
+        for tier in TIERS[2:]:
+            if len(self.tier(tier)):
+                try:
+                    self.scorable(tier)
+                except ScoringError:
+                    notes.append(f"{tier} cannot be scored: its responses are withheld")
+        std = self.statistics.responses.std
+        if silent := int((std <= 0.01 * std.mean()).sum()):
+            notes.append(f"{silent} neurons hardly respond: their std is raised to 1 % of the mean std")
+        return notes
+
+
+def _reopen(path: Path, cache: Path, mouse_id: str) -> Recording:
+    return Recording.open(path, cache=cache, mouse_id=mouse_id)
+
+
+def _rows(values: np.ndarray | None, indices: np.ndarray, n: int, width: int) -> np.ndarray:
+    return np.zeros((n, width), np.float32) if values is None else np.asarray(values[indices])
+
+
+def _cache_folder(source: Source, cache: str | os.PathLike[str] | None) -> Path:
+    parent = cache or os.environ.get(CACHE_VARIABLE) or source.path.absolute().parent
+    return Path(parent) / f"{source.path.name}.packed"  # with its suffix: a folder and its zip may lie side by side
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m training inspect`."""
+    parser.add_argument("recording", nargs="+", type=Path, help="folder or .zip in the Sensorium 2022 layout")
+    parser.add_argument("--cache", type=Path, help="folder for the packed cache (default: $V1T_CACHE, else beside it)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`python -m training inspect RECORDING ...`: print what each recording holds."""
+    for path in args.recording:
+        if is_packed(path):
+            continue
+        print(_describe(Recording.open(path, cache=args.cache)))
+    return 0
+
+
+def _describe(recording: Recording) -> str:
+    tiers = {tier: recording.tier(tier) for tier in TIERS}
+    lines = [
+        f"{recording.path.name}",
+        f"  mouse         {recording.mouse_id} ({recording.data_key})",
+        f"  neurons       {recording.n_neurons}",
+        f"  images        {recording.image_shape} {', '.join(recording.image_channels)}",
+        *(
+            f"  {tier:<13} {len(trials)} trials of {len(np.unique(trials.image_ids))} images"
+            for tier, trials in tiers.items()
+            if len(trials)
+        ),
+        f"  {'':<27} {'mean':>10} {'std':>10} {'min':>10} {'median':>10} {'max':>10}",
+    ]
+    tables = (
+        (recording.image_channels, recording.statistics.images),
+        (BEHAVIOR_NAMES if recording.has_behavior else (), recording.statistics.behavior),
+        (PUPIL_CENTER_NAMES if recording.has_pupil_center else (), recording.statistics.pupil_center),
+        (("responses (mean of neurons)",), _mean_over_neurons(recording.statistics.responses)),
+    )
+    for names, values in tables:
+        columns = (values.mean, values.std, values.min, values.median, values.max)
+        lines += [f"  {name:<27}" + "".join(f" {c[k]:>10.3f}" for c in columns) for k, name in enumerate(names)]
+    lines += [f"  note: {note}" for note in recording.notes()]
+    return "\n".join([*lines, f"  data hash     {recording.data_hash}", f"  packed        {recording.cache}"])
+
+
+def _mean_over_neurons(values: InputStatistics) -> InputStatistics:
+    return InputStatistics(**{name: getattr(values, name).mean(keepdims=True) for name in STATISTICS})

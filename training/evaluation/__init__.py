@@ -1,0 +1,1 @@
+"""Scores of a twin on test trials, reports, submissions and learned ensembles."""

@@ -1,0 +1,223 @@
+"""Scores a twin on trials that it has not seen: per neuron, per mouse, and over mice (paper, section 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from training.checkpoints.ensemble import Ensemble
+from training.data.recordings import Recording
+from training.errors import RecordingError, ScoringError
+from training.evaluation.withheld import how_asked
+from training.metrics import (
+    FEV_THRESHOLD,
+    ccnorm,
+    correlation_to_average,
+    fev_feve,
+    mean_feve,
+    single_trial_correlation,
+)
+from training.simulation.simulate import TRUTH
+from training.tables import markdown_table, mean_and_sd
+from training.trainer.loop import predict_tier
+
+__all__ = [
+    "SCORES",
+    "MouseScores",
+    "check_known",
+    "evaluate",
+    "evaluate_mouse",
+    "over_mice",
+    "scorable",
+    "score_names",
+    "scores_table",
+    "simulated_ceiling",
+]
+
+# What a mouse's summary may hold, in the order of tables.
+SCORES = {
+    "single_trial_correlation": "single-trial correlation (equation 5)",
+    "correlation_to_average": "correlation to average (equation 6)",
+    "fev": "fraction of explainable variance (FEV)",
+    "feve": f"explained share of the explainable variance (FEVE), neurons with FEV of {FEV_THRESHOLD} or more",
+    "ccnorm": f"CCnorm (Schoppe et al. 2016), neurons with FEV of {FEV_THRESHOLD} or more",
+    "ceiling": "single-trial correlation of a simulated mouse's true expected responses: no model can do better",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MouseScores:
+    """Scores of one mouse on one tier.
+
+    Attributes:
+        neurons: name -> (N,) per neuron; NaN where a neuron has none.
+        summary: name -> mean over neurons; FEVE and CCnorm over neurons with FEV of 0.15 or more.
+        ceiling: for a simulated mouse, the single-trial correlation of the true rates, (N,): no model can do better.
+        neuron_ids: (N,). neuron_coordinates: (N, 3) [um].
+        notes: what was left out, and how the twin was asked, a sentence each.
+    """
+
+    mouse_id: str
+    tier: str
+    n_trials: int
+    neurons: dict[str, np.ndarray]
+    summary: dict[str, float]
+    ceiling: np.ndarray | None
+    neuron_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    neuron_coordinates: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    notes: tuple[str, ...] = ()
+
+
+def evaluate(ensemble: Ensemble, recordings: Sequence[Recording], *, tier: str = "test") -> dict[str, MouseScores]:
+    """Scores every recording whose responses are there to compare with; `scorable` says why one is left out.
+
+    Raises:
+        RecordingError: see `check_known`.
+        ScoringError: no recording can be scored.
+    """
+    check_known(ensemble, recordings)
+    found, refused = scorable(recordings, tier)
+    if not found:
+        raise ScoringError("; ".join(refused.values()) or "no recording was given")
+    return {recording.mouse_id: evaluate_mouse(ensemble, recording, tier=tier) for recording in found}
+
+
+def scorable(recordings: Sequence[Recording], tier: str) -> tuple[list[Recording], dict[str, str]]:
+    """The recordings whose tier may be scored, and for each other mouse the reason why not."""
+    found, refused = [], {}
+    for recording in recordings:
+        try:
+            recording.scorable(tier)
+        except ScoringError as error:
+            refused[recording.mouse_id] = str(error)
+        else:
+            found.append(recording)
+    return found, refused
+
+
+def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
+    """Refuses recordings that the ensemble cannot be asked about.
+
+    Raises:
+        RecordingError: a recording is of a mouse, or of neurons, that the ensemble does not know; or the ensemble takes
+            standardised inputs, which a recording does not hold.
+    """
+    for recording in recordings:
+        mouse = ensemble.mice.get(recording.mouse_id)
+        if mouse is None:
+            raise RecordingError(
+                f"the twin does not know mouse {recording.mouse_id!r}",
+                got=recording.path,
+                expected=sorted(ensemble.mice),
+            )
+        if mouse.n_neurons != recording.n_neurons:
+            raise RecordingError(
+                f"{recording.path} is another recording of mouse {recording.mouse_id!r}",
+                got=f"{recording.n_neurons} neurons",
+                expected=f"{mouse.n_neurons} neurons",
+            )
+        if not mouse.standardized_inputs and not np.array_equal(mouse.neuron_ids, recording.neuron_ids):
+            raise RecordingError(
+                f"{recording.path} is of other neurons of mouse {recording.mouse_id!r}, or has them in another order",
+                hint="Give the recording that the twin was trained on.",
+            )
+        if mouse.standardized_inputs:
+            raise RecordingError(
+                f"the twin was imported without recordings and takes standardised inputs for mouse "
+                f"{recording.mouse_id!r}",
+                got=recording.path,
+                hint="Import the weights again with --recordings.",
+            )
+
+
+def evaluate_mouse(ensemble: Ensemble, recording: Recording, *, tier: str = "test") -> MouseScores:
+    """Scores one mouse.
+
+    Raises:
+        ScoringError: the tier has no trials, or its responses are withheld.
+    """
+    trials = recording.scorable(tier)
+    responses = recording.responses(trials.indices) / recording.response_std
+    twin, asked = how_asked(ensemble, recording)
+    predictions = predict_tier(twin, recording, trials.indices, progress=f"mouse {recording.mouse_id}")
+    notes = [asked]
+    neurons = {"single_trial_correlation": single_trial_correlation(responses, predictions)}
+    summary = {"single_trial_correlation": _mean(neurons["single_trial_correlation"])}
+    repeats = np.unique(trials.image_ids, return_counts=True)[1]
+    if repeats.max() > 1:
+        neurons["correlation_to_average"] = correlation_to_average(responses, predictions, trials.image_ids)
+        summary["correlation_to_average"] = _mean(neurons["correlation_to_average"])
+    else:
+        notes.append("no image was repeated: single-trial correlation is all that can be said")
+    if repeats.max() > 1 and repeats.min() == 1:
+        notes.append(f"{int((repeats == 1).sum())} images were shown once: FEV, FEVE and CCnorm are left out")
+    elif repeats.min() > 1:
+        neurons["fev"], neurons["feve"] = fev_feve(responses, predictions, trials.image_ids)
+        summary["fev"] = _mean(neurons["fev"])
+        summary["feve"] = mean_feve(neurons["fev"], neurons["feve"])
+        if repeats.min() == repeats.max():
+            neurons["ccnorm"] = ccnorm(responses, predictions, trials.image_ids)
+            summary["ccnorm"] = _mean(neurons["ccnorm"][neurons["fev"] >= FEV_THRESHOLD])
+        else:
+            notes.append(
+                f"images were shown {repeats.min()} to {repeats.max()} times: CCnorm, which needs equally many "
+                "repeats, is left out"
+            )
+    ceiling = simulated_ceiling(recording, trials.indices)
+    if ceiling is not None:
+        summary["ceiling"] = _mean(ceiling)
+    return MouseScores(
+        mouse_id=recording.mouse_id,
+        tier=tier,
+        n_trials=len(trials),
+        neurons=neurons,
+        summary=summary,
+        ceiling=ceiling,
+        neuron_ids=recording.neuron_ids,
+        neuron_coordinates=recording.neuron_coordinates,
+        notes=tuple(notes),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over the neurons that have a value; NaN where none has."""
+    return mean_and_sd(values.tolist())[0]
+
+
+def simulated_ceiling(recording: Recording, indices: np.ndarray) -> np.ndarray | None:
+    """(N,) single-trial correlation of the true expected responses; None for a real mouse, whose truth nobody knows."""
+    path = recording.path / TRUTH
+    if not recording.simulated or not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as truth:
+        return single_trial_correlation(recording.responses(indices), truth["expected_responses"][indices])
+
+
+def score_names(scores: Mapping[str, MouseScores]) -> list[str]:
+    """The scores that any of the mice has, in the order of tables."""
+    return [name for name in SCORES if any(name in mouse.summary for mouse in scores.values())]
+
+
+def over_mice(scores: Mapping[str, MouseScores]) -> dict[str, tuple[float, float]]:
+    """name -> mean and standard deviation over the mice that have this score."""
+    return {
+        name: mean_and_sd([mouse.summary.get(name, float("nan")) for mouse in scores.values()])
+        for name in score_names(scores)
+    }
+
+
+def scores_table(scores: Mapping[str, MouseScores]) -> str:
+    """A table in Markdown: a row per mouse, then mean and sd over mice."""
+    names = score_names(scores)
+    rows = [
+        [mouse.mouse_id, str(mouse.n_trials), *(_number(mouse.summary.get(name)) for name in names)]
+        for mouse in scores.values()
+    ]
+    means = (f"{mean:.3f} ({sd:.3f})" for mean, sd in over_mice(scores).values())
+    return markdown_table(["mouse", "trials", *names], [*rows, ["mean (sd)", "", *means]])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"

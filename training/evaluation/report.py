@@ -1,0 +1,209 @@
+"""The report of an evaluation: tables like the paper's Tables 1 and A.5 to A.7, JSON, a row per neuron, figures.
+
+scores.md         the systems, mean and sd over mice (Table 1); then for each score every mouse (Tables A.5 to A.7)
+scores.json       the same numbers, what was scored and what was left out
+neurons.parquet   a row per system, mouse and neuron: its id, its place in cortex and all of its scores
+distributions.*, ceiling.*   figures (`training.evaluation.score_figures`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.checkpoints.checkpoint import source_commit
+from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.data.mouse import open_recordings
+from training.errors import CheckpointError, ConfigError
+from training.evaluation.evaluate import SCORES, MouseScores, evaluate, over_mice, scorable, score_names, scores_table
+from training.evaluation.score_figures import draw_ceiling, draw_distributions
+from training.figures import save_figure
+from training.files import write_atomically
+from training.metrics import FEV_THRESHOLD
+from training.tables import as_json, markdown_table
+from training.trainer.run import device_named
+
+__all__ = ["add_arguments", "neuron_table", "run", "tables", "write_report"]
+
+# Of a system's mice: mouse_id -> its scores.
+Scores = Mapping[str, MouseScores]
+
+EPILOG = """examples:
+  python -m training evaluate runs/v1t --recordings runs/recordings
+  python -m training evaluate runs/ln runs/cnn runs/v1t --each --recordings runs/recordings --report runs/report
+"""
+
+
+def write_report(
+    folder: Path,
+    systems: Mapping[str, Scores],
+    *,
+    left_out: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Writes the report of one system or of several that are compared.
+
+    Args:
+        systems: the system's name, such as "v1t" -> what `evaluate` returned for it.
+        left_out: mouse -> why it was not scored.
+        about: goes into scores.json as it is.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    left_out = dict(left_out or {})
+    content = {
+        "fev_threshold": FEV_THRESHOLD,
+        **(about or {}),
+        "left_out": left_out,
+        "systems": {name: _system_json(scores) for name, scores in systems.items()},
+    }
+    neurons = io.BytesIO()
+    pq.write_table(neuron_table(systems), neurons, compression="zstd")
+    files = {
+        "scores.md": tables(systems, left_out).encode(),
+        "scores.json": json.dumps(as_json(content), indent=2).encode(),
+        "neurons.parquet": neurons.getvalue(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+        paths = [folder / name for name in files]
+        paths += save_figure(draw_distributions(systems), folder, "distributions")
+        if (ceiling := draw_ceiling(systems)) is not None:
+            paths += save_figure(ceiling, folder, "ceiling")
+    except OSError as error:
+        raise CheckpointError(f"the report {folder} cannot be written: {error.strerror}") from error
+    return paths
+
+
+def tables(systems: Mapping[str, Scores], left_out: Mapping[str, str]) -> str:
+    """scores.md."""
+    mice = list(dict.fromkeys(mouse_id for scores in systems.values() for mouse_id in scores))
+    names = [name for name in SCORES if any(name in score_names(scores) for scores in systems.values())]
+    first = next(mouse for scores in systems.values() for mouse in scores.values())
+    parts = ["# Scores", f"On the {first.tier} trials. Mean (sd) over mice; a mouse's value is its mean over neurons."]
+    rows = []
+    for system, scores in systems.items():
+        means = over_mice(scores)
+        rows.append([system, *(_mean_sd(*means[name]) if name in means else "-" for name in names)])
+    parts.append(markdown_table(["system", *names], rows))
+    for name in names:
+        rows = []
+        for system, scores in systems.items():
+            values = [scores[m].summary.get(name, np.nan) if m in scores else np.nan for m in mice]
+            cells = ["-" if np.isnan(value) else f"{value:.3f}" for value in values]
+            rows.append([system, *cells, _mean_sd(*over_mice(scores).get(name, (np.nan, np.nan)))])
+        parts += [
+            f"## {SCORES[name][0].upper()}{SCORES[name][1:]}",
+            markdown_table(["system", *mice, "mean (sd)"], rows),
+        ]
+    notes = [f"Mouse {mouse}: {reason}" for mouse, reason in left_out.items()]
+    for system, scores in systems.items():
+        notes += [f"{system}, mouse {mouse.mouse_id}: {note}" for mouse in scores.values() for note in mouse.notes]
+    if notes:
+        parts += ["## What was left out, and how the twins were asked", "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _mean_sd(mean: float, sd: float) -> str:
+    return "-" if np.isnan(mean) else f"{mean:.3f} ({sd:.3f})"
+
+
+def _system_json(scores: Scores) -> dict[str, Any]:
+    return {
+        "mice": {
+            mouse.mouse_id: {
+                "tier": mouse.tier,
+                "trials": mouse.n_trials,
+                "neurons": len(mouse.neuron_ids),
+                "summary": mouse.summary,
+                "notes": list(mouse.notes),
+            }
+            for mouse in scores.values()
+        },
+        "over_mice": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in over_mice(scores).items()},
+    }
+
+
+def neuron_table(systems: Mapping[str, Scores]) -> pa.Table:
+    """A row per system, mouse and neuron; null where a neuron has no such score."""
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("system", "mouse_id", "tier")),
+            ("neuron_id", pa.int64()),
+            *((name, pa.float32()) for name in ("x_um", "y_um", "z_um")),
+            *((name, pa.float64()) for name in SCORES),
+        ]
+    )
+    parts = []
+    for system, scores in systems.items():
+        for mouse in scores.values():
+            N = len(mouse.neuron_ids)
+            values = mouse.neurons | ({} if mouse.ceiling is None else {"ceiling": mouse.ceiling})
+            columns = [
+                *(pa.array([word] * N) for word in (system, mouse.mouse_id, mouse.tier)),
+                pa.array(mouse.neuron_ids),
+                *(pa.array(axis.astype(np.float32)) for axis in mouse.neuron_coordinates.T),
+                *(
+                    pa.array(values[name], from_pandas=True) if name in values else pa.nulls(N, pa.float64())
+                    for name in SCORES
+                ),
+            ]
+            parts.append(pa.Table.from_arrays(columns, schema=schema))
+    return pa.concat_tables(parts)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
+    parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="to score on")
+    parser.add_argument("--tier", choices=["validation", "test"], default="test", help="default: test")
+    parser.add_argument(
+        "--each", action="store_true", help="score each path on its own, a row of the table each, instead of together"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="write scores.md, scores.json, neurons.parquet and figures"
+    )
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    recordings = open_recordings(args.recordings)
+    _, left_out = scorable(recordings, args.tier)
+    device = device_named(args.device)
+    ensembles = {name: e.to(device) for name, e in _ensembles(args.checkpoints, each=args.each).items()}
+    systems = {}
+    for name, ensemble in ensembles.items():
+        systems[name] = evaluate(ensemble, recordings, tier=args.tier)
+        print((f"{name}\n" if len(ensembles) > 1 else "") + scores_table(systems[name]))
+    for mouse_id, reason in left_out.items():
+        print(f"mouse {mouse_id} left out: {reason}")
+    if args.report is not None:
+        about = {
+            "commit": source_commit(),
+            "weights": {name: [m.weights_hash for m in ensemble.members] for name, ensemble in ensembles.items()},
+            "data": {recording.mouse_id: recording.data_hash for recording in recordings},
+        }
+        paths = write_report(args.report, systems, left_out=left_out, about=about)
+        print(f"written: {', '.join(str(path) for path in paths)}")
+    return 0
+
+
+def _ensembles(paths: list[Path], *, each: bool) -> dict[str, Ensemble]:
+    if not each:
+        return {paths[0].name: load_ensemble(paths)}
+    names = [path.name for path in paths]
+    if len(set(names)) != len(names):
+        raise ConfigError("two systems have the same name", got=names, expected="folders of different names")
+    return {name: load_ensemble([path]) for name, path in zip(names, paths, strict=True)}

@@ -1,0 +1,132 @@
+"""Figures of scores: how they are distributed over neurons, and how near they come to what noise allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from training.evaluation.evaluate import MouseScores
+from training.figures import COLORS, only_left_and_bottom, styled
+from training.metrics import FEV_THRESHOLD
+
+__all__ = ["draw_ceiling", "draw_distributions"]
+
+PANELS = {
+    "single_trial_correlation": "single-trial correlation",
+    "correlation_to_average": "correlation to average",
+    "feve": "FEVE",
+    "ccnorm": "CCnorm",
+}
+RELIABLE_ONLY = ("feve", "ccnorm")  # they mean nothing where there is nothing to explain
+SHOWN = (1, 99)  # percentiles: a handful of neurons would stretch the axis
+
+
+def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure:
+    """A panel per score: for every mouse the neurons' distribution, its quartiles and median, a colour per system."""
+    mice = list(dict.fromkeys(mouse_id for scores in systems.values() for mouse_id in scores))
+    everybody = [mouse for scores in systems.values() for mouse in scores.values()]
+    names = [name for name in PANELS if any(name in mouse.neurons for mouse in everybody)]
+    width = float(np.clip(1.2 + 0.45 * len(mice) * len(systems), 3, 9))
+    columns = min(len(names), 2 if width < 6 else 1)
+    rows = -(-len(names) // columns)
+    with styled():
+        figure = Figure(figsize=(columns * width, 2.9 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(grid, names, strict=False):
+            for i, scores in enumerate(systems.values()):
+                place = (i - (len(systems) - 1) / 2) * 0.8 / len(systems)
+                for k, mouse_id in enumerate(mice):
+                    values = _shown(scores.get(mouse_id), name)
+                    if len(values) > 1:
+                        _violin(axes, k + place, values, 0.75 / len(systems), COLORS[i % len(COLORS)])
+            axes.set_xticks(range(len(mice)), mice)
+            axes.set_xlim(-0.6, len(mice) - 0.4)
+            axes.set(xlabel="mouse", ylabel=PANELS[name])
+            if name in RELIABLE_ONLY:
+                axes.set_title(f"neurons with FEV ≥ {FEV_THRESHOLD}")
+            axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+            only_left_and_bottom(axes)
+        if len(systems) > 1:
+            patches = [Patch(color=COLORS[i % len(COLORS)], label=name) for i, name in enumerate(systems)]
+            figure.legend(handles=patches, loc="outside upper center", ncols=len(systems))
+    return figure
+
+
+def _shown(mouse: MouseScores | None, name: str) -> np.ndarray:
+    if mouse is None or name not in mouse.neurons:
+        return np.zeros(0)
+    values = mouse.neurons[name]
+    if name in RELIABLE_ONLY:
+        values = values[mouse.neurons["fev"] >= FEV_THRESHOLD]
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return values
+    low, high = np.percentile(values, SHOWN)
+    kept: np.ndarray = values[(values >= low) & (values <= high)]
+    return kept
+
+
+def _violin(axes: Axes, place: float, values: np.ndarray, width: float, color: str) -> None:
+    if np.ptp(values) > 0:
+        parts = axes.violinplot(values, [place], widths=width, showextrema=False)
+        for body in cast(list[PolyCollection], parts["bodies"]):
+            body.set(facecolor=color, alpha=0.45, edgecolor=color, linewidth=0.8)
+    low, median, high = np.percentile(values, (25, 50, 75))
+    axes.plot([place, place], [low, high], color=color, linewidth=3, solid_capstyle="butt")
+    axes.plot(place, median, "o", color="white", markeredgecolor=color, markersize=4)
+
+
+def draw_ceiling(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure | None:
+    """Per mouse, each neuron's single-trial correlation against its ceiling; None where no ceiling is known.
+
+    The ceiling of a simulated mouse is the score of its true expected responses. That of a real one is estimated from
+    repeats, sqrt(FEV): the best that the image alone can do, so behaviour may lift a neuron over it.
+    """
+    panels = [
+        (system, mouse, known)
+        for system, scores in systems.items()
+        for mouse in scores.values()
+        if (known := _ceiling(mouse)) is not None
+    ]
+    if not panels:
+        return None
+    worst = min(float(np.nanmin(mouse.neurons["single_trial_correlation"])) for _, mouse, _ in panels)
+    lowest = min(worst - 0.03, -0.1)
+    columns = min(len(panels), 4 if len(systems) == 1 else max(len(scores) for scores in systems.values()))
+    rows = -(-len(panels) // columns)
+    with styled():
+        figure = Figure(figsize=(2.7 * columns, 3 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (system, mouse, (ceiling, label)) in zip(grid, panels, strict=False):
+            reached = mouse.neurons["single_trial_correlation"]
+            both = np.isfinite(ceiling) & np.isfinite(reached)
+            size = float(np.clip(3000 / len(reached), 2, 16))
+            axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
+            axes.scatter(
+                ceiling[both], reached[both], s=size, color=COLORS[0], alpha=0.5, linewidths=0, rasterized=True
+            )
+            title = f"mouse {mouse.mouse_id}: mean {reached[both].mean():.2f} of {ceiling[both].mean():.2f}"
+            axes.set_title(f"{system}\n{title}" if len(systems) > 1 else title)
+            axes.set(xlabel=label, ylabel="single-trial correlation", aspect="equal")
+            axes.tick_params(labelbottom=True, labelleft=True)
+            axes.set(xlim=(lowest, 1), ylim=(lowest, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            only_left_and_bottom(axes)
+    return figure
+
+
+def _ceiling(mouse: MouseScores) -> tuple[np.ndarray, str] | None:
+    if mouse.ceiling is not None:
+        return mouse.ceiling, "ceiling: the true responses"
+    if "fev" in mouse.neurons:
+        return np.sqrt(np.maximum(mouse.neurons["fev"], 0)), "ceiling from repeats, √FEV"
+    return None

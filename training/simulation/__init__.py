@@ -1,0 +1,1 @@
+"""Simulated mice: recordings in the same layout, whose every neuron is known."""

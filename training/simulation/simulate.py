@@ -1,0 +1,273 @@
+"""Simulated recordings: mice whose every neuron is known, on disk exactly as real recordings are.
+
+    python -m training simulate --output recordings --mice 2 --neurons 200 --train-trials 1500
+
+writes a folder per mouse in the Sensorium 2022 layout (`training.data.layout`), and beside `data/` and `meta/` the
+truth that experiments can be checked against, `simulated_truth.npz`:
+
+    expected_responses  (T, N) by file number: the mean over noise, so the best that any model can predict
+    ceiling             (N,) correlation between expected and recorded single test trials
+    reliability         (N,) split-half correlation of the test images' mean responses (Spearman-Brown)
+    ...                 every attribute of `training.simulation.cortex.Cortex`; `load_cortex` reads them back
+
+Images are stored as bytes: that is what a monitor shows, and a quarter of the disk. `meta/simulated.json` holds the
+parameters and says to every reader that no mouse was recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from training.data.layout import IMAGE_ID_FILES, SIMULATED, STATISTICS
+from training.errors import ConfigError, RecordingError
+from training.metrics import single_trial_correlation, split_half_reliability
+from training.simulation.behavior import simulate_behavior
+from training.simulation.cortex import Cortex
+from training.simulation.stimuli import dead_leaves
+
+__all__ = ["TRUTH", "add_arguments", "run", "simulate"]
+
+TRUTH = "simulated_truth.npz"
+VERSION = 1  # of the simulation: raise it when the same parameters give other recordings
+
+
+def simulate(
+    output: str | os.PathLike[str],
+    *,
+    mouse_id: str,
+    data_key: str,
+    n_neurons: int = 200,
+    n_train: int = 1500,
+    n_validation: int = 200,
+    n_test_images: int = 100,
+    n_test_repeats: int = 10,
+    seed: int = 0,
+    image_shape: tuple[int, int, int] = (1, 144, 256),
+) -> Path:
+    """Write one mouse's recording; the same arguments give the same files. Returns its folder inside `output`.
+
+    A folder that exists already was written with the same parameters (its name is made of them) and is kept. Mice of
+    one seed share the test images and their image ids, as real ones do.
+
+    Args:
+        mouse_id: such as "SIM1".
+        data_key: animal-session-scan, three numbers such as "90001-1-1".
+        n_test_images: each of them is shown `n_test_repeats` times.
+        image_shape: (C, H, W).
+
+    Raises:
+        ConfigError: a number that no recording can have.
+        RecordingError: the disk is full, or `output` cannot be written.
+    """
+    parameters = {
+        "version": VERSION,
+        "mouse_id": mouse_id,
+        "data_key": data_key,
+        "n_neurons": n_neurons,
+        "n_train": n_train,
+        "n_validation": n_validation,
+        "n_test_images": n_test_images,
+        "n_test_repeats": n_test_repeats,
+        "seed": seed,
+        "image_shape": list(image_shape),
+    }
+    _check(parameters)
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+    kind = "Gray" if image_shape[0] == 1 else "Color"
+    folder = Path(output) / f"static{data_key}-{kind}ImageNet-simulated{digest}"
+    if folder.exists():
+        return folder
+
+    mouse = zlib.crc32(mouse_id.encode())
+    rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence([seed, mouse]).spawn(4)]
+    cortex_rng, image_rng, behavior_rng, noise_rng = rngs
+    own = n_train + n_validation
+    images = np.concatenate(
+        [
+            dead_leaves(n_test_images, image_shape=image_shape, rng=np.random.default_rng(seed), description="test"),
+            dead_leaves(own, image_shape=image_shape, rng=image_rng, description="train"),
+        ]
+    )  # (I, C, H, W)
+    image_ids = np.concatenate([np.arange(n_test_images), (1 + mouse) * 10**6 + np.arange(own)])
+    tiers = np.repeat(["test", "train", "validation"], [n_test_images, n_train, n_validation])
+    repeats = np.where(tiers == "test", n_test_repeats, 1)
+    shown = behavior_rng.permutation(np.repeat(np.arange(len(images)), repeats))  # (T,) in the order of time
+    behavior = simulate_behavior(len(shown), behavior_rng)
+    time = behavior_rng.permutation(len(shown))  # (T,) a file's number is not its place in time
+    shown, tiers = shown[time], tiers[shown[time]]
+    inputs = {"behavior": behavior.behavior[time], "pupil_center": behavior.pupil_center[time]}
+
+    cortex = replace(
+        Cortex.grow(n_neurons, image_shape=image_shape, rng=cortex_rng),
+        gaze_rest=inputs["pupil_center"].mean(0),
+        dilation_scale=np.array([inputs["behavior"][:, 0].mean(), inputs["behavior"][:, 0].std()]),
+    )
+    drive = cortex.drive(images[shown], inputs["pupil_center"])  # (T, N)
+    train, test = tiers == "train", tiers == "test"
+    cortex = cortex.calibrated(drive[train], inputs["behavior"][train], cortex_rng)
+    expected = cortex.combine(drive, inputs["behavior"])
+    inputs["responses"] = cortex.respond(expected, noise_rng)
+    truth = {
+        "expected_responses": expected,
+        "ceiling": single_trial_correlation(inputs["responses"][test], expected[test]),
+        "reliability": split_half_reliability(inputs["responses"][test], image_ids[shown[test]]),
+    }
+    summary = {name: float(truth[name][cortex.responsive].mean()) for name in ("ceiling", "reliability")}
+    with _written(folder) as temporary:
+        _write_trials(temporary, images, shown, inputs)
+        _write_trial_meta(temporary, tiers=tiers, trial_ids=time, image_ids=image_ids[shown], color=image_shape[0] > 1)
+        _write_neurons(temporary, cortex, animal=int(data_key.split("-")[0]), rng=cortex_rng)
+        _write_statistics(temporary, images[shown[train]], {name: values[train] for name, values in inputs.items()})
+        np.savez(temporary / TRUTH, **truth, **cortex.arrays())  # type: ignore[arg-type]
+        about = {"mouse_id": mouse_id, "parameters": parameters, "responsive_neurons_mean": summary}
+        (temporary / SIMULATED).write_text(json.dumps(about, indent=2) + "\n")
+    return folder
+
+
+def _check(parameters: dict[str, Any]) -> None:
+    least = {"n_neurons": 1, "n_train": 2, "n_validation": 0, "n_test_images": 2, "n_test_repeats": 2, "seed": 0}
+    for name, lowest in least.items():
+        if parameters[name] < lowest:
+            raise ConfigError(f"{name} is too small to simulate", got=parameters[name], expected=f"{lowest} or more")
+    shape = parameters["image_shape"]
+    if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 16:
+        raise ConfigError("image_shape is no image", got=shape, expected="(C, H, W) with at least 16 rows and columns")
+    numbers = parameters["data_key"].split("-")
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        raise ConfigError(
+            "data_key is not animal-session-scan", got=parameters["data_key"], expected="such as 90001-1-1"
+        )
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this number
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(folder)
+    except OSError as error:
+        if folder.exists():  # another process wrote the same recording meanwhile
+            return
+        raise RecordingError(f"simulated recording {str(folder)!r} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_trials(folder: Path, images: np.ndarray, shown: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
+    for name in ("images", *inputs):
+        (folder / "data" / name).mkdir(parents=True)
+    for trial in tqdm(range(len(shown)), desc="writing", unit="trial", disable=None, leave=False):
+        np.save(folder / f"data/images/{trial}.npy", images[shown[trial]])
+        for name, values in inputs.items():
+            np.save(folder / f"data/{name}/{trial}.npy", values[trial])
+
+
+def _write_trial_meta(
+    folder: Path, *, tiers: np.ndarray, trial_ids: np.ndarray, image_ids: np.ndarray, color: bool
+) -> None:
+    arrays = {"tiers": tiers, "trial_idx": trial_ids, IMAGE_ID_FILES[color]: image_ids}
+    (folder / "meta/trials").mkdir(parents=True)
+    for name, values in arrays.items():
+        np.save(folder / f"meta/trials/{name}.npy", values)
+
+
+def _write_neurons(folder: Path, cortex: Cortex, *, animal: int, rng: np.random.Generator) -> None:
+    N = cortex.n_neurons
+    arrays = {
+        "unit_ids": np.sort(rng.permutation(10 * N)[:N] + 1),  # with gaps: an id is not a position
+        "cell_motor_coordinates": cortex.coordinates,
+        "animal_ids": np.full(N, animal),
+        "area": np.full(N, "V1"),
+        "layer": np.where(cortex.coordinates[:, 2] < 310, "L2/3", "L4"),
+    }
+    (folder / "meta/neurons").mkdir(parents=True)
+    for name, values in arrays.items():
+        np.save(folder / f"meta/neurons/{name}.npy", values)
+
+
+def _write_statistics(folder: Path, images: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
+    """Over the training trials: of images one number per channel (one in all for grey), of the rest one per entry."""
+    C = images.shape[1]
+    statistics = {name: {s: getattr(np, s)(values, axis=0) for s in STATISTICS} for name, values in inputs.items()}
+    channels = [_byte_statistics(images[:, c]) for c in range(C)]
+    statistics["images"] = {
+        s: np.reshape([channel[s] for channel in channels], () if C == 1 else (C, 1, 1)) for s in STATISTICS
+    }
+    for name, values in statistics.items():
+        target = folder / "meta/statistics" / name / "all"
+        target.mkdir(parents=True)
+        for statistic, value in values.items():
+            np.save(target / f"{statistic}.npy", np.asarray(value, dtype=np.float32))
+
+
+def _byte_statistics(pixels: np.ndarray) -> dict[str, float]:
+    """From the histogram: exact, and without a float copy of every pixel."""
+    counts = sum(np.bincount(image.ravel(), minlength=256) for image in pixels)
+    levels, total = np.arange(256), np.sum(counts)
+    mean = float((counts * levels).sum() / total)
+    present = np.flatnonzero(counts)
+    middle = np.searchsorted(np.cumsum(counts), [(total - 1) // 2 + 1, total // 2 + 1])
+    return {
+        "mean": mean,
+        "std": float(np.sqrt((counts * (levels - mean) ** 2).sum() / total)),
+        "min": float(present[0]),
+        "max": float(present[-1]),
+        "median": float(middle.mean()),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m training simulate`."""
+    parser.add_argument("--output", type=Path, required=True, help="folder that gets a recording per mouse")
+    parser.add_argument("--mice", type=int, default=2, help="how many mice, SIM1, SIM2, ... (default: %(default)s)")
+    parser.add_argument("--neurons", type=int, default=200, help="per mouse (default: %(default)s)")
+    parser.add_argument("--train-trials", type=int, default=1500, help="(default: %(default)s)")
+    parser.add_argument("--validation-trials", type=int, default=200, help="(default: %(default)s)")
+    parser.add_argument("--test-images", type=int, default=100, help="shared by all mice (default: %(default)s)")
+    parser.add_argument("--test-repeats", type=int, default=10, help="of each test image (default: %(default)s)")
+    parser.add_argument(
+        "--image-shape", type=int, nargs=3, default=(1, 144, 256), metavar=("C", "H", "W"), help="(default: 1 144 256)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`python -m training simulate`: write the recordings, say where they are and what can be predicted."""
+    if args.mice < 1:
+        raise ConfigError("no mouse to simulate", got=args.mice, expected="--mice 1 or more")
+    for mouse in range(1, args.mice + 1):
+        folder = simulate(
+            args.output,
+            mouse_id=f"SIM{mouse}",
+            data_key=f"{90_000 + mouse}-1-{args.seed + 1}",
+            n_neurons=args.neurons,
+            n_train=args.train_trials,
+            n_validation=args.validation_trials,
+            n_test_images=args.test_images,
+            n_test_repeats=args.test_repeats,
+            seed=args.seed,
+            image_shape=tuple(args.image_shape),
+        )
+        means = json.loads((folder / SIMULATED).read_text())["responsive_neurons_mean"]
+        print(
+            f"SIM{mouse}  {folder}\n"
+            f"      {args.neurons} neurons; mean over responsive ones: split-half reliability "
+            f"{means['reliability']:.3f}, ceiling of the single-trial correlation {means['ceiling']:.3f}"
+        )
+    return 0

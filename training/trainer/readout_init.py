@@ -1,0 +1,172 @@
+"""Where a new mouse's neurons look, and with which features, before the first update: ridge regression on the maps of a
+frozen core.
+
+A readout that starts at random spends most of its updates on finding where the neurons look. With the maps known, how
+well each place of the map predicts each neuron is a linear regression; its Gram matrix is shared by all neurons. The
+position network is then fitted to all neurons' scores at once, so that those which hardly respond look where their
+neighbours do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from training.config import TrainingConfig
+from training.data.recordings import Recording
+from training.errors import ConfigError
+from training.models import Twin
+from training.models.readout import GaussianReadout
+from training.trainer.transfer import FeatureMaps
+
+__all__ = ["Trials", "fit_first_readout", "fit_first_readouts", "score_places"]
+
+RIDGES = (0.03, 0.3, 3.0)  # of the features' mean variance
+HELD_OUT = 5  # every so many-th training trial judges places and ridges; validation trials are left to early stopping
+TO_PLACES, TO_SCORES = 300, 700  # steps of fitting the position network: to the best places, then to the scores
+
+
+def fit_first_readouts(
+    twin: Twin, maps: FeatureMaps | None, recordings: Mapping[str, Recording], training: TrainingConfig
+) -> bool:
+    """Fits every mouse's readout, where the procedure says so; returns whether it did.
+
+    Raises:
+        ConfigError: it says so, and there are no maps to fit them on.
+    """
+    if training.readout_start == "random" or (training.readout_start == "auto" and maps is None):
+        return False
+    if maps is None:
+        raise ConfigError(
+            "training.readout_start 'regression' needs a frozen core whose maps do not change and fit into memory",
+            hint="Give --core CHECKPOINT --freeze-core, or set training.readout_start to 'auto'.",
+        )
+    for recording in recordings.values():
+        fit_first_readout(twin, maps, recording)
+    return True
+
+
+def fit_first_readout(twin: Twin, maps: FeatureMaps, recording: Recording) -> None:
+    """Sets one mouse's readout: positions, features and bias; its gaze shift becomes zero."""
+    readout, device = twin.readout(recording.mouse_id), next(twin.parameters()).device
+    trials, grid = recording.tier("train").indices, twin.core.output_shape[1:]
+    judges = np.arange(len(trials)) % HELD_OUT == 0
+    fitted, held_out, both = (
+        Trials(maps, recording, some, device) for some in (trials[~judges], trials[judges], trials)
+    )
+    scores, ridge = score_places(fitted, held_out, *grid)
+    _fit_positions(readout, scores)
+    with torch.no_grad():
+        _fit_features(readout, both, ridge, _nearest(readout.mu, grid))
+        if (shifter := twin.shifter(recording.mouse_id)) is not None:
+            last = [layer for layer in shifter.modules() if isinstance(layer, nn.Linear)][-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+
+class Trials:
+    """Some trials of one mouse: the features of one place at a time, and standardised responses (T, N)."""
+
+    def __init__(self, maps: FeatureMaps, recording: Recording, trials: np.ndarray, device: torch.device) -> None:
+        self._maps, self._mouse_id, self._trials = maps, recording.mouse_id, trials
+        standardized = recording.responses(trials) / recording.response_std
+        self.responses = torch.from_numpy(standardized.astype(np.float32)).to(device)
+        self.mean_response = self.responses.mean(0)
+
+    def features(self, place: tuple[int, int]) -> Tensor:
+        """(T, D)."""
+        return self._maps.at(self._mouse_id, self._trials, place)
+
+    def moments(self, place: tuple[int, int], neurons: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean features (D,), their principal axes (D, D), variances (D,), and covariances with responses (D, N')."""
+        features = self.features(place)
+        mean = features.mean(0)
+        features = features - mean  # responses need not be centred, too
+        variances, axes = torch.linalg.eigh(features.T @ features / len(features))
+        return mean, axes, variances.clamp(min=0), axes.T @ (features.T @ self.responses[:, neurons]) / len(features)
+
+
+def score_places(fitted: Trials, held_out: Trials, rows: int, columns: int) -> tuple[Tensor, float]:
+    """How each place predicts each neuron's held-out responses, (N, rows, columns), and the ridge that does it best.
+
+    Scores are correlations over single trials; a neuron that does not vary there has 0 everywhere.
+    """
+    places = [(i, j) for i in range(rows) for j in range(columns)]
+    target = F.normalize(held_out.responses - held_out.mean_response, dim=0)  # (V, N)
+    scores = torch.empty(len(RIDGES), target.shape[1], len(places), device=target.device)
+    for p, place in enumerate(tqdm(places, desc="where neurons look", unit="place", leave=False, disable=None)):
+        _, axes, variances, covariances = fitted.moments(place, slice(None))
+        features = held_out.features(place) @ axes  # (V, D)
+        features = features - features.mean(0)
+        gram, agreement = features.T @ features, features.T @ target  # (D, D), (D, N)
+        for r, ridge in enumerate(RIDGES):
+            weights = _solve(variances, covariances, ridge)  # (D, N)
+            size = (weights * (gram @ weights)).sum(0).clamp(min=1e-20).sqrt()  # of predictions not made
+            scores[r, :, p] = (weights * agreement).sum(0) / size
+    best = int(scores.amax(dim=2).mean(dim=1).argmax())
+    return scores[best].unflatten(1, (rows, columns)), RIDGES[best]
+
+
+def _solve(variances: Tensor, covariances: Tensor, ridge: float) -> Tensor:
+    penalized = variances + ridge * variances.mean()
+    return covariances / penalized.clamp(min=1e-12)[:, None]  # features that never vary get no weight
+
+
+def _fit_positions(readout: GaussianReadout, scores: Tensor) -> None:
+    """Moves `mu` to where the scores are high."""
+    rows, columns = scores.shape[1:]
+    best = scores.flatten(1).argmax(1)
+    places = torch.stack([_axis(best % columns, columns), _axis(best // columns, rows)], dim=1)  # (N, 2), x and y
+    if readout.position_network is None:
+        with torch.no_grad():
+            readout.free_mu.copy_(places)
+        return
+    weights = scores.amax(dim=(1, 2)).clamp(min=0).square()[:, None]
+    weights = weights / weights.sum().clamp(min=1e-12)
+    optimizer = torch.optim.Adam(readout.position_network.parameters(), lr=0.01)
+    for step in range(TO_PLACES + TO_SCORES):
+        mu = readout.mu
+        if step < TO_PLACES:
+            loss = (weights * (mu - places).abs()).sum()
+        else:
+            seen = F.grid_sample(scores[:, None], mu[:, None, None], align_corners=True, padding_mode="border")
+            loss = -seen.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _fit_features(readout: GaussianReadout, trials: Trials, ridge: float, places: Tensor) -> None:
+    """Features and bias of the regression where each neuron looks, as pre-activations whose ELU + 1 has its mean.
+
+    Around a mean response r the slope of ELU + 1 is min(r, 1): what the regression says of responses is divided by it.
+    """
+    for place, neurons in _together(places):
+        mean, axes, variances, covariances = trials.moments(place, neurons)
+        response = trials.mean_response[neurons].clamp(min=0.01)
+        features = axes @ _solve(variances, covariances, ridge) / response.clamp(max=1)  # (D, N')
+        readout.features[neurons] = features.T
+        readout.bias[neurons] = torch.where(response < 1, response.log(), response - 1) - mean @ features
+
+
+def _nearest(mu: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """(N, 2), row and column of the place nearest to each position."""
+    rows, columns = grid
+    return torch.stack([(mu[:, 1] + 1) / 2 * (rows - 1), (mu[:, 0] + 1) / 2 * (columns - 1)], dim=1).round().long()
+
+
+def _together(places: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Each place that somebody looks at, and who."""
+    found, which = places.unique(dim=0, return_inverse=True)
+    for i, (row, column) in enumerate(found.tolist()):
+        yield (row, column), (which == i).nonzero()[:, 0]
+
+
+def _axis(index: Tensor, n: int) -> Tensor:
+    """From 0 ... n - 1 to -1 ... 1."""
+    return 2 * index / max(n - 1, 1) - 1
