@@ -27,7 +27,7 @@ from PIL import Image
 from training.analyses.retinotopy import cortical_correlation, readout_positions, retinotopy_correlation
 from training.checkpoints.ensemble import load_ensemble
 from v1t_client.insilico import Result
-from v1t_client.insilico.retinotopy import screen_colors
+from v1t_client.insilico.experiments.retinotopy import screen_colors
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "images"

@@ -23,9 +23,9 @@ import numpy as np
 from training.simulation.simulate import TRUTH
 from training.simulation.cortex import load_cortex
 from v1t_client.insilico import Result, open_predictor, perform
-from v1t_client.insilico.behavior import Behavior
-from v1t_client.insilico.rf import ReceptiveFields
-from v1t_client.insilico.tuning import Tuning
+from v1t_client.insilico.experiments.behavior import Behavior
+from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
+from v1t_client.insilico.experiments.tuning import Tuning
 
 RELIABLE = 0.5  # split-half reliability of a neuron's mean responses to test images
 BOUNDS = {"centre": 2.0, "orientation": 15.0, "running": 0.90}  # px, degrees, share

@@ -15,7 +15,7 @@ from live_server import ROOT
 from v1t_client import Attention, ConnectionFailed, InvalidArgument
 from v1t_client._cli import main
 from v1t_client.insilico import Result, perform
-from v1t_client.insilico.attention import AttentionMaps, center_of_mass, correlation
+from v1t_client.insilico.experiments.attention import AttentionMaps, center_of_mass, correlation
 
 N = 70
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import v1t_client
-import v1t_client._cli as cli
-import v1t_client._tables as tables
+import v1t_client._cli.tables as tables
 from contract_server import MEAN_SPEED, SHAPE, ContractServer, error_reply
 from PIL import Image
+from v1t_client._cli import command as cli
 
 V1T = [sys.executable, "-m", "v1t_client"]
 

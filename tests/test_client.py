@@ -22,9 +22,9 @@ import v1t_client
 from contract_server import MEAN_SPEED, SHAPE, ContractServer, error_reply, json_reply, npy_reply
 from PIL import Image as PillowImage
 from v1t_client import AsyncClient, Client, DifferentiablePredictor, Prediction, Predictor
-from v1t_client._operations import Operations, Send, Sleep
-from v1t_client._requests import GradientQuestion, Question, Shown
-from v1t_client._retry import Retry
+from v1t_client._protocol.operations import Operations, Send, Sleep
+from v1t_client._protocol.requests import GradientQuestion, Question, Shown
+from v1t_client._protocol.retry import Retry
 
 EXAMPLES = Path(v1t_client.__file__).parents[1] / "examples"
 

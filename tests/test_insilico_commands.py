@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import v1t_client._cli as cli
 from gabor_bank import GaborBank
 from PIL import Image
-from v1t_client.insilico import EXPERIMENTS, Receipt, Result, commands, tools
+from v1t_client._cli import command as cli
+from v1t_client._cli import experiments as commands
+from v1t_client._cli import tools
+from v1t_client.insilico import EXPERIMENTS, Receipt, Result
 
 Run = Callable[[str], tuple[int, str, str]]
 OURS = ("rf", "retinotopy", "tuning", "behavior", "screen")

@@ -11,11 +11,11 @@ from gabor_bank import STATISTICS, GaborBank
 from PIL import Image
 from v1t_client import ConnectionFailed, InvalidArgument
 from v1t_client.insilico import perform
-from v1t_client.insilico.behavior import Behavior, pink_noise
-from v1t_client.insilico.retinotopy import Retinotopy
-from v1t_client.insilico.rf import ReceptiveFields
-from v1t_client.insilico.screen import Screen
-from v1t_client.insilico.screening import Extremes, Screening
+from v1t_client.insilico.experiments.behavior import Behavior, pink_noise
+from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
+from v1t_client.insilico.experiments.retinotopy import Retinotopy
+from v1t_client.insilico.experiments.screening import Extremes, Screening
+from v1t_client.insilico.stimuli.screen import Screen
 
 SHAPE = (18, 32)
 
@@ -82,7 +82,7 @@ def test_images_of_another_size_are_named(tmp_path: Path) -> None:
 def test_an_interrupted_screening_goes_on_with_the_same_images_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("v1t_client.insilico.screening.SAVED_EVERY", 1)
+    monkeypatch.setattr("v1t_client.insilico.experiments.screening.SAVED_EVERY", 1)
     pictures(tmp_path / "images", 100)
     experiment = Screening(mouse="BANK", images=str(tmp_path / "images"))
     with pytest.raises(ConnectionFailed):

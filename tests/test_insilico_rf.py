@@ -21,10 +21,10 @@ from live_server import ROOT, Server, serving
 from scipy.optimize import curve_fit
 from v1t_client import Client, ConnectionFailed, InvalidArgument, InvalidRequest
 from v1t_client.insilico import Receipt, Result, perform
-from v1t_client.insilico.gaussian import fit_gaussians
-from v1t_client.insilico.noise import NoiseSums, noise_grid, white_noise
-from v1t_client.insilico.rf import ReceptiveFields
-from v1t_client.insilico.server_sums import server_sums
+from v1t_client.insilico.experiments.receptive_field_stream import server_sums
+from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
+from v1t_client.insilico.fitting.gaussian import fit_gaussians
+from v1t_client.insilico.stimuli.noise import NoiseSums, noise_grid, white_noise
 
 DEMO = ROOT / "exported_models" / "demo"
 
@@ -219,7 +219,7 @@ def streamed(content: bytes) -> httpx.Response:
 
 
 def test_a_stream_that_breaks_is_asked_again_and_progress_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("v1t_client.insilico.server_sums.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("v1t_client.insilico.experiments.receptive_field_stream.time.sleep", lambda seconds: None)
     body = sums_body(2, (3, 4))
     whole = events(
         {"event": "progress", "done": 30, "total": 50},

@@ -10,9 +10,10 @@ import xarray
 from gabor_bank import GaborBank
 from scipy.special import erf
 from v1t_client import ConnectionFailed, InvalidArgument
-from v1t_client.insilico import Monitor, curves, perform
-from v1t_client.insilico.rf import ReceptiveFields
-from v1t_client.insilico.tuning import Tuning
+from v1t_client.insilico import Monitor, perform
+from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
+from v1t_client.insilico.experiments.tuning import Tuning
+from v1t_client.insilico.fitting import tuning_curves as curves
 
 
 def bank_of(n: int = 12, **options: object) -> GaborBank:

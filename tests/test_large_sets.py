@@ -26,8 +26,8 @@ from tiny_bundle import write_tiny_bundle
 from v1t_client import AsyncClient, Client, ModelChanged, NotReady, Prediction, TooLarge
 from v1t_client._cli import main
 from v1t_client._errors import InvalidArgument
-from v1t_client._progress import Progress
-from v1t_client._retry import Retry
+from v1t_client._large_sets.progress import Progress
+from v1t_client._protocol.retry import Retry
 
 N = 37
 
@@ -387,7 +387,7 @@ def test_progress_is_a_line_on_a_terminal_and_nothing_elsewhere(server, images, 
     with Client(transport=server.transport()) as client:
         client.predict_many("A", images, chunk=10)
         assert capsys.readouterr().err == ""
-        monkeypatch.setattr("v1t_client._progress._EVERY", 0.0)
+        monkeypatch.setattr("v1t_client._large_sets.progress._EVERY", 0.0)
         client.predict_many("A", images, chunk=10, progress=True)
     shown = capsys.readouterr().err
     assert f"10 of {N} images" in shown

@@ -14,10 +14,10 @@ from PIL import Image
 from v1t_client import Channel, ConnectionFailed, InvalidArgument, MouseDetail
 from v1t_client._cli import main
 from v1t_client.insilico import Result, Subject, perform
-from v1t_client.insilico.ascent import respond_each, slopes
-from v1t_client.insilico.canvas import Canvas
-from v1t_client.insilico.mei import MostExcitingInputs
-from v1t_client.insilico.recipes import RECIPES
+from v1t_client.insilico.most_exciting_inputs.ascent import respond_each, slopes
+from v1t_client.insilico.most_exciting_inputs.canvas import Canvas
+from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInputs
+from v1t_client.insilico.most_exciting_inputs.recipes import RECIPES
 
 LUMINANCE, STD = 110.0, 60.0  # of the bank's images
 
@@ -76,7 +76,7 @@ def test_the_most_exciting_input_is_the_neuron_s_gabor(found: tuple[GaborBank, M
 
 def test_the_image_beats_the_strongest_of_the_noise(found: tuple[GaborBank, MostExcitingInputs, Result]) -> None:
     bank, experiment, result = found
-    from v1t_client.insilico.rivals import noise
+    from v1t_client.insilico.most_exciting_inputs.baselines import noise
 
     canvas = Canvas.of(bank.mouse("BANK"))
     images = noise(canvas, experiment.seed)(np.arange(70))

@@ -17,9 +17,16 @@ from PIL import Image
 from v1t_client import InvalidArgument
 from v1t_client._cli import main
 from v1t_client.insilico import Result
-from v1t_client.insilico.mei import MostExcitingInputs
-from v1t_client.insilico.pack import PackOptions, choose_units, make_pack, matched, trial_order
-from v1t_client.insilico.score import Pack, confusion, read_responses, score_figures, score_pack, summary_of
+from v1t_client.insilico.inception_loop.pack import PackOptions, choose_units, make_pack, matched, trial_order
+from v1t_client.insilico.inception_loop.score import (
+    Pack,
+    confusion,
+    read_responses,
+    score_figures,
+    score_pack,
+    summary_of,
+)
+from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInputs
 
 N = 8
 

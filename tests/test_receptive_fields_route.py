@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from tiny_bundle import TinyTwin, write_tiny_bundle
-from v1t_client.insilico import noise as client_noise
+from v1t_client.insilico.stimuli import noise as client_noise
 
 from server.inference.noise import enlarge, white_noise
 from server.settings import Settings

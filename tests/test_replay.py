@@ -13,7 +13,7 @@ from live_server import ROOT
 from v1t_client import InvalidArgument, Model
 from v1t_client._cli import main
 from v1t_client.insilico import EXPERIMENTS, Result, perform
-from v1t_client.insilico.mei import MostExcitingInputs
+from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInputs
 from v1t_client.insilico.replay import differences, replay
 
 SEARCH = MostExcitingInputs(mouse="BANK", recipe="quick", steps=6, starts=2, noise=5, best=2, seed=9)

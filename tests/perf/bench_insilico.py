@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "clients" / "python"))
 
-from v1t_client.insilico.gaussian import fit_gaussians
+from v1t_client.insilico.fitting.gaussian import fit_gaussians
 
 from server.inference.benchmark import resident_mb
 from server.inference.engine import Engine

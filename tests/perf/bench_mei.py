@@ -34,9 +34,9 @@ from bench_engine import build, with_kernel  # noqa: E402
 from live_server import serving  # noqa: E402
 from v1t_client import Client, Gradient, Prediction  # noqa: E402
 from v1t_client.insilico import Subject, Work  # noqa: E402
-from v1t_client.insilico.ascent import climb, move, slopes  # noqa: E402
-from v1t_client.insilico.canvas import Canvas  # noqa: E402
-from v1t_client.insilico.recipes import Recipe, recipe  # noqa: E402
+from v1t_client.insilico.most_exciting_inputs.ascent import climb, move, slopes  # noqa: E402
+from v1t_client.insilico.most_exciting_inputs.canvas import Canvas  # noqa: E402
+from v1t_client.insilico.most_exciting_inputs.recipes import Recipe, recipe  # noqa: E402
 
 from server.bundle.manifest import MANIFEST  # noqa: E402
 from server.inference.benchmark import Case, measure  # noqa: E402

@@ -11,8 +11,11 @@
 
 from __future__ import annotations
 
+from v1t_client._answers.attention import Attention
+from v1t_client._answers.gradient import Gradient
+from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.prediction import Model, Prediction
 from v1t_client._async_client import AsyncClient
-from v1t_client._attention import Attention
 from v1t_client._client import Client
 from v1t_client._errors import (
     Busy,
@@ -31,14 +34,10 @@ from v1t_client._errors import (
     Unauthorized,
     V1TError,
 )
-from v1t_client._gradient import Gradient
-from v1t_client._image_sets import Images
 from v1t_client._images import Image
-from v1t_client._mouse import Channel, Mouse, MouseDetail
-from v1t_client._neurons import NeuronTable
-from v1t_client._prediction import Model, Prediction
+from v1t_client._large_sets.image_sets import Images
 from v1t_client._predictor import DifferentiablePredictor, Predictor
-from v1t_client._requests import Resize, Units
+from v1t_client._protocol.requests import Resize, Units
 from v1t_client._version import __version__
 
 __all__ = [

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import httpx
 import numpy.typing as npt
 
-from v1t_client._attention import Attention
-from v1t_client._gradient import Gradient
-from v1t_client._http import http_options, send_options
+from v1t_client._answers.attention import Attention
+from v1t_client._answers.gradient import Gradient
+from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.prediction import Prediction
 from v1t_client._images import Image
-from v1t_client._large_sets import AsyncLargeSets
-from v1t_client._mouse import Mouse, MouseDetail
-from v1t_client._neurons import NeuronTable
-from v1t_client._operations import Flow, Operations, Sleep
-from v1t_client._prediction import Prediction
-from v1t_client._requests import Asked, GradientQuestion, Question, Resize, Shown, Units
-from v1t_client._retry import Retry
+from v1t_client._large_sets.predict_many import AsyncLargeSets
+from v1t_client._protocol.http import http_options, send_options
+from v1t_client._protocol.operations import Flow, Operations, Sleep
+from v1t_client._protocol.requests import Asked, GradientQuestion, Question, Resize, Shown, Units
+from v1t_client._protocol.retry import Retry
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,12 +7,11 @@ from typing import Protocol
 
 import numpy.typing as npt
 
-from v1t_client._gradient import Gradient
+from v1t_client._answers.gradient import Gradient
+from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.prediction import Prediction
 from v1t_client._images import Image
-from v1t_client._mouse import Mouse, MouseDetail
-from v1t_client._neurons import NeuronTable
-from v1t_client._prediction import Prediction
-from v1t_client._requests import Resize, Units
+from v1t_client._protocol.requests import Resize, Units
 
 __all__ = ["DifferentiablePredictor", "Predictor"]
 

@@ -13,14 +13,14 @@ figures and a receipt, and goes on after an interruption. On the command line ea
 from __future__ import annotations
 
 from v1t_client.insilico.catalogue import EXPERIMENTS
-from v1t_client.insilico.experiment import Experiment, perform
-from v1t_client.insilico.monitor import Monitor
-from v1t_client.insilico.opening import open_predictor
-from v1t_client.insilico.receipt import Receipt
-from v1t_client.insilico.results import Result
-from v1t_client.insilico.screen import Screen
-from v1t_client.insilico.subject import Subject
-from v1t_client.insilico.work import Work
+from v1t_client.insilico.framework.checkpoint import Work
+from v1t_client.insilico.framework.experiment import Experiment, perform
+from v1t_client.insilico.framework.predictors import open_predictor
+from v1t_client.insilico.framework.receipt import Receipt
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.subject import Subject
+from v1t_client.insilico.stimuli.monitor import Monitor
+from v1t_client.insilico.stimuli.screen import Screen
 
 __all__ = [
     "EXPERIMENTS",

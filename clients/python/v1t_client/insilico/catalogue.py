@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from v1t_client.insilico.attention import AttentionMaps
-from v1t_client.insilico.behavior import Behavior
-from v1t_client.insilico.experiment import Experiment
-from v1t_client.insilico.mei import MostExcitingInputs
-from v1t_client.insilico.retinotopy import Retinotopy
-from v1t_client.insilico.rf import ReceptiveFields
-from v1t_client.insilico.screening import Screening
-from v1t_client.insilico.tuning import Tuning
+from v1t_client.insilico.experiments.attention import AttentionMaps
+from v1t_client.insilico.experiments.behavior import Behavior
+from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
+from v1t_client.insilico.experiments.retinotopy import Retinotopy
+from v1t_client.insilico.experiments.screening import Screening
+from v1t_client.insilico.experiments.tuning import Tuning
+from v1t_client.insilico.framework.experiment import Experiment
+from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInputs
 
 __all__ = ["EXPERIMENTS"]
 

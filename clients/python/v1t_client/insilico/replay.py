@@ -11,10 +11,10 @@ import numpy as np
 from v1t_client._errors import InvalidArgument
 from v1t_client._predictor import Predictor
 from v1t_client.insilico.catalogue import EXPERIMENTS
-from v1t_client.insilico.experiment import perform
-from v1t_client.insilico.receipt import RECEIPT, Receipt, versions
-from v1t_client.insilico.results import Result
-from v1t_client.insilico.work import Work
+from v1t_client.insilico.framework.checkpoint import Work
+from v1t_client.insilico.framework.experiment import perform
+from v1t_client.insilico.framework.receipt import RECEIPT, Receipt, versions
+from v1t_client.insilico.framework.result import Result
 
 if TYPE_CHECKING:
     import xarray

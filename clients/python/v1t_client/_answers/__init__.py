@@ -1,0 +1,1 @@
+"""What the client returns: predictions, gradients, attention maps and mice."""

@@ -1,0 +1,48 @@
+"""The labelled answer to `attention`: where the twin's core looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._answers.prediction import Model, count
+
+__all__ = ["Attention"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attention:
+    """Attention rollout maps, one per image and member.
+
+    Attributes:
+        maps: (B, M, h, w) float32 in [0, 1], at the size of the core's image.
+        mouse: the mouse that was asked.
+        model: the bundle that answered.
+        assumed: what the server filled in or changed, one sentence each.
+        request_id: names this request in the server's log.
+    """
+
+    maps: npt.NDArray[np.float32]
+    mouse: str
+    model: Model
+    assumed: tuple[str, ...] = field(default=())
+    request_id: str | None = None
+
+    def __len__(self) -> int:
+        """How many images were asked about."""
+        return len(self.maps)
+
+    def __repr__(self) -> str:
+        n_images, n_members, h, w = self.maps.shape
+        lines = [
+            f"<Attention: mouse {self.mouse!r}, {count(n_images, 'image')} x {count(n_members, 'member')}, {h} x {w}>",
+            f"  model    {self.model.name} {self.model.hash[:12]}",
+        ]
+        return "\n".join([*lines, *(f"  assumed  {line}" for line in self.assumed)])
+
+    def mean(self) -> npt.NDArray[np.float32]:
+        """(B, h, w), the mean over members."""
+        mean: npt.NDArray[np.float32] = self.maps.mean(axis=1)
+        return mean

@@ -1,0 +1,61 @@
+"""The labelled answer to `gradient`: how a weighted sum of responses changes with each input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._answers.prediction import Model, count
+
+__all__ = ["BEHAVIOR_NAMES", "Gradient"]
+
+BEHAVIOR_NAMES: Final = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gradient:
+    """For each image, d(sum over n of weights times responses) / d(input), per unit of the recording.
+
+    Attributes:
+        image: (B, C, H, W) float32, per grey level.
+        behavior: (B, 3) float32: per eye-camera pixel of dilation, per pixel/s of its derivative, per cm/s of running.
+        pupil_center: (B, 2) float32, x and y, per eye-camera pixel.
+        responses: (B, n) float32, in `units`, as `predict` gives them.
+        neuron_ids: (n,) int64, of the columns of `responses`.
+        mouse: the mouse that was asked.
+        units: "standardized" or "raw", of the responses and so of their derivatives.
+        model: the bundle that answered.
+        assumed: what the server filled in or changed, one sentence each.
+        request_id: names this request in the server's log.
+    """
+
+    image: npt.NDArray[np.float32]
+    behavior: npt.NDArray[np.float32]
+    pupil_center: npt.NDArray[np.float32]
+    responses: npt.NDArray[np.float32]
+    neuron_ids: npt.NDArray[np.int64]
+    mouse: str
+    units: str
+    model: Model
+    assumed: tuple[str, ...] = field(default=())
+    request_id: str | None = None
+
+    def __len__(self) -> int:
+        """How many images were asked about."""
+        return len(self.image)
+
+    def __repr__(self) -> str:
+        n_images, n_neurons = self.responses.shape
+        lines = [
+            f"<Gradient: mouse {self.mouse!r}, {count(n_images, 'image')}, {count(n_neurons, 'neuron')}>",
+            f"  image         {self.image.shape}, largest {np.abs(self.image).max(initial=0):.3g} per grey level",
+            *(
+                f"  {name:<13} {np.array2string(values, precision=3, threshold=6)}"
+                for name, values in (("behavior", self.behavior), ("pupil_center", self.pupil_center))
+            ),
+            f"  model         {self.model.name} {self.model.hash[:12]}, {count(self.model.members, 'member')}",
+        ]
+        return "\n".join([*lines, *(f"  assumed       {line}" for line in self.assumed)])

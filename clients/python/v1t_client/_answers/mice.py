@@ -1,0 +1,124 @@
+"""What can be asked of a mouse, and the statistics of the recording that its twin was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._answers.prediction import Model
+from v1t_client._errors import InvalidArgument
+
+__all__ = ["Channel", "Mouse", "MouseDetail", "NeuronTable"]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One input channel: its unit, and what it was over the training trials (None where that is not known)."""
+
+    name: str
+    unit: str
+    mean: float | None = None
+    std: float | None = None
+    min: float | None = None
+    max: float | None = None
+    median: float | None = None
+    percentiles: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mouse:
+    """A mouse that a server can be asked about.
+
+    Attributes:
+        mouse_id: what `predict` takes, such as "A".
+        model: name of the bundle that holds it.
+        n_neurons: how many neurons answer.
+        image_shape: (C, H, W), the recording's own.
+        uses: the inputs that change the responses, of image, behavior and pupil_center.
+        simulated: True if the recording was simulated.
+        data_key: the recording's name: animal-session-scan.
+    """
+
+    mouse_id: str
+    model: str
+    n_neurons: int
+    image_shape: tuple[int, int, int]
+    uses: tuple[str, ...] = ()
+    simulated: bool = False
+    data_key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouseDetail(Mouse):
+    """A mouse with its statistics and provenance.
+
+    Attributes:
+        bundle: the bundle that answers, with its hash.
+        image_channels, behavior, pupil_center: the input channels in order.
+        standardized_inputs: True if no statistics are known and inputs must be standardised already.
+        scores: mean over neurons on the test set, where known.
+        members: how many networks are averaged.
+    """
+
+    bundle: Model
+    image_channels: tuple[Channel, ...] = ()
+    behavior: tuple[Channel, ...] = ()
+    pupil_center: tuple[Channel, ...] = ()
+    standardized_inputs: bool = False
+    scores: dict[str, float] = field(default_factory=dict)
+    members: int = 1
+    licence: str = ""
+    citation: str = ""
+
+    def channel(self, name: str) -> Channel:
+        """The input channel of this name, such as `running_speed` or `pupil_center_x`.
+
+        Raises:
+            InvalidArgument: this mouse has no such channel; says which there are.
+        """
+        channels = {channel.name: channel for channel in (*self.image_channels, *self.behavior, *self.pupil_center)}
+        if name not in channels:
+            raise InvalidArgument(
+                f"mouse {self.mouse_id!r} has no channel of this name", got=name, expected=", ".join(channels)
+            )
+        return channels[name]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NeuronTable:
+    """Neurons of one mouse, in the order of the responses.
+
+    Attributes:
+        mouse: the mouse.
+        model: name of the bundle.
+        neuron_ids: (n,) int64, the recording's unit ids.
+        coordinates_um: (n, 3) float32, cortical position [um], NaN where unknown.
+        response_std: (n,) float32; a raw response is the standardized one times this. NaN where unknown.
+        scores: name -> (n,) float32, per-neuron test scores, NaN where unknown.
+        total: how many neurons passed the filters, also beyond a limit.
+        model_hash: of the bundle; None where an older server does not say it.
+    """
+
+    mouse: str
+    model: str
+    neuron_ids: npt.NDArray[np.int64]
+    coordinates_um: npt.NDArray[np.float32]
+    response_std: npt.NDArray[np.float32]
+    scores: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    total: int = 0
+    model_hash: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.neuron_ids)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} median {np.nanmedian(values):.3f}" for name, values in self._known_scores())
+        return (
+            f"<NeuronTable: {len(self):,} of {self.total:,} neurons of mouse {self.mouse!r}, model {self.model}; "
+            f"scores: {scores or 'none known'}>"
+        )
+
+    def _known_scores(self) -> list[tuple[str, npt.NDArray[np.float32]]]:
+        return [(name, values) for name, values in self.scores.items() if np.isfinite(values).any()]

@@ -1,0 +1,147 @@
+"""Verbs of `v1t` that work on results: `replay` does one again; `pack` and `score` close the inception loop."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from v1t_client._errors import InvalidArgument
+from v1t_client._options import count, number
+from v1t_client.insilico.framework.predictors import open_predictor
+from v1t_client.insilico.framework.receipt import Receipt
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.inception_loop.pack import KINDS, PackOptions, make_pack
+from v1t_client.insilico.inception_loop.score import score_figures, score_pack, summary_of
+from v1t_client.insilico.replay import TOLERANCE, replay
+
+__all__ = ["TOOLS", "add_tools"]
+
+_REPLAY = """\
+examples:
+  v1t replay meis                               the result's folder, or its receipt.json; asks whom the receipt names
+  v1t replay meis --url http://twins:3000       asks another server
+  v1t replay meis --bundle exported_models/mine --output meis-again
+
+Exit code 0: the same bundle gave the same result; 1: it did not, and the lines say where.
+"""
+
+
+_PACK = """\
+examples:
+  v1t pack meis --output pack                   all images of the result, at the training images' luminance
+  v1t pack meis --n-units 40 --score-min 0.3 --min-distance-um 50 --repeats 20 --output pack
+  v1t pack meis --kinds mei,lei --luminance 105 --contrast 12 --output pack
+
+The folder gets frames.npy and frames/*.png (uint8), trials.csv, predictions.npy and manifest.json. Keep it: `v1t score`
+compares the new recording with it.
+"""
+
+_SCORE = """\
+examples:
+  v1t score pack responses.npy --output scores     (trials, units), in the order of trials.csv and manifest.json
+  v1t score pack responses.csv --output scores     a column per unit, headed by its id; units not found again left out
+"""
+
+
+def add_tools(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Adds the verbs; see `commands.add_verbs`."""
+    parser = verb("replay", "do again what a receipt says, and compare with its result", _REPLAY)
+    parser.set_defaults(url=None)  # the receipt's own
+    parser.add_argument("receipt", type=Path, metavar="RECEIPT", help="a receipt.json, or the folder of a result")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="open a bundle locally in place of --url")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the new result")
+    parser.add_argument("--force", action="store_true", help="overwrite FOLDER")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--tolerance", type=number, default=TOLERANCE, metavar="X", help="of a variable's largest value (%(default)s)"
+    )
+    _add_pack(verb("pack", "make an inception-loop pack of most exciting inputs: frames, trials, predictions", _PACK))
+    parser = verb("score", "compare the recording of a pack with its predictions", _SCORE)
+    parser.add_argument("pack", type=Path, metavar="PACK", help="folder of `v1t pack`")
+    parser.add_argument("responses", type=Path, metavar="RESPONSES", help="a .npy or .csv")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the result goes")
+
+
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(url=None)  # the receipt's own
+    parser.add_argument("result", type=Path, metavar="RESULT", help="folder of `v1t mei`")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the pack goes")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="open a bundle locally in place of --url")
+    units = parser.add_argument_group("units")
+    units.add_argument("--n-units", type=count, default=PackOptions.n_units, metavar="N", help="at most (%(default)s)")
+    units.add_argument("--score", metavar="NAME", help="test score to choose by (the first that is known)")
+    units.add_argument("--score-min", type=number, metavar="R")
+    units.add_argument(
+        "--min-distance-um", type=number, default=PackOptions.min_distance_um, metavar="UM", help="(%(default)s)"
+    )
+    frames = parser.add_argument_group("frames")
+    frames.add_argument("--kinds", type=_words, metavar="KIND,...", help=f"of {', '.join(KINDS)} (all there are)")
+    frames.add_argument("--luminance", type=number, metavar="LEVEL", help="mean of each frame (the training mean)")
+    frames.add_argument("--contrast", type=number, metavar="LEVEL", help="std of each frame (their median)")
+    frames.add_argument("--repeats", type=count, default=PackOptions.repeats, metavar="N", help="(%(default)s)")
+    frames.add_argument("--seed", type=count, default=0, metavar="N", help="of the order (%(default)s)")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _replay(options: argparse.Namespace) -> int:
+    where = str(options.bundle or options.url or Receipt.load(options.receipt).predictor)
+    if not where:
+        raise InvalidArgument("the receipt does not say who was asked", hint="Give --url or --bundle.")
+    if options.output is not None and options.output.exists() and not options.force:
+        raise InvalidArgument("--output exists already", got=options.output, hint="Choose another name, or --force.")
+    with open_predictor(where, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as predictor:
+        done = replay(
+            options.receipt,
+            predictor,
+            output=options.output,
+            force=options.force,
+            quiet=options.quiet or not sys.stderr.isatty(),
+        )
+    print(done.report(options.tolerance))
+    return 0 if done.same(options.tolerance) else 1
+
+
+def _pack(options: argparse.Namespace) -> int:
+    result = Result.load(options.result)
+    if options.output.exists():
+        raise InvalidArgument("--output exists already", got=options.output, hint="Choose another name.")
+    chosen = PackOptions(**{name: getattr(options, name) for name in PackOptions.__dataclass_fields__})
+    where = str(options.bundle or options.url or result.receipt.predictor)
+    with open_predictor(where, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as predictor:
+        manifest = make_pack(result, predictor, options.output, chosen)
+    if not manifest["same_bundle"]:
+        print("note: another bundle than the images were made with has predicted the frames", file=sys.stderr)
+    for line in manifest["assumed"]:
+        print(f"assumed: {line}", file=sys.stderr)
+    n_units, n_frames = len(manifest["units"]), len(manifest["frames"])
+    print(
+        f"{n_units} units by {manifest['chosen_by']}, {n_frames} frames of mean {manifest['luminance']:.4g} and std "
+        f"{manifest['contrast']:.3g}, {manifest['n_trials']} trials"
+    )
+    print(f"wrote {options.output}", file=sys.stderr)
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    if options.output.exists():
+        raise InvalidArgument("--output exists already", got=options.output, hint="Choose another name.")
+    if not options.output.parent.is_dir():
+        raise InvalidArgument("--output is in a folder that does not exist", got=options.output)
+    result = score_pack(options.pack, options.responses, command=shlex.join(["v1t", *sys.argv[1:]]))
+    made = options.output.with_name(f"{options.output.name}.partial")
+    shutil.rmtree(made, ignore_errors=True)
+    result.write(made, score_figures(result))
+    made.rename(options.output)
+    print(summary_of(result))
+    print(f"wrote {options.output}", file=sys.stderr)
+    return 0
+
+
+TOOLS: dict[str, Callable[[argparse.Namespace], int]] = {"replay": _replay, "pack": _pack, "score": _score}

@@ -1,0 +1,1 @@
+"""Sets of images larger than one request: read, cut, asked and written."""

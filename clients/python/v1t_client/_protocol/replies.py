@@ -1,0 +1,367 @@
+"""Replies of the HTTP contract, read and checked. Fields that we do not know are ignored, so newer servers work too."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._answers.attention import Attention
+from v1t_client._answers.gradient import BEHAVIOR_NAMES, Gradient
+from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.prediction import Model, Prediction
+from v1t_client._errors import ReplyInvalid, ServerError, server_error_class
+from v1t_client._protocol.requests import NPY
+
+__all__ = [
+    "REPLY_HEADER",
+    "read_about",
+    "read_attention",
+    "read_gradient",
+    "read_mice",
+    "read_mouse",
+    "read_neurons",
+    "read_prediction",
+    "read_predictions",
+    "read_refusal",
+]
+
+REPLY_HEADER = "V1T-Reply"
+_OTHER_PROGRAM = "Is this URL a v1t server, of the same major version as this client?"
+
+T = TypeVar("T")
+
+
+def read_refusal(response: httpx.Response) -> ServerError:
+    """The error that a reply with another status than 200 stands for, whoever wrote it."""
+    status = response.status_code
+    try:
+        content = response.json()
+    except ValueError:
+        content = None
+    content = content if isinstance(content, dict) else {}
+    error = content.get("error")
+    request_id = content.get("request_id") or response.headers.get("x-request-id")
+    retry_after = _retry_after(response.headers.get("retry-after"))
+    if not isinstance(error, dict):
+        reason = f"HTTP {status} {response.reason_phrase}".rstrip()
+        hint = f"The reply is not in the server's own form: a proxy, or another program? {_OTHER_PROGRAM}"
+        if response.is_redirect:
+            hint = f"Redirects are not followed. Use the URL it points to: {response.headers.get('location')}"
+        return server_error_class(status)(
+            f"{reason} from {response.request.url}",
+            status=status,
+            code=f"http_{status}",
+            hint=hint,
+            request_id=request_id,
+            retry_after=retry_after,
+        )
+    return server_error_class(status)(
+        str(error.get("message") or f"HTTP {status}"),
+        status=status,
+        code=str(error.get("code") or f"http_{status}"),
+        got=error.get("got"),
+        expected=error.get("expected"),
+        hint=error.get("hint"),
+        request_id=request_id,
+        retry_after=retry_after,
+    )
+
+
+def read_prediction(
+    response: httpx.Response,
+    *,
+    mouse: str,
+    n_images: int | None,
+    spread: bool,
+    neuron_ids: npt.NDArray[np.int64] | None,
+) -> Prediction:
+    """A binary `/predict` reply. Its `neuron_ids` stay empty if neither the caller nor the reply names the neurons.
+
+    Args:
+        mouse, n_images, spread, neuron_ids: what was asked; the reply has to fit.
+    """
+    reply = _header(response)
+    (array,) = _npy(response, 1)
+    return _prediction(response, reply, array, mouse, n_images, spread, neuron_ids)
+
+
+def read_predictions(
+    response: httpx.Response, *, mice: Sequence[str] | None, n_images: int | None, spread: bool
+) -> list[Prediction]:
+    """The same of several mice.
+
+    Args:
+        mice: those that were asked; None: all.
+    """
+    reply = _header(response)
+    described = _field(reply, "mice", list)
+    if not all(isinstance(of_mouse, dict) for of_mouse in described):
+        raise _invalid("the mice cannot be read", None, None)
+    names = [_field(of_mouse, "mouse", str) for of_mouse in described]
+    if mice is not None and names != list(mice):
+        raise _invalid("the reply is for other mice", names, list(mice))
+    arrays = _npy(response, len(names))
+    return [
+        _prediction(response, {**reply, **of_mouse}, array, name, n_images, spread, None)
+        for of_mouse, array, name in zip(described, arrays, names, strict=True)
+    ]
+
+
+def _prediction(
+    response: httpx.Response,
+    reply: dict[str, Any],
+    array: npt.NDArray[np.float32],
+    mouse: str,
+    n_images: int | None,
+    spread: bool,
+    neuron_ids: npt.NDArray[np.int64] | None,
+) -> Prediction:
+    """Of an array (B, n), or (2, B, n) with spread."""
+    if array.ndim != (3 if spread else 2) or (spread and len(array) != 2):
+        raise _invalid("the array has the wrong shape", array.shape, "(2, B, n)" if spread else "(B, n)")
+    responses, deviation = (array[0], array[1]) if spread else (array, None)
+    return Prediction(
+        responses=responses,
+        neuron_ids=_neuron_ids(reply, neuron_ids, responses),
+        units=_field(reply, "units", str),
+        spread=deviation,
+        **_envelope(response, reply, mouse=mouse, got=len(responses), n_images=n_images),
+    )
+
+
+def read_gradient(
+    response: httpx.Response, *, mouse: str, n_images: int | None, neuron_ids: npt.NDArray[np.int64] | None
+) -> Gradient:
+    """A binary `/gradient` reply; see `read_prediction`."""
+    reply = _header(response)
+    image, responses, behavior, pupil_center = _npy(response, 4)
+    n = len(responses)
+    expected = (f"({n}, C, H, W)", f"({n}, n)", f"({n}, {len(BEHAVIOR_NAMES)})", f"({n}, 2)")
+    shapes = (image.shape, responses.shape, behavior.shape, pupil_center.shape)
+    if (image.ndim, responses.ndim) != (4, 2) or len(image) != n or shapes[2:] != ((n, len(BEHAVIOR_NAMES)), (n, 2)):
+        raise _invalid("the arrays have the wrong shapes", shapes, ", ".join(expected))
+    return Gradient(
+        image=image,
+        behavior=behavior,
+        pupil_center=pupil_center,
+        responses=responses,
+        neuron_ids=_neuron_ids(reply, neuron_ids, responses),
+        units=_field(reply, "units", str),
+        **_envelope(response, reply, mouse=mouse, got=n, n_images=n_images),
+    )
+
+
+def read_attention(response: httpx.Response, *, mouse: str, n_images: int | None) -> Attention:
+    """A binary `/attention` reply."""
+    reply = _header(response)
+    (maps,) = _npy(response, 1)
+    if maps.ndim != 4:
+        raise _invalid("the array has the wrong shape", maps.shape, "(B, M, h, w)")
+    return Attention(maps=maps, **_envelope(response, reply, mouse=mouse, got=len(maps), n_images=n_images))
+
+
+def read_about(response: httpx.Response, *, mouse: str) -> Prediction:
+    """What a reply says beside its arrays, as a prediction without responses."""
+    reply = _header(response)
+    return Prediction(
+        responses=np.empty((0, 0), dtype=np.float32),
+        neuron_ids=np.empty(0, dtype=np.int64),
+        units=_field(reply, "units", str),
+        **_envelope(response, reply, mouse=mouse, got=0, n_images=None),
+    )
+
+
+def _neuron_ids(
+    reply: dict[str, Any], asked: npt.NDArray[np.int64] | None, responses: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """(n,) as asked for or as the reply says; empty if neither does."""
+    ids = asked
+    if reply.get("neuron_ids") is not None:
+        ids = np.asarray(_field(reply, "neuron_ids", list), dtype=np.int64)
+        if asked is not None and not np.array_equal(ids, asked):
+            raise _invalid("the reply is for other neurons than were asked for", len(ids), len(asked))
+    if ids is not None and len(ids) != responses.shape[1]:
+        raise _invalid("the reply has another number of neurons", responses.shape[1], len(ids))
+    return np.empty(0, dtype=np.int64) if ids is None else ids
+
+
+def _envelope(
+    response: httpx.Response, reply: dict[str, Any], *, mouse: str, got: int, n_images: int | None
+) -> dict[str, Any]:
+    """What every answer about images carries: who answered, and what was assumed."""
+    if n_images is not None and got != n_images:
+        raise _invalid("the reply has another number of images", got, n_images)
+    answered = _field(reply, "mouse", str)
+    if answered != mouse:
+        raise _invalid("the reply is for another mouse", answered, mouse)
+    return {
+        "mouse": answered,
+        "model": _model(_field(reply, "model", dict)),
+        "assumed": tuple(str(line) for line in reply.get("assumed") or ()),
+        "request_id": reply.get("request_id") or response.headers.get("x-request-id"),
+    }
+
+
+def read_mice(response: httpx.Response) -> list[Mouse]:
+    """A `/mice` reply."""
+    return [Mouse(**_summary(mouse)) for mouse in _field(_json(response), "mice", list)]
+
+
+def read_mouse(response: httpx.Response) -> MouseDetail:
+    """A `/mice/{id}` reply."""
+    reply = _json(response)
+    bundle = _model(_field(reply, "model", dict))
+    return MouseDetail(
+        **_summary({**reply, "model": bundle.name}),
+        bundle=bundle,
+        image_channels=_channels(reply, "image_channels"),
+        behavior=_channels(reply, "behavior"),
+        pupil_center=_channels(reply, "pupil_center"),
+        standardized_inputs=bool(reply.get("standardized_inputs", False)),
+        scores=dict(reply.get("scores") or {}),
+        members=int(reply.get("members") or bundle.members),
+        licence=str(reply.get("licence") or ""),
+        citation=str(reply.get("citation") or ""),
+    )
+
+
+def read_neurons(response: httpx.Response) -> NeuronTable:
+    """A `/mice/{id}/neurons` reply."""
+    reply = _json(response)
+    ids = _field(reply, "neuron_ids", list)
+    coordinates = [row or (math.nan,) * 3 for row in reply.get("coordinates_um") or [None] * len(ids)]
+    model = reply.get("model")
+    try:
+        table = NeuronTable(
+            mouse=_field(reply, "mouse", str),
+            model=str(model.get("name") if isinstance(model, dict) else model),
+            neuron_ids=np.asarray(ids, dtype=np.int64),
+            coordinates_um=np.asarray(coordinates, dtype=np.float32).reshape(-1, 3),  # (n, 3)
+            response_std=_floats(reply.get("response_std") or [None] * len(ids)),
+            scores={str(name): _floats(values) for name, values in (reply.get("scores") or {}).items()},
+            total=int(reply.get("total", len(ids))),
+            model_hash=None if reply.get("hash") is None else str(reply["hash"]),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _invalid(f"the neurons cannot be read: {error}", None, None) from error
+    lengths = {len(ids), len(table.coordinates_um), len(table.response_std), *map(len, table.scores.values())}
+    if len(lengths) > 1:
+        raise _invalid("the columns differ in length", sorted(lengths), len(ids))
+    return table
+
+
+def _summary(reply: Any) -> dict[str, Any]:
+    if not isinstance(reply, dict):
+        raise _invalid("a mouse is no object", type(reply).__name__, "an object")
+    shape = tuple(_field(reply, "image_shape", list))
+    if len(shape) != 3:
+        raise _invalid("image_shape has the wrong length", shape, "(C, H, W)")
+    return {
+        "mouse_id": _field(reply, "mouse", str),
+        "model": _field(reply, "model", str),
+        "n_neurons": _field(reply, "n_neurons", int),
+        "image_shape": shape,
+        "uses": tuple(reply.get("uses") or ()),
+        "simulated": bool(reply.get("simulated", False)),
+        "data_key": reply.get("data_key"),
+    }
+
+
+def _model(reply: dict[str, Any]) -> Model:
+    return Model(
+        name=_field(reply, "name", str),
+        hash=_field(reply, "hash", str),
+        members=int(reply.get("members") or 1),
+        simulated=bool(reply.get("simulated", False)),
+        notice=reply.get("notice"),
+        version=None if reply.get("version") is None else str(reply["version"]),
+    )
+
+
+def _channels(reply: dict[str, Any], name: str) -> tuple[Channel, ...]:
+    known = Channel.__dataclass_fields__
+    try:
+        return tuple(
+            Channel(**{key: value for key, value in channel.items() if key in known and value is not None})
+            for channel in reply.get(name) or ()
+        )
+    except (TypeError, AttributeError) as error:
+        raise _invalid(f"{name} cannot be read: {error}", None, None) from error
+
+
+def _floats(values: Sequence[float | None]) -> npt.NDArray[np.float32]:
+    return np.asarray([math.nan if value is None else value for value in values], dtype=np.float32)
+
+
+def _field(reply: dict[str, Any], name: str, kind: type[T]) -> T:
+    value = reply.get(name)
+    if not isinstance(value, kind):
+        raise _invalid(f"field {name!r} is missing or of another type", type(value).__name__, kind.__name__)
+    return value
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        reply = response.json()
+    except ValueError:
+        reply = None
+    if not isinstance(reply, dict):
+        raise _invalid(f"{response.request.url} did not answer with a JSON object", _kind(response), "application/json")
+    return reply
+
+
+def _header(response: httpx.Response) -> dict[str, Any]:
+    try:
+        reply = json.loads(response.headers.get(REPLY_HEADER, ""))
+    except ValueError:
+        reply = None
+    if not isinstance(reply, dict):
+        raise _invalid(f"the reply has no readable {REPLY_HEADER} header", _kind(response), NPY)
+    return reply
+
+
+def _npy(response: httpx.Response, n_arrays: int) -> list[npt.NDArray[np.float32]]:
+    """The arrays of the body, one .npy after another."""
+    if _kind(response) != NPY:
+        raise _invalid("the reply is of another type", _kind(response), NPY)
+    stream = io.BytesIO(response.content)
+    try:
+        arrays = [np.load(stream, allow_pickle=False) for _ in range(n_arrays)]
+    except (ValueError, EOFError, OSError) as error:
+        size = f"{len(response.content)} bytes"
+        raise _invalid(f"the array cannot be read: {error}", size, f"{n_arrays} .npy") from error
+    for array in arrays:
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+            raise _invalid("the array has another dtype", getattr(array, "dtype", "an archive"), "float32")
+    return arrays
+
+
+def _kind(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "no content type")).split(";")[0].strip()
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds, from a number or an HTTP date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _invalid(message: str, got: Any, expected: Any) -> ReplyInvalid:
+    return ReplyInvalid(f"unexpected reply: {message}", got=got, expected=expected, hint=_OTHER_PROGRAM)

@@ -1,0 +1,1 @@
+"""The classic experiments: receptive fields, tuning, behaviour, screening, retinotopy, attention."""

@@ -1,0 +1,176 @@
+"""Attention rollout over trials (V1T, Fig. 3c-d, A.3, Table 2): where the core looks, and whether that follows gaze."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._answers.attention import Attention
+from v1t_client._answers.prediction import count as counted
+from v1t_client._errors import InvalidArgument
+from v1t_client._extras import needed
+from v1t_client._options import count
+from v1t_client.insilico.experiments.attention_figures import figures_of
+from v1t_client.insilico.framework.checkpoint import Work
+from v1t_client.insilico.framework.experiment import Experiment
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.stimuli.trials import Trials
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["AttentionMaps", "center_of_mass", "correlation"]
+
+KEPT_EVERY = 8  # batches
+SHOWN = 12  # images that the result keeps, to draw the maps over
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMaps(Experiment):
+    """Shows each trial's image in its own behaviour and gaze; see `Trials.open` for the paths.
+
+    Attributes:
+        images: a .npy, a folder of pictures, or a folder with images.npy, behavior.npy and pupil_center.npy.
+        trial_behavior, trial_pupil_center: .npy files, a row per image.
+        limit: only the first so many trials.
+    """
+
+    name: ClassVar[str] = "attention"
+    summary: ClassVar[str] = "map where a transformer's core looks, and correlate it with gaze"
+    examples: ClassVar[str] = """\
+examples:
+  v1t attention A --images trials/ --output attention
+  v1t attention A --images images.npy --trial-pupil-center gaze.npy --output attention
+  v1t attention A --images photographs/ --running-speed 10 --output attention
+
+trials/ holds images.npy (B, H, W), and if there are such behavior.npy (B, 3: pupil dilation, its derivative, running
+speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins with a cls token have attention maps.
+"""
+
+    images: str
+    trial_behavior: str | None = None
+    trial_pupil_center: str | None = None
+    limit: int | None = None
+
+    def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
+        trials = Trials.open(
+            Path(self.images),
+            subject.mouse.image_shape,
+            behavior=None if self.trial_behavior is None else Path(self.trial_behavior),
+            pupil_center=None if self.trial_pupil_center is None else Path(self.trial_pupil_center),
+        )
+        n = len(trials) if self.limit is None else min(self.limit, len(trials))
+        if n < 1:
+            raise InvalidArgument("no trials are left", got=f"limit {self.limit}", expected="at least 1")
+        maps = _maps(subject, trials, n, work)  # (n, M, h, w)
+        mean = maps.mean(1)
+        variables: dict[str, Any] = {
+            "attention": (("image", "map_y", "map_x"), mean, {"units": "1", "long_name": "rollout, mean of members"}),
+        }
+        of_mean, of_members = center_of_mass(mean), center_of_mass(maps)  # (n, 2), (n, M, 2)
+        for i, axis in enumerate("xy"):
+            relative = {"units": "1", "long_name": "of the map's width or height, from its middle"}
+            variables[f"center_{axis}"] = ("image", of_mean[:, i], relative)
+        pupil = trials.state.get("pupil_center")
+        if pupil is not None:
+            for i, axis in enumerate("xy"):
+                r, p = correlation(of_mean[:, i], pupil[:n, i])
+                each = [correlation(of_members[:, m, i], pupil[:n, i])[0] for m in range(maps.shape[1])]
+                variables |= {
+                    f"pupil_center_{axis}": ("image", pupil[:n, i], {"units": "recording"}),
+                    f"correlation_{axis}": ((), r, {"units": "1", "long_name": "of center with pupil center"}),
+                    f"p_value_{axis}": ((), p, {"units": "1", "long_name": "two-sided, of that correlation"}),
+                    f"member_correlation_{axis}": ("member", np.array(each), {"units": "1"}),
+                }
+        shown = _spread(n, pupil)
+        pixels = np.concatenate([trials.read(slice(i, i + 1))[0] for i in shown])
+        variables["shown"] = ("nth", shown, {"units": "1", "long_name": "images that are kept below"})
+        variables["shown_image"] = (("nth", "channel", "y", "x"), pixels, {"units": "recording"})
+        dataset: xarray.Dataset = needed("xarray").Dataset(
+            variables,
+            coords={"image": ("image", np.arange(n), {"long_name": "number of the trial"})},
+            attrs=subject.attributes,
+        )
+        return dataset
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        return figures_of(result)
+
+    def summarize(self, result: Result) -> str:
+        dataset = result.dataset
+        lines = [counted(dataset.sizes["image"], "attention map")]
+        for axis in "xy":
+            if f"correlation_{axis}" in dataset:
+                r, p = dataset[f"correlation_{axis}"].item(), dataset[f"p_value_{axis}"].item()
+                lines.append(f"center of mass and pupil center, {axis}: |r| = {abs(r):.3f}, p = {p:.2g}")
+        if len(lines) == 1:
+            lines.append("no pupil centers were given, so nothing is correlated with gaze")
+        return "\n".join(lines)
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        trials = parser.add_argument_group("trials")
+        trials.add_argument("--images", required=True, metavar="PATH", help="a .npy, a folder of pictures or of arrays")
+        trials.add_argument("--trial-behavior", metavar="FILE", help="a .npy of (B, 3)")
+        trials.add_argument("--trial-pupil-center", metavar="FILE", help="a .npy of (B, 2)")
+        trials.add_argument("--limit", type=count, metavar="N", help="only the first N")
+
+
+def _maps(subject: Subject, trials: Trials, n: int, work: Work) -> npt.NDArray[np.float32]:
+    """(n, M, h, w); an interrupted run goes on where it was."""
+    attend = getattr(subject.predictor, "attention", None)
+    if attend is None:
+        raise InvalidArgument(
+            "this predictor has no attention", got=type(subject.predictor).__name__, expected="a method `attention`"
+        )
+    kept = work.load("attention")
+    parts = [] if kept is None else [kept["maps"]]
+    done = sum(map(len, parts))
+    with work.progress(n, "attention", done=done) as bar:
+        for k, start in enumerate(range(done, n, BATCH), start=1):
+            piece = slice(start, min(start + BATCH, n))
+            images, state = trials.read(piece)
+            answer: Attention = attend(
+                subject.mouse.mouse_id, images, model=subject.mouse.model, **{**subject.state, **state}
+            )
+            subject.note(answer)
+            parts.append(answer.maps)
+            if k % KEPT_EVERY == 0 or piece.stop == n:
+                parts = [np.concatenate(parts)]
+                work.save("attention", maps=parts[0])
+            bar.update(len(images))
+    return np.concatenate(parts)
+
+
+def center_of_mass(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """(..., h, w) -> (..., 2): x and y, from -1 at the left or upper border to 1 at the other."""
+    h, w = maps.shape[-2:]
+    total = maps.sum((-2, -1), dtype=np.float64)
+    x = (maps.sum(-2, dtype=np.float64) @ _middles(w)) / total
+    y = (maps.sum(-1, dtype=np.float64) @ _middles(h)) / total
+    return np.stack([x, y], axis=-1)
+
+
+def _middles(n: int) -> npt.NDArray[np.float64]:
+    return (2 * np.arange(n) + 1) / n - 1
+
+
+def correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Pearson's r and its two-sided p-value; NaN where one of the two does not vary."""
+    if len(a) < 3 or np.ptp(a) < 1e-9 * np.abs(a).max(initial=1e-30) or np.ptp(b) == 0:
+        return float("nan"), float("nan")
+    found = needed("scipy.stats").pearsonr(a, b)
+    return float(found.statistic), float(found.pvalue)
+
+
+def _spread(n: int, pupil: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+    """Trials to show: evenly over gaze from left to right where that is known."""
+    order = np.arange(n) if pupil is None else np.argsort(pupil[:n, 0], kind="stable")
+    chosen: npt.NDArray[np.int64] = order[np.unique(np.linspace(0, n - 1, min(SHOWN, n)).round().astype(int))]
+    return chosen

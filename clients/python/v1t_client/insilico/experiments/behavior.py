@@ -1,0 +1,266 @@
+"""Behaviour: how responses change with pupil, running and gaze, over the values that the mouse had in training.
+
+modulation index = (r_high - r_low) / (r_high + r_low),  the mean responses at the highest and the lowest value
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._answers.mice import Channel
+from v1t_client._errors import InvalidArgument
+from v1t_client._options import count
+from v1t_client.insilico.framework import plotting as figures
+from v1t_client.insilico.framework.checkpoint import Work
+from v1t_client.insilico.framework.experiment import Experiment
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.subject import Subject
+from v1t_client.insilico.stimuli.pictures import Pictures
+from v1t_client.insilico.stimuli.screen import Screen
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Behavior", "pink_noise"]
+
+Array = npt.NDArray[np.float64]
+BEHAVIOR = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
+GAZE = ("pupil_center_x", "pupil_center_y")
+PERCENTILES = ("5", "25", "50", "75", "95")
+QUANTILES = dict(zip(PERCENTILES, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True))  # of a normal distribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behavior(Experiment):
+    """Responses over behaviour.
+
+    Attributes:
+        channels: which inputs; None: all that the twin uses.
+        values: values of an input in place of its training percentiles, such as "running_speed=0,5,20".
+        grid: two channels that are varied together, such as ("pupil_dilation", "running_speed").
+        images: natural images to average over, a folder or .npy; None: `n_images` of pink noise with the training
+            images' mean and contrast.
+        n_images: how many images, at most.
+    """
+
+    name: ClassVar[str] = "behavior"
+    summary: ClassVar[str] = "measure how pupil, running and gaze modulate responses"
+    examples: ClassVar[str] = """\
+examples:
+  v1t behavior A --output behavior-A               every input at its training percentiles
+  v1t behavior A --channels running_speed --values running_speed=0,2,5,10,20,40 --output running-A
+  v1t behavior A --grid pupil_dilation running_speed --images photographs/ --output grid-A
+"""
+
+    channels: tuple[str, ...] | None = None
+    values: tuple[str, ...] = ()
+    grid: tuple[str, str] | None = None
+    images: str | None = None
+    n_images: int = 32
+
+    def __post_init__(self) -> None:
+        known = (*BEHAVIOR, *GAZE)
+        for name in (*(self.channels or ()), *(self.grid or ()), *(value.partition("=")[0] for value in self.values)):
+            if name not in known:
+                raise InvalidArgument("there is no such channel of behaviour", got=name, expected=", ".join(known))
+        if self.grid is not None and len(set(self.grid)) < 2:
+            raise InvalidArgument("a grid needs two different channels", got=self.grid[0])
+        if self.n_images < 1:
+            raise InvalidArgument("there are no images", got=self.n_images, expected="1 or more")
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        own = parser.add_argument_group("behaviour")
+        own.add_argument("--channels", nargs="+", metavar="NAME", help=f"of {', '.join((*BEHAVIOR, *GAZE))} (all used)")
+        own.add_argument("--values", nargs="+", default=(), metavar="NAME=V,V", help="in place of percentiles")
+        own.add_argument("--grid", nargs=2, metavar="NAME", help="vary two channels together")
+        own.add_argument("--images", metavar="FOLDER", help="natural images to average over (default: pink noise)")
+        own.add_argument("--n-images", type=count, default=cls.n_images, metavar="N", help="at most (%(default)s)")
+
+    def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
+        images = self._images(subject)
+        names = self.channels or _used(subject)
+        if not names:
+            raise InvalidArgument(f"the responses of mouse {self.mouse!r} depend on no behaviour in this model")
+        axes = {name: _axis(subject, name, self._given(name)) for name in dict.fromkeys((*names, *(self.grid or ())))}
+        one = {"units": "1"}
+        variables: dict[str, Any] = {}
+        coords = {name: (name, axis, {"units": subject.mouse.channel(name).unit}) for name, axis in axes.items()}
+        for name in names:
+            states = [{name: value} for value in axes[name]]
+            curve = np.stack(list(_shown(subject, work, name, images, states)), axis=1)  # (n, values)
+            total = curve[:, -1] + curve[:, 0]
+            index = (curve[:, -1] - curve[:, 0]) / np.where(total > 0, total, np.inf)
+            described = {**one, "long_name": f"(r at {axes[name][-1]:.4g} - r at {axes[name][0]:.4g}) / their sum"}
+            variables[f"response_{name}"] = (("neuron", name), curve, {"units": "std of responses"})
+            variables[f"modulation_{name}"] = ("neuron", index, described)
+        if self.grid is not None:
+            a, b = self.grid
+            states = [{a: x, b: y} for x in axes[a] for y in axes[b]]
+            flat = np.stack(list(_shown(subject, work, "grid", images, states)), axis=1)
+            grid = flat.reshape(len(subject), len(axes[a]), len(axes[b]))
+            variables["response_grid"] = (("neuron", a, b), grid, {"units": "std of responses"})
+        return subject.dataset(variables, coords).assign_attrs(n_images=len(images))
+
+    def _given(self, name: str) -> str | None:
+        given = [text for channel, _, text in (value.partition("=") for value in self.values) if channel == name]
+        return given[-1] if given else None
+
+    def _images(self, subject: Subject) -> npt.NDArray[np.float32]:
+        if self.images is None:
+            return pink_noise(subject.screen, self.n_images, np.random.default_rng(self.seed))
+        pictures = Pictures.open(Path(self.images), subject.mouse.image_shape)
+        chosen = np.linspace(0, len(pictures) - 1, min(self.n_images, len(pictures))).round().astype(int)
+        return pictures.read(chosen)
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        drawn = {"curves": _curves(result)}
+        if self.grid is not None:
+            drawn["grid"] = _grid(result, self.grid)
+        return drawn
+
+    def summarize(self, result: Result) -> str:
+        lines = []
+        for name in _measured(result):
+            index = result.dataset[f"modulation_{name}"].values
+            lines.append(
+                f"{name}: modulation index median {np.median(index):+.3f}, {np.mean(index > 0):.0%} of neurons increase"
+            )
+        return "\n".join(lines)
+
+
+def pink_noise(screen: Screen, n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(n, H, W) noise whose amplitude falls as 1/f, as natural images' does, with their mean and contrast."""
+    _, H, W = screen.shape
+    frequency = np.hypot(np.fft.fftfreq(H)[:, None], np.fft.rfftfreq(W)[None, :])
+    frequency[0, 0] = np.inf
+    noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((n, H, W))) / frequency, s=(H, W))
+    noise /= noise.std((1, 2), keepdims=True)
+    return (screen.luminance + screen.noise_std * noise).astype(np.float32)
+
+
+def _used(subject: Subject) -> tuple[str, ...]:
+    uses = subject.mouse.uses
+    return (*(BEHAVIOR if "behavior" in uses else ()), *(GAZE if "pupil_center" in uses else ()))
+
+
+def _axis(subject: Subject, name: str, given: str | None) -> Array:
+    """The values of a channel, rising; what lies outside of the training range is said."""
+    channel = subject.mouse.channel(name)
+    values = _percentiles(subject, channel) if given is None else _parsed(name, given)
+    low, high = channel.min, channel.max
+    if low is not None and high is not None:
+        outside = [f"{value:.4g}" for value in values if not low <= value <= high]
+        if outside:
+            subject.assumed.append(
+                f"{name} at {', '.join(outside)} {channel.unit} is outside of the training range, {low:.4g} to "
+                f"{high:.4g}"
+            )
+    return values
+
+
+def _parsed(name: str, given: str) -> Array:
+    try:
+        values = np.array([float(part) for part in given.split(",")])
+    except ValueError:
+        values = np.array([])
+    if len(values) < 2 or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
+        raise InvalidArgument(f"the values of {name} make no curve", got=given, expected="two or more numbers, rising")
+    return values
+
+
+def _percentiles(subject: Subject, channel: Channel) -> Array:
+    known = [channel.percentiles.get(name) for name in PERCENTILES]
+    if all(value is not None for value in known):
+        values = np.array(known, dtype=np.float64)
+    elif channel.mean is not None and channel.std is not None:
+        values = channel.mean + channel.std * np.array(list(QUANTILES.values()))
+        subject.assumed.append(
+            f"the percentiles of {channel.name} are not known: those of a normal distribution were used"
+        )
+    elif subject.mouse.standardized_inputs:
+        values = np.array(list(QUANTILES.values())) + (0.0 if channel.name in GAZE else 1.645)
+        subject.assumed.append(
+            f"{channel.name} is standardised and its distribution not known: about a normal one's was used"
+        )
+    else:
+        raise InvalidArgument(
+            f"the distribution of {channel.name} is not known", hint=f"Give --values {channel.name}=0,1,2."
+        )
+    return np.unique(values)
+
+
+def _shown(
+    subject: Subject, work: Work, name: str, images: npt.NDArray[np.float32], states: list[dict[str, float]]
+) -> Iterator[Array]:
+    """(n,) mean response over the images, for each state; one that was computed before is not again."""
+    saved = work.load(name)
+    kept = np.full((len(states), len(subject)), np.nan) if saved is None else saved["kept"]
+    done = 0 if saved is None else int(saved["done"])
+    with work.progress(len(states) * len(images), name, done=done * len(images)) as bar:
+        for i, state in enumerate(states):
+            if i >= done:
+                kept[i] = subject.respond(images, **_state(subject, state)).mean(0, dtype=np.float64)
+                work.save(name, kept=kept, done=i + 1)
+                bar.update(len(images))
+            yield kept[i]
+
+
+def _state(subject: Subject, state: dict[str, float]) -> dict[str, Any]:
+    """As `predict` takes it: a gaze is both of its coordinates, the other at what it is held at or its mean."""
+    asked: dict[str, Any] = {name: float(value) for name, value in state.items() if name in BEHAVIOR}
+    if set(state) & set(GAZE):
+        held = subject.state.get("pupil_center")
+        rest = held if held is not None else [subject.mouse.channel(name).mean or 0.0 for name in GAZE]
+        asked["pupil_center"] = [float(state.get(name, rest[i])) for i, name in enumerate(GAZE)]
+    return asked
+
+
+def _measured(result: Result) -> list[str]:
+    return [name for name in (*BEHAVIOR, *GAZE) if f"response_{name}" in result.dataset]
+
+
+def _curves(result: Result) -> Any:
+    """Above: responses over each neuron's own mean, quartiles over neurons; below: modulation indices."""
+    data, names = result.dataset, _measured(result)
+    made = figures.figure(1.9 * len(names), 3.2)
+    axes = made.subplots(2, len(names), squeeze=False)
+    for column, name in enumerate(names):
+        curve = data[f"response_{name}"].values
+        relative = curve / np.maximum(curve.mean(1, keepdims=True), 1e-9)
+        low, middle, high = np.percentile(relative, [25, 50, 75], axis=0)
+        above, below = axes[:, column]
+        above.fill_between(data[name], low, high, color=figures.GREY, alpha=0.4, linewidth=0)
+        above.plot(data[name], middle, color=figures.INK, marker=".", linewidth=1)
+        above.set_xlabel(f"{name.replace('_', ' ')} [{data[name].attrs['units']}]", fontsize=6)
+        below.hist(data[f"modulation_{name}"], bins=25, color=figures.GREY)
+        below.axvline(0, color=figures.INK, linewidth=0.6)
+        below.axvline(float(data[f"modulation_{name}"].median()), color=figures.ACCENT, linewidth=1)
+        below.set_xlabel("modulation index", fontsize=6)
+        for axis in (above, below):
+            axis.tick_params(labelsize=5)
+    axes[0, 0].set_ylabel("response / mean", fontsize=6)
+    axes[1, 0].set_ylabel("neurons", fontsize=6)
+    return made
+
+
+def _grid(result: Result, grid: tuple[str, str]) -> Any:
+    data = result.dataset
+    values = data["response_grid"].values
+    relative = np.median(values / np.maximum(values.mean((1, 2), keepdims=True), 1e-9), axis=0)  # (a, b)
+    made = figures.figure(3.4, 2.6)
+    axis = made.add_subplot()
+    image = axis.imshow(relative, origin="lower", aspect="auto", cmap="viridis")
+    axis.set_yticks(range(len(data[grid[0]])), [f"{value:.3g}" for value in data[grid[0]].values], fontsize=6)
+    axis.set_xticks(range(len(data[grid[1]])), [f"{value:.3g}" for value in data[grid[1]].values], fontsize=6)
+    axis.set_ylabel(f"{grid[0].replace('_', ' ')} [{data[grid[0]].attrs['units']}]", fontsize=7)
+    axis.set_xlabel(f"{grid[1].replace('_', ' ')} [{data[grid[1]].attrs['units']}]", fontsize=7)
+    made.colorbar(image).set_label("response / mean, median neuron", fontsize=6)
+    return made

@@ -1,0 +1,251 @@
+"""Artificial receptive fields (paper A.5): what white noise a neuron of the twin likes, and a Gaussian around it.
+
+    map = covariance of response and noise over N images      then |map| / chance ~ offset + a 2-D Gaussian
+
+A field with lobes has one Gaussian too few: the fit may sit on the strongest lobe. So the middle of the whole is
+measured as well, as the centre of a Gaussian fitted to the map's energy, blurred by 2 elements (`envelope_x`, `_y`).
+
+The maps are accumulated where the responses are: on the server where it has `POST /receptive_fields`, here otherwise.
+Memory does not grow with N.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._client import Client
+from v1t_client._errors import InvalidArgument
+from v1t_client._options import count, number
+from v1t_client.insilico.experiments import receptive_field_figures as rf_figures
+from v1t_client.insilico.experiments.receptive_field_stream import server_sums
+from v1t_client.insilico.fitting.gaussian import GaussianFit, blurred, fit_gaussians
+from v1t_client.insilico.framework.checkpoint import Work
+from v1t_client.insilico.framework.experiment import Experiment
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.stimuli.noise import NoiseSums, enlarge, noise_grid, white_noise
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["ReceptiveFields", "noise_sums", "receptive_field_centers"]
+
+Array = npt.NDArray[np.float64]
+RELIABLE = 6.0  # a peak so many chance levels high is no accident: of 2,304 elements the highest is at 3.9 by chance
+ENVELOPE = 2.0  # blur of the energy, elements at 36 rows: about the distance between lobes
+BLOCK = 256  # images in one matrix product
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceptiveFields(Experiment):
+    """Receptive fields of neurons by white noise.
+
+    Attributes:
+        n_images: how many noise images. The paper has 500,000; a map's noise falls with the root.
+        contrast: std of the noise, in stds of the training images.
+        rows: rows of noise squares; None: 36 where that goes up, as the published models see.
+        chunk: images between two savings, and in one request.
+    """
+
+    name: ClassVar[str] = "rf"
+    summary: ClassVar[str] = "map receptive fields with white noise, and fit a Gaussian to each"
+    examples: ClassVar[str] = """\
+examples:
+  v1t rf A --images 20000 --output rf-A              all neurons of mouse A
+  v1t rf A --best 100 --monitor 56.5x31.8@15 --output rf-A      sizes in degrees too
+  v1t rf SIM1 --bundle exported_models/demo --images 5000 --output rf-SIM1
+"""
+
+    n_images: int = 500_000
+    contrast: float = 1.0
+    rows: int | None = None
+    chunk: int = 5_000
+
+    def __post_init__(self) -> None:
+        if self.n_images < 100 or self.chunk < 1:
+            raise InvalidArgument("there are too few noise images", got=self.n_images, expected="at least 100")
+        if not 0 < self.contrast <= 10:
+            raise InvalidArgument("contrast is out of range", got=self.contrast, expected="above 0, up to 10")
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        own = parser.add_argument_group("noise")
+        own.add_argument(
+            "--images", dest="n_images", type=count, default=cls.n_images, metavar="N", help="(%(default)s)"
+        )
+        own.add_argument(
+            "--contrast", type=number, default=cls.contrast, help="std, in the training images' (%(default)s)"
+        )
+        own.add_argument("--rows", type=count, help="rows of noise squares (36 where that goes up)")
+        own.add_argument("--chunk", type=count, default=cls.chunk, help="images between two savings (%(default)s)")
+
+    def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
+        grid = noise_grid(subject.mouse.image_shape, self.rows)
+        sums = self._sums(subject, work, grid)
+        chance = sums.chance()
+        maps = sums.weighted_average()
+        # Scored against chance, which has mean 0: a map's own mean would dig a moat around a field of one sign.
+        z = np.abs(maps) / np.where(chance > 0, chance, np.inf)[:, None, None]
+        peak = z.max((1, 2))
+        with work.progress(2 * len(subject), "Gaussian fits") as bar:
+            fit = fit_gaussians(z, tick=bar.update)
+            envelope = fit_gaussians(np.sqrt(blurred(z**2, ENVELOPE * grid[0] / 36)), tick=bar.update)
+        return self._dataset(subject, sums, maps, peak, fit, envelope, grid)
+
+    def _sums(self, subject: Subject, work: Work, grid: tuple[int, int]) -> NoiseSums:
+        saved = work.load("sums")
+        sums = NoiseSums.empty(len(subject), grid) if saved is None else NoiseSums.from_arrays(saved)
+        with work.progress(self.n_images, "noise images", done=sums.n_images) as bar:
+            while sums.n_images < self.n_images:
+                n = min(self.chunk, self.n_images - sums.n_images)
+                sums.add(noise_sums(subject, self, first=sums.n_images, n=n, grid=grid, progress=bar.update))
+                work.save("sums", **sums.arrays())
+        return sums
+
+    def _dataset(
+        self,
+        subject: Subject,
+        sums: NoiseSums,
+        maps: npt.NDArray[np.float64],
+        peak: npt.NDArray[np.float64],
+        fit: GaussianFit,
+        envelope: GaussianFit,
+        grid: tuple[int, int],
+    ) -> xarray.Dataset:
+        factor = subject.mouse.image_shape[1] // grid[0]
+        center = factor * (fit.center + 0.5) - 0.5  # px of the image
+        # Where the envelope has no fit, the field's own stands in.
+        middle = np.where(envelope.ok[:, None], factor * (envelope.center + 0.5) - 0.5, center)
+        px, one = {"units": "px"}, {"units": "1"}
+        ok = fit.ok & (peak > 0)
+        variables = {
+            "map": (
+                ("neuron", "y", "x"),
+                maps.astype(np.float32),
+                {"units": "1", "long_name": "covariance of standardised response and standardised noise"},
+            ),
+            "center_x": ("neuron", center[:, 0], {**px, "long_name": "centre of the fitted Gaussian, right"}),
+            "center_y": ("neuron", center[:, 1], {**px, "long_name": "centre of the fitted Gaussian, down"}),
+            "envelope_x": ("neuron", middle[:, 0], {**px, "long_name": "middle of the whole field, right"}),
+            "envelope_y": ("neuron", middle[:, 1], {**px, "long_name": "middle of the whole field, down"}),
+            "sigma_major": ("neuron", factor * fit.major, px),
+            "sigma_minor": ("neuron", factor * fit.minor, px),
+            "angle": ("neuron", fit.angle, {"units": "deg", "long_name": "of the major axis, from x towards y"}),
+            "amplitude": ("neuron", fit.amplitude, {**one, "long_name": "of the fitted Gaussian, z"}),
+            "offset": ("neuron", fit.offset, {**one, "long_name": "of the fitted Gaussian, z"}),
+            "fit_r2": ("neuron", fit.r2, {**one, "long_name": "share of the map's variance that the fit explains"}),
+            "fitted": ("neuron", ok, {**one, "long_name": "False: no fit; the fit's values are what was tried"}),
+            "peak": ("neuron", peak, {**one, "long_name": "highest element over its chance level"}),
+            "reliable": ("neuron", ok & (peak > RELIABLE), {**one, "long_name": f"fitted, with peak > {RELIABLE:g}"}),
+            "response_mean": ("neuron", sums.total / sums.n_images, {"units": "std of responses"}),
+        }
+        monitor = subject.screen.monitor
+        if monitor is not None:
+            deg = {"units": "deg"}
+            x, y = subject.screen.place(center[:, 0], center[:, 1])
+            variables |= {
+                "azimuth": ("neuron", x, {**deg, "long_name": "centre, right of the screen's middle"}),
+                "elevation": ("neuron", -y, {**deg, "long_name": "centre, above the screen's middle"}),
+                "sigma_deg": (
+                    "neuron",
+                    np.asarray(monitor.degrees(factor * (fit.major + fit.minor) / 2)),
+                    {**deg, "long_name": "mean of both sigmas"},
+                ),
+            }
+        coords = {
+            "x": ("x", factor * (np.arange(grid[1]) + 0.5) - 0.5, px),
+            "y": ("y", factor * (np.arange(grid[0]) + 0.5) - 0.5, px),
+        }
+        dataset = subject.dataset(variables, coords)
+        return dataset.assign_attrs(
+            n_images=sums.n_images, image_height=subject.mouse.image_shape[1], image_width=subject.mouse.image_shape[2]
+        )
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        return {
+            "maps": rf_figures.maps(result),
+            "sizes": rf_figures.sizes(result),
+            "centers": rf_figures.centers(result),
+        }
+
+    def summarize(self, result: Result) -> str:
+        data = result.dataset
+        reliable = data["reliable"].values
+        lines = [
+            f"{reliable.sum():,} of {len(reliable):,} neurons have a receptive field over {data.attrs['n_images']:,} "
+            f"images; {(~data['fitted'].values).sum():,} without a fit are marked in the table",
+        ]
+        if reliable.any():
+            chosen = data.isel(neuron=reliable)
+            sigma = (chosen["sigma_major"] + chosen["sigma_minor"]).median() / 2
+            degrees = f" ({float(chosen['sigma_deg'].median()):.1f} deg)" if "sigma_deg" in chosen else ""
+            lines.append(f"median sigma {float(sigma):.1f} px{degrees}")
+        return "\n".join(lines)
+
+
+def noise_sums(
+    subject: Subject,
+    experiment: ReceptiveFields,
+    *,
+    first: int,
+    n: int,
+    grid: tuple[int, int],
+    progress: Callable[[int], object] = lambda n: None,
+) -> NoiseSums:
+    """The sums over noise images first to first + n - 1, accumulated by the server where there is one, else here."""
+    screen = subject.screen
+    std = experiment.contrast * screen.noise_std
+    if isinstance(subject.predictor, Client):
+        question = {
+            "mouse": subject.mouse.mouse_id,
+            "model": subject.mouse.model,
+            "seed": experiment.seed,
+            "first_image": first,
+            "n_images": n,
+            "grid": list(grid),
+            "luminance": screen.luminance,
+            "contrast": std,
+            **({} if subject.all_neurons else {"neuron_ids": subject.neurons.neuron_ids.tolist()}),
+            **subject.state,
+        }
+        sums, about = server_sums(subject.predictor, question, progress=progress)
+        subject.note(about)
+        return sums
+    sums = NoiseSums.empty(len(subject), grid)
+    for start in range(first, first + n, BLOCK):
+        noise = white_noise(experiment.seed, start, min(BLOCK, first + n - start), grid)
+        responses = []
+        for piece in range(0, len(noise), BATCH):
+            images = screen.luminance + std * enlarge(noise[piece : piece + BATCH], subject.mouse.image_shape)
+            responses.append(subject.respond(images))
+            progress(len(images))
+        sums.show(noise, np.concatenate(responses))
+    return sums
+
+
+def receptive_field_centers(subject: Subject, folder: Path) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Receptive field centres in the screen's unit from its middle, and for which neurons they are reliable.
+
+    Args:
+        folder: of a result of `ReceptiveFields`.
+    """
+    found = Result.load(folder)
+    data = found.dataset
+    if found.receipt.experiment != "rf" or data.attrs["model_hash"] != subject.model.hash:
+        raise InvalidArgument(
+            "these receptive fields are not of this mouse's twin",
+            got=f"{found.receipt.experiment} of {data.attrs['mouse']} by {data.attrs['model']}",
+            hint=f"v1t rf {subject.mouse.mouse_id} --output ... makes them.",
+        )
+    row = {int(neuron_id): i for i, neuron_id in enumerate(data["neuron"].values)}
+    rows = np.array([row.get(int(neuron_id), -1) for neuron_id in subject.neurons.neuron_ids])
+    known = (rows >= 0) & (data["reliable"].values[rows]) & (data.attrs["mouse"] == subject.mouse.mouse_id)
+    x, y = subject.screen.place(data["envelope_x"].values[rows], data["envelope_y"].values[rows])
+    return x, y, known

@@ -1,0 +1,349 @@
+"""Tuning to gratings: orientation and spatial frequency, contrast, and where receptive fields are known, size.
+
+Every curve is a mean over phases. Orientation, frequency and contrast are measured with full-field gratings that all
+neurons see; sizes and surrounds one neuron at a time, centred on its receptive field (`v1t rf`), at the orientation
+and frequency that it prefers.
+
+A twin of single images cannot tell a grating that drifts one way from the other: the frames are the same. Its direction
+tuning is its orientation tuning twice, and its DSI is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument
+from v1t_client._options import count, numbers
+from v1t_client.insilico.experiments import tuning_figures
+from v1t_client.insilico.experiments.receptive_fields import receptive_field_centers
+from v1t_client.insilico.fitting import tuning_curves as curves
+from v1t_client.insilico.framework.checkpoint import Work
+from v1t_client.insilico.framework.experiment import Experiment
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.subject import Subject
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Tuning"]
+
+Array = npt.NDArray[np.float64]
+FREQUENCIES, SIZES = 8, 10
+SHORTEST, LONGEST = 1 / 12, 1 / 1.2  # periods, in the image's height
+FINEST = 4  # px, the shortest period by default
+CONTRASTS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+SHUFFLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Experiment):
+    """Tuning curves of neurons.
+
+    Attributes:
+        n_orientations: from 0 to 180 degrees.
+        frequencies: cycles per degree, or per px without a monitor; None: 8 from 1.2 to 12 cycles per image height, of
+            at least 4 px a cycle.
+        n_phases: from 0 to 360 degrees.
+        contrasts: of the contrast curve; the highest is that of the others.
+        rf: folder of a `v1t rf` result of the same mouse; None: sizes are not measured.
+        diameters: deg, or px; None: 10 from 1/20 to 1.5 image heights.
+    """
+
+    name: ClassVar[str] = "tuning"
+    summary: ClassVar[str] = "measure tuning to orientation, spatial frequency, contrast and size"
+    examples: ClassVar[str] = """\
+examples:
+  v1t tuning A --output tuning-A                       full-field gratings, lengths in pixels
+  v1t tuning A --monitor 56.5x31.8@15 --output tuning-A          in degrees
+  v1t tuning A --best 20 --rf rf-A --output tuning-A   sizes and surrounds too, centred by `v1t rf A --output rf-A`
+"""
+
+    n_orientations: int = 12
+    frequencies: tuple[float, ...] | None = None
+    n_phases: int = 8
+    contrasts: tuple[float, ...] = CONTRASTS
+    rf: str | None = None
+    diameters: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_orientations < 4 or self.n_phases < 2:
+            raise InvalidArgument(
+                "there are too few gratings",
+                got=f"{self.n_orientations} orientations, {self.n_phases} phases",
+                expected="at least 4 and 2",
+            )
+        for name, least, values in (
+            ("frequencies", 4, self.frequencies),
+            ("contrasts", 5, self.contrasts),
+            ("diameters", 6, self.diameters),
+        ):
+            if values is not None and (len(values) < least or min(values) < 0 or (np.diff(values) <= 0).any()):
+                raise InvalidArgument(f"{name} do not make a curve", got=values, expected=f"{least} or more, rising")
+        if max(self.contrasts) > 1:
+            raise InvalidArgument("contrasts are Michelson's", got=max(self.contrasts), expected="0 to 1")
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        own = parser.add_argument_group("gratings; lengths in degrees with --monitor, else in pixels")
+        own.add_argument(
+            "--orientations", dest="n_orientations", type=count, default=12, help="0 to 180 deg (%(default)s)"
+        )
+        own.add_argument("--phases", dest="n_phases", type=count, default=8, help="(%(default)s)")
+        own.add_argument("--frequencies", type=numbers, metavar="F,F,...", help="cycles per degree, or per pixel")
+        own.add_argument("--contrasts", type=numbers, default=CONTRASTS, metavar="C,C,...", help="0 to 1")
+        own.add_argument("--rf", metavar="FOLDER", help="a result of `v1t rf`: measure sizes at its centres")
+        own.add_argument("--diameters", type=numbers, metavar="D,D,...", help="degrees, or pixels")
+
+    def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
+        steps = _Steps(self, subject, work)
+        centers = None if self.rf is None else receptive_field_centers(subject, Path(self.rf))
+        grid = steps.grid()  # (n, orientation, frequency, phase)
+        chosen = _chosen(steps, grid)
+        contrast = steps.contrast(chosen)  # (n, contrast, phase)
+        variables, coords = _full_field(steps, grid, chosen, contrast)
+        if centers is not None:
+            x, y, known = centers
+            orientation, frequency = (variables[f"preferred_{name}"][1] for name in ("orientation", "frequency"))
+            variables |= steps.sizes(orientation, frequency, x, y, known)
+            coords["diameter"] = ("diameter", steps.diameters, {"units": subject.screen.unit})
+        return subject.dataset(variables, coords)
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        return tuning_figures.draw(result)
+
+    def summarize(self, result: Result) -> str:
+        data = result.dataset
+        tuned = (data["osi_p"] < 0.01) & data["orientation_ok"]
+        unit = data["frequency"].attrs["units"]
+        lines = [
+            f"{int(tuned.sum()):,} of {len(data['neuron']):,} neurons are tuned to orientation (p < 0.01); median OSI "
+            f"{float(data['osi'].median()):.2f}",
+            f"median preferred frequency {float(data['preferred_frequency'].median()):.3g} {unit}, c50 "
+            f"{float(data['c50'].where(data['contrast_ok']).median()):.2f}",
+        ]
+        if "preferred_diameter" in data:
+            lines.append(
+                f"median preferred diameter {float(data['preferred_diameter'].median()):.3g} "
+                f"{data['preferred_diameter'].attrs['units']}, suppression index "
+                f"{float(data['suppression_index'].median()):.2f}"
+            )
+        return "\n".join(lines)
+
+
+class _Steps:
+    """What is shown, step by step; each step goes on from what the work folder has."""
+
+    def __init__(self, experiment: Tuning, subject: Subject, work: Work) -> None:
+        self.experiment, self.subject, self.work = experiment, subject, work
+        height = subject.mouse.image_shape[1] / subject.screen.px  # in the screen's unit
+        self.orientations = np.arange(experiment.n_orientations) * 180 / experiment.n_orientations
+        self.phases = np.arange(experiment.n_phases) * 360 / experiment.n_phases
+        finest = min(1 / (SHORTEST * height), subject.screen.px / FINEST)
+        self.frequencies = np.array(experiment.frequencies or np.geomspace(1 / (LONGEST * height), finest, FREQUENCIES))
+        self.diameters = np.array(experiment.diameters or np.geomspace(height / 20, 1.5 * height, SIZES))
+        self.contrasts = np.array(experiment.contrasts)
+        if self.frequencies.max() * 2 > subject.screen.px:
+            raise InvalidArgument(
+                "a frequency is too high for the image's pixels",
+                got=f"{self.frequencies.max():.3g} cycles/{subject.screen.unit}",
+                expected=f"at most {subject.screen.px / 2:.3g}",
+            )
+
+    def _shown(self, name: str, cells: list[dict[str, Any]], what: str) -> Array:
+        """(cells, n, phases) responses; a cell is a grating at all phases."""
+        n, P = len(self.subject), len(self.phases)
+        saved = self.work.load(name)
+        responses = np.zeros((len(cells), n, P), dtype=np.float32) if saved is None else saved["responses"]
+        done = 0 if saved is None else int(saved["done"])
+        every = max(16, responses.nbytes // 2**21)  # cells; what is large is saved less often
+        with self.work.progress(len(cells) * P, what, done=done * P) as bar:
+            for i in range(done, len(cells)):
+                images = self.subject.screen.grating(**{"phase": self.phases, **cells[i]})
+                responses[i] = self.subject.respond(images).T
+                bar.update(P)
+                if (i + 1) % every == 0 or i + 1 == len(cells):
+                    self.work.save(name, responses=responses, done=i + 1)
+        return responses.astype(np.float64)
+
+    def grid(self) -> Array:
+        """(n, orientation, frequency, phase) at the highest contrast."""
+        top = self.contrasts.max()
+        cells = [{"direction": o, "frequency": f, "contrast": top} for o in self.orientations for f in self.frequencies]
+        responses = self._shown("grid", cells, "orientations and frequencies")
+        shape = (len(self.orientations), len(self.frequencies), len(self.subject), len(self.phases))
+        return responses.reshape(shape).transpose(2, 0, 1, 3)
+
+    def contrast(self, chosen: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]) -> Array:
+        """(n, contrast, phase), each neuron at the cell of the grid that it likes best."""
+        pairs = sorted(set(zip(chosen[0].tolist(), chosen[1].tolist(), strict=True)))
+        cells = [
+            {"direction": self.orientations[o], "frequency": self.frequencies[f], "contrast": c}
+            for o, f in pairs
+            for c in self.contrasts
+        ]
+        responses = self._shown("contrast", cells, "contrasts")
+        by_pair = responses.reshape(len(pairs), len(self.contrasts), len(self.subject), len(self.phases))
+        row = {pair: i for i, pair in enumerate(pairs)}
+        return np.stack([by_pair[row[int(o), int(f)], :, i] for i, (o, f) in enumerate(zip(*chosen, strict=True))])
+
+    def sizes(
+        self, orientation: Array, frequency: Array, x: Array, y: Array, known: npt.NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """Size curves and surrounds, neuron by neuron, at (x, y) where they are known."""
+        n, D = len(self.subject), len(self.diameters)
+        saved = self.work.load("sizes")
+        curve = np.full((n, D + 1), np.nan) if saved is None else saved["curve"]  # the last is the blank screen
+        done = 0 if saved is None else int(saved["done"])
+        with self.work.progress(n, "sizes, neuron by neuron", done=done) as bar:
+            for i in range(done, n):
+                if known[i]:
+                    curve[i] = self._sizes_of(i, orientation[i], frequency[i], x[i], y[i])
+                bar.update(1)
+                if (i + 1) % 10 == 0 or i + 1 == n:
+                    self.work.save("sizes", curve=curve, done=i + 1)
+        found = _sizes(self.diameters, curve[:, :-1], curve[:, -1], known, self.subject.screen.unit)
+        surround = self._surrounds(orientation, frequency, x, y, found["preferred_diameter"][1])
+        return {**found, **surround}
+
+    def _sizes_of(self, i: int, orientation: float, frequency: float, x: float, y: float) -> Array:
+        screen, P = self.subject.screen, len(self.phases)
+        images = screen.grating(
+            direction=orientation,
+            frequency=frequency,
+            phase=np.tile(self.phases, len(self.diameters)),
+            contrast=self.contrasts.max(),
+            diameter=np.repeat(self.diameters, P),
+            x=x,
+            y=y,
+        )
+        responses = self.subject.only([i]).respond(np.concatenate([images, screen.blank()]))[:, 0]
+        return np.append(responses[:-1].reshape(-1, P).mean(1), responses[-1])
+
+    def _surrounds(self, orientation: Array, frequency: Array, x: Array, y: Array, diameter: Array) -> dict[str, Any]:
+        """Response with an iso and a cross surround, over that to the centre alone."""
+        n, P = len(self.subject), len(self.phases)
+        saved = self.work.load("surrounds")
+        ratio = np.full((n, 2), np.nan) if saved is None else saved["ratio"]
+        done = 0 if saved is None else int(saved["done"])
+        with self.work.progress(n, "surrounds, neuron by neuron", done=done) as bar:
+            for i in range(done, n):
+                if np.isfinite(diameter[i]):
+                    images = self.subject.screen.center_surround(
+                        direction=orientation[i],
+                        surround_direction=np.repeat([orientation[i], orientation[i], orientation[i] + 90], P),
+                        surround_contrast=np.repeat([0.0, 1.0, 1.0], P) * self.contrasts.max(),
+                        contrast=self.contrasts.max(),
+                        frequency=frequency[i],
+                        phase=np.tile(self.phases, 3),
+                        diameter=diameter[i],
+                        x=x[i],
+                        y=y[i],
+                    )
+                    alone, iso, cross = self.subject.only([i]).respond(images)[:, 0].reshape(3, P).mean(1)
+                    ratio[i] = (iso / alone, cross / alone) if alone > 0 else np.nan
+                bar.update(1)
+                if (i + 1) % 10 == 0 or i + 1 == n:
+                    self.work.save("surrounds", ratio=ratio, done=i + 1)
+        described = {"units": "1", "long_name": "response over that to a centre of the preferred diameter alone"}
+        return {
+            "iso_surround": ("neuron", ratio[:, 0], described),
+            "cross_surround": ("neuron", ratio[:, 1], described),
+        }
+
+
+def _chosen(steps: _Steps, grid: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The cell of the grid that each neuron likes best: orientation, frequency."""
+    best = grid.mean(3).reshape(len(grid), -1).argmax(1)
+    orientation, frequency = np.unravel_index(best, (len(steps.orientations), len(steps.frequencies)))
+    return orientation, frequency
+
+
+def _full_field(
+    steps: _Steps, grid: Array, chosen: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]], contrast: Array
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    rows = np.arange(len(grid))
+    mean = grid.mean(3)  # (n, orientation, frequency)
+    by_orientation, by_frequency = mean[rows, :, chosen[1]], mean[rows, chosen[0], :]
+    orientation = curves.fit_orientation(steps.orientations, by_orientation)
+    frequency = curves.fit_frequency(steps.frequencies, by_frequency)
+    by_contrast = contrast.mean(2)
+    saturation = curves.fit_contrast(steps.contrasts, by_contrast)
+    p = curves.shuffled_selectivity(
+        grid[rows, :, chosen[1]],
+        steps.orientations,
+        rng=np.random.default_rng(steps.experiment.seed),
+        n=SHUFFLES,
+    )
+    around = np.concatenate([steps.orientations, steps.orientations + 180])
+    at_best = grid[rows, chosen[0], chosen[1]]  # (n, phase)
+    first = np.abs(at_best @ np.exp(1j * np.radians(steps.phases))) * 2 / len(steps.phases)
+    level = at_best.mean(1)
+    # Where a curve has no peak to fit, what was shown and liked best stands in; the table says which.
+    vector = curves.preferred_angle(by_orientation, steps.orientations)
+    preferred = np.where(orientation.ok, orientation.values[:, 0], vector)
+    best_frequency = np.where(frequency.ok, frequency.values[:, 0], steps.frequencies[chosen[1]])
+    unit, one, deg = f"cycles/{steps.subject.screen.unit}", {"units": "1"}, {"units": "deg"}
+    response = {"units": "std of responses"}
+    variables: dict[str, Any] = {
+        "response": (("neuron", "orientation", "frequency"), mean, {**response, "long_name": "mean over phases"}),
+        "contrast_response": (("neuron", "contrast"), by_contrast, response),
+        "preferred_orientation": (
+            "neuron", preferred, {**deg, "long_name": "direction in which the wave runs, from x towards y"},
+        ),
+        "osi": ("neuron", curves.orientation_selectivity(by_orientation, steps.orientations), one),
+        "osi_p": ("neuron", p, {**one, "long_name": f"of {SHUFFLES} shuffles of the images"}),
+        "dsi": (
+            "neuron",
+            curves.direction_selectivity(np.tile(by_orientation, 2), around),
+            {**one, "long_name": "0 for a twin of single images: both directions have the same frames"},
+        ),
+        "kappa": ("neuron", orientation.values[:, 1], {**one, "long_name": "of the von Mises function"}),
+        "orientation_r2": ("neuron", orientation.r2, one),
+        "orientation_ok": ("neuron", orientation.ok, {**one, "long_name": "False: the vector sum stands in"}),
+        "preferred_frequency": ("neuron", best_frequency, {"units": unit}),
+        "frequency_width": ("neuron", frequency.values[:, 1], {"units": "octaves", "long_name": "at half height"}),
+        "frequency_r2": ("neuron", frequency.r2, one),
+        "frequency_ok": ("neuron", frequency.ok, {**one, "long_name": "False: the best that was shown stands in"}),
+        "phase_modulation": ("neuron", first / np.where(level > 0, level, np.inf), {**one, "long_name": "F1 / F0"}),
+        "c50": ("neuron", saturation.values[:, 0], one),
+        "contrast_exponent": ("neuron", saturation.values[:, 1], one),
+        "contrast_r2": ("neuron", saturation.r2, one),
+        "contrast_ok": ("neuron", saturation.ok, one),
+    }  # fmt: skip
+    coords = {
+        "orientation": ("orientation", steps.orientations, deg),
+        "frequency": ("frequency", steps.frequencies, {"units": unit}),
+        "contrast": ("contrast", steps.contrasts, one),
+    }
+    return variables, coords
+
+
+def _sizes(diameters: Array, curve: Array, blank: Array, known: npt.NDArray[np.bool_], unit: str) -> dict[str, Any]:
+    """Preferred diameter and suppression index, of the fitted curve above the blank screen."""
+    n = len(curve)
+    preferred, index, r2, ok = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, dtype=bool)
+    if known.any():
+        fit = curves.fit_size(diameters, curve[known])
+        fine = np.linspace(diameters[0], diameters[-1], 500)
+        evoked = fit.curve(fine) - blank[known, None]
+        peak = evoked.max(1)
+        # The smallest that gives nearly the peak: a curve that only saturates has no other size.
+        near = (evoked >= 0.99 * peak[:, None]).argmax(1)
+        preferred[known] = np.where(fit.ok, fine[near], np.nan)
+        index[known] = np.where(fit.ok & (peak > 0), (peak - evoked[:, -1]) / np.where(peak > 0, peak, 1), np.nan)
+        r2[known], ok[known] = fit.r2, fit.ok
+    one = {"units": "1"}
+    return {
+        "size_response": (("neuron", "diameter"), curve, {"units": "std of responses"}),
+        "blank_response": ("neuron", blank, {"units": "std of responses"}),
+        "preferred_diameter": ("neuron", preferred, {"units": unit, "long_name": "smallest within 1 % of the peak"}),
+        "suppression_index": ("neuron", index, {**one, "long_name": "(peak - largest) / peak, above the blank screen"}),
+        "size_r2": ("neuron", r2, one),
+        "size_ok": ("neuron", ok, one),
+    }

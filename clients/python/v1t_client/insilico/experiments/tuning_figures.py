@@ -1,0 +1,86 @@
+"""Figures of tuning: orientation curves of single neurons, and what the population prefers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from v1t_client.insilico.framework import plotting as figures
+from v1t_client.insilico.framework.result import Result
+
+__all__ = ["draw"]
+
+SHOWN = 20
+
+
+def draw(result: Result) -> dict[str, Any]:
+    """File name -> figure."""
+    drawn = {"orientation": _orientation(result), "population": _population(result)}
+    if "size_response" in result.dataset:
+        drawn["sizes"] = _sizes(result)
+    return drawn
+
+
+def _orientation(result: Result) -> Any:
+    """The neurons of the highest OSI: response by orientation at the best frequency, over a period."""
+    data = result.dataset
+    rows = np.argsort(-data["osi"].values, kind="stable")[:SHOWN]
+    made, axes = figures.axes_grid(len(rows), columns=5, size=(1.5, 1.15))
+    degrees = data["orientation"].values
+    for axis, row in zip(axes, rows, strict=True):
+        one = data.isel(neuron=row)
+        best = int(one["response"].max("orientation").argmax("frequency"))
+        curve = one["response"].values[:, best]
+        axis.plot([*degrees, 180], [*curve, curve[0]], color=figures.INK, marker=".", markersize=3, linewidth=1)
+        axis.axvline(float(one["preferred_orientation"]), color=figures.ACCENT, linewidth=0.8)
+        axis.set_ylim(0, None)
+        axis.set_xticks([0, 90, 180])
+        axis.tick_params(labelsize=5, length=2)
+        axis.set_title(f"{int(one['neuron'])}  OSI {float(one['osi']):.2f}", fontsize=6, pad=2)
+    made.supxlabel("orientation [deg]", fontsize=7)
+    made.supylabel("response [std]", fontsize=7)
+    return made
+
+
+def _population(result: Result) -> Any:
+    data = result.dataset
+    made = figures.figure(7.2, 2.2)
+    axes = made.subplots(1, 4)
+    tuned = (data["osi_p"] < 0.01).values
+    unit = data["frequency"].attrs["units"]
+    edges = np.geomspace(data["frequency"].values[0] / 1.2, data["frequency"].values[-1] * 1.2, 13)
+    panels = (
+        (data["preferred_orientation"].values[tuned], np.linspace(0, 180, 13), "preferred orientation [deg]"),
+        (data["osi"].values, np.linspace(0, 1, 21), "OSI"),
+        (data["preferred_frequency"].values, edges, f"preferred frequency [{unit}]"),
+        (data["c50"].values[data["contrast_ok"].values], np.linspace(0, 1, 21), "c50"),
+    )
+    for axis, (values, bins, label) in zip(axes, panels, strict=True):
+        axis.hist(values, bins=bins, color=figures.GREY)
+        axis.set_xlabel(label, fontsize=7)
+        axis.tick_params(labelsize=6)
+    axes[2].set_xscale("log")
+    axes[2].minorticks_off()
+    ticks = data["frequency"].values[[0, len(data["frequency"]) // 2, -1]]
+    axes[2].set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes[0].set_ylabel("neurons", fontsize=7)
+    return made
+
+
+def _sizes(result: Result) -> Any:
+    data = result.dataset
+    order = np.argsort(-np.nan_to_num(data["suppression_index"].values, nan=-1), kind="stable")
+    rows = order[data["size_ok"].values[order]][:SHOWN]
+    made, axes = figures.axes_grid(max(len(rows), 1), columns=5, size=(1.5, 1.15))
+    for axis, row in zip(axes, rows, strict=False):
+        one = data.isel(neuron=row)
+        axis.plot(data["diameter"], one["size_response"], color=figures.INK, marker=".", markersize=3, linewidth=1)
+        axis.axhline(float(one["blank_response"]), color=figures.GREY, linewidth=0.8)
+        axis.axvline(float(one["preferred_diameter"]), color=figures.ACCENT, linewidth=0.8)
+        axis.set_ylim(0, None)
+        axis.tick_params(labelsize=5, length=2)
+        axis.set_title(f"{int(one['neuron'])}  SI {float(one['suppression_index']):.2f}", fontsize=6, pad=2)
+    made.supxlabel(f"diameter [{data['diameter'].attrs['units']}]", fontsize=7)
+    made.supylabel("response [std]", fontsize=7)
+    return made

@@ -1,0 +1,1 @@
+"""Batched least-squares fits of receptive fields and tuning curves."""

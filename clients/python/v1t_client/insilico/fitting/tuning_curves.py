@@ -1,0 +1,269 @@
+"""Tuning curves: indices, a permutation test, and the field's four functions fitted to all neurons at once.
+
+orientation  von Mises               r = base + height exp(kappa (cos 2(theta - preferred) - 1))
+frequency    log-Gaussian            r = base + height exp(-(ln f - ln preferred)^2 / (2 width^2))
+contrast     Naka-Rushton            r = base + height c^n / (c^n + c50^n)
+size         difference of           r = base + center erf(d / a) - surround erf(d / b),  b > a
+             error functions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._extras import needed
+
+__all__ = [
+    "CurveFit",
+    "direction_selectivity",
+    "fit_contrast",
+    "fit_frequency",
+    "fit_orientation",
+    "fit_size",
+    "naka_rushton",
+    "orientation_selectivity",
+    "preferred_angle",
+    "shuffled_selectivity",
+]
+
+Array = npt.NDArray[np.float64]
+_STEPS, _DELTA = 100, 1e-5
+
+
+def orientation_selectivity(responses: Array, degrees: npt.ArrayLike) -> Array:
+    """OSI = |sum r exp(2 i theta)| / sum r, over the last axis."""
+    return _selectivity(responses, degrees, 2)
+
+
+def direction_selectivity(responses: Array, degrees: npt.ArrayLike) -> Array:
+    """DSI = |sum r exp(i theta)| / sum r, over the last axis; theta covers the whole circle."""
+    return _selectivity(responses, degrees, 1)
+
+
+def _selectivity(responses: Array, degrees: npt.ArrayLike, harmonic: int) -> Array:
+    vector = responses @ np.exp(harmonic * 1j * np.radians(degrees))
+    total = responses.sum(-1)
+    return np.abs(vector) / np.where(total > 0, total, np.inf)
+
+
+def preferred_angle(responses: Array, degrees: npt.ArrayLike) -> Array:
+    """The orientation [0, 180) that the vector sum points to."""
+    return np.degrees(np.angle(responses @ np.exp(2j * np.radians(degrees)))) / 2 % 180
+
+
+def shuffled_selectivity(responses: Array, degrees: npt.ArrayLike, *, rng: np.random.Generator, n: int = 1000) -> Array:
+    """(N,) p-values of the OSI: how often labels that are shuffled over all images give one as large.
+
+    Args:
+        responses: (N, K, P), P different images of each of K orientations.
+    """
+    N, K, P = responses.shape
+    flat = responses.reshape(N, K * P)
+    seen = orientation_selectivity(responses.mean(2), degrees)
+    larger = np.zeros(N)
+    for _ in range(n):
+        shuffled = flat[:, rng.permutation(K * P)].reshape(N, K, P).mean(2)
+        larger += orientation_selectivity(shuffled, degrees) >= seen
+    return (larger + 1) / (n + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class CurveFit:
+    """One row per neuron.
+
+    Attributes:
+        values: (N, p) parameters, by the order of the function's docstring.
+        r2: (N,) share of the curve's variance that the fit explains; NaN for a flat curve.
+        ok: (N,) False where there is no fit: a flat curve, no convergence, or less than half explained.
+        curve: the fitted function, (N, K) at K points.
+    """
+
+    values: Array
+    r2: Array
+    ok: npt.NDArray[np.bool_]
+    curve: Callable[[Array], Array]
+
+
+def fit_orientation(degrees: npt.ArrayLike, responses: Array) -> CurveFit:
+    """preferred [deg], kappa, height, base."""
+    theta = np.radians(np.asarray(degrees, dtype=np.float64))
+
+    def model(p: Array, x: Array) -> Array:
+        return np.exp(np.exp(p[:, 1:2]) * (np.cos(2 * (x - p[:, :1])) - 1))
+
+    first = np.radians(preferred_angle(responses, degrees))
+    starts = [np.stack([first, np.full_like(first, np.log(k))], axis=1) for k in (0.7, 3.0, 8.0)]
+    fit = _fit(model, theta, responses, starts, bounds=((-np.inf, np.inf), (np.log(0.05), np.log(60.0))))
+    values = np.stack(
+        [np.degrees(fit.values[:, 0]) % 180, np.exp(fit.values[:, 1]), fit.values[:, 2], fit.values[:, 3]], axis=1
+    )
+    return CurveFit(values, fit.r2, fit.ok, lambda x: fit.curve(np.radians(x)))
+
+
+def fit_frequency(frequencies: npt.ArrayLike, responses: Array) -> CurveFit:
+    """preferred [unit of the frequencies], width [octaves, full at half height], height, base.
+
+    Gabor-like neurons are Gaussian in frequency, not in its logarithm; forced on a logarithm, the peak comes out low.
+    """
+    f = np.asarray(frequencies, dtype=np.float64)
+
+    def model(p: Array, x: Array) -> Array:
+        return np.exp(-0.5 * ((x - p[:, :1]) / np.exp(p[:, 1:2])) ** 2)
+
+    def fitted(x: Array) -> CurveFit:
+        first, span = x[responses.argmax(1)], np.log(x[-1] - x[0])
+        starts = [np.stack([first, np.full_like(first, span + np.log(part))], axis=1) for part in (0.15, 0.35)]
+        # A peak beyond the frequencies that were shown is no measurement: half a step outside at most.
+        low, high = x[0] - (x[1] - x[0]) / 2, x[-1] + (x[-1] - x[-2]) / 2
+        return _fit(
+            model, x, responses, starts, bounds=((low, high), (span + np.log(0.04), span + np.log(1.5))), positive=True
+        )
+
+    log, linear = fitted(np.log(f)), fitted(f)
+    better = linear.ok & (~log.ok | (linear.r2 > log.r2))
+    half = np.sqrt(2 * np.log(2))  # of the width at half height, in sigmas
+    peak, sigma = linear.values[:, 0], np.exp(linear.values[:, 1])
+    flanks = np.maximum(peak - half * sigma, f[0] / 4), peak + half * sigma
+    linear_octaves = np.log2(flanks[1] / flanks[0])
+    values = np.stack(
+        [
+            np.where(better, peak, np.exp(log.values[:, 0])),
+            np.where(better, linear_octaves, 2 * half * np.exp(log.values[:, 1]) / np.log(2)),
+            *np.where(better, linear.values[:, 2:].T, log.values[:, 2:].T),
+        ],
+        axis=1,
+    )
+    return CurveFit(
+        values,
+        np.where(better, linear.r2, log.r2),
+        np.where(better, linear.ok, log.ok),
+        lambda x: np.where(better[:, None], linear.curve(x), log.curve(np.log(x))),
+    )
+
+
+def naka_rushton(contrast: Array, c50: Array, exponent: Array) -> Array:
+    """c^n / (c^n + c50^n)."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(1 / (1 + np.exp(exponent * (np.log(c50) - np.log(contrast)))))
+
+
+def fit_contrast(contrasts: npt.ArrayLike, responses: Array) -> CurveFit:
+    """c50, exponent, height, base. A c50 beyond the highest contrast is bounded at twice it."""
+    x = np.asarray(contrasts, dtype=np.float64)
+
+    def model(p: Array, x: Array) -> Array:
+        return naka_rushton(x, np.exp(p[:, :1]), np.exp(p[:, 1:2]))
+
+    starts = [np.tile(np.log([c, n]), (len(responses), 1)) for c in (0.15, 0.5) for n in (1.0, 2.5)]
+    fit = _fit(model, x, responses, starts, bounds=((np.log(0.01), np.log(2 * x.max())), (np.log(0.3), np.log(8.0))))
+    values = np.concatenate([np.exp(fit.values[:, :2]), fit.values[:, 2:]], axis=1)
+    return CurveFit(values, fit.r2, fit.ok, fit.curve)
+
+
+def fit_size(diameters: npt.ArrayLike, responses: Array) -> CurveFit:
+    """a, b [unit of the diameters], center, surround, base."""
+    x = np.asarray(diameters, dtype=np.float64)
+    erf = needed("scipy.special").erf
+
+    def model(p: Array, x: Array) -> tuple[Array, Array]:
+        a = np.exp(p[:, :1])
+        return erf(x / a), -erf(x / (a * (1.05 + np.exp(p[:, 1:2]))))
+
+    positive = x[x > 0]
+    low, high = np.log(positive.min() / 4), np.log(4 * x.max())
+    sizes = np.exp(np.linspace(np.log(positive.min()), np.log(x.max()), 5))[1:4]
+    starts = [np.tile([np.log(a), np.log(r)], (len(responses), 1)) for a in sizes for r in (0.7, 2.5)]
+    fit = _fit(model, x, responses, starts, bounds=((low, high), (np.log(0.05), np.log(20.0))), positive=True)
+    a = np.exp(fit.values[:, 0])
+    b = a * (1.05 + np.exp(fit.values[:, 1]))
+    values = np.stack([a, b, *fit.values[:, 2:].T], axis=1)
+    return CurveFit(values, fit.r2, fit.ok, fit.curve)
+
+
+def _fit(
+    model: Callable[[Array, Array], Array | tuple[Array, ...]],
+    x: Array,
+    responses: Array,
+    starts: Sequence[Array],
+    *,
+    bounds: Sequence[tuple[float, float]],
+    positive: bool = False,
+) -> CurveFit:
+    """Least squares for all neurons together; shape parameters by Levenberg-Marquardt, scales and base solved exactly.
+
+    Args:
+        model: of shape parameters (N, p) and x (K,), one or more curves (N, K); r = base + sum of height x curve.
+        starts: first guesses, the best end counts.
+        bounds: of each shape parameter.
+        positive: heights after the first, and the base, are at least 0.
+    """
+    y = responses.astype(np.float64)
+    low, high = np.array(bounds, dtype=np.float64).T
+    best_p, best_scale, best_error = starts[0], np.zeros((len(y), 2)), np.full(len(y), np.inf)
+    settled = np.zeros(len(y), dtype=bool)
+    for start in starts:
+        p = np.clip(start, low, high)
+        scale, residual = _scales(model(p, x), y, positive)
+        error = np.square(residual).sum(1)
+        damping, done = np.full(len(y), 1e-2), np.zeros(len(y), dtype=bool)
+        for _ in range(_STEPS):
+            jacobian = np.empty((*y.shape, p.shape[1]))
+            for k in range(p.shape[1]):
+                moved = p.copy()
+                moved[:, k] += _DELTA
+                jacobian[..., k] = (residual - _scales(model(moved, x), y, positive)[1]) / _DELTA
+            curvature = jacobian.transpose(0, 2, 1) @ jacobian
+            slope = jacobian.transpose(0, 2, 1) @ residual[..., None]
+            diagonal = np.einsum("nkk->nk", curvature)
+            damped = curvature + (damping[:, None] * diagonal + 1e-12)[:, :, None] * np.eye(p.shape[1])
+            tried = np.clip(p + np.clip(np.linalg.solve(damped, slope)[..., 0], -1, 1), low, high)
+            new_scale, new_residual = _scales(model(tried, x), y, positive)
+            new_error = np.square(new_residual).sum(1)
+            better = new_error < error
+            done |= better & (error - new_error <= 1e-6 * error) | (damping > 1e8)
+            p[better], scale[better], residual[better] = tried[better], new_scale[better], new_residual[better]
+            error = np.where(better, new_error, error)
+            damping = np.where(better, damping / 5, np.minimum(damping * 4, 1e9))
+            if done.all():
+                break
+        wins = error < best_error
+        if best_scale.shape != scale.shape:
+            best_scale = np.zeros_like(scale)
+        best_p = np.where(wins[:, None], p, best_p)
+        best_scale = np.where(wins[:, None], scale, best_scale)
+        settled = np.where(wins, done, settled)
+        best_error = np.minimum(error, best_error)
+    spread = np.square(y - y.mean(1, keepdims=True)).sum(1)
+    flat = spread <= 1e-12 * np.maximum(np.square(y).sum(1), 1e-30)
+    r2 = np.where(flat, np.nan, 1 - best_error / np.where(flat, 1, spread))
+
+    def curve(points: Array) -> Array:
+        parts = model(best_p, np.asarray(points, dtype=np.float64))
+        parts = parts if isinstance(parts, tuple) else (parts,)
+        return best_scale[:, -1:] + sum(best_scale[:, [i]] * part for i, part in enumerate(parts))
+
+    ok = settled & ~flat & (np.nan_to_num(r2) >= 0.5) & (best_scale[:, 0] > 0)
+    return CurveFit(np.concatenate([best_p, best_scale], axis=1), r2, ok, curve)
+
+
+def _scales(parts: Array | tuple[Array, ...], y: Array, positive: bool) -> tuple[Array, Array]:
+    """Heights and base (N, q) that fit best, and the residual (N, K)."""
+    curves = np.stack([*(parts if isinstance(parts, tuple) else (parts,)), np.ones_like(y)], axis=2)  # (N, K, q)
+    scale = _solved(curves, y)
+    if positive:
+        for i in range(1, curves.shape[2]):  # a negative surround is none, nor is a negative base
+            wrong = scale[:, i] < 0
+            if wrong.any():
+                without = np.delete(curves[wrong], i, axis=2)
+                scale[wrong] = np.insert(_solved(without, y[wrong]), i, 0.0, axis=1)
+    return scale, y - (curves @ scale[..., None])[..., 0]
+
+
+def _solved(curves: Array, y: Array) -> Array:
+    gram = curves.transpose(0, 2, 1) @ curves
+    gram = gram + 1e-10 * np.eye(gram.shape[1]) * np.einsum("nkk->n", gram)[:, None, None]
+    return np.asarray(np.linalg.solve(gram, curves.transpose(0, 2, 1) @ y[..., None])[..., 0])

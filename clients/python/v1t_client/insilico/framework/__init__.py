@@ -1,0 +1,1 @@
+"""What every experiment is built on: subjects, results, receipts, checkpoints and plots."""

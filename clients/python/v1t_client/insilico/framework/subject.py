@@ -1,0 +1,215 @@
+"""Who is asked: a mouse of a predictor, some of its neurons, its screen, and the state that it is held in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._answers.attention import Attention
+from v1t_client._answers.gradient import Gradient
+from v1t_client._answers.mice import MouseDetail, NeuronTable
+from v1t_client._answers.prediction import Model, Prediction
+from v1t_client._errors import InvalidArgument, ReplyInvalid
+from v1t_client._extras import needed
+from v1t_client._predictor import Predictor
+from v1t_client.insilico.stimuli.monitor import Monitor
+from v1t_client.insilico.stimuli.screen import Screen
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Subject"]
+
+BATCH = 32  # images in one request: 5 MB of 144x256, and Ctrl-C is never far away
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """Neurons of one mouse that can be asked, and what was said on the way.
+
+    Attributes:
+        predictor: who answers; `predict` of it is called by `respond` only.
+        mouse: image size, statistics, bundle.
+        neurons: those that are asked, in the order of the responses.
+        screen: draws stimuli for this mouse.
+        state: behaviour by name, as `predict` takes it; what is not in it is the training mean.
+        all_neurons: True if `neurons` are all of the mouse's, in its order.
+        assumed: what the predictor filled in, once each.
+    """
+
+    predictor: Predictor
+    mouse: MouseDetail
+    neurons: NeuronTable
+    screen: Screen
+    state: Mapping[str, Any]
+    all_neurons: bool = False
+    assumed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        predictor: Predictor,
+        mouse: str,
+        *,
+        model: str | None = None,
+        neuron_ids: Sequence[int] | None = None,
+        best: int | None = None,
+        monitor: Monitor | None = None,
+        luminance: float | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> Subject:
+        """Looks up the mouse and its neurons.
+
+        Args:
+            neuron_ids: which neurons; all if left out.
+            best: in place of ids, so many with the best test score.
+
+        Raises:
+            InvalidArgument: a neuron does not exist, or no scores are known to choose the best by.
+        """
+        detail = predictor.mouse(mouse, model=model)
+        neurons = predictor.neurons(mouse, model=detail.model)
+        if neuron_ids is not None and best is not None:
+            raise InvalidArgument("neurons are chosen twice", got="neuron_ids and best", expected="one of them")
+        chosen = neurons
+        if neuron_ids is not None:
+            chosen = _by_id(neurons, neuron_ids)
+        elif best is not None:
+            chosen = _best(neurons, best)
+        return cls(
+            predictor=predictor,
+            mouse=detail,
+            neurons=chosen,
+            screen=Screen.of(detail, monitor=monitor, luminance=luminance),
+            state={name: value for name, value in (state or {}).items() if value is not None},
+            all_neurons=np.array_equal(chosen.neuron_ids, neurons.neuron_ids),
+        )
+
+    @property
+    def model(self) -> Model:
+        return self.mouse.bundle
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def only(self, rows: npt.ArrayLike) -> Subject:
+        """The same with some of the neurons, by position; `assumed` is shared."""
+        rows = np.atleast_1d(np.asarray(rows))
+        return replace(self, neurons=_rows(self.neurons, rows), all_neurons=False)
+
+    def respond(self, images: npt.NDArray[Any], **state: Any) -> npt.NDArray[np.float32]:
+        """(B, n) standardised responses.
+
+        Args:
+            images: (B, H, W), shown the same in all channels, or (B, C, H, W); in the recording's units.
+            state: behaviour for this question, over the subject's own: `predict`'s names, one value or one per image.
+
+        Raises:
+            ReplyInvalid: another bundle has answered than at the beginning.
+        """
+        images = np.asarray(images)
+        B, C = len(images), self.mouse.image_shape[0]
+        if images.ndim == 3:
+            images = np.broadcast_to(images[:, None], (B, C, *images.shape[1:]))
+        state = {**self.state, **{name: value for name, value in state.items() if value is not None}}
+        parts = []
+        for start in range(0, B, BATCH):
+            piece = slice(start, start + BATCH)
+            values = {name: _piece(value, piece, B, pair=name == "pupil_center") for name, value in state.items()}
+            prediction = self.predictor.predict(
+                self.mouse.mouse_id,
+                images[piece],
+                neuron_ids=None if self.all_neurons else self.neurons.neuron_ids,
+                model=self.mouse.model,
+                **values,
+            )
+            self.note(prediction)
+            parts.append(prediction.responses)
+        return np.concatenate(parts)
+
+    def note(self, prediction: Prediction | Gradient | Attention) -> None:
+        """Takes in what a reply says beside its numbers; for those who ask the predictor themselves."""
+        if prediction.model.hash != self.model.hash:
+            raise ReplyInvalid(
+                "another bundle answers than at the beginning of this experiment",
+                got=prediction.model.hash[:12],
+                expected=self.model.hash[:12],
+                hint="It was swapped on the server. Begin again (--force), or ask for the old one by --model.",
+            )
+        self.assumed += [line for line in prediction.assumed if line not in self.assumed]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Who was asked, as a dataset's attributes have it."""
+        return {
+            "mouse": self.mouse.mouse_id,
+            "model": self.model.name,
+            "model_hash": self.model.hash,
+            "simulated": int(self.model.simulated),  # NetCDF attributes know no booleans
+            "notice": self.model.notice or "",
+        }
+
+    def dataset(self, variables: Mapping[str, Any], coords: Mapping[str, Any] | None = None) -> xarray.Dataset:
+        """A dataset over these neurons: `neuron` holds the ids, with cortical coordinates and test scores.
+
+        Args:
+            variables: name -> (dims, values, {"units": ...}), as xarray takes them.
+            coords: more coordinates.
+        """
+        neurons = self.neurons
+        um = {"units": "um", "long_name": "cortical position"}
+        own = {
+            "neuron": ("neuron", neurons.neuron_ids, {"long_name": "unit id of the recording"}),
+            **{f"{axis}_um": ("neuron", neurons.coordinates_um[:, i], um) for i, axis in enumerate("xyz")},
+            **{name: ("neuron", score, {"units": "1"}) for name, score in neurons.scores.items()},
+        }
+        dataset: xarray.Dataset = needed("xarray").Dataset(
+            dict(variables), coords={**own, **(coords or {})}, attrs=self.attributes
+        )
+        return dataset
+
+
+def _piece(value: Any, piece: slice, n_images: int, *, pair: bool) -> Any:
+    """A behaviour value's part for some of the images."""
+    array = np.asarray(value)
+    per_image = array.ndim == (2 if pair else 1) and len(array) == n_images
+    return array[piece] if per_image else value
+
+
+def _by_id(neurons: NeuronTable, neuron_ids: Sequence[int]) -> NeuronTable:
+    position = {int(neuron_id): row for row, neuron_id in enumerate(neurons.neuron_ids)}
+    unknown = [int(neuron_id) for neuron_id in neuron_ids if int(neuron_id) not in position]
+    if unknown or not len(neuron_ids):
+        raise InvalidArgument(
+            f"mouse {neurons.mouse!r} has no such neurons" if unknown else "no neurons are asked for",
+            got=", ".join(map(str, unknown[:5])) or "an empty list",
+            expected=f"ids as `v1t neurons {neurons.mouse}` lists them",
+        )
+    return _rows(neurons, np.array([position[int(neuron_id)] for neuron_id in neuron_ids]))
+
+
+def _best(neurons: NeuronTable, n: int) -> NeuronTable:
+    for score in neurons.scores.values():
+        if np.isfinite(score).any():
+            order = np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")
+            return _rows(neurons, order[:n])
+    raise InvalidArgument(
+        f"no test scores of mouse {neurons.mouse!r} are known to choose the best neurons by",
+        expected="neuron ids",
+        hint="--neuron-ids 12,99,7; or evaluate the twin before it is exported.",
+    )
+
+
+def _rows(neurons: NeuronTable, rows: np.ndarray) -> NeuronTable:
+    return replace(
+        neurons,
+        neuron_ids=neurons.neuron_ids[rows],
+        coordinates_um=neurons.coordinates_um[rows],
+        response_std=neurons.response_std[rows],
+        scores={name: score[rows] for name, score in neurons.scores.items()},
+        total=len(rows),
+    )

@@ -1,0 +1,1 @@
+"""From most exciting inputs to a recording session and its score."""

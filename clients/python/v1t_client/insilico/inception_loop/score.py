@@ -1,0 +1,255 @@
+"""Scores a recording of a pack: did the neurons do what the twin said, and did each like its own image best?"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._errors import InvalidArgument
+from v1t_client._extras import needed
+from v1t_client.insilico.framework.plotting import ACCENT, INK, axes_grid
+from v1t_client.insilico.framework.receipt import Receipt
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.inception_loop.pack import MANIFEST, PREDICTIONS, TRIALS
+
+__all__ = ["Pack", "confusion", "read_responses", "score_figures", "score_pack", "summary_of"]
+
+N_PERMUTATIONS = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """A pack as `v1t pack` wrote it.
+
+    Attributes:
+        order: (n_trials,), the frame of each trial.
+        predictions: (n, F), in the manifest's order of units and frames.
+    """
+
+    manifest: dict[str, Any]
+    order: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.float32]
+
+    @classmethod
+    def load(cls, folder: Path) -> Pack:
+        """Reads it.
+
+        Raises:
+            InvalidArgument: it is no pack.
+        """
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            with (folder / TRIALS).open(encoding="utf-8", newline="") as stream:
+                order = np.array([int(row["frame"]) for row in csv.DictReader(stream)], dtype=np.int64)
+            predictions = np.load(folder / PREDICTIONS, allow_pickle=False)
+            whole = predictions.shape == (len(manifest["units"]), len(manifest["frames"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidArgument(f"this is no pack: {error}", got=folder, expected="a folder of `v1t pack`") from error
+        if not whole or len(order) != manifest["n_trials"]:
+            raise InvalidArgument("the pack is not whole", got=folder, hint="Was a file of it edited? Make it again.")
+        return cls(manifest, order, predictions)
+
+    @property
+    def units(self) -> list[int]:
+        return [int(unit["unit"]) for unit in self.manifest["units"]]
+
+
+def read_responses(path: Path, pack: Pack) -> npt.NDArray[np.float64]:
+    """(n_trials, n): what was recorded, in the order of trials.csv; NaN for units that were not found again.
+
+    Args:
+        path: a .npy of (n_trials, n) in the manifest's order of units, or a CSV with a column per unit, headed by its
+            id, and a row per trial; a column `trial` says which if the rows are in another order.
+
+    Raises:
+        InvalidArgument: it does not fit the pack.
+    """
+    n_trials, units = len(pack.order), pack.units
+    try:
+        if path.suffix.lower() == ".npy":
+            table = np.load(path, allow_pickle=False).astype(np.float64)
+            if table.shape != (n_trials, len(units)):
+                raise InvalidArgument(
+                    "the responses do not fit the pack", got=f"{table.shape}", expected=f"{(n_trials, len(units))}"
+                )
+            return table
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        trials = [int(row["trial"]) for row in rows] if rows and "trial" in rows[0] else list(range(len(rows)))
+        if sorted(trials) != list(range(n_trials)):
+            raise InvalidArgument(
+                "the responses do not hold each trial once",
+                got=f"{len(rows)} rows",
+                expected=f"trials 0-{n_trials - 1}",
+            )
+        table = np.full((n_trials, len(units)), np.nan)
+        for column, unit in enumerate(units):
+            if str(unit) in rows[0]:
+                table[trials, column] = [float(row[str(unit)] or "nan") for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, InvalidArgument):
+            raise
+        raise InvalidArgument(f"the responses cannot be read: {error}", got=path, expected=".npy or .csv") from error
+    if np.isnan(table).all():
+        raise InvalidArgument(
+            "no unit of the pack is in the responses", got=path.name, expected=f"columns such as {units[0]}"
+        )
+    return table
+
+
+def confusion(responses: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], float, float]:
+    """How specific images are to their units.
+
+    Args:
+        responses: (n units, n images), image j is that of unit j.
+
+    Returns:
+        Each unit's responses z-scored over images (n, n); the share of units whose own image is their strongest; and
+        the p-value of the mean over the diagonal, against images given to units at random (one-sided).
+    """
+    deviation = responses - responses.mean(1, keepdims=True)
+    z = deviation / np.maximum(responses.std(1, keepdims=True), 1e-12)
+    n = len(z)
+    own = np.diag(z).mean()
+    rng = np.random.default_rng(0)
+    chance = np.array([z[np.arange(n), rng.permutation(n)].mean() for _ in range(N_PERMUTATIONS)])
+    p_value = (1 + (chance >= own - 1e-12).sum()) / (1 + N_PERMUTATIONS)
+    return z, float((z.argmax(1) == np.arange(n)).mean()), float(p_value)
+
+
+def score_pack(folder: Path, responses: Path, *, command: str = "") -> Result:
+    """Compares a recording of the pack with its predictions, per unit and as a confusion of images and units."""
+    pack = Pack.load(folder)
+    table = read_responses(responses, pack)
+    n_units, n_frames = pack.predictions.shape
+    blocks = np.full((len(table) // n_frames, n_frames, n_units), np.nan)  # (R, F, n)
+    seen = np.zeros(n_frames, dtype=int)
+    for trial, frame in enumerate(pack.order):
+        blocks[seen[frame], frame] = table[trial]
+        seen[frame] += 1
+    recorded = blocks.mean(0).T  # (n, F)
+    response = {"units": "recording"}
+    variables: dict[str, Any] = {
+        "recorded": (("neuron", "frame"), recorded, {**response, "long_name": "mean over repeats"}),
+        "predicted": (("neuron", "frame"), pack.predictions, {"units": "response std"}),
+        "correlation": (
+            "neuron",
+            _rowwise(recorded, pack.predictions),
+            {"units": "1", "long_name": "of recorded mean and prediction, over frames"},
+        ),
+        "reliability": (
+            "neuron",
+            _reliability(blocks),
+            {"units": "1", "long_name": "mean correlation of one repeat with the mean of the others"},
+        ),
+    }
+    found = np.flatnonzero(np.isfinite(recorded).all(1))
+    own = {frame["unit"]: frame["frame"] for frame in pack.manifest["frames"] if frame["kind"] == "mei"}
+    if len(found) > 1 and own:
+        images = np.array([own[pack.units[row]] for row in found])
+        z, share, p_value = confusion(recorded[found][:, images])
+        predicted, _, _ = confusion(pack.predictions[found][:, images].astype(np.float64))
+        square = ("confused", "image_of")
+        variables |= {
+            "confusion": (square, z, {"units": "1", "long_name": "z-scored recorded response to each unit's image"}),
+            "predicted_confusion": (square, predicted, {"units": "1"}),
+            "own_image_strongest": ((), share, {"units": "1", "long_name": "share of units"}),
+            "own_image_p_value": ((), p_value, {"units": "1", "long_name": "permutations, one-sided"}),
+        }
+    ids = np.array(pack.units)
+    frames = pack.manifest["frames"]
+    dataset = needed("xarray").Dataset(
+        variables,
+        coords={
+            "neuron": ("neuron", ids),
+            "frame": ("frame", np.arange(n_frames)),
+            "kind": ("frame", [frame["kind"] for frame in frames]),
+            "unit": ("frame", [frame["unit"] for frame in frames]),
+            "confused": ("confused", ids[found]),
+            "image_of": ("image_of", ids[found]),
+        },
+        attrs={"mouse": pack.manifest["mouse"], "model_hash": pack.manifest["model"]["hash"]},
+    )
+    receipt = Receipt(
+        experiment="score",
+        parameters={
+            "pack": str(folder),
+            "pack_sha256": _sha256(folder / MANIFEST),
+            "responses": str(responses),
+            "responses_sha256": _sha256(responses),
+        },
+        model=pack.manifest["model"],
+        command=command,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    return Result(dataset, receipt)
+
+
+def summary_of(result: Result) -> str:
+    """A few lines for the terminal."""
+    dataset = result.dataset
+    correlation, reliability = dataset["correlation"].values, dataset["reliability"].values
+    there = np.isfinite(correlation)
+    lines = [f"{int(there.sum())} of {len(there)} units were found again"]
+    if there.any():
+        repeated = np.isfinite(reliability)
+        beside = f"; reliability {np.median(reliability[repeated]):.3f}" if repeated.any() else ""
+        lines.append(f"correlation with the prediction {np.median(correlation[there]):.3f} (median over units{beside})")
+    if "own_image_strongest" in dataset:
+        n = dataset.sizes["confused"]
+        share, p_value = dataset["own_image_strongest"].item(), dataset["own_image_p_value"].item()
+        lines.append(f"own image is the strongest for {share:.0%} of units (chance {1 / n:.0%}), p = {p_value:.2g}")
+    return "\n".join(lines)
+
+
+def score_figures(result: Result) -> dict[str, Any]:
+    """score: correlation against reliability, and the confusion of units and images, recorded and predicted."""
+    dataset = result.dataset
+    square = "confusion" in dataset
+    figure, axes = axes_grid(3 if square else 1, columns=3, size=(2.7, 2.5))
+    axes[0].plot(dataset["reliability"], dataset["correlation"], ".", color=INK)
+    axes[0].plot([0, 1], [0, 1], color=ACCENT, linewidth=0.8)
+    axes[0].set_xlabel("reliability", fontsize=8)
+    axes[0].set_ylabel("correlation with the prediction", fontsize=8)
+    axes[0].spines[["top", "right"]].set_visible(False)
+    if square:
+        bound = max(float(np.abs(dataset["confusion"]).max()), float(np.abs(dataset["predicted_confusion"]).max()))
+        for axis, name in zip(axes[1:], ("confusion", "predicted_confusion"), strict=True):
+            axis.imshow(dataset[name], cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+            axis.set_title("recorded" if name == "confusion" else "predicted", fontsize=8)
+            axis.set_xlabel("image of unit", fontsize=8)
+            axis.set_ylabel("response of unit", fontsize=8)
+    for axis in axes:
+        axis.tick_params(labelsize=7)
+    return {"score": figure}
+
+
+def _rowwise(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """(n,): Pearson's correlation row by row; NaN where a row is missing or flat."""
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    length = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    product = (a * b).sum(1)
+    return np.divide(product, length, out=np.full(len(a), np.nan), where=length > 0).astype(np.float64)
+
+
+def _reliability(blocks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(n,) from (R, F, n); NaN with one repeat."""
+    n_repeats = len(blocks)
+    if n_repeats < 2:
+        return np.full(blocks.shape[2], np.nan)
+    total = blocks.sum(0)
+    each = [_rowwise(block.T, ((total - block) / (n_repeats - 1)).T) for block in blocks]
+    mean: npt.NDArray[np.float64] = np.mean(each, axis=0)
+    return mean
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

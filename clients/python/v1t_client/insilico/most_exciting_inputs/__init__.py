@@ -1,0 +1,1 @@
+"""Most exciting inputs: ascent, recipes, masks, diverse sets and baselines."""

@@ -1,0 +1,339 @@
+"""Most exciting inputs: for each neuron the image that it should respond to most, found by gradient ascent.
+
+Walker et al. 2019; with least exciting inputs, diverse exciting inputs (Cadena et al. 2018, Ding et al. 2023), the most
+exciting and most suppressing surround (Fu et al. 2024), and rivals that the image has to beat: noise, natural images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from v1t_client._answers.prediction import count as counted
+from v1t_client._errors import InvalidArgument
+from v1t_client._options import count, number
+from v1t_client.insilico.framework.checkpoint import Work
+from v1t_client.insilico.framework.experiment import Experiment
+from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.subject import Subject
+from v1t_client.insilico.most_exciting_inputs.ascent import Climb, climb, respond_each
+from v1t_client.insilico.most_exciting_inputs.baselines import best_in_mask, best_rivals, noise
+from v1t_client.insilico.most_exciting_inputs.canvas import ROWS, Array, Canvas
+from v1t_client.insilico.most_exciting_inputs.diverse import diversify
+from v1t_client.insilico.most_exciting_inputs.figures import figures_of
+from v1t_client.insilico.most_exciting_inputs.masks import center_of, mask_of
+from v1t_client.insilico.most_exciting_inputs.recipes import RECIPES, Constraint, Recipe, StepUnit, recipe
+from v1t_client.insilico.stimuli.pictures import Pictures
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["MostExcitingInputs"]
+
+STD, RESPONSE = {"units": "training std"}, {"units": "response std"}
+MANY = 500  # neurons that are searched for without being chosen
+OF_RECIPE = tuple(field.name for field in fields(Recipe) if field.name != "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MostExcitingInputs(Experiment):
+    """The search, and what is looked for beside the most exciting input.
+
+    Attributes:
+        recipe: a name in `RECIPES`. `steps`, `first_step`, ... are of `Recipe`, the recipe's where left out; here all
+            of them are written out, so that a receipt means the same when a recipe changes.
+        starts: noise images that each search begins from; the strongest image that comes out is the neuron's.
+        rows: of the grid that images are searched on; see `Canvas`.
+        least: also the image that lowers the response most.
+        diverse: so many diverse exciting inputs, each of at least `share` of the best response.
+        surround: also what around the image's own mask raises and lowers the response most, with at most its norm.
+        natural: a folder of images, or a .npy of them, that the image has to beat.
+        noise: so many noise images that it has to beat.
+    """
+
+    name: ClassVar[str] = "mei"
+    summary: ClassVar[str] = "find the image that each neuron should respond to most"
+    examples: ClassVar[str] = """\
+examples:
+  v1t mei A --neuron-ids 12,99,7 --output meis
+  v1t mei A --best 20 --recipe walker2019 --natural images/ --output meis
+  v1t mei A --best 20 --least --diverse 8 --surround --output meis
+  v1t mei A --best 4 --recipe quick --steps 30 --size 10 --output meis
+
+The twin has to be exported with gradients. Images are searched in units of the training images' std on a grid of 36
+rows; the mouse is held at its training mean of behaviour and gaze unless you say otherwise.
+"""
+
+    recipe: str = "blur-norm"
+    starts: int = 3
+    rows: int = ROWS
+    steps: int | None = None
+    first_step: float | None = None
+    last_step: float | None = None
+    step_unit: StepUnit | None = None
+    first_blur: float | None = None
+    last_blur: float | None = None
+    constraint: Constraint | None = None
+    size: float | None = None
+    least: bool = False
+    diverse: int = 0
+    diverse_steps: int = 200
+    share: float = 0.85
+    surround: bool = False
+    natural: str | None = None
+    noise: int = 1000
+
+    def __post_init__(self) -> None:
+        known = recipe(self.recipe)
+        for name in OF_RECIPE:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(known, name))
+        for name, least in (("starts", 1), ("rows", 1), ("steps", 1), ("diverse", 0), ("noise", 0)):
+            if getattr(self, name) < least:
+                raise InvalidArgument(f"{name} is too small", got=getattr(self, name), expected=f"at least {least}")
+        if not (self.size or 0) > 0 or not 0 < self.share <= 1 or self.diverse == 1:
+            raise InvalidArgument(
+                "size, share or diverse makes no sense",
+                got=f"size {self.size}, share {self.share}, diverse {self.diverse}",
+                expected="size above 0, share in (0, 1], diverse 0 or at least 2",
+            )
+
+    @property
+    def search(self) -> Recipe:
+        """The recipe as it is used."""
+        return Recipe(source=recipe(self.recipe).source, **{name: getattr(self, name) for name in OF_RECIPE})
+
+    def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
+        if self.neuron_ids is None and self.best is None and len(subject) > MANY:
+            raise InvalidArgument(
+                "a search for every neuron takes days",
+                got=counted(len(subject), "neuron"),
+                expected="a choice of neurons",
+                hint=f"--neuron-ids 12,99,7 or --best 20; --best {len(subject)} if you mean it.",
+            )
+        canvas = Canvas.of(subject.mouse, rows=self.rows)
+        pictures = None if self.natural is None else Pictures.open(Path(self.natural), canvas.shape)
+        start = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 0)])
+        most = climb(subject, canvas, self.search, work, name="most", start=start)
+        best, responses = _best_start(most, up=True)  # (n, C, h, w), (n,)
+        masks = np.stack([mask_of(image) for image in best])  # (n, h, w)
+        centers = np.array([center_of(mask) for mask in masks]) * canvas.factor + (canvas.factor - 1) / 2  # (n, 2)
+        image = ("neuron", "channel", "y", "x")
+        variables: dict[str, Any] = {
+            "mei": (image, canvas.show(best), {"units": "recording", "long_name": "most exciting input"}),
+            "response": ("neuron", responses, {**RESPONSE, "long_name": "response to the most exciting input"}),
+            "mask": (("neuron", "grid_y", "grid_x"), masks, {"units": "1"}),
+            "center_x": ("neuron", centers[:, 0], {"units": "px", "long_name": "of the mask, from the left"}),
+            "center_y": ("neuron", centers[:, 1], {"units": "px", "long_name": "of the mask, from the top"}),
+            "agreement": ("neuron", _agreement(most.images, masks), {"units": "1", "long_name": "between starts"}),
+            **_climbed("mei", most),
+        }
+        if self.least:
+            least = climb(subject, canvas, self.search, work, name="least", start=start, up=False)
+            worst, lowest = _best_start(least, up=False)
+            variables["lei"] = (image, canvas.show(worst), {"units": "recording", "long_name": "least exciting input"})
+            variables["least_response"] = ("neuron", lowest, RESPONSE)
+            variables |= _climbed("lei", least)
+        if self.diverse:
+            variables |= self._diverse(subject, canvas, work, best, masks, responses)
+        if self.surround:
+            variables |= self._surround(subject, canvas, work, best, masks)
+        variables |= self._rivals(subject, canvas, work, pictures, masks, responses)
+        dataset = subject.dataset(variables)
+        dataset.attrs |= {"recipe": self.recipe, "recipe_source": self.search.source, "grid_factor": canvas.factor}
+        return dataset
+
+    def _rngs(self, subject: Subject, purpose: int) -> list[np.random.Generator]:
+        """One per neuron, so that a neuron's images do not depend on which others are asked for."""
+        return [np.random.default_rng([self.seed, purpose, int(neuron)]) for neuron in subject.neurons.neuron_ids]
+
+    def _diverse(
+        self, subject: Subject, canvas: Canvas, work: Work, best: Array, masks: Array, responses: np.ndarray
+    ) -> dict[str, Any]:
+        diverse = diversify(
+            subject,
+            canvas,
+            self.search,
+            work,
+            best=best,
+            masks=masks,
+            responses=responses,
+            share=self.share,
+            n_images=self.diverse,
+            n_steps=self.diverse_steps,
+            rngs=self._rngs(subject, 1),
+        )
+        spent = np.sqrt(((best * masks[:, None]) ** 2).sum((1, 2, 3)))
+        return {
+            "diverse": (
+                ("neuron", "nth", "channel", "y", "x"),
+                canvas.show(diverse.images),
+                {"units": "recording", "long_name": "diverse exciting inputs"},
+            ),
+            "diverse_response": (("neuron", "nth"), diverse.responses, RESPONSE),
+            "diverse_distance": (
+                "neuron",
+                diverse.distance / np.maximum(spent, 1e-9),
+                {"units": "1", "long_name": "mean distance of two images in the mask, over the image's norm there"},
+            ),
+        }
+
+    def _surround(self, subject: Subject, canvas: Canvas, work: Work, best: Array, masks: Array) -> dict[str, Any]:
+        center = (best * masks[:, None])[:, None]  # (n, 1, C, h, w)
+        outside = masks[:, None, None] < 0.5  # (n, 1, 1, h, w)
+        norm = np.sqrt((center**2).sum((2, 3, 4), keepdims=True))
+
+        def bring_back(images: Array) -> Array:
+            around = (images - center) * outside
+            length = np.sqrt((around**2).sum((2, 3, 4), keepdims=True))
+            shown: Array = np.clip(
+                center + around * np.minimum(1, norm / np.maximum(length, 1e-12)), canvas.low, canvas.high
+            )
+            return shown
+
+        # Faint noise, as the norm is only a bound here: what the neuron does not care about stays faint.
+        faint = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 2)])
+        start = center + 0.1 * norm * faint / np.sqrt((faint**2).sum((2, 3, 4), keepdims=True))
+        alone = respond_each(subject, canvas, center)[:, 0]
+        variables: dict[str, Any] = {"center_response": ("neuron", alone, RESPONSE)}
+        for kind, up in (("exciting", True), ("suppressing", False)):
+            found = climb(
+                subject,
+                canvas,
+                self.search,
+                work,
+                name=f"{kind}_surround",
+                start=start,
+                up=up,
+                bring_back=bring_back,
+            )
+            images, responses = _best_start(found, up=up)
+            variables[f"{kind}_surround"] = (
+                ("neuron", "channel", "y", "x"),
+                canvas.show(images),
+                {"units": "recording", "long_name": f"the image's center with the most {kind} surround"},
+            )
+            variables[f"{kind}_surround_response"] = ("neuron", responses, RESPONSE)
+        return variables
+
+    def _rivals(
+        self,
+        subject: Subject,
+        canvas: Canvas,
+        work: Work,
+        pictures: Pictures | None,
+        masks: Array,
+        responses: np.ndarray,
+    ) -> dict[str, Any]:
+        sets = {}
+        if self.noise:
+            sets["noise"] = (noise(canvas, self.seed), self.noise)
+        if pictures is not None:
+            sets["natural"] = (pictures.read, len(pictures))
+        variables: dict[str, Any] = {}
+        for name, (read, n_images) in sets.items():
+            rivals = best_rivals(subject, work, read, n_images, name=name)
+            at_norm = best_in_mask(subject, canvas, self.search, read, rivals, masks)
+            variables[f"best_{name}_index"] = ("neuron", rivals.index[:, 0], {"units": "1"})
+            for key, best, how in (
+                (name, rivals.responses[:, 0], "at its own contrast"),
+                (f"{name}_in_mask", at_norm, "cut to the mask, at the search's norm"),
+            ):
+                what = f"response to the best of {n_images} {name} images, {how}"
+                variables[f"best_{key}"] = ("neuron", best, {**RESPONSE, "long_name": what})
+                variables[f"beats_{key}"] = ("neuron", (responses > best).astype(np.int8), {"units": "1"})
+        return variables
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        return figures_of(result)
+
+    def summarize(self, result: Result) -> str:
+        dataset = result.dataset
+        response, start = dataset["response"].values, dataset["mei_trace"].values[:, :, 0].mean(1)
+        lines = [
+            f"{counted(len(response), 'neuron')}: most exciting input {np.median(response):.3g} response stds (median; "
+            f"{np.median(start):.3g} to the noise it began as)",
+        ]
+        if dataset.sizes["start"] > 1:
+            lines.append(f"{np.median(dataset['agreement']):.2f} correlation between starts (median)")
+        for name, what in (
+            ("noise_in_mask", "the best noise image in the mask at the same norm"),
+            ("natural_in_mask", "the best natural image in the mask at the same norm"),
+            ("noise", "the best noise image at its own contrast"),
+            ("natural", "the best natural image at its own contrast"),
+        ):
+            if f"best_{name}" in dataset:
+                rival, beats = dataset[f"best_{name}"].values, int(dataset[f"beats_{name}"].sum())
+                lines.append(f"beats {what} ({np.median(rival):.3g}) for {beats} of {len(response)}")
+        if "least_response" in dataset:
+            lines.append(f"least exciting input {np.median(dataset['least_response']):.3g}")
+        if "diverse_response" in dataset:
+            kept = (dataset["diverse_response"] / dataset["response"]).min().item()
+            lines.append(
+                f"diverse inputs keep at least {kept:.0%} of the best response; their distance is "
+                f"{np.median(dataset['diverse_distance']):.2f} of the image's norm"
+            )
+        if "center_response" in dataset:
+            kinds = [np.median(dataset[f"{kind}_surround_response"]) for kind in ("exciting", "suppressing")]
+            alone = np.median(dataset["center_response"])
+            lines.append(f"center alone {alone:.3g}, exciting surround {kinds[0]:.3g}, suppressing {kinds[1]:.3g}")
+        return "\n".join(lines)
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        search = parser.add_argument_group("search (what is left out is the recipe's)")
+        search.add_argument("--recipe", choices=list(RECIPES), default=cls.recipe, help="default: %(default)s")
+        search.add_argument("--starts", type=count, default=cls.starts, metavar="N", help="noise images each (3)")
+        search.add_argument("--rows", type=count, default=cls.rows, metavar="N", help="of the search's grid (36)")
+        search.add_argument("--steps", type=count, metavar="N")
+        search.add_argument("--first-step", type=number, metavar="X")
+        search.add_argument("--last-step", type=number, metavar="X")
+        search.add_argument("--step-unit", choices=("gradient", "pixel"))
+        search.add_argument("--first-blur", type=number, metavar="PX")
+        search.add_argument("--last-blur", type=number, metavar="PX")
+        search.add_argument("--constraint", choices=("norm", "contrast"))
+        search.add_argument("--size", type=number, metavar="X", help="the norm, or the contrast, in training stds")
+        more = parser.add_argument_group("what else")
+        more.add_argument("--least", action="store_true", help="least exciting inputs too")
+        more.add_argument("--diverse", type=count, default=0, metavar="K", help="K diverse exciting inputs each")
+        more.add_argument("--diverse-steps", type=count, default=cls.diverse_steps, metavar="N", help="(200)")
+        more.add_argument("--share", type=number, default=cls.share, metavar="X", help="of the best response (0.85)")
+        more.add_argument("--surround", action="store_true", help="most exciting and suppressing surround too")
+        more.add_argument("--natural", metavar="PATH", help="beat these: a folder of images, or a .npy of them")
+        more.add_argument(
+            "--noise", type=count, default=cls.noise, metavar="N", help="beat so many noise images (1000)"
+        )
+
+
+def _best_start(found: Climb, *, up: bool) -> tuple[Array, np.ndarray]:
+    """The start that came furthest, (n, C, h, w), and its response, (n,)."""
+    last = found.trace[:, :, -1]
+    best = last.argmax(1) if up else last.argmin(1)
+    each = np.arange(len(best))
+    return found.images[each, best], last[each, best]
+
+
+def _agreement(images: Array, masks: Array) -> Array:
+    """(n,): the mean correlation of two starts' images inside the mask; 1 where there is one start."""
+    seen = images * masks[:, None, None]  # (n, S, C, h, w)
+    flat = seen.reshape(*seen.shape[:2], -1)
+    flat = flat / np.maximum(np.sqrt((flat**2).sum(-1, keepdims=True)), 1e-12)
+    S = flat.shape[1]
+    if S == 1:
+        return np.ones(len(flat))
+    products = flat @ flat.swapaxes(1, 2)  # (n, S, S)
+    agreement: Array = (products.sum((1, 2)) - S) / (S * (S - 1))
+    return agreement
+
+
+def _climbed(name: str, found: Climb) -> dict[str, Any]:
+    """All starts, and how each came there."""
+    grid = ("neuron", "start", "channel", "grid_y", "grid_x")
+    return {
+        f"{name}_starts": (grid, found.images.astype(np.float32), {**STD, "long_name": "from each start, on the grid"}),
+        f"{name}_trace": (("neuron", "start", "step"), found.trace, RESPONSE),
+    }

@@ -1,0 +1,114 @@
+"""Figures of most exciting inputs, drawn from the result alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from v1t_client._extras import needed
+from v1t_client.insilico.framework.result import Result
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["figures_of", "picture"]
+
+COLUMNS = 5
+SHOWN = 40  # neurons; what is more is in the result
+
+
+def figures_of(result: Result) -> dict[str, Any]:
+    """mei: an image per neuron with its mask's outline; ascent: the traces; one more for each thing else looked for."""
+    dataset = result.dataset.isel(neuron=slice(SHOWN))
+    figures = {"mei": _gallery(dataset, "mei", "response"), "ascent": _traces(dataset)}
+    if "lei" in dataset:
+        figures["lei"] = _gallery(dataset, "lei", "least_response")
+    if "diverse" in dataset:
+        figures["diverse"] = _diverse(dataset)
+    if "center_response" in dataset:
+        figures["surround"] = _surround(dataset)
+    return figures
+
+
+def picture(axes: Any, image: np.ndarray, title: str = "") -> None:
+    """One image (C, H, W), grey around its own middle level; channels side by side."""
+    flat = np.concatenate(list(image), axis=1)
+    middle = float(np.median(flat))
+    swing = max(float(np.abs(flat - middle).max()), 1e-6)
+    axes.imshow(flat, cmap="gray", vmin=middle - swing, vmax=middle + swing, interpolation="nearest")
+    axes.set_title(title, fontsize=7)
+    axes.set_axis_off()
+
+
+def _gallery(dataset: xarray.Dataset, name: str, response: str) -> Any:
+    n = dataset.sizes["neuron"]
+    columns = min(COLUMNS, n)
+    figure, axes = _grid(-(-n // columns), columns, dataset)
+    rivals = [("natural", "best_natural"), ("noise", "best_noise")]
+    for axis, row in zip(axes.flat, range(n), strict=False):
+        one = dataset.isel(neuron=row)
+        title = f"{one['neuron'].item()}: {one[response].item():.2f}"
+        if name == "mei":
+            title += "".join(f", {what} {one[key].item():.2f}" for what, key in rivals if key in one)
+        picture(axis, one[name].values, title)
+        _outline(axis, one["mask"].values, one[name].shape)
+    return figure
+
+
+def _diverse(dataset: xarray.Dataset) -> Any:
+    dataset = dataset.isel(neuron=slice(12))
+    n, k = dataset["diverse"].shape[:2]
+    figure, axes = _grid(n, k + 1, dataset)
+    for row in range(n):
+        one = dataset.isel(neuron=row)
+        picture(axes[row, 0], one["mei"].values, f"{one['neuron'].item()}: {one['response'].item():.2f}")
+        for j in range(k):
+            picture(axes[row, j + 1], one["diverse"][j].values, f"{one['diverse_response'][j].item():.2f}")
+    return figure
+
+
+def _surround(dataset: xarray.Dataset) -> Any:
+    dataset = dataset.isel(neuron=slice(12))
+    n = dataset.sizes["neuron"]
+    figure, axes = _grid(n, 3, dataset)
+    for row in range(n):
+        one = dataset.isel(neuron=row)
+        title = f"{one['neuron'].item()}: {one['response'].item():.2f}, center {one['center_response'].item():.2f}"
+        picture(axes[row, 0], one["mei"].values, title)
+        for column, kind in enumerate(("exciting", "suppressing"), start=1):
+            name = f"{kind}_surround"
+            picture(axes[row, column], one[name].values, f"{kind} surround: {one[f'{name}_response'].item():.2f}")
+    return figure
+
+
+def _traces(dataset: xarray.Dataset) -> Any:
+    figure = needed("matplotlib.figure").Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.add_subplot()
+    trace = dataset["mei_trace"].values  # (n, S, steps + 1)
+    best = np.maximum(trace[:, :, -1].max(1), 1e-9)
+    for row in trace / best[:, None, None]:
+        axes.plot(row.T, color="0.2", alpha=0.3, linewidth=0.6)
+    axes.set_xlabel("step")
+    axes.set_ylabel("response / best start's last")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _grid(rows: int, columns: int, dataset: xarray.Dataset) -> tuple[Any, np.ndarray]:
+    C, H, W = dataset["mei"].shape[1:]
+    width = 2.0
+    size = (width * columns, rows * (width * H / (W * C) + 0.25))
+    figure = needed("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _outline(axes: Any, mask: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Half-height contour of a mask on the grid, over an image (C, H, W)."""
+    if mask.max() > 0.5 and min(mask.shape) > 1:
+        factor = shape[1] / mask.shape[0]
+        y, x = ((np.arange(n) + 0.5) * factor - 0.5 for n in mask.shape)
+        axes.contour(x, y, mask, levels=[0.5], colors=["tab:orange"], linewidths=0.7)

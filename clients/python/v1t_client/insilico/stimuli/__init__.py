@@ -1,0 +1,1 @@
+"""The monitor, the screen, and what is shown on it."""
