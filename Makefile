@@ -60,7 +60,7 @@ test-quick: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 kills: $(VENV)/.installed
-	@$(VENV)/bin/python tests/kills.py
+	@PYTHONPATH=.:tests $(VENV)/bin/python -m reliability.training_kills $(ARGS)
 
 check: $(VENV)/.installed
 	@$(VENV)/bin/ruff check .

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+from support.checkout import REFERENCE
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from live_server import ROOT, Server, serving
+from support.live_server import ROOT, Server, serving
 
 from server.inference.engine import Engine
 from server.settings import Settings

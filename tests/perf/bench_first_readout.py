@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
 
-from tiny_twins import tiny_mouse
+from support.tiny_twins import tiny_mouse
 
 from training.config import ModelConfig
 from training.models import Twin

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
 
 from bench_engine import build, with_kernel  # noqa: E402
-from live_server import serving  # noqa: E402
+from support.live_server import serving  # noqa: E402
 from v1t_client import Client, Gradient, Prediction  # noqa: E402
 from v1t_client.insilico import Subject, Work  # noqa: E402
 from v1t_client.insilico.most_exciting_inputs.ascent import climb, move, slopes  # noqa: E402

@@ -24,7 +24,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from live_server import serving  # noqa: E402
+from support.live_server import serving  # noqa: E402
 
 from server.bundle.manifest import MANIFEST, load_manifest  # noqa: E402
 

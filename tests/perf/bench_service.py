@@ -37,8 +37,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
 
-from live_server import BENTOML, free_port, serving  # noqa: E402
-from tiny_bundle import write_tiny_bundle  # noqa: E402
+from support.live_server import BENTOML, free_port, serving  # noqa: E402
+from support.tiny_bundle import write_tiny_bundle  # noqa: E402
 
 from server.bundle.manifest import MANIFEST  # noqa: E402
 from server.inference.engine import Engine  # noqa: E402

@@ -20,7 +20,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from live_server import serving  # noqa: E402
+from support.live_server import serving  # noqa: E402
 
 from training.checkpoints.ensemble import Ensemble  # noqa: E402
 from training.checkpoints.importer import import_weights  # noqa: E402

@@ -23,8 +23,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from live_server import serving  # noqa: E402
-from tiny_bundle import write_tiny_bundle  # noqa: E402
+from support.live_server import serving  # noqa: E402
+from support.tiny_bundle import write_tiny_bundle  # noqa: E402
 
 BOUND_MB = 300
 SHAPE = (1, 144, 216)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from live_server import ROOT, Server, serving
-from tiny_bundle import write_tiny_bundle
+from support.live_server import ROOT, Server, serving
+from support.tiny_bundle import write_tiny_bundle
 
 __all__ = ["DEMO", "Place", "Report", "at", "worker_of"]
 

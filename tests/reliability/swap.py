@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from tiny_bundle import write_tiny_bundle
+from support.tiny_bundle import write_tiny_bundle
 
 from reliability import questions
 from reliability.place import Place, Report, at

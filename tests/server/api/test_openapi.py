@@ -1,0 +1,97 @@
+"""The OpenAPI document: as it was committed, and true of what is served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import warnings
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+from support.tiny_bundle import write_tiny_bundle
+
+from server.api.codecs import schemas
+from server.api.endpoints import inference_protocol
+from server.api.openapi import document
+from server.settings import Settings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
+    from server.service import create_service
+
+KEY = "an-admin-key-of-the-lab"
+SNAPSHOT = Path(__file__).with_name("openapi.json")
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    write_tiny_bundle(tmp_path / "tiny")
+    app = create_service(Settings(bundles=(tmp_path,), provider="cpu", threads=1, admin_keys=(KEY,))).to_asgi()
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://twin", headers={"Authorization": f"Bearer {KEY}"}
+        ) as client,
+    ):
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        yield client
+
+
+def operations() -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, verb, operation) for path, verbs in document()["paths"].items() for verb, operation in verbs.items()]
+
+
+def test_the_document_is_the_one_that_was_committed() -> None:
+    assert json.loads(json.dumps(document())) == json.loads(SNAPSHOT.read_text()), (
+        "the HTTP interface changed; if that was meant: python -m server.api.openapi > tests/server/api/openapi.json"
+    )
+
+
+def test_every_reference_leads_somewhere_and_every_type_is_used() -> None:
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document())))
+    assert references == document()["components"]["schemas"].keys()
+
+
+def test_every_type_of_the_document_is_one_of_ours() -> None:
+    types = {name for name, value in vars(schemas).items() if isinstance(value, type) and issubclass(value, BaseModel)}
+    assert document()["components"]["schemas"].keys() <= types
+
+
+def test_operations_have_names_of_their_own_and_name_their_path_s_parameters() -> None:
+    names = [operation["operationId"] for _, _, operation in operations()]
+    assert len(set(names)) == len(names)
+    for path, _, operation in operations():
+        named = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "path"}
+        assert named == set(re.findall(r"{(\w+)}", path)), path
+
+
+def test_every_route_of_the_protocol_is_described() -> None:
+    served = {(route.path, verb.lower()) for route in inference_protocol.routes() for verb in route.methods or ()}
+    described = {(path, verb) for path, verb, _ in operations() if path.startswith("/v2")}
+    assert {(path, verb) for path, verb in served if verb != "head"} == described
+
+
+async def test_what_is_described_is_served(client: httpx.AsyncClient) -> None:
+    served = (await client.get("/docs.json")).json()
+    assert served == json.loads(json.dumps(document()))
+    for path, verb, operation in operations():
+        url = path.replace("{mouse}", "A").replace("{model}", "tiny.A").replace("{version}", "1")
+        response = await client.request(verb.upper(), url)
+        assert str(response.status_code) in operation["responses"], path
+        assert response.status_code in (200, 400, 415, 422), path
+        content = operation["responses"]["200"]["content"].get("application/json", {"schema": {}})
+        if response.is_success and (reference := content["schema"].get("$ref")):
+            getattr(schemas, reference.rpartition("/")[2]).model_validate_json(response.content)
+
+
+async def test_errors_are_those_of_the_document(client: httpx.AsyncClient) -> None:
+    for path, model in (("/mice/Z", schemas.ErrorReply), ("/v2/models/Z", schemas.ProtocolError)):
+        response = await client.get(path)
+        assert response.status_code == 404
+        model.model_validate_json(response.content)

@@ -1,0 +1,172 @@
+"""Cores in other precisions and runtimes: what they give, beside the reference code and beside torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from support.golden import Golden, load_golden
+from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
+
+from server.bundle import manifest as contract
+from server.errors import BundleError
+from server.inference.engine import Engine
+from server.inference.sessions import Precision, Provider, Session, open_core
+from training.checkpoints.ensemble import Ensemble
+from training.errors import ConfigError
+from training.export import export_bundle
+from training.export.bundle import BundleOptions
+from training.export.folded import FoldedViT
+from training.export.graphs import batched, core_examples
+from training.export.onnx_files import export_graph
+from training.models.vit import ViTCore
+
+BOUND = 1e-4
+# Of responses of order 1, at the published size; `docs/benchmarks.md` has what was measured.
+HALF_BOUND = 5e-3
+BF16_BOUND = 5e-2
+HALF = BundleOptions(gradients=False, half=True)
+
+
+@pytest.fixture(scope="module")
+def published(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Golden, Path]:
+    golden = load_golden(reference, "v1t-published-config")
+    folder = tmp_path_factory.mktemp("bundles") / "published"
+    export_bundle(golden.ensemble, folder, options=HALF)
+    return golden, folder
+
+
+def errors(golden: Golden, engine: Engine) -> tuple[float, float]:
+    """The largest absolute error of a response, and the worst neuron's correlation with the reference's responses."""
+    largest, worst = 0.0, 1.0
+    for mouse_id in golden.ensemble.mice:
+        expected = golden.expect("response", mouse_id)
+        response = engine.predict(mouse_id, *golden.inputs)
+        largest = max(largest, float(np.abs(response - expected).max()))
+        a, b = response - response.mean(0), expected - expected.mean(0)
+        moves = expected.std(0) > 0.05 * expected.std(0).max()  # a neuron that hardly responds has only its rounding
+        worst = min(worst, float(((a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0)))[moves].min()))
+    return largest, worst
+
+
+@pytest.mark.slow
+def test_half_cores_are_near_the_reference_and_named(published: tuple[Golden, Path]) -> None:
+    golden, folder = published
+    engine = Engine.load(folder, provider="cpu", precision="fp16", threads=1)
+    largest, worst = errors(golden, engine)
+    assert engine.precision == "fp16"
+    assert 1e-7 < largest < HALF_BOUND
+    assert worst > 0.999
+
+
+@pytest.mark.slow
+def test_openvino_gives_the_reference_in_fp32(published: tuple[Golden, Path]) -> None:
+    golden, folder = published
+    engine = Engine.load(folder, provider="openvino", threads=1, max_batch=4)
+    assert engine.provider == "OpenVINO"
+    for mouse_id, mouse in golden.ensemble.mice.items():
+        expected = golden.expect("response", mouse_id)
+        some = np.random.default_rng(0).permutation(mouse.n_neurons)[: mouse.n_neurons // 10 + 1]
+        everyone = engine.predict(mouse_id, *golden.inputs)
+        np.testing.assert_allclose(everyone, expected, rtol=0, atol=BOUND)
+        alone = engine.predict(mouse_id, *(array[:1] for array in golden.inputs), neurons=some)
+        np.testing.assert_allclose(alone, expected[:1, some], rtol=0, atol=BOUND)
+
+
+@pytest.mark.slow
+def test_openvino_in_bf16_is_near_the_reference(published: tuple[Golden, Path]) -> None:
+    golden, folder = published
+    largest, worst = errors(golden, Engine.load(folder, provider="openvino", precision="bf16", threads=1))
+    assert largest < BF16_BOUND
+    assert worst > 0.99
+
+
+@pytest.mark.slow
+def test_gradients_are_float32_whatever_the_cores_are(reference: Path, tmp_path: Path) -> None:
+    golden = load_golden(reference, "v1t-small")
+    export_bundle(golden.ensemble, tmp_path / "small", options=replace(HALF, gradients=True))
+    weights = np.random.default_rng(0).standard_normal(golden.ensemble.mice["A"].n_neurons)
+    gradients = [
+        Engine.load(tmp_path / "small", provider=provider, precision=precision, threads=1).gradient(
+            "A", *golden.inputs, weights
+        )
+        for provider, precision in (("cpu", "fp32"), ("cpu", "fp16"), ("openvino", "fp32"))
+    ]
+    for other in gradients[1:]:
+        for expected, got in zip(gradients[0], other, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.slow
+def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(reference: Path, tmp_path: Path) -> None:
+    twin = load_golden(reference, "v1t-published-config").ensemble.members[0].twin
+    assert isinstance(twin.core, ViTCore)
+    module = FoldedViT(twin.core, fused=True, padded=True)
+    assert {attention.width for attention in module.folded_attentions()} == {160}
+    examples = core_examples(twin)
+    path = tmp_path / "core.onnx"
+    export_graph(module, examples, batched(examples), [contract.FEATURE_MAP], path)
+    got = Session(path, wanted="cpu", threads=1).run({name: x.numpy() for name, x in examples.items()})
+    with torch.inference_mode():
+        expected = twin.core(*examples.values()).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(got[contract.FEATURE_MAP], expected, rtol=0, atol=BOUND)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_padded_core_gives_what_the_core_gives(half: bool) -> None:
+    twin = tiny_twin(tiny_config()).eval()
+    core = twin.core
+    assert isinstance(core, ViTCore)
+    folded = FoldedViT(core, fused=False, padded=True, half=half)
+    assert all(attention.width % 8 == 0 for attention in folded.folded_attentions())
+    assert folded.padding
+    examples = core_examples(twin).values()
+    with torch.inference_mode():
+        expected = core(*examples).permute(0, 2, 3, 1)
+        got = folded(*examples)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-2 if half else 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("provider", "precision", "remedy"),
+    [("cpu", "bf16", "V1T_PROVIDER=openvino"), ("openvino", "fp16", "V1T_PRECISION=bf16")],
+)
+def test_a_precision_that_a_provider_lacks_is_refused(
+    provider: Provider, precision: Precision, remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match=remedy):
+        open_core(tmp_path / "core.onnx", wanted=provider, precision=precision, threads=1)
+
+
+def test_a_bundle_without_half_cores_says_how_to_get_them(tmp_path: Path) -> None:
+    export_bundle(Ensemble([tiny_checkpoint(tiny_config())]), tmp_path / "tiny", options=BundleOptions(gradients=False))
+    with pytest.raises(BundleError, match="--fp16"):
+        Engine.load(tmp_path / "tiny", provider="cpu", precision="fp16")
+
+
+def test_half_cores_of_a_cnn_are_refused(tmp_path: Path) -> None:
+    ensemble = Ensemble([tiny_checkpoint(tiny_config({"kind": "cnn"}))])
+    with pytest.raises(ConfigError, match="float16"):
+        export_bundle(ensemble, tmp_path / "cnn", options=HALF)
+    assert not (tmp_path / "cnn").exists()
+
+
+def test_an_operator_that_a_runtime_lacks_is_named_with_the_variant_that_would_run(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example")
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.example", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "core.onnx")
+    for provider in ("cpu", "openvino"):
+        with pytest.raises(BundleError, match=r"operator that .* cannot run[^$]*Frobnicate[^$]*--portable"):
+            open_core(tmp_path / "core.onnx", wanted=provider, precision="fp32", threads=1)
+
+
+def test_openvino_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(BundleError, match=r"requirements-openvino\.txt"):
+        open_core(tmp_path / "core.onnx", wanted="openvino", precision="fp32", threads=1)

@@ -1,0 +1,587 @@
+"""Bundles that change while they are served: versions, swaps in one step, bad ones, memory that is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import json
+import shutil
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import helper, numpy_helper
+from support.tiny_bundle import TinyTwin, write_tiny_bundle
+
+from server.api.app import create_app
+from server.api.codecs import schemas
+from server.api.middleware import Envelope
+from server.bundle import manifest as contract
+from server.errors import InvalidInput, NotFound, NotReady
+from server.inference.engine import Engine
+from server.serving.context import Rooms
+from server.serving.metrics import Metrics
+from server.serving.repository import Library, load_engine
+from server.settings import Settings
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def make_settings(*places: Path, **more: Any) -> Settings:
+    return Settings(bundles=places, provider="cpu", threads=1, **more)
+
+
+def make_library(*places: Path, **more: Any) -> Library:
+    return Library(make_settings(*places, **more), Metrics())
+
+
+def replace(folder: Path, **more: Any) -> TinyTwin:
+    """Puts another bundle in a folder's place, as `mv` does: at once."""
+    aside = folder.with_name(f".{folder.name}.new")
+    twin = write_tiny_bundle(aside, **more)
+    if folder.exists():
+        folder.rename(folder.with_name(f".{folder.name}.old"))
+    aside.rename(folder)
+    shutil.rmtree(folder.with_name(f".{folder.name}.old"), ignore_errors=True)
+    twin.folder = folder
+    return twin
+
+
+def spoil(twin: TinyTwin) -> str:
+    """Cuts a graph short; returns its name."""
+    graph = twin.folder / twin.manifest.cores[0].path
+    graph.write_bytes(graph.read_bytes()[:-1])
+    return graph.name
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """What goes now goes because nobody holds it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+# Changes on disk
+
+
+async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    old = write_tiny_bundle(tmp_path / "tiny", seed=0)
+    library = make_library(tmp_path)
+    await library.load()
+    with without_collector():
+        engine = await library.find("A")
+        image, behavior, pupil_center = old.draw("A", rng)
+        gone = weakref.ref(engine)
+        new = replace(old.folder, seed=1)
+        change = await library.load()
+        assert [bundle.hash for bundle in change.loaded] == [new.manifest.hash]
+        assert [bundle.hash for bundle in change.removed] == [old.manifest.hash]
+        assert not change.problems
+        del change
+        # Whoever was given the old one still has it, whole.
+        expected = old.answer("A", image, behavior, pupil_center)
+        np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
+        del engine
+        assert gone() is None
+    engine = await library.find("A")
+    assert engine.hash == new.manifest.hash
+    expected = new.answer("A", image, behavior, pupil_center)
+    np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
+
+
+async def test_what_did_not_change_is_not_loaded_again(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "one", name="one", mice=("A",))
+    two = write_tiny_bundle(tmp_path / "two", name="two", mice=("B",))
+    library = make_library(tmp_path)
+    await library.load()
+    before = [await library.find("A"), await library.find("B")]
+    change = await library.load()
+    assert (len(change.loaded), len(change.kept), len(change.removed)) == (0, 2, 0)
+    replace(two.folder, name="two", mice=("C",), seed=3)
+    write_tiny_bundle(tmp_path / "three", name="three", mice=("D",))
+    change = await library.load()
+    assert sorted(bundle.name for bundle in change.loaded) == ["three", "two"]
+    assert [bundle.name for bundle in change.kept] == ["one"]
+    assert await library.find("A") is before[0]
+    with pytest.raises(NotFound):
+        await library.find("B")
+    shutil.rmtree(tmp_path / "three")
+    change = await library.load()
+    assert [bundle.name for bundle in change.removed] == ["three"]
+    assert [record.mouse_id for _, record in library.records()] == ["A", "C"]
+
+
+@pytest.mark.parametrize("how", ["cut", "no manifest", "another name", "nothing left"])
+async def test_a_bad_bundle_leaves_the_old_one_serving_and_is_named(tmp_path: Path, how: str) -> None:
+    other = write_tiny_bundle(tmp_path / "other", name="other", mice=("Z",))
+    old = write_tiny_bundle(tmp_path / "tiny", seed=0)
+    metrics = Metrics()
+    library = Library(make_settings(tmp_path), metrics)
+    await library.load()
+    if how == "nothing left":
+        shutil.rmtree(old.folder)
+        shutil.rmtree(other.folder)
+        words = "there is no bundle"
+    else:
+        new = replace(old.folder, seed=1, name="other" if how == "another name" else "tiny")
+        words = "'other', as another one" if how == "another name" else spoil(new)
+        if how == "no manifest":
+            (new.folder / "manifest.json").unlink()
+            words = "manifest.json"
+    change = await library.load()
+    assert len(change.problems) == 1
+    assert words in change.problems[0]
+    assert metrics.registry.get_sample_value("v1t_refused") == 1
+    assert library.ready
+    assert (await library.find("A")).hash == old.manifest.hash
+    assert (await library.find("Z")).hash == other.manifest.hash
+    new = replace(old.folder, seed=2)
+    replace(other.folder, name="other", mice=("Z",))
+    assert not (await library.load()).problems
+    assert (await library.find("A")).hash == new.manifest.hash
+    assert metrics.registry.get_sample_value("v1t_refused") == 0
+
+
+async def test_a_start_that_failed_is_made_good_by_a_later_look(tmp_path: Path) -> None:
+    twin = write_tiny_bundle(tmp_path / "tiny")
+    spoil(twin)
+    library = make_library(tmp_path)
+    await library.load()
+    with pytest.raises(NotReady):
+        await library.find("A")
+    write_tiny_bundle(tmp_path / "tiny")
+    await library.load()
+    assert (await library.find("A")).hash == twin.manifest.hash
+
+
+async def test_changes_on_disk_are_taken_in_by_the_watch(tmp_path: Path) -> None:
+    old = write_tiny_bundle(tmp_path / "bundles" / "tiny", seed=0)
+    new = write_tiny_bundle(tmp_path / "new", seed=1)
+    library = make_library(tmp_path / "bundles")
+    await library.load()
+    watching = asyncio.create_task(library.watch(0.1))
+    shutil.copytree(new.folder, old.folder, dirs_exist_ok=True)
+    async with asyncio.timeout(20):
+        while (await library.find("A")).hash != new.manifest.hash:
+            await asyncio.sleep(0.05)
+    (old.folder / "manifest.json").write_text("{")
+    await asyncio.sleep(0.5)
+    assert (await library.find("A")).hash == new.manifest.hash
+    assert not watching.done()
+    watching.cancel()
+
+
+async def test_a_copy_in_progress_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = make_library(tmp_path)
+    states = iter("aabcddddeffff")
+    taken: list[str] = []
+
+    async def load() -> None:
+        taken.append(last)
+        library._state = last
+        if last == "d":
+            raise OSError("whatever it is")
+
+    def state_of(places: Any) -> str:
+        nonlocal last
+        last = next(states, "")
+        if not last:
+            raise EOFError
+        return last
+
+    last = ""
+    monkeypatch.setattr("server.serving.repository.state_of", state_of)
+    monkeypatch.setattr(library, "load", load)
+    library._state = "a"
+    with pytest.raises(EOFError):
+        await library.watch(0)
+    assert taken == ["d", "f"]
+
+
+# Versions
+
+
+async def test_numbered_folders_are_versions_of_one_model(tmp_path: Path) -> None:
+    twins = {
+        number: write_tiny_bundle(tmp_path / "tiny" / number, seed=int(number), mice=mice)
+        for number, mice in (("10", ("A", "B")), ("9", ("A", "B")), ("2", ("A",)))
+    }
+    write_tiny_bundle(tmp_path / "other", name="other", mice=("Z",))
+    library = make_library(tmp_path)
+    await library.load()
+    assert list(library.versions("tiny")) == ["2", "9", "10"]
+    assert library.look_up("A").hash == twins["10"].manifest.hash
+    assert library.look_up("A", "tiny").version == "10"
+    assert library.look_up("A", "tiny@9").hash == twins["9"].manifest.hash
+    assert library.look_up("Z", "other@1").name == "other"
+    with pytest.raises(NotFound, match="no such version; got '3'; expected 2 or 9 or 10"):
+        library.look_up("A", "tiny@3")
+    with pytest.raises(NotFound, match="in model 'tiny@2'"):
+        library.look_up("B", "tiny@2")
+    assert [record.mouse_id for _, record in library.records()] == ["Z", "A", "B"]
+    shutil.rmtree(tmp_path / "tiny" / "10")
+    await library.load()
+    assert library.look_up("A").version == "9"
+
+
+# Memory
+
+
+async def test_what_was_used_longest_ago_leaves_memory_and_comes_back_when_asked(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    twins = {name: write_tiny_bundle(tmp_path / name, name=name, mice=(name,), seed=i) for i, name in enumerate("XYZ")}
+    metrics = Metrics()
+    library = Library(make_settings(tmp_path, max_loaded=2), metrics)
+    await library.load()
+
+    def in_memory() -> set[str]:
+        samples = next(family for family in metrics.registry.collect() if family.name == "v1t_bundle").samples
+        assert len(samples) == 3
+        inside = {bundle.name for bundle in library.bundles if bundle.engine is not None}
+        assert {sample.labels["name"] for sample in samples if sample.value} == inside
+        return inside
+
+    assert in_memory() == {"Y", "Z"}
+    await library.find("Y")
+    with without_collector():
+        gone = weakref.ref(library.look_up("Z").engine)
+        engine = await library.find("X")
+        assert in_memory() == {"X", "Y"}
+        assert gone() is None
+    arrays = twins["X"].draw("X", rng)
+    np.testing.assert_allclose(engine.predict("X", *arrays), twins["X"].answer("X", *arrays), atol=1e-5)
+    assert [record.mouse_id for _, record in library.records()] == ["X", "Y", "Z"]
+    assert len(library.look_up("Z").neurons["Z"]) == 7
+
+
+async def test_many_who_ask_at_once_load_a_bundle_once(tmp_path: Path) -> None:
+    for name in "XY":
+        write_tiny_bundle(tmp_path / name, name=name, mice=(name,))
+    loads: list[str] = []
+    gate = threading.Event()
+    gate.set()
+
+    def load(bundle: Path, settings: Settings) -> Engine:
+        assert gate.wait(30)
+        loads.append(bundle.name)
+        return load_engine(bundle, settings)
+
+    library = Library(make_settings(tmp_path, max_loaded=1), Metrics(), load)
+    await library.load()
+    gate.clear()
+    asking = [asyncio.create_task(library.find("X")) for _ in range(5)]
+    await asyncio.sleep(0.1)
+    asking[0].cancel()  # who hangs up takes nothing from the others
+    assert (await library.find("Y")).manifest.name == "Y"  # and those who are in memory wait for nobody
+    gate.set()
+    engines = await asyncio.gather(*asking[1:])
+    assert len({id(engine) for engine in engines}) == 1
+    assert loads == ["X", "Y", "X"]
+
+
+async def test_a_bundle_that_changed_while_it_was_out_of_memory_is_not_passed_off_as_the_old_one(
+    tmp_path: Path,
+) -> None:
+    for name in "XY":
+        write_tiny_bundle(tmp_path / name, name=name, mice=(name,))
+    library = make_library(tmp_path, max_loaded=1)
+    await library.load()
+    assert library.look_up("X").engine is None
+    new = replace(tmp_path / "X", name="X", mice=("X",), seed=5)
+    with pytest.raises(NotReady, match="cannot be loaded again") as refused:
+        await library.find("X")
+    assert "not those that were served" in str(refused.value.hint)
+    await library.load()
+    assert (await library.find("X")).hash == new.manifest.hash
+
+
+async def test_a_graph_opened_late_is_the_bundle_s_own_or_none(tmp_path: Path) -> None:
+    twin = write_tiny_bundle(tmp_path / "tiny")
+    engine = Engine.load(twin.folder, provider="cpu")
+    core = twin.manifest.cores[0]
+    engine._graphs.core(core)
+    replace(twin.folder, seed=1)
+    with pytest.raises(NotReady, match="were changed after it was loaded"):
+        engine._graphs.core(core)
+
+
+# Under load
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Rooms]:
+    rooms = Rooms.open(settings)
+    rooms.batcher.start()
+    await rooms.library.load()
+    yield rooms
+    await rooms.batcher.close()
+
+
+async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapped(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """Requests of three runs each, so that swaps fall between their pieces."""
+    twin = write_tiny_bundle(tmp_path / "bundles" / "tiny", seed=0)
+    twins = {twin.manifest.hash: twin}
+    stop = False
+    seen: list[str] = []
+
+    async def ask() -> None:
+        while not stop:
+            engine = await rooms.library.find("A")
+            arrays = twin.draw("A", rng, 6)
+            prediction = await rooms.batcher.predict(engine, engine.check("A", *arrays))
+            expected = twins[engine.hash].answer("A", *arrays)
+            np.testing.assert_allclose(prediction.response, expected, atol=1e-4)
+            seen.append(engine.hash)
+
+    async with running(make_settings(tmp_path / "bundles", max_batch=2)) as rooms:
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        for seed in range(1, 21):
+            new = await asyncio.to_thread(replace, twin.folder, seed=seed)
+            twins[new.manifest.hash] = new
+            change = await rooms.library.load()
+            assert [bundle.hash for bundle in change.loaded] == [new.manifest.hash]
+            await asyncio.sleep(0.01)
+        stop = True
+        await asyncio.gather(*asking)
+        del change
+        with without_collector():
+            engine = weakref.ref(library_engine(rooms))
+            replace(twin.folder, seed=99)
+            await rooms.library.load()
+            assert engine() is None  # the batcher, idle, holds nothing
+    assert len(set(seen)) > 5
+    assert seen.count(seen[0]) < len(seen)
+
+
+def library_engine(rooms: Rooms) -> Engine:
+    engine = rooms.library.look_up("A").engine
+    assert engine is not None
+    return engine
+
+
+async def test_several_models_that_hold_a_mouse_ask_for_a_name(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tiny_bundle(tmp_path / name / "3", name=name)
+    library = make_library(tmp_path)
+    await library.load()
+    with pytest.raises(InvalidInput, match="one or two"):
+        library.look_up("A")
+
+
+# What it costs
+
+
+def make_heavy(twin: TinyTwin, megabytes: int, rng: np.random.Generator) -> None:
+    """Gives its first core a weight that is used and changes nothing."""
+    file = twin.manifest.cores[0]
+    model = onnx.load(twin.folder / file.path)
+    graph = model.graph
+    ballast = rng.random((3, megabytes * 2**20 // 12), dtype=np.float32)
+    graph.initializer.append(numpy_helper.from_array(ballast, "ballast"))
+    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nothing"))
+    (last,) = (node for node in graph.node if node.output[0] == "feature_map")
+    last.output[0] = "light"
+    graph.node.extend(
+        [
+            helper.make_node("MatMul", ["core_behavior", "ballast"], ["heavy"]),
+            helper.make_node("ReduceMean", ["heavy"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
+            helper.make_node("Add", ["light", "zero"], ["feature_map"]),
+        ]
+    )
+    (twin.folder / file.path).write_bytes(model.SerializeToString())
+    changed = file.model_copy(
+        update={
+            "sha256": contract.hash_file(twin.folder / file.path),
+            "bytes": (twin.folder / file.path).stat().st_size,
+        }
+    )
+    twin.manifest = twin.manifest.model_copy(update={"cores": [changed, *twin.manifest.cores[1:]]})
+    (twin.folder / contract.MANIFEST).write_text(twin.manifest.model_dump_json())
+
+
+@pytest.mark.slow
+async def test_memory_is_that_of_one_bundle_however_often_it_is_swapped(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    megabytes, served = 24, tmp_path / "bundles" / "tiny"
+    twins = [write_tiny_bundle(tmp_path / f"{seed}", seed=seed) for seed in range(2)]
+    for twin in twins:
+        make_heavy(twin, megabytes, rng)
+    served.parent.mkdir()
+    library = make_library(served.parent)
+    resident: list[float] = []
+    for turn in range(24):
+        twin = twins[turn % 2]
+        if served.exists():
+            served.rename(twins[(turn + 1) % 2].folder)
+        twin.folder.rename(served)
+        assert not (await library.load()).problems
+        engine = await library.find("A")
+        assert engine.hash == twin.manifest.hash
+        arrays = twin.draw("A", rng)
+        np.testing.assert_allclose(engine.predict("A", *arrays), twin.answer("A", *arrays), atol=1e-4)
+        del engine
+        resident.append(psutil.Process().memory_info().rss / 2**20)
+    # Allocators keep some of what they are given back; of bundles that stay there would be twelve more.
+    assert max(resident[-8:]) - max(resident[4:12]) < 6 * megabytes, resident
+
+
+# Over HTTP
+
+
+ADMIN, OTHER = "admin-0123456789-abcdef", "other-0123456789-abcdef"
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(settings) as rooms:
+        app = Envelope(create_app(rooms), rooms=rooms)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client:
+            yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_a_reload_says_what_it_did_and_a_bad_bundle_why_it_was_refused(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    old = write_tiny_bundle(tmp_path / "tiny")
+    asked = {"mouse": "A", "image": old.draw("A", rng)[0].tolist(), "pupil_dilation": 40, "running_speed": 3}
+    async with serving(make_settings(tmp_path, admin_keys=(ADMIN,))) as client:
+
+        async def answering() -> str:
+            reply = await client.post("/predict", json=asked)
+            assert reply.status_code == 200
+            return reply.json()["model"]["hash"]  # type: ignore[no-any-return]
+
+        async def reload() -> httpx.Response:
+            return await client.post("/admin/reload", headers=bearer(ADMIN))
+
+        assert await answering() == old.manifest.hash
+        new = replace(old.folder, seed=1)
+        reply = await reload()
+        assert reply.status_code == 200
+        found = schemas.ReloadReply.model_validate_json(reply.content)
+        assert [(one.name, one.hash) for one in found.loaded] == [("tiny", new.manifest.hash)]
+        assert [one.hash for one in found.removed] == [old.manifest.hash]
+        assert found.kept == []
+        assert await answering() == new.manifest.hash
+        name = spoil(replace(old.folder, seed=2))
+        reply = await reload()
+        assert reply.status_code == 409
+        error = schemas.ErrorReply.model_validate_json(reply.content).error
+        assert error.code == "refused"
+        assert name in str(error.got)
+        assert await answering() == new.manifest.hash
+        metrics = (await client.get("/metrics")).text
+        assert "v1t_refused 1.0" in metrics
+        assert metrics.count("v1t_bundle{") == 1
+
+
+async def test_admin_routes_need_their_own_key_and_without_one_do_not_exist(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    async with serving(make_settings(tmp_path)) as client:
+        for headers in ({}, bearer(OTHER)):
+            reply = await client.post("/admin/reload", headers=headers)
+            assert reply.status_code == 404
+            assert "V1T_ADMIN_KEYS" in reply.json()["error"]["hint"]
+    (tmp_path / "keys").write_text(f"{ADMIN}\n")
+    settings = make_settings(tmp_path, api_keys=(OTHER,), admin_keys_file=tmp_path / "keys")
+    async with serving(settings) as client:
+        for headers in ({}, bearer(OTHER), bearer(ADMIN[:-1])):
+            for path in ("/admin/reload", "/admin/nothing"):
+                assert (await client.post(path, headers=headers)).status_code == 401
+        assert (await client.get("/mice", headers=bearer(ADMIN))).status_code == 401
+        assert (await client.post("/admin/reload", headers=bearer(ADMIN))).status_code == 200
+        assert (await client.get("/admin/reload", headers=bearer(ADMIN))).status_code == 405
+        assert (await client.post("/admin/nothing", headers=bearer(ADMIN))).status_code == 404
+
+
+async def test_a_stream_that_a_swap_falls_into_is_wholly_of_the_bundle_that_it_began_with(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    old = write_tiny_bundle(tmp_path / "tiny")
+    images = rng.uniform(0, 255, (24, 1, 8, 12)).astype(np.float32)
+    whole = io.BytesIO()
+    np.save(whole, images)
+    half = len(whole.getvalue()) // 2
+    async with serving(make_settings(tmp_path, max_batch=1, admin_keys=(ADMIN,))) as client:
+
+        async def body() -> AsyncIterator[bytes]:
+            yield whole.getvalue()[:half]
+            await asyncio.sleep(0.2)  # the first pieces are answered
+            replace(old.folder, seed=1)
+            assert (await client.post("/admin/reload", headers=bearer(ADMIN))).status_code == 200
+            yield whole.getvalue()[half:]
+
+        reply = await client.post("/predict/stream?mouse=A", content=body(), headers={"Accept": "application/x-npy"})
+        asked = {"mouse": "A", "image": images[:1].tolist()}
+        after = (await client.post("/predict", json=asked)).json()
+    assert json.loads(reply.headers["v1t-reply"])["model"]["hash"] == old.manifest.hash
+    behavior, pupil_center = np.tile([40.0, 0.5, 3.0], (24, 1)), np.tile([250.0, 180.0], (24, 1))  # the training means
+    responses = np.load(io.BytesIO(reply.content))
+    np.testing.assert_allclose(responses, old.answer("A", images, behavior, pupil_center), atol=1e-4)
+    assert after["model"]["hash"] != old.manifest.hash
+    assert np.abs(np.array(after["responses"]) - responses[:1]).max() > 1e-2
+
+
+async def test_who_asks_for_a_bundle_out_of_memory_waits_for_it_no_longer_than_his_deadline(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = {name: write_tiny_bundle(tmp_path / name, name=name, mice=(name,), seed=i) for i, name in enumerate("XY")}
+    gate = threading.Event()
+    gate.set()
+    warm_up = Engine.warm_up
+
+    def held(engine: Engine) -> None:
+        assert gate.wait(30)
+        warm_up(engine)
+
+    monkeypatch.setattr(Engine, "warm_up", held)
+
+    async def ask(name: str, **headers: str) -> httpx.Response:
+        image, behavior, pupil_center = twins[name].draw(name, rng)
+        reply = await client.post("/predict", json={"mouse": name, "image": image.tolist()}, headers=headers)
+        if reply.status_code == 200:
+            behavior[:], pupil_center[:] = [40.0, 0.5, 3.0], [250.0, 180.0]  # the training means
+            expected = twins[name].answer(name, image, behavior, pupil_center)
+            np.testing.assert_allclose(reply.json()["responses"], expected, atol=1e-4)
+            assert reply.json()["model"]["name"] == name
+        return reply
+
+    async with serving(make_settings(tmp_path, max_loaded=1)) as client:
+        replies = await asyncio.gather(*(ask(name) for name in "XYXYYX"))
+        assert [reply.status_code for reply in replies] == [200] * 6
+        assert [mouse["mouse"] for mouse in (await client.get("/mice")).json()["mice"]] == ["X", "Y"]
+        lines = [line for line in (await client.get("/metrics")).text.splitlines() if line.startswith("v1t_bundle{")]
+        (out,) = (name for name in "XY" for line in lines if f'name="{name}"' in line and line.endswith(" 0.0"))
+        assert len((await client.get(f"/mice/{out}/neurons")).json()["neuron_ids"]) == 7
+        gate.clear()
+        late = await ask(out, **{"X-Request-Timeout": "0.3"})
+        assert late.status_code == 504
+        gate.set()
+        assert (await ask(out)).status_code == 200

@@ -1,0 +1,210 @@
+"""Devices and precisions: several processes make one process's update, and the same seed makes the same weights."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from support.tiny_twins import tiny_config, tiny_recordings, tiny_twin
+
+from training.checkpoints.checkpoint import load_checkpoint
+from training.config import ModelConfig, TrainingConfig
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
+from training.errors import CheckpointError, ConfigError
+from training.models import Twin
+from training.trainer.hardware import Hardware, leave_together
+from training.trainer.loop import train_member
+from training.trainer.members import Member, _locked, train_members
+from training.trainer.update import Update, compiled_core
+
+QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
+DROPOUT = {"patch_dropout": 0.1, "block_dropout": 0.2}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
+    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
+    return {recording.mouse_id: recording for recording in made}
+
+
+@pytest.fixture
+def torch_as_it_was() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def gradients(
+    fabric: Fabric,
+    config: ModelConfig,
+    recordings: dict[str, Recording],
+    *,
+    compiled: bool = False,
+    training: bool = False,
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of one update, in evaluation mode: without dropout and drawn positions it is a function."""
+    twin: Twin = tiny_twin(config, [Mouse.from_recording(recording) for recording in recordings.values()])
+    update = Update(twin, QUICK, recordings, fabric, compiled=compiled_core(twin) if compiled else None)
+    twin.train(training)
+    torch.manual_seed(9)
+    trials = {
+        "SIM1": recordings["SIM1"].tier("train").indices[:7],
+        "SIM2": recordings["SIM2"].tier("train").indices[:1],  # of two processes, one gets no trial
+    }
+    loss = update.gradients(trials)
+    return loss, {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
+
+
+def share(fabric: Fabric, pickled: bytes) -> Any:
+    """One of two processes."""
+    config, recordings, folder = pickle.loads(pickled)
+    loss, found = gradients(fabric, config, recordings)
+    score = train_member(config, QUICK, recordings, folder, seed=0, fabric=fabric)
+    with pytest.raises(ConfigError, match="batch norm"):
+        gradients(fabric, tiny_config({"kind": "cnn"}), recordings)
+    leave_together(fabric)
+    arrays = {name: gradient.numpy() for name, gradient in found.items()}  # tensors would end with this process
+    return fabric.world_size, score, loss, arrays
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_update_of_one(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    config = tiny_config()
+    loss, expected = gradients(Hardware().fabric(), config, recordings)
+    launch: Any = Hardware(devices=2).fabric().launch
+    processes, score, found_loss, found = launch(share, pickle.dumps((config, recordings, tmp_path)))
+    assert processes == 2
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    unused = set(found) - set(expected)  # no position is drawn in evaluation mode: these were None, and became zero
+    assert unused == {"readouts.SIM1.sigma", "readouts.SIM2.sigma"}
+    assert not any(found[name].any() for name in unused)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), gradient, rtol=1e-5, atol=1e-5, msg=name)
+    kept = load_checkpoint(tmp_path / "checkpoint").provenance
+    assert kept["validation_single_trial_correlation"] == pytest.approx(score)
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+def test_the_same_seed_makes_the_same_weights_bit_for_bit(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    hashes = []
+    for folder in ("one", "another"):
+        torch.rand(len(hashes) + 3)  # whatever else was drawn before
+        train_member(
+            tiny_config(DROPOUT), QUICK, recordings, tmp_path / folder, seed=3, hardware=Hardware(deterministic=True)
+        )
+        assert torch.are_deterministic_algorithms_enabled()
+        hashes.append(load_checkpoint(tmp_path / folder / "checkpoint").weights_hash)
+    assert hashes[0] == hashes[1]
+
+
+def test_in_half_precision_the_core_alone_is_half(recordings: dict[str, Recording]) -> None:
+    config = tiny_config()
+    loss, exact = gradients(Hardware().fabric(), config, recordings)
+    half_loss, half = gradients(Hardware(precision="bf16").fabric(), config, recordings)
+    assert half_loss != loss
+    assert half_loss == pytest.approx(loss, rel=0.01)
+    for name, gradient in exact.items():
+        assert half[name].dtype == torch.float32
+        if gradient.norm() > 1:
+            assert float((half[name] - gradient).norm() / gradient.norm()) < 0.1, name
+    # Had coordinates been bfloat16, positions would be off by 2^-9 of the map.
+    twin = tiny_twin(config, [Mouse.from_recording(recording) for recording in recordings.values()])
+    seen: list[torch.dtype] = []
+    twin.readout("SIM1").register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    read_out = twin.readout("SIM1").forward
+
+    def watched(feature_map: torch.Tensor, shift: torch.Tensor | None) -> torch.Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        seen.append(feature_map.dtype)
+        return read_out(feature_map, shift)
+
+    twin.readout("SIM1").forward = watched  # type: ignore[method-assign]
+    update = Update(twin, QUICK, recordings, Hardware(precision="bf16").fabric())
+    update.gradients({"SIM1": recordings["SIM1"].tier("train").indices[:2]})
+    assert seen == [torch.float32]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_core_makes_the_same_update(recordings: dict[str, Recording]) -> None:
+    # Also with dropout: the same seed draws the same masks, outside of the compiled graphs.
+    for config, training in ((tiny_config(), False), (tiny_config({"block_dropout": 0.2}), True)):
+        fabric = Hardware().fabric()
+        loss, expected = gradients(fabric, config, recordings, training=training)
+        found_loss, found = gradients(fabric, config, recordings, training=training, compiled=True)
+        assert found_loss == pytest.approx(loss, rel=1e-5)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_hardware_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Hardware(device="auto").resolved() == torch.device("cpu")
+    for wrong, words in (
+        (Hardware(device="abacus"), "no such device; got abacus"),
+        (Hardware(device="cuda"), "no CUDA device"),
+        (Hardware(precision="fp16"), "fp16 is for GPUs"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            wrong.resolved()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Hardware(device="auto").resolved() == torch.device("cuda")
+    assert Hardware(device="cuda", devices=2, precision="fp16").resolved() == torch.device("cuda")
+    for wrong, words in (
+        (Hardware(device="cuda:2"), "no such GPU; got cuda:2; expected cuda:0 to cuda:1"),
+        (Hardware(device="cuda", devices=3), "not so many GPUs; got 3; expected 2"),
+        (Hardware(device="cuda:1", devices=2), "one device was named"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            wrong.resolved()
+
+
+def members_of(folder: Path, recordings: dict[str, Recording]) -> list[Member]:
+    return [
+        Member(
+            tiny_config(DROPOUT), QUICK, recordings, folder / f"member-{i}", seed=i, label=str(i), hardware=Hardware()
+        )
+        for i in range(3)
+    ]
+
+
+@pytest.mark.slow
+def test_members_side_by_side_are_those_one_after_another(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    found = {}
+    for parallel in (1, 2):
+        members = members_of(tmp_path / str(parallel), recordings)
+        scores = train_members(members, parallel=parallel)
+        found[parallel] = (scores, [load_checkpoint(m.folder / "checkpoint").weights_hash for m in members])
+    assert found[1] == found[2]
+    assert len(set(found[1][1])) == 3
+
+
+def test_members_side_by_side_take_one_gpu_each_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.trainer import members
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device, expected in (
+        ("cuda", ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda:1", ["cuda:1"] * 3),
+        ("cpu", ["cpu"] * 3),
+    ):
+        member: Any = SimpleNamespace(hardware=Hardware(device=device))
+        monkeypatch.setattr(members, "replace", lambda member, hardware: SimpleNamespace(hardware=hardware))
+        assert [members._placed(member, i).hardware.device for i in range(3)] == expected
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with _locked(tmp_path), pytest.raises(CheckpointError, match="another process trains"), _locked(tmp_path):
+        pass
+    with _locked(tmp_path):  # free again
+        pass

@@ -1,0 +1,156 @@
+"""What a run says about itself: logs, estimates before it starts, and members that go on where they were."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.tiny_twins import tiny_config, tiny_recordings
+
+from training.__main__ import main
+from training.checkpoints.checkpoint import load_checkpoint
+from training.config import TrainingConfig
+from training.data.recordings import Recording
+from training.errors import ConfigError
+from training.trainer import loop
+from training.trainer.dry_run import describe_run
+from training.trainer.hardware import Hardware
+from training.trainer.loop import train_member
+from training.trainer.run import train_ensemble
+from training.trainer.state import Logs
+
+QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
+    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
+    return {recording.mouse_id: recording for recording in made}
+
+
+def test_an_ensemble_goes_on_at_the_member_that_was_broken_off(
+    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: Any = (tiny_config(), QUICK, list(recordings.values()))
+    whole = train_ensemble(*arguments, tmp_path / "whole", members=3, keep=2)
+    epochs = 0
+    validate = loop.validate
+
+    def broken(update: Any) -> float:
+        nonlocal epochs
+        epochs += 1
+        if epochs == 4:  # of two epochs a member, the second one's second
+            raise KeyboardInterrupt
+        return validate(update)
+
+    monkeypatch.setattr(loop, "validate", broken)
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(*arguments, tmp_path / "broken", members=3, keep=2)
+    assert not (tmp_path / "broken" / "members.json").exists()
+    monkeypatch.undo()
+    updates = 0
+    step = loop._step
+
+    def counted(*args: Any, **options: Any) -> float:
+        nonlocal updates
+        updates += 1
+        return step(*args, **options)
+
+    monkeypatch.setattr(loop, "_step", counted)
+    resumed = train_ensemble(*arguments, tmp_path / "broken", members=3, keep=2)
+    assert updates == 3 * (1 + 2)  # the second member's second epoch, and the third member
+    hashes = [[load_checkpoint(path).weights_hash for path in paths] for paths in (whole, resumed)]
+    assert hashes[0] == hashes[1]
+    assert [path.parent.name for path in whole] == [path.parent.name for path in resumed]
+
+
+def test_tensorboard_has_every_epoch_once(
+    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    one = QUICK.model_copy(update={"max_epochs": 3})
+    validate, calls = loop.validate, []
+
+    def broken(update: Any) -> float:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(update)
+
+    monkeypatch.setattr(loop, "validate", broken)
+    with pytest.raises(KeyboardInterrupt):
+        train_member(tiny_config(), one, recordings, tmp_path, seed=0, tensorboard=True)
+    train_member(tiny_config(), one, recordings, tmp_path, seed=0, tensorboard=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    with (tmp_path / "log.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert set(events.Tags()["scalars"]) == set(rows[0]) - {"epoch"}
+    for name in ("loss", "validation", "learning_rate", "waited"):
+        logged = events.Scalars(name)
+        assert [event.step for event in logged] == [1, 2, 3]
+        assert [event.value for event in logged] == pytest.approx([float(row[name]) for row in rows], rel=1e-5)
+
+
+def test_without_tensorboard_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="pip install tensorboard"):
+        Logs(tmp_path, epochs=0, tensorboard=True)
+
+
+def test_a_dry_run_says_what_a_run_needs_and_writes_nothing(
+    recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = describe_run(tiny_config(), QUICK, recordings, Hardware(), members=3)
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines() if not line.startswith("whole"))
+    twin = loop.start_member(tiny_config(), QUICK, recordings, Hardware().fabric(), seed=0).twin
+    n_core = sum(parameter.numel() for parameter in twin.core.parameters())
+    assert f"core {n_core:,}" in lines["parameters"]
+    assert "trials/s" in lines["update"]
+    assert "whole run    at most" in text
+    assert "2 epochs, 3 members" in text
+    paths = [str(recording.path) for recording in recordings.values()]
+    options = ["core.patch_size=4", "core.patch_stride=4", "core.n_blocks=1", "core.dim=6", "cropper.size=[12, 20]"]
+    output = tmp_path / "run"
+    assert main(["train", "--recordings", *paths, "--output", str(output), "--dry-run", "--set", *options]) == 0
+    assert "whole run" in capsys.readouterr().out
+    assert not output.exists()
+
+
+def test_the_command_hands_its_hardware_on(
+    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def noted(jobs: Any, *, parallel: int) -> list[float]:
+        seen.extend([*jobs, parallel])
+        return [0.0] * len(jobs)
+
+    monkeypatch.setattr("training.trainer.run.train_members", noted)
+    arguments = ["train", "--recordings", str(recordings["SIM1"].path), "--output", str(tmp_path / "run")]
+    arguments += ["--members", "4", "--keep", "2", "--parallel", "2", "--precision", "bf16", "--deterministic"]
+    assert main([*arguments, "--tensorboard", "--device", "cpu", "--compile"]) == 0
+    *jobs, parallel = seen
+    assert parallel == 2
+    assert [job.seed for job in jobs] == [0, 1, 2, 3]
+    assert all(job.hardware == Hardware(precision="bf16", deterministic=True, compile=True) for job in jobs)
+    assert all(job.tensorboard for job in jobs)
+
+
+def test_validation_loss_can_be_what_is_watched(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    watched = QUICK.model_copy(update={"monitor": "loss"})
+    score = train_member(tiny_config(), watched, recordings, tmp_path, seed=0)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    expected = []
+    for recording in recordings.values():
+        indices = recording.tier("validation").indices
+        y = torch.from_numpy(loop.predict_tier(checkpoint.twin, recording, indices)).double().numpy()
+        r = recording.responses(indices).astype(float) / recording.response_std
+        eps = torch.finfo(torch.float32).eps
+        expected.append(float((y + eps - (r + eps) * np.log(y + eps)).sum() / len(indices)))
+    assert score == pytest.approx(-sum(expected) / 2, rel=1e-5)
+    assert checkpoint.provenance["validation_loss"] == pytest.approx(-score)
