@@ -22,12 +22,12 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
 from server.api.app import create_app
-from server.api.middleware import Envelope
-from server.serving import bentoml_supervisor as supervisor
-from server.serving import logs
+from server.api.middleware import RequestMiddleware
+from server.serving import bentoml_patches as supervisor
 from server.serving import malloc as memory
 from server.serving.access import listening_hosts, refusal
-from server.serving.context import Rooms
+from server.serving.context import Context
+from server.serving.telemetry import logs
 from server.serving.watchdog import Watchdog
 from server.settings import Settings, SettingsError
 
@@ -41,10 +41,10 @@ if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats
 
 
 def create_service(settings: Settings) -> Any:
-    """A BentoML service with its own rooms; nothing is loaded before it starts."""
-    rooms = Rooms.open(settings)
-    access, library, batcher = rooms.access, rooms.library, rooms.batcher
-    app = create_app(rooms)
+    """A BentoML service with its own context; nothing is loaded before it starts."""
+    context = Context.open(settings)
+    access, repository, batcher = context.access, context.repository, context.batcher
+    app = create_app(context)
 
     async def everything_else(scope: Scope, receive: Receive, send: Send) -> None:
         # Not the application itself: BentoML would answer what that has no route for, in its own words.
@@ -87,15 +87,15 @@ def create_service(settings: Settings) -> Any:
             for variable, meant in Settings.misspelt().items():
                 logger.warning("%s is no setting; did you mean %s?", variable, meant)
             batcher.start()
-            self._watchdog = Watchdog(settings.run_timeout, lambda: batcher.running, batcher.give_up)
+            self._watchdog = Watchdog(settings.run_timeout, lambda: batcher.running, batcher.fail_pending)
             self._watchdog.start()
-            rooms.drain.take_over(lambda: batcher.give_up("the server is shutting down"))
-            self._loading = asyncio.create_task(self._load(), name="library")
+            context.shutdown.take_over(lambda: batcher.fail_pending("the server is shutting down"))
+            self._loading = asyncio.create_task(self._load(), name="repository")
 
         async def _load(self) -> None:
-            await library.load()
+            await repository.load()
             if settings.watch is not None:
-                await library.watch(settings.watch)
+                await repository.watch(settings.watch)
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
@@ -104,14 +104,14 @@ def create_service(settings: Settings) -> Any:
                 await self._loading
             await batcher.close()
             self._watchdog.stop()
-            rooms.drain.release()
+            context.shutdown.release()
 
         async def __is_ready__(self) -> bool:
-            rooms.check_ready()  # raises NotReady with the reason, which the envelope makes the reply
+            context.check_ready()  # raises NotReady with the reason, which the envelope makes the reply
             return True
 
     service: Any = TwinServer  # the decorator made a bentoml.Service of the class
-    service.add_asgi_middleware(Envelope, rooms=rooms)
+    service.add_asgi_middleware(RequestMiddleware, context=context)
     return service
 
 

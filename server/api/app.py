@@ -32,8 +32,8 @@ from server.errors import (
     brief,
 )
 from server.serving.batcher import Work
-from server.serving.context import Rooms
-from server.serving.metrics import CONTENT_TYPE, SEVERAL, UNKNOWN
+from server.serving.context import Context
+from server.serving.telemetry.metrics import CONTENT_TYPE, SEVERAL, UNKNOWN
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine, Gradient, Stimulus
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["create_app"]
 
 
-def create_app(rooms: Rooms) -> Starlette:
+def create_app(context: Context) -> Starlette:
     """The application; mounted by `server/service.py`, and complete without it but for the middleware's envelope."""
     app = Starlette(
         routes=[
@@ -68,7 +68,7 @@ def create_app(rooms: Rooms) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
-    app.state.rooms = rooms
+    app.state.context = context
     return app
 
 
@@ -105,23 +105,23 @@ def _json(content: Any) -> Response:
 # POST
 
 
-async def _predict(request: Request, rooms: Rooms) -> Response:
-    media_type = _start(request, rooms)
-    bundle, questions, are_several = await _understood(request, rooms, stimulus.PREDICT)
-    engine = await rooms.library.engine(bundle)
+async def _predict(request: Request, context: Context) -> Response:
+    media_type = _start(request, context)
+    bundle, questions, are_several = await _understood(request, context, stimulus.PREDICT)
+    engine = await context.repository.engine(bundle)
     if are_several:
         if media_type == replies.NPY:
-            return _npy(*await answer_mice(request, rooms, engine, questions, replies.mice_npy))
-        return _body(await answer_mice(request, rooms, engine, questions, replies.mice_json))
+            return _npy(*await answer_mice(request, context, engine, questions, replies.mice_npy))
+        return _body(await answer_mice(request, context, engine, questions, replies.mice_json))
     (question,) = questions
     if media_type == replies.NPY:
-        return _npy(*await answer(request, rooms, engine, question, replies.npy_body))
-    return _body(await answer(request, rooms, engine, question, replies.json_body))
+        return _npy(*await answer(request, context, engine, question, replies.npy_body))
+    return _body(await answer(request, context, engine, question, replies.json_body))
 
 
-async def _gradient(request: Request, rooms: Rooms) -> Response:
-    media_type = _start(request, rooms)
-    engine, question = await _question(request, rooms, stimulus.GRADIENT)
+async def _gradient(request: Request, context: Context) -> Response:
+    media_type = _start(request, context)
+    engine, question = await _question(request, context, stimulus.GRADIENT)
     weights = question.weights
     assert weights is not None
     if question.units == "raw":
@@ -133,13 +133,13 @@ async def _gradient(request: Request, rooms: Rooms) -> Response:
 
     work = Work("gradient", run, 1 if engine.device == "cpu" else engine.max_batch)
     if media_type == replies.NPY:
-        return _npy(*await work_out(request, rooms, engine, question, work, replies.gradient_npy))
-    return _body(await work_out(request, rooms, engine, question, work, replies.gradient_json))
+        return _npy(*await work_out(request, context, engine, question, work, replies.gradient_npy))
+    return _body(await work_out(request, context, engine, question, work, replies.gradient_json))
 
 
-async def _attention(request: Request, rooms: Rooms) -> Response:
-    media_type = _start(request, rooms)
-    engine, question = await _question(request, rooms, stimulus.ATTENTION)
+async def _attention(request: Request, context: Context) -> Response:
+    media_type = _start(request, context)
+    engine, question = await _question(request, context, stimulus.ATTENTION)
 
     def run(piece: Stimulus, images: slice) -> replies.Attention:
         maps = engine.attention_rollout(piece.mouse_id, piece.image, piece.behavior, piece.pupil_center)
@@ -147,8 +147,8 @@ async def _attention(request: Request, rooms: Rooms) -> Response:
 
     work = Work("attention", run, engine.max_batch)
     if media_type == replies.NPY:
-        return _npy(*await work_out(request, rooms, engine, question, work, replies.attention_npy))
-    return _body(await work_out(request, rooms, engine, question, work, replies.attention_json))
+        return _npy(*await work_out(request, context, engine, question, work, replies.attention_npy))
+    return _body(await work_out(request, context, engine, question, work, replies.attention_json))
 
 
 def _body(body: bytes) -> Response:
@@ -159,37 +159,37 @@ def _npy(body: bytes, header: str) -> Response:
     return Response(body, headers={"V1T-Reply": header}, media_type=replies.NPY)
 
 
-def _start(request: Request, rooms: Rooms) -> str:
+def _start(request: Request, context: Context) -> str:
     """The type of the reply; refuses before the body is read: what is not answered now is not decoded either."""
     request.state.mouse = UNKNOWN  # the metrics' label is a mouse that we know, or this
     media_type = replies.accepted(request.headers.get("accept"))
-    rooms.library.check_ready()
-    rooms.admit(request.state.deadline)
+    context.repository.check_ready()
+    context.admit(request.state.deadline)
     return media_type
 
 
-async def _question(request: Request, rooms: Rooms, known: stimulus.Fields) -> tuple[Engine, stimulus.Question]:
+async def _question(request: Request, context: Context, known: stimulus.Fields) -> tuple[Engine, stimulus.Question]:
     """What is asked, checked, and whom."""
-    bundle, (question,), _ = await _understood(request, rooms, known)
-    return await rooms.library.engine(bundle), question
+    bundle, (question,), _ = await _understood(request, context, known)
+    return await context.repository.engine(bundle), question
 
 
 _Understood = tuple["Bundle", list[stimulus.Question], bool]  # one question for each mouse, and if several were named
 
 
-async def _understood(request: Request, rooms: Rooms, known: stimulus.Fields) -> _Understood:
+async def _understood(request: Request, context: Context, known: stimulus.Fields) -> _Understood:
     form = _form_type(request)
     body = await request.body()
-    rooms.admit(request.state.deadline)  # once more: others may have come while it did
-    arguments = request, rooms, known
+    context.admit(request.state.deadline)  # once more: others may have come while it did
+    arguments = request, context, known
     if form is not None:
-        max_files = rooms.settings.max_images + 1  # one more, so that our own message says what is allowed
-        return await rooms.desk.read(len(body), _understand_form, body, form, max_files, *arguments)
+        max_files = context.settings.max_images + 1  # one more, so that our own message says what is allowed
+        return await context.decode_pool.read(len(body), _understand_form, body, form, max_files, *arguments)
     if len(body) > LARGE:
-        return await rooms.desk.read(len(body), lambda: _understand(stimulus.read_json(body), *arguments))
+        return await context.decode_pool.read(len(body), lambda: _understand(stimulus.read_json(body), *arguments))
     fields = stimulus.read_json(body)
     if isinstance(fields.get("image"), dict):  # a file, which may be larger than it looks
-        return await rooms.desk.read(len(body), _understand, fields, *arguments)
+        return await context.decode_pool.read(len(body), _understand, fields, *arguments)
     return _understand(fields, *arguments)
 
 
@@ -213,23 +213,23 @@ def _form_type(request: Request) -> str | None:
 
 
 def _understand_form(
-    body: bytes, content_type: str, max_files: int, request: Request, rooms: Rooms, known: stimulus.Fields
+    body: bytes, content_type: str, max_files: int, request: Request, context: Context, known: stimulus.Fields
 ) -> _Understood:
     parts = read_parts(body, content_type, max_files=max_files)
-    return _understand(stimulus.read_form(parts, known), request, rooms, known)
+    return _understand(stimulus.read_form(parts, known), request, context, known)
 
 
-def _understand(fields: dict[str, Any], request: Request, rooms: Rooms, known: stimulus.Fields) -> _Understood:
+def _understand(fields: dict[str, Any], request: Request, context: Context, known: stimulus.Fields) -> _Understood:
     if (mice := stimulus.several_mice(fields, known)) is not None:
         _, model = stimulus.address(fields | {"mouse": "several"}, known)
-        bundle, records = rooms.library.look_up_all(mice, model)
+        bundle, records = context.repository.look_up_all(mice, model)
         request.state.mouse = SEVERAL
-        return bundle, stimulus.check_mice(fields, records, bundle.neurons, rooms.settings), True
+        return bundle, stimulus.check_mice(fields, records, bundle.neurons, context.settings), True
     mouse_id, model = stimulus.address(fields, known)
-    bundle = rooms.library.look_up(mouse_id, model)
+    bundle = context.repository.look_up(mouse_id, model)
     request.state.mouse = mouse_id
     record, neurons = bundle.manifest.mice[mouse_id], bundle.neurons[mouse_id]
-    return bundle, [stimulus.check(fields, record, neurons, rooms.settings, known)], False
+    return bundle, [stimulus.check(fields, record, neurons, context.settings, known)], False
 
 
 # GET
@@ -247,40 +247,40 @@ def _query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
     return query
 
 
-async def _mice(request: Request, rooms: Rooms) -> Response:
+async def _mice(request: Request, context: Context) -> Response:
     _query(request, ())
-    return _json({"mice": [replies.summarize(bundle, record) for bundle, record in rooms.library.records()]})
+    return _json({"mice": [replies.summarize(bundle, record) for bundle, record in context.repository.records()]})
 
 
-async def _mouse(request: Request, rooms: Rooms) -> Response:
+async def _mouse(request: Request, context: Context) -> Response:
     request.state.mouse = UNKNOWN
     mouse_id = request.path_params["mouse"]
-    bundle = rooms.library.look_up(mouse_id, _query(request, ("model",)).get("model"))
+    bundle = context.repository.look_up(mouse_id, _query(request, ("model",)).get("model"))
     request.state.mouse = mouse_id
     return _json(replies.describe(bundle, bundle.manifest.mice[mouse_id]))
 
 
-async def _neurons(request: Request, rooms: Rooms) -> Response:
+async def _neurons(request: Request, context: Context) -> Response:
     request.state.mouse = UNKNOWN
     mouse_id = request.path_params["mouse"]
     query = _query(request, PARAMETERS)
-    bundle = rooms.library.look_up(mouse_id, query.get("model"))
+    bundle = context.repository.look_up(mouse_id, query.get("model"))
     request.state.mouse = mouse_id
     answer = NeuronQuery.parse(query).answer(bundle.neurons[mouse_id])
     return _json({"mouse": mouse_id, "model": bundle.name, "hash": bundle.hash, **answer})
 
 
-async def _metrics(request: Request, rooms: Rooms) -> Response:
-    return Response(rooms.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+async def _metrics(request: Request, context: Context) -> Response:
+    return Response(context.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-async def _docs(request: Request, rooms: Rooms) -> Response:
+async def _docs(request: Request, context: Context) -> Response:
     return _json(document())
 
 
-async def _index(request: Request, rooms: Rooms) -> Response:
+async def _index(request: Request, context: Context) -> Response:
     try:
-        mice, problem = rooms.library.records(), None
+        mice, problem = context.repository.records(), None
     except TwinError as error:
         mice, problem = [], error
     html = index(str(request.base_url).rstrip("/"), [record for _, record in mice], problem)

@@ -29,13 +29,13 @@ from server.errors import (
     out_of_time,
     too_busy,
 )
-from server.serving import tracing
-from server.serving.access import Turnstile
-from server.serving.context import Rooms
-from server.serving.logs import REQUEST_ID
-from server.serving.metrics import OTHER
+from server.serving.concurrency_limiter import ConcurrencyLimiter
+from server.serving.context import Context
+from server.serving.telemetry import tracing
+from server.serving.telemetry.logs import REQUEST_ID
+from server.serving.telemetry.metrics import OTHER
 
-__all__ = ["Envelope", "error_response"]
+__all__ = ["RequestMiddleware", "error_response"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -66,30 +66,30 @@ def error_response(error: TwinError, request_id: str, path: str) -> Response:
     return Response(content, error.status, headers, media_type="application/json")
 
 
-class Envelope:
+class RequestMiddleware:
     """ASGI middleware. Handlers below it name their route and mouse for the metrics in `scope["state"]`."""
 
-    def __init__(self, app: ASGIApp, *, rooms: Rooms) -> None:
+    def __init__(self, app: ASGIApp, *, context: Context) -> None:
         self._app = app
-        self._rooms = rooms
-        self._turnstile = Turnstile(rooms.settings.max_concurrent)
+        self._rooms = context
+        self._limiter = ConcurrencyLimiter(context.settings.max_concurrent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._rooms, self._turnstile, scope, receive, send).run()
+        await _Exchange(self._app, self._rooms, self._limiter, scope, receive, send).run()
 
 
 class _Exchange:
     """One request and its reply."""
 
     def __init__(
-        self, app: ASGIApp, rooms: Rooms, turnstile: Turnstile, scope: Scope, receive: Receive, send: Send
+        self, app: ASGIApp, context: Context, limiter: ConcurrencyLimiter, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        self._app, self._turnstile = app, turnstile
-        self._settings, self._access, self._metrics = rooms.settings, rooms.access, rooms.metrics
-        self._drain = rooms.drain
+        self._app, self._limiter = app, limiter
+        self._settings, self._access, self._metrics = context.settings, context.access, context.metrics
+        self._shutdown = context.shutdown
         self._scope, self._receive, self._send = scope, receive, send
         self._headers = Headers(scope=scope)
         asked_id = self._headers.get("x-request-id", "")
@@ -98,11 +98,11 @@ class _Exchange:
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.update(request_id=self._request_id, route=route, mouse="")
         self._received = 0
-        self._max_body = math.inf if scope["path"] in STREAMED else rooms.settings.max_body
+        self._max_body = math.inf if scope["path"] in STREAMED else context.settings.max_body
         self._body_complete = False
         self._status: int | None = None
         self._start = self._state["start"] = time.perf_counter()
-        self._seconds = rooms.settings.timeout
+        self._seconds = context.settings.timeout
         self._timeout = asyncio.timeout(self._seconds)
         self._in_time = False
 
@@ -151,8 +151,8 @@ class _Exchange:
         """A place among those whose answers a server that is told to stop waits for."""
         if self._scope["path"] in _OPEN_ROUTES:
             return contextlib.nullcontext()
-        self._drain.check()
-        return self._drain.inside()
+        self._shutdown.check()
+        return self._shutdown.inside()
 
     def _admitted(self) -> contextlib.AbstractContextManager[None]:
         """The caller's place among those who are answered."""
@@ -162,7 +162,7 @@ class _Exchange:
         key = check(self._headers.get("authorization"))
         self._state["caller"] = key or ""
         address = (self._scope.get("client") or ("",))[0]
-        return self._turnstile.passing(key or address)
+        return self._limiter.slot(key or address)
 
     def _set_deadline(self) -> None:
         """Takes X-Request-Timeout into account. Whoever queues for the engine sees the deadline in the state."""
@@ -177,7 +177,7 @@ class _Exchange:
         """What is said where nobody who knew more said it in time: where others are being answered, it was them."""
         if not self._body_complete:
             return out_of_time(self._seconds, "its body had arrived")
-        return too_busy(self._seconds) if self._drain.in_flight else out_of_time(self._seconds)
+        return too_busy(self._seconds) if self._shutdown.in_flight else out_of_time(self._seconds)
 
     async def _fail(self, error: TwinError) -> None:
         self._in_time = False
@@ -222,7 +222,7 @@ class _Exchange:
                 tracing.describe(self._scope["method"], self._state)
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._request_id
-            if self._drain.begun:
+            if self._shutdown.begun:
                 headers["connection"] = "close"
             for name, value in _SECURITY_HEADERS.items():
                 headers.setdefault(name, value)

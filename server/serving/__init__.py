@@ -1,1 +1,1 @@
-"""What a running server owns: the batcher, the loaded bundles, keys, metrics, logs and shutdown."""
+"""What a running server owns: the batcher, the loaded bundles, API keys, limits, and its orderly end."""

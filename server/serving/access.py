@@ -9,17 +9,15 @@ import ipaddress
 import logging
 import os
 import socket
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from server.errors import Busy, NotFound, Unauthorized
+from server.errors import NotFound, Unauthorized
 from server.settings import PREFIX, Settings, SettingsError, as_key
 
-__all__ = ["Access", "Turnstile", "is_loopback", "listening_hosts", "refusal"]
+__all__ = ["Access", "is_loopback", "listening_hosts", "refusal"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -149,41 +147,6 @@ class _Keys:
             logger.error("the file of API keys cannot be used, the keys stay as they were: %s", error)
         else:
             logger.info("read the file of API keys again: %d keys", len(self._from_file))
-
-
-class Turnstile:
-    """Lets so many requests of one caller in at once.
-
-    Args:
-        limit: None: any number.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._inside: Counter[str] = Counter()
-
-    @contextmanager
-    def passing(self, caller: str) -> Iterator[None]:
-        """Counts a request of this caller while it is answered.
-
-        Raises:
-            Busy: as many are being answered already.
-        """
-        if self._limit is not None and self._inside[caller] >= self._limit:
-            raise Busy(
-                "too many requests of yours are being answered",
-                got=f"{self._inside[caller] + 1} at once",
-                expected=f"at most {self._limit}",
-                hint="Wait for an answer before you ask again, or send more images in one request.",
-                retry_after=1,
-            )
-        self._inside[caller] += 1
-        try:
-            yield
-        finally:
-            self._inside[caller] -= 1
-            if not self._inside[caller]:
-                del self._inside[caller]
 
 
 def refusal(hosts: Iterable[str]) -> str:

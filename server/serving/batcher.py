@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from server.errors import Busy, NotReady, out_of_time, too_busy
-from server.serving.metrics import Metrics
-from server.serving.statistics import Timing
+from server.serving.telemetry.metrics import Metrics
+from server.serving.telemetry.statistics import Timing
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine, Prediction, Stimulus
@@ -176,7 +176,7 @@ class Batcher:
         """What runs now, a new object for every run; None: nothing."""
         return self._in_run
 
-    def give_up(self, reason: str) -> None:
+    def fail_pending(self, reason: str) -> None:
         """From now on nobody is answered: who waits, in a run or before one, and who comes, is told the reason."""
         self._refusal = reason
         for job in [*self._queue, *(self._in_run or ())]:

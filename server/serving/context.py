@@ -10,35 +10,35 @@ from typing import TYPE_CHECKING, Self
 from server.errors import NotReady
 from server.serving.access import Access
 from server.serving.batcher import Batcher
-from server.serving.decode_pool import Desk
-from server.serving.metrics import Metrics
-from server.serving.repository import Library, load_engine
-from server.serving.shutdown import Drain
-from server.serving.statistics import Statistics
+from server.serving.decode_pool import DecodePool
+from server.serving.repository import Repository, load_engine
+from server.serving.shutdown import Shutdown
+from server.serving.telemetry.metrics import Metrics
+from server.serving.telemetry.statistics import Statistics
 from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine, Stimulus
 
-__all__ = ["Rooms"]
+__all__ = ["Context"]
 
 
 @dataclass(frozen=True)
-class Rooms:
+class Context:
     """What the routes stand on."""
 
     settings: Settings
     access: Access
-    library: Library
-    desk: Desk
-    drain: Drain
+    repository: Repository
+    decode_pool: DecodePool
+    shutdown: Shutdown
     batcher: Batcher
     metrics: Metrics
     statistics: Statistics
 
     @classmethod
     def open(cls, settings: Settings, load: Callable[[Path, Settings], Engine] = load_engine) -> Self:
-        """Makes them; nothing is loaded and nothing runs before the library loads and the batcher starts.
+        """Makes them; nothing is loaded and nothing runs before the repository loads and the batcher starts.
 
         Args:
             load: makes a warm engine of a bundle.
@@ -51,8 +51,8 @@ class Rooms:
                 metrics.stage_seconds.labels(stage).observe(of_stage)
 
         batcher = Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, ran=ran)
-        library, drain = Library(settings, metrics, load), Drain(settings.drain, metrics)
-        return cls(settings, Access(settings), library, Desk(), drain, batcher, metrics, statistics)
+        repository, drain = Repository(settings, metrics, load), Shutdown(settings.drain, metrics)
+        return cls(settings, Access(settings), repository, DecodePool(), drain, batcher, metrics, statistics)
 
     def check_ready(self) -> None:
         """Passes when every question can be answered.
@@ -62,8 +62,8 @@ class Rooms:
         """
         if self.access.problem is not None:
             raise NotReady("the server answers nobody", hint=self.access.problem, retry_after=30)
-        self.library.check_ready()
-        self.drain.check()
+        self.repository.check_ready()
+        self.shutdown.check()
         self.batcher.check()
 
     def admit(self, deadline: float) -> None:
@@ -72,4 +72,4 @@ class Rooms:
         Raises:
             Busy: he cannot; `retry_after` says when.
         """
-        self.batcher.admit(deadline=deadline - self.desk.seconds_ahead)
+        self.batcher.admit(deadline=deadline - self.decode_pool.seconds_ahead)

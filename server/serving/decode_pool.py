@@ -9,14 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["Desk"]
+__all__ = ["DecodePool"]
 
 T = TypeVar("T")
 
 _LEAST = 64 * 1024  # bytes that a body counts for at least: every one costs something
 
 
-class Desk:
+class DecodePool:
     """Reads in the order of arrival. Who is cancelled while he waits costs nothing.
 
     Args:
@@ -25,7 +25,7 @@ class Desk:
 
     def __init__(self, threads: int = 2) -> None:
         self._n_threads = threads
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="desk")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._waiting = 0  # bytes, in line or being read
         self._cost = 0.0  # seconds by which a byte makes the line longer: a running mean
 

@@ -1,4 +1,4 @@
-"""Memory of NVIDIA GPUs for Prometheus, asked of the driver's own library; nothing where there is none."""
+"""Memory of NVIDIA GPUs for Prometheus, asked of the driver's own repository; nothing where there is none."""
 
 from __future__ import annotations
 

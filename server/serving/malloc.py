@@ -16,7 +16,7 @@ _POOLS = 2
 
 
 def keep_little() -> None:
-    """To be called before the threads start; nothing where the C library is not glibc."""
+    """To be called before the threads start; nothing where the C repository is not glibc."""
     if (libc := _glibc()) is not None:
         libc.mallopt(_M_ARENA_MAX, _POOLS)
 

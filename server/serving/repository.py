@@ -15,13 +15,13 @@ from server.bundle.manifest import Manifest, MouseRecord, NeuronTable, load_mani
 from server.errors import BundleError, InvalidInput, NotFound, NotReady, TwinError, brief
 from server.serving import malloc as memory
 from server.serving.discovery import find_bundles, state_of, version_of
-from server.serving.metrics import Metrics
+from server.serving.telemetry.metrics import Metrics
 from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine
 
-__all__ = ["Bundle", "Change", "Library", "load_engine"]
+__all__ = ["Bundle", "Change", "Repository", "load_engine"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -85,10 +85,10 @@ class Change:
     problems: tuple[str, ...]  # of each bundle that was refused: which, and why
 
 
-_Shelf = Mapping[str, Mapping[str, Bundle]]  # name -> version -> bundle, the newest version last
+_Bundles = Mapping[str, Mapping[str, Bundle]]  # name -> version -> bundle, the newest version last
 
 
-class Library:
+class Repository:
     """The bundles in use, by name and version.
 
     Args:
@@ -101,7 +101,7 @@ class Library:
         self._settings = settings
         self._metrics = metrics
         self._load = load
-        self._shelf: _Shelf = MappingProxyType({})
+        self._bundles: _Bundles = MappingProxyType({})
         self._problem: str | None = None
         self._loaded = False  # once
         self._complete = False  # once, without a problem: from then on a bad bundle changes nothing
@@ -131,18 +131,18 @@ class Library:
     def bundles(self) -> list[Bundle]:
         """Every version of every model, as it stood at this moment."""
         self.check_ready()
-        return list(_all(self._shelf))
+        return list(_all(self._bundles))
 
     def records(self) -> list[tuple[Bundle, MouseRecord]]:
         """Every mouse of the newest version of every model."""
         self.check_ready()
-        newest = [list(versions.values())[-1] for versions in self._shelf.values()]
+        newest = [list(versions.values())[-1] for versions in self._bundles.values()]
         return [(bundle, record) for bundle in newest for record in bundle.manifest.mice.values()]
 
     def versions(self, name: str) -> Mapping[str, Bundle]:
         """The versions of a model, the newest last; none of a model that is not there."""
         self.check_ready()
-        return self._shelf.get(name, {})
+        return self._bundles.get(name, {})
 
     def look_up(self, mouse_id: str, model: str | None = None) -> Bundle:
         """The bundle that answers for a mouse.
@@ -155,7 +155,7 @@ class Library:
             InvalidInput: several do, and none was named.
         """
         self.check_ready()
-        candidates = {name: list(versions.values())[-1] for name, versions in self._shelf.items()}
+        candidates = {name: list(versions.values())[-1] for name, versions in self._bundles.items()}
         if model is not None:
             candidates = {model: self._named(model)}
         holders = [bundle for bundle in candidates.values() if mouse_id in bundle.manifest.mice]
@@ -184,7 +184,7 @@ class Library:
             InvalidInput: no bundle holds all of them, or several do, and none was named.
         """
         self.check_ready()
-        candidates = [list(versions.values())[-1] for versions in self._shelf.values()]
+        candidates = [list(versions.values())[-1] for versions in self._bundles.values()]
         if model is not None:
             candidates = [self._named(model)]
         holders = [bundle for bundle in candidates if mice == "*" or bundle.manifest.mice.keys() >= set(mice)]
@@ -200,12 +200,12 @@ class Library:
 
     def _named(self, model: str) -> Bundle:
         name, _, version = model.partition("@")
-        versions = self._shelf.get(name)
+        versions = self._bundles.get(name)
         if versions is None:
             raise NotFound(
                 "there is no such model",
                 got=brief(model),
-                expected=_names(self._shelf),
+                expected=_names(self._bundles),
                 hint="GET /mice lists the models.",
             )
         if version and version not in versions:
@@ -239,7 +239,7 @@ class Library:
                 if engine.hash != bundle.hash:
                     raise BundleError("its files are not those that were served", got=f"hash {engine.hash[:12]}")
                 bundle.engine, bundle.used = engine, time.monotonic()
-                self._make_room(_all(self._shelf))
+                self._make_room(_all(self._bundles))
             logger.info("bundle %s is in memory again", bundle)
             return engine
         except TwinError as error:
@@ -290,44 +290,44 @@ class Library:
         return change
 
     async def _take_in(self) -> Change:
-        before = {bundle.bundle: bundle for bundle in _all(self._shelf)}
+        before = {bundle.bundle: bundle for bundle in _all(self._bundles)}
         problems: list[str] = []
-        shelf: dict[str, dict[str, Bundle]] = {}
+        bundles: dict[str, dict[str, Bundle]] = {}
         self._state = await asyncio.to_thread(state_of, self._settings.bundles)
         try:
             places = await asyncio.to_thread(find_bundles, self._settings.bundles)
         except (BundleError, OSError) as error:  # a place that is gone says nothing about its bundles
             places, problems = [], [str(error)]
-            shelf = {name: dict(versions) for name, versions in self._shelf.items()}
+            bundles = {name: dict(versions) for name, versions in self._bundles.items()}
         loaded: list[Bundle] = []
         for place in places:
             old = before.get(place)
             try:
                 bundle = old if old is not None and await _is_unchanged(old) else Bundle.of(await self._make(place))
-                if bundle.version in shelf.get(bundle.name, ()):
+                if bundle.version in bundles.get(bundle.name, ()):
                     raise BundleError(
                         f"bundle {place} is named {bundle.name!r}, as another one of version {bundle.version} is",
                         hint="Rename one of them, or put them in folders named 1, 2, ...",
                     )
             except TwinError as error:
                 problems.append(f"{place}: {error}")
-                if old is None or old.version in shelf.get(old.name, ()):
+                if old is None or old.version in bundles.get(old.name, ()):
                     continue
                 bundle = old
-            shelf.setdefault(bundle.name, {})[bundle.version] = bundle
+            bundles.setdefault(bundle.name, {})[bundle.version] = bundle
             if bundle is not old:
                 loaded.append(bundle)
                 self._make_room(loaded)
         newest_last = {
             name: MappingProxyType(dict(sorted(versions.items(), key=lambda item: int(item[0]))))
-            for name, versions in shelf.items()
+            for name, versions in bundles.items()
         }
-        self._shelf = MappingProxyType(newest_last)  # the one step
+        self._bundles = MappingProxyType(newest_last)  # the one step
         self._problem = "; ".join(problems) or None
         self._loaded = True
         self._complete = self._complete or not problems
-        self._make_room(_all(self._shelf))
-        after = list(_all(self._shelf))
+        self._make_room(_all(self._bundles))
+        after = list(_all(self._bundles))
         change = Change(
             loaded=tuple(loaded),
             kept=tuple(bundle for bundle in after if bundle not in loaded),
@@ -350,7 +350,7 @@ class Library:
     def _show(self) -> None:
         """The metrics' bundles: 1 in memory, 0 out of it."""
         self._metrics.bundle.clear()
-        for one in _all(self._shelf):
+        for one in _all(self._bundles):
             labels = (one.name, one.version, one.hash, one.provider, one.manifest.members)
             self._metrics.bundle.labels(*labels).set(one.engine is not None)
 
@@ -369,8 +369,8 @@ class Library:
             last = now
 
 
-def _all(shelf: _Shelf) -> Iterator[Bundle]:
-    return (bundle for versions in shelf.values() for bundle in versions.values())
+def _all(bundles: _Bundles) -> Iterator[Bundle]:
+    return (bundle for versions in bundles.values() for bundle in versions.values())
 
 
 async def _is_unchanged(old: Bundle) -> bool:

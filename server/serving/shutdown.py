@@ -13,17 +13,17 @@ from types import FrameType
 from typing import Any
 
 from server.errors import NotReady
-from server.serving.metrics import Metrics
+from server.serving.telemetry.metrics import Metrics
 from server.settings import PREFIX
 
-__all__ = ["Drain"]
+__all__ = ["Shutdown"]
 
 logger = logging.getLogger("bentoml.v1t")
 
 _LINGER = 0.5  # seconds, at least: connections that wait to be accepted are told, and not cut off
 
 
-class Drain:
+class Shutdown:
     """Counts the requests that are being answered, and stands between the signals and the web server.
 
     Args:
@@ -62,11 +62,11 @@ class Drain:
         if self.begun:
             raise NotReady("the server is shutting down", hint="Ask again: another one may be starting.", retry_after=5)
 
-    def take_over(self, give_up: Callable[[], None]) -> None:
+    def take_over(self, fail_pending: Callable[[], None]) -> None:
         """Takes the signals from the web server, if one is running, to hand them on when nobody waits any more.
 
         Args:
-            give_up: refuses whoever still waits when the time is up.
+            fail_pending: refuses whoever still waits when the time is up.
         """
         if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGTERM)):
             return
@@ -76,7 +76,7 @@ class Drain:
             if self.begun and number == signal.SIGINT:  # Ctrl-C for the second time: at once
                 self._server[number](number, frame)
             else:
-                loop.call_soon_threadsafe(self._begin, number, give_up)
+                loop.call_soon_threadsafe(self._begin, number, fail_pending)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             handler = signal.signal(number, on_signal)
@@ -89,21 +89,21 @@ class Drain:
             signal.signal(number, handler)
         self._server.clear()
 
-    def _begin(self, number: int, give_up: Callable[[], None]) -> None:
+    def _begin(self, number: int, fail_pending: Callable[[], None]) -> None:
         if not self.begun:
             self.begun = True
             self._metrics.ready.set(0)
             logger.info("shutting down: %d requests are being answered", self.in_flight)
-            self._task = asyncio.create_task(self._run(number, give_up), name="drain")
+            self._task = asyncio.create_task(self._run(number, fail_pending), name="shutdown")
 
-    async def _run(self, number: int, give_up: Callable[[], None]) -> None:
+    async def _run(self, number: int, fail_pending: Callable[[], None]) -> None:
         last = threading.Timer(self._seconds + self.GRACE, self._leave)  # goes on until the process has ended
         last.daemon = True
         last.start()
         await asyncio.sleep(min(_LINGER, self._seconds))
         if not await self._is_empty_within(self._seconds):
             logger.warning("%d requests were not answered within %sDRAIN=%g s", self.in_flight, PREFIX, self._seconds)
-            give_up()
+            fail_pending()
             await self._is_empty_within(self.GRACE / 2)
         self._server[number](number, None)
 

@@ -32,7 +32,7 @@ class Watchdog:
     Args:
         seconds: that one run, or one turn of the event loop, may take.
         running: what runs now, a new object for every run; None: nothing.
-        give_up: refuses whoever waits, with the reason; called on the event loop.
+        fail_pending: refuses whoever waits, with the reason; called on the event loop.
         exit: ends the process at once.
     """
 
@@ -40,12 +40,12 @@ class Watchdog:
         self,
         seconds: float,
         running: Callable[[], object | None],
-        give_up: Callable[[str], None],
+        fail_pending: Callable[[str], None],
         exit: Callable[[int], Any] = os._exit,
     ) -> None:
         self._seconds = seconds
         self._running = running
-        self._give_up = give_up
+        self._give_up = fail_pending
         self._exit = exit
         self._period = min(1.0, seconds / 4)
         self._stopped = threading.Event()

@@ -17,12 +17,12 @@ from PIL import Image
 from v1t_client import AsyncClient
 
 from server.api.app import create_app
-from server.api.middleware import Envelope
+from server.api.middleware import RequestMiddleware
 from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
 from server.inference.engine import Prediction, Stimulus
 from server.inference.gradients import Gradient
 from server.inference.stages import Stages
-from server.serving.context import Rooms
+from server.serving.context import Context
 from server.settings import Settings
 
 SHAPE = (1, 18, 32)
@@ -147,15 +147,15 @@ def engine(rng) -> FormulaEngine:
 async def client(engine, tmp_path):
     bundle = tmp_path / "formula"
     bundle.mkdir()
-    (bundle / "manifest.json").write_text("{}", encoding="utf-8")  # the library finds it; the engine is handed in
+    (bundle / "manifest.json").write_text("{}", encoding="utf-8")  # the repository finds it; the engine is handed in
     settings = Settings(bundles=(tmp_path,), max_images=16)
-    rooms = Rooms.open(settings, load=lambda bundle, settings: engine)
-    rooms.batcher.start()
-    await rooms.library.load()
-    app = Envelope(create_app(rooms), rooms=rooms)
+    context = Context.open(settings, load=lambda bundle, settings: engine)
+    context.batcher.start()
+    await context.repository.load()
+    app = RequestMiddleware(create_app(context), context=context)
     async with AsyncClient(transport=httpx.ASGITransport(app), retries=0) as client:
         yield client
-    await rooms.batcher.close()
+    await context.batcher.close()
 
 
 async def test_every_input_reaches_its_place(client, engine, rng):

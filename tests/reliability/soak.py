@@ -33,14 +33,14 @@ BLOCKS = 8
 def run(*, seconds: float, seed: int = 0) -> Report:
     """Memory is flat, and every proper question gets its own answer, whatever else is asked."""
     with tempfile.TemporaryDirectory() as temporary:
-        shelf = Shelf(Path(temporary))
-        with at([shelf.folder, DEMO], V1T_ADMIN_KEYS=KEY) as place:
-            return asyncio.run(_press(place, shelf, seconds, seed))
+        bundles = Shelf(Path(temporary))
+        with at([bundles.folder, DEMO], V1T_ADMIN_KEYS=KEY) as place:
+            return asyncio.run(_press(place, bundles, seconds, seed))
 
 
-async def _press(place: Place, shelf: Shelf, seconds: float, seed: int) -> Report:
+async def _press(place: Place, bundles: Shelf, seconds: float, seed: int) -> Report:
     rng = np.random.default_rng(seed)
-    judges = questions.load([*shelf.versions, DEMO])
+    judges = questions.load([*bundles.versions, DEMO])
     asked = questions.draw_questions(judges, rng, sizes=(1, 1, 2, 4, 8, 24), subsets=False)
     tally, counts = Tally(), {"bad requests": 0, "hang-ups": 0, "reloads": 0}
     end = time.monotonic() + seconds
@@ -83,7 +83,7 @@ async def _press(place: Place, shelf: Shelf, seconds: float, seed: int) -> Repor
 
     async def swap() -> None:
         while go_on():
-            shelf.turn()
+            bundles.turn()
             response = await reload(place.server.url)
             counts["reloads"] += 1
             if response.status_code != 200:

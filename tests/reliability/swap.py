@@ -49,13 +49,13 @@ async def reload(url: str) -> httpx.Response:
 def run(*, swaps: int, seed: int = 0) -> Report:
     """No reply may mix two bundles, and none may be refused."""
     with tempfile.TemporaryDirectory() as temporary:
-        shelf = Shelf(Path(temporary))
-        with at([shelf.folder], V1T_ADMIN_KEYS=KEY) as place:
-            return asyncio.run(_press(place, shelf, swaps, seed))
+        bundles = Shelf(Path(temporary))
+        with at([bundles.folder], V1T_ADMIN_KEYS=KEY) as place:
+            return asyncio.run(_press(place, bundles, swaps, seed))
 
 
-async def _press(place: Place, shelf: Shelf, swaps: int, seed: int) -> Report:
-    judges = questions.load(shelf.versions)
+async def _press(place: Place, bundles: Shelf, swaps: int, seed: int) -> Report:
+    judges = questions.load(bundles.versions)
     asked = questions.draw_questions(judges, np.random.default_rng(seed), each=2, subsets=False)
     tally = Tally()
     over = asyncio.Event()
@@ -64,7 +64,7 @@ async def _press(place: Place, shelf: Shelf, swaps: int, seed: int) -> Report:
         try:
             for _ in range(swaps):
                 await asyncio.sleep(0.05)
-                shelf.turn()
+                bundles.turn()
                 response = await reload(place.server.url)
                 loaded = response.json().get("loaded", []) if response.status_code == 200 else []
                 if len(loaded) != 1:

@@ -9,9 +9,9 @@ import yaml
 from support.checkout import ROOT
 
 from server.api.app import create_app
-from server.serving.context import Rooms
-from server.serving.metrics import Metrics
-from server.serving.shutdown import Drain
+from server.serving.context import Context
+from server.serving.shutdown import Shutdown
+from server.serving.telemetry.metrics import Metrics
 from server.serving.watchdog import HUNG
 from server.settings import Settings
 
@@ -43,7 +43,7 @@ def test_it_leaves_time_for_the_drain() -> None:
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     before = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    longest = Settings.model_fields["drain"].default + Drain.GRACE
+    longest = Settings.model_fields["drain"].default + Shutdown.GRACE
     assert before + longest < pod["terminationGracePeriodSeconds"]
     unit = configparser.ConfigParser()
     unit.read_string(blocks("ini")[0].replace("Environment=", "Environment2=", 1))
@@ -52,7 +52,7 @@ def test_it_leaves_time_for_the_drain() -> None:
 
 
 def test_the_routes_metrics_and_codes_that_it_names_are_there() -> None:
-    routes = {route.path for route in create_app(Rooms.open(Settings())).routes} | {"/livez", "/readyz"}  # type: ignore[attr-defined]
+    routes = {route.path for route in create_app(Context.open(Settings())).routes} | {"/livez", "/readyz"}  # type: ignore[attr-defined]
     named = set(re.findall(r"(?<![A-Za-z_.])/(?:admin/\w+|\w+z|metrics|predict/stream)\b", TEXT))
     assert {"/admin/reload", "/readyz", "/livez", "/metrics", "/predict/stream"} <= named
     assert named <= routes

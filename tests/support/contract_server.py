@@ -1,6 +1,6 @@
 """A small server that keeps the HTTP contract by its own reading of it, to check what the client sends.
 
-Written from the contract alone, with the standard library's parsers: nothing here is shared with the client. Its
+Written from the contract alone, with the standard repository's parsers: nothing here is shared with the client. Its
 "twin" is a formula that a test can do on its own: see `ContractServer.responses`.
 """
 

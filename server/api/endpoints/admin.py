@@ -13,7 +13,7 @@ from server.api.codecs import schemas
 from server.api.codecs.response import JSON
 from server.api.endpoints.dispatch import named
 from server.errors import Refused
-from server.serving.context import Rooms
+from server.serving.context import Context
 
 if TYPE_CHECKING:
     from server.serving.repository import Bundle
@@ -26,10 +26,10 @@ def routes() -> list[Route]:
     return [Route("/admin/reload", named("/admin/reload", _reload), methods=["POST"])]
 
 
-async def _reload(request: Request, rooms: Rooms) -> Response:
+async def _reload(request: Request, context: Context) -> Response:
     """Takes in the bundles on disk as they are now; a bad one is named, and changes nothing of what is served."""
     # Whoever hangs up, or runs out of time, leaves it to its end: the log says how that went.
-    change = await asyncio.shield(asyncio.create_task(rooms.library.load(), name="reload"))
+    change = await asyncio.shield(asyncio.create_task(context.repository.load(), name="reload"))
     if change.problems:
         raise Refused(
             "what is on disk cannot all be served; what was served in its place still is",

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from server.api.codecs import request as stimulus
 from server.errors import out_of_time
 from server.serving.batcher import Work
-from server.serving.context import Rooms
-from server.serving.statistics import Timing
+from server.serving.context import Context
+from server.serving.telemetry.statistics import Timing
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine, Prediction
@@ -25,15 +25,15 @@ __all__ = ["LARGE", "answer", "answer_mice", "maybe_in_thread", "named", "stimul
 LARGE = 64 * 1024  # bytes; below that, a thread costs more than the work
 
 T = TypeVar("T")
-Handler = Callable[[Request, Rooms], Awaitable[Response]]
+Handler = Callable[[Request, Context], Awaitable[Response]]
 
 
 def named(route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Names the route for the metrics, and hands the handler its rooms."""
+    """Names the route for the metrics, and hands the handler its context."""
 
     async def endpoint(request: Request) -> Response:
         request.state.route = route
-        return await handler(request, request.app.state.rooms)
+        return await handler(request, request.app.state.context)
 
     return endpoint
 
@@ -45,7 +45,7 @@ async def maybe_in_thread(is_large: bool, function: Callable[..., T], *arguments
 
 async def answer(
     request: Request,
-    rooms: Rooms,
+    context: Context,
     engine: Engine,
     question: stimulus.Question,
     write: Callable[[Engine, stimulus.Question, Prediction, str], T],
@@ -63,12 +63,12 @@ async def answer(
     ) -> T:
         return write(engine, questions[0], predictions[0], request_id)
 
-    return await answer_mice(request, rooms, engine, [question], write_one, seconds=seconds)
+    return await answer_mice(request, context, engine, [question], write_one, seconds=seconds)
 
 
 async def answer_mice(
     request: Request,
-    rooms: Rooms,
+    context: Context,
     engine: Engine,
     questions: Sequence[stimulus.Question],
     write: Callable[[Engine, Sequence[stimulus.Question], Sequence[Prediction], str], T],
@@ -84,26 +84,26 @@ async def answer_mice(
     try:
         async with asyncio.timeout(seconds):
             predictions = await unless_gone(
-                request, rooms.batcher.predict_mice(engine, asked, deadline=deadline, timing=timing)
+                request, context.batcher.predict_mice(engine, asked, deadline=deadline, timing=timing)
             )
         computed = time.perf_counter()
         is_large = sum(prediction.response.size for prediction in predictions) > LARGE
         written = await maybe_in_thread(is_large, write, engine, questions, predictions, request.state.request_id)
     except BaseException as error:
         for question in questions:
-            rooms.statistics.failed(engine, question.mouse_id, time.perf_counter() - start)
+            context.statistics.failed(engine, question.mouse_id, time.perf_counter() - start)
         if isinstance(error, TimeoutError) and seconds is not None:  # the envelope's own would be a cancellation
             raise out_of_time(seconds) from None
         raise
     timing.writing = time.perf_counter() - computed
     for question in questions:
-        rooms.statistics.answered(engine, question.mouse_id, len(question.image), timing)
+        context.statistics.answered(engine, question.mouse_id, len(question.image), timing)
     return written
 
 
 async def work_out(
     request: Request,
-    rooms: Rooms,
+    context: Context,
     engine: Engine,
     question: stimulus.Question,
     work: Work,
@@ -111,7 +111,7 @@ async def work_out(
 ) -> T:
     """What `write` makes of the work's arrays."""
     asked, timing = stimulus_of(question), Timing(reading=time.perf_counter() - request.state.start)
-    computing = rooms.batcher.compute(engine, asked, work, deadline=request.state.deadline, timing=timing)
+    computing = context.batcher.compute(engine, asked, work, deadline=request.state.deadline, timing=timing)
     arrays = await unless_gone(request, computing)
     is_large = sum(array.size for array in arrays) > LARGE
     return await maybe_in_thread(is_large, write, engine, question, arrays, request.state.request_id)
@@ -119,7 +119,7 @@ async def work_out(
 
 def stimulus_of(question: stimulus.Question) -> Stimulus:
     """What the engine is shown."""
-    from server.inference.engine import Stimulus  # loaded long since: the library has made an engine
+    from server.inference.engine import Stimulus  # loaded long since: the repository has made an engine
 
     return Stimulus(
         mouse_id=question.mouse_id,

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2, JSON and binary, as `tritonclient` speaks it; thin, over the rooms of /predict.
+"""The Open Inference Protocol v2, JSON and binary, as `tritonclient` speaks it; thin, over the context of /predict.
 
 Every mouse of every bundle is a model. Its name is `bundle.mouse`, where whatever is no letter, digit, `_`, `~` or `-`
 in the mouse's id is written %XX, so that the last dot parts the two. Its versions are the bundle's; the newest answers
@@ -22,8 +22,8 @@ from server.api.codecs import tensors
 from server.api.codecs.schemas import API_VERSION
 from server.api.endpoints.dispatch import LARGE, answer, named
 from server.errors import InvalidInput, NotFound, UnsupportedMedia, brief
-from server.serving.context import Rooms
-from server.serving.metrics import UNKNOWN
+from server.serving.context import Context
+from server.serving.telemetry.metrics import UNKNOWN
 
 if TYPE_CHECKING:
     from server.bundle.manifest import MouseRecord
@@ -77,39 +77,39 @@ def _json(content: Any) -> Response:
 # What is there
 
 
-async def _server(request: Request, rooms: Rooms) -> Response:
+async def _server(request: Request, context: Context) -> Response:
     return _json({"name": "v1t-twins", "version": API_VERSION, "extensions": ["binary_tensor_data", "statistics"]})
 
 
-async def _live(request: Request, rooms: Rooms) -> Response:
+async def _live(request: Request, context: Context) -> Response:
     return _json({"live": True})
 
 
-async def _ready(request: Request, rooms: Rooms) -> Response:
-    rooms.check_ready()
+async def _ready(request: Request, context: Context) -> Response:
+    context.check_ready()
     return _json({"ready": True})
 
 
-def _models(rooms: Rooms) -> list[tuple[str, Bundle, str]]:
+def _models(context: Context) -> list[tuple[str, Bundle, str]]:
     """Every version of every model: its name, its bundle and the mouse."""
     return [
         (model_name(bundle.name, mouse_id), bundle, mouse_id)
-        for bundle in rooms.library.bundles
+        for bundle in context.repository.bundles
         for mouse_id in bundle.manifest.mice
     ]
 
 
-def _find(request: Request, rooms: Rooms) -> tuple[str, Bundle, MouseRecord]:
+def _find(request: Request, context: Context) -> tuple[str, Bundle, MouseRecord]:
     """The model that the path names."""
     name, version = request.path_params["model"], request.path_params.get("version")
     bundle_name, _, mouse_id = name.rpartition(".")
     versions = [
         bundle
-        for bundle in rooms.library.versions(bundle_name).values()
+        for bundle in context.repository.versions(bundle_name).values()
         if unquote(mouse_id) in bundle.manifest.mice and model_name(bundle_name, unquote(mouse_id)) == name
     ]
     if not versions:
-        known = list(dict.fromkeys(known for known, _, _ in _models(rooms)))
+        known = list(dict.fromkeys(known for known, _, _ in _models(context)))
         more = f" or {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         raise NotFound(
             "there is no such model",
@@ -126,25 +126,25 @@ def _find(request: Request, rooms: Rooms) -> tuple[str, Bundle, MouseRecord]:
     raise NotFound("the model has no such version", got=brief(version), expected=expected)
 
 
-async def _index(request: Request, rooms: Rooms) -> Response:
+async def _index(request: Request, context: Context) -> Response:
     return _json(
         [
             {"name": name, "version": bundle.version, "state": "READY", "reason": ""}
-            for name, bundle, _ in _models(rooms)
+            for name, bundle, _ in _models(context)
         ]
     )
 
 
-async def _model_ready(request: Request, rooms: Rooms) -> Response:
+async def _model_ready(request: Request, context: Context) -> Response:
     request.state.mouse = UNKNOWN
-    name, _, _ = _find(request, rooms)
-    rooms.check_ready()
+    name, _, _ = _find(request, context)
+    context.check_ready()
     return _json({"name": name, "ready": True})
 
 
-async def _metadata(request: Request, rooms: Rooms) -> Response:
+async def _metadata(request: Request, context: Context) -> Response:
     request.state.mouse = UNKNOWN
-    name, bundle, record = _find(request, rooms)
+    name, bundle, record = _find(request, context)
     shapes = {
         "image": [-1, *record.image_shape],
         "behavior": [-1, len(record.behavior)],
@@ -162,7 +162,7 @@ async def _metadata(request: Request, rooms: Rooms) -> Response:
             "name": name,
             "versions": [
                 one.version
-                for one in rooms.library.versions(bundle.name).values()
+                for one in context.repository.versions(bundle.name).values()
                 if record.mouse_id in one.manifest.mice
             ],
             "platform": "onnxruntime_onnx",
@@ -197,36 +197,36 @@ def _provenance(engine: Engine | Bundle, mouse_id: str) -> dict[str, Any]:
     }
 
 
-async def _model_stats(request: Request, rooms: Rooms) -> Response:
+async def _model_stats(request: Request, context: Context) -> Response:
     request.state.mouse = UNKNOWN
-    name, bundle, record = _find(request, rooms)
-    return _json({"model_stats": [_stats(rooms, name, bundle, record.mouse_id)]})
+    name, bundle, record = _find(request, context)
+    return _json({"model_stats": [_stats(context, name, bundle, record.mouse_id)]})
 
 
-async def _all_stats(request: Request, rooms: Rooms) -> Response:
-    return _json({"model_stats": [_stats(rooms, *model) for model in _models(rooms)]})
+async def _all_stats(request: Request, context: Context) -> Response:
+    return _json({"model_stats": [_stats(context, *model) for model in _models(context)]})
 
 
-def _stats(rooms: Rooms, name: str, bundle: Bundle, mouse_id: str) -> dict[str, Any]:
-    return {"name": name, "version": bundle.version, **rooms.statistics.body(bundle, mouse_id)}
+def _stats(context: Context, name: str, bundle: Bundle, mouse_id: str) -> dict[str, Any]:
+    return {"name": name, "version": bundle.version, **context.statistics.body(bundle, mouse_id)}
 
 
 # Inference
 
 
-async def _infer(request: Request, rooms: Rooms) -> Response:
+async def _infer(request: Request, context: Context) -> Response:
     request.state.mouse = UNKNOWN
-    name, bundle, record = _find(request, rooms)
-    rooms.admit(request.state.deadline)
-    engine = await rooms.library.engine(bundle)
+    name, bundle, record = _find(request, context)
+    context.admit(request.state.deadline)
+    engine = await context.repository.engine(bundle)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMedia("the body is compressed", got=brief(encoding), expected="no Content-Encoding")
     body = await request.body()
-    rooms.admit(request.state.deadline)  # once more: others may have come while the body did
-    arguments = body, request.headers.get("inference-header-content-length"), engine, record, rooms
+    context.admit(request.state.deadline)  # once more: others may have come while the body did
+    arguments = body, request.headers.get("inference-header-content-length"), engine, record, context
     if len(body) > LARGE:
-        asked, question = await rooms.desk.read(len(body), _read, *arguments)
+        asked, question = await context.decode_pool.read(len(body), _read, *arguments)
     else:
         asked, question = _read(*arguments)
     del body, arguments
@@ -239,14 +239,14 @@ async def _infer(request: Request, rooms: Rooms) -> Response:
             head["id"] = asked.id
         return _write(head, asked.outputs, engine, question, prediction)
 
-    content, header_length = await answer(request, rooms, engine, question, write, seconds=_seconds(asked.parameters))
+    content, header_length = await answer(request, context, engine, question, write, seconds=_seconds(asked.parameters))
     if header_length is None:
         return Response(content, media_type=replies.JSON)
     return Response(content, headers={"Inference-Header-Content-Length": str(header_length)}, media_type=_BINARY)
 
 
 def _read(
-    body: bytes, header_length: str | None, engine: Engine, record: MouseRecord, rooms: Rooms
+    body: bytes, header_length: str | None, engine: Engine, record: MouseRecord, context: Context
 ) -> tuple[tensors.InferRequest, stimulus.Question]:
     """The request, and the question that it asks."""
     asked = tensors.read_request(body, header_length, inputs=_INPUTS, outputs=_OUTPUTS, parameters=_PARAMETERS)
@@ -266,7 +266,7 @@ def _read(
         fields["pupil_center"] = pupil_center.tolist()
     if (neuron_ids := arrays.get("neuron_ids")) is not None:
         fields["neuron_ids"] = neuron_ids.tolist()
-    return asked, stimulus.check(fields, record, engine.neurons[record.mouse_id], rooms.settings)
+    return asked, stimulus.check(fields, record, engine.neurons[record.mouse_id], context.settings)
 
 
 def _columns(array: np.ndarray, name: str, n: int) -> np.ndarray:

@@ -28,9 +28,9 @@ from server.api.codecs.streaming import EVENTS, Event, EventStream, Upload, in_o
 from server.api.endpoints.dispatch import LARGE, maybe_in_thread, stimulus_of
 from server.bundle.manifest import BEHAVIOR_CHANNELS
 from server.errors import InvalidInput, NotAcceptable, TooLarge, UnsupportedMedia, brief
-from server.serving.context import Rooms
-from server.serving.metrics import UNKNOWN
-from server.serving.statistics import Timing
+from server.serving.context import Context
+from server.serving.telemetry.metrics import UNKNOWN
+from server.serving.telemetry.statistics import Timing
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine, Prediction
@@ -61,7 +61,7 @@ class _Header:
         return np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
 
 
-async def predict_stream(request: Request, rooms: Rooms) -> Response:
+async def predict_stream(request: Request, context: Context) -> Response:
     """Answers a stack of images."""
     request.state.mouse = UNKNOWN
     as_events = replies.accepted(request.headers.get("accept"), (replies.NPY, EVENTS)) == EVENTS
@@ -69,8 +69,8 @@ async def predict_stream(request: Request, rooms: Rooms) -> Response:
     fields = stimulus.read_form(request.query_params.multi_items(), _IN_QUERY)
     names = _names(fields)
     mouse_id, model = stimulus.address(fields)
-    rooms.admit(request.state.deadline)  # what is not answered now is not read either
-    engine = await rooms.library.find(mouse_id, model)
+    context.admit(request.state.deadline)  # what is not answered now is not read either
+    engine = await context.repository.find(mouse_id, model)
     request.state.mouse = mouse_id
     if fields.get("spread") and not as_events:
         raise NotAcceptable(
@@ -78,17 +78,17 @@ async def predict_stream(request: Request, rooms: Rooms) -> Response:
             got="spread=true",
             expected=f"Accept: {EVENTS}",
         )
-    upload = Upload(request, patience=rooms.settings.timeout)
-    before = {name: await _read_before(upload, name, rooms.settings.max_body) for name in names}
+    upload = Upload(request, patience=context.settings.timeout)
+    before = {name: await _read_before(upload, name, context.settings.max_body) for name in names}
     header = await _read_header(upload, "the stack of images")
-    stack = _Stack(request, rooms, engine, fields, before, header, upload)
+    stack = _Stack(request, context, engine, fields, before, header, upload)
     if as_events:
-        stream = await EventStream.begin(request, stack.events(), patience=rooms.settings.timeout)
+        stream = await EventStream.begin(request, stack.events(), patience=context.settings.timeout)
     else:
         stream = await EventStream.begin(
             request,
             stack.rows(),
-            patience=rooms.settings.timeout,
+            patience=context.settings.timeout,
             encode=lambda event: event.body,
             media_type=replies.NPY,
         )
@@ -112,19 +112,19 @@ class _Stack:
     def __init__(
         self,
         request: Request,
-        rooms: Rooms,
+        context: Context,
         engine: Engine,
         fields: dict[str, Any],
         before: dict[str, np.ndarray],
         header: _Header,
         upload: Upload,
     ) -> None:
-        self._request, self._rooms, self._engine = request, rooms, engine
+        self._request, self._rooms, self._engine = request, context, engine
         self._record = engine.manifest.mice[fields["mouse"]]
         self._neurons = engine.neurons[fields["mouse"]]
         self._fields, self._before, self._header, self._upload = fields, before, header, upload
         self._n_images = header.shape[0] if header.shape else 0
-        self._n_rows = min(_RUNS * rooms.settings.max_batch, rooms.settings.max_images)
+        self._n_rows = min(_RUNS * context.settings.max_batch, context.settings.max_images)
         self._check()
         seconds = seconds_asked(request.headers.get("x-request-timeout"))
         self._deadline = math.inf if seconds is None else request.state.start + seconds
@@ -161,7 +161,7 @@ class _Stack:
             rows = slice(start, min(start + self._n_rows, self._n_images))
             n_bytes = (rows.stop - rows.start) * self._header.row_bytes
             content = await self._upload.read(n_bytes, f"images {rows.start} to {rows.stop - 1}")
-            question = await self._rooms.desk.read(n_bytes, self._question, content, rows)
+            question = await self._rooms.decode_pool.read(n_bytes, self._question, content, rows)
             del content
             yield question
             del question  # before the next is read

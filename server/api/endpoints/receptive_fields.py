@@ -29,9 +29,9 @@ from server.api.endpoints.dispatch import LARGE, maybe_in_thread, stimulus_of
 from server.bundle.manifest import MouseRecord
 from server.errors import Busy, InvalidInput, TooLarge, UnsupportedMedia, brief
 from server.inference.noise import NoiseSums, enlarge, white_noise
-from server.serving.context import Rooms
-from server.serving.metrics import UNKNOWN
-from server.serving.statistics import Timing
+from server.serving.context import Context
+from server.serving.telemetry.metrics import UNKNOWN
+from server.serving.telemetry.statistics import Timing
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine, Prediction
@@ -45,18 +45,18 @@ _MAX_IMAGES = 1_000_000
 _SECONDS = 0.5  # between two events of progress
 
 
-async def receptive_fields(request: Request, rooms: Rooms) -> Response:
+async def receptive_fields(request: Request, context: Context) -> Response:
     """Sums of responses to noise."""
     request.state.mouse = UNKNOWN
     replies.accepted(request.headers.get("accept"), (EVENTS,))
-    rooms.library.check_ready()
-    rooms.admit(request.state.deadline)
+    context.repository.check_ready()
+    context.admit(request.state.deadline)
     fields = await _fields(request)
     mouse_id, model = stimulus.address(fields, NOISE)
-    engine = await rooms.library.find(mouse_id, model)
+    engine = await context.repository.find(mouse_id, model)
     request.state.mouse = mouse_id
-    asked = _Noise(request, rooms, engine, fields)
-    stream = await EventStream.begin(request, asked.events(), patience=rooms.settings.timeout)
+    asked = _Noise(request, context, engine, fields)
+    stream = await EventStream.begin(request, asked.events(), patience=context.settings.timeout)
     stream.headers["V1T-Reply"] = replies.about(engine, asked.question, request.state.request_id)
     return stream
 
@@ -64,8 +64,8 @@ async def receptive_fields(request: Request, rooms: Rooms) -> Response:
 class _Noise:
     """One request: its noise, shown and summed."""
 
-    def __init__(self, request: Request, rooms: Rooms, engine: Engine, fields: dict[str, Any]) -> None:
-        self._request, self._rooms, self._engine = request, rooms, engine
+    def __init__(self, request: Request, context: Context, engine: Engine, fields: dict[str, Any]) -> None:
+        self._request, self._rooms, self._engine = request, context, engine
         record = engine.manifest.mice[fields["mouse"]]
         self._shape = record.image_shape
         self._seed = _whole(fields.pop("seed", None), "seed", 0, 2**64 - 1)
@@ -76,7 +76,7 @@ class _Noise:
         self._contrast = _level(fields.pop("contrast", None), "contrast", 0.0)
         blank = np.full((1, *self._shape), self._luminance, dtype=np.float32)
         neurons = engine.neurons[record.mouse_id]
-        self.question = stimulus.check({**fields, "image": blank}, record, neurons, rooms.settings)
+        self.question = stimulus.check({**fields, "image": blank}, record, neurons, context.settings)
         self._n_neurons = len(neurons) if self.question.neurons is None else len(self.question.neurons)
         seconds = seconds_asked(request.headers.get("x-request-timeout"))
         self._deadline = math.inf if seconds is None else request.state.start + seconds

@@ -20,7 +20,8 @@ from support.live_server import serving as serving_live
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.errors import Busy, Unauthorized
-from server.serving.access import Access, Turnstile, is_loopback, listening_hosts
+from server.serving.access import Access, is_loopback, listening_hosts
+from server.serving.concurrency_limiter import ConcurrencyLimiter
 from server.settings import Settings, SettingsError
 
 with warnings.catch_warnings():
@@ -208,16 +209,16 @@ async def test_a_worker_that_others_can_reach_answers_nobody_without_keys(
 
 
 def test_one_caller_s_requests_at_once_are_limited_and_no_other_s() -> None:
-    turnstile = Turnstile(2)
-    with turnstile.passing("a"), turnstile.passing("a"), turnstile.passing("b"):
-        with pytest.raises(Busy, match="3 at once") as refused, turnstile.passing("a"):
+    limiter = ConcurrencyLimiter(2)
+    with limiter.slot("a"), limiter.slot("a"), limiter.slot("b"):
+        with pytest.raises(Busy, match="3 at once") as refused, limiter.slot("a"):
             pass
         assert refused.value.retry_after == 1
-    with pytest.raises(RuntimeError), turnstile.passing("a"):
+    with pytest.raises(RuntimeError), limiter.slot("a"):
         raise RuntimeError  # whatever happens inside, the place is free again
-    with turnstile.passing("a"), turnstile.passing("a"):
+    with limiter.slot("a"), limiter.slot("a"):
         pass
-    assert not turnstile._inside
+    assert not limiter._inside
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from server.errors import Busy, DeadlineExceeded, NotReady, Overloaded
 from server.inference.engine import Prediction, Stimulus
 from server.serving.batcher import Batcher, Work
-from server.serving.metrics import Metrics
+from server.serving.telemetry.metrics import Metrics
 
 
 class SumEngine:

@@ -24,13 +24,13 @@ from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.api.app import create_app
 from server.api.codecs import schemas
-from server.api.middleware import Envelope
+from server.api.middleware import RequestMiddleware
 from server.bundle import manifest as contract
 from server.errors import InvalidInput, NotFound, NotReady
 from server.inference.engine import Engine
-from server.serving.context import Rooms
-from server.serving.metrics import Metrics
-from server.serving.repository import Library, load_engine
+from server.serving.context import Context
+from server.serving.repository import Repository, load_engine
+from server.serving.telemetry.metrics import Metrics
 from server.settings import Settings
 
 
@@ -43,8 +43,8 @@ def make_settings(*places: Path, **more: Any) -> Settings:
     return Settings(bundles=places, provider="cpu", threads=1, **more)
 
 
-def make_library(*places: Path, **more: Any) -> Library:
-    return Library(make_settings(*places, **more), Metrics())
+def make_library(*places: Path, **more: Any) -> Repository:
+    return Repository(make_settings(*places, **more), Metrics())
 
 
 def replace(folder: Path, **more: Any) -> TinyTwin:
@@ -84,14 +84,14 @@ async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
     old = write_tiny_bundle(tmp_path / "tiny", seed=0)
-    library = make_library(tmp_path)
-    await library.load()
+    repository = make_library(tmp_path)
+    await repository.load()
     with without_collector():
-        engine = await library.find("A")
+        engine = await repository.find("A")
         image, behavior, pupil_center = old.draw("A", rng)
         gone = weakref.ref(engine)
         new = replace(old.folder, seed=1)
-        change = await library.load()
+        change = await repository.load()
         assert [bundle.hash for bundle in change.loaded] == [new.manifest.hash]
         assert [bundle.hash for bundle in change.removed] == [old.manifest.hash]
         assert not change.problems
@@ -101,7 +101,7 @@ async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
         np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
         del engine
         assert gone() is None
-    engine = await library.find("A")
+    engine = await repository.find("A")
     assert engine.hash == new.manifest.hash
     expected = new.answer("A", image, behavior, pupil_center)
     np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
@@ -110,23 +110,23 @@ async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
 async def test_what_did_not_change_is_not_loaded_again(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "one", name="one", mice=("A",))
     two = write_tiny_bundle(tmp_path / "two", name="two", mice=("B",))
-    library = make_library(tmp_path)
-    await library.load()
-    before = [await library.find("A"), await library.find("B")]
-    change = await library.load()
+    repository = make_library(tmp_path)
+    await repository.load()
+    before = [await repository.find("A"), await repository.find("B")]
+    change = await repository.load()
     assert (len(change.loaded), len(change.kept), len(change.removed)) == (0, 2, 0)
     replace(two.folder, name="two", mice=("C",), seed=3)
     write_tiny_bundle(tmp_path / "three", name="three", mice=("D",))
-    change = await library.load()
+    change = await repository.load()
     assert sorted(bundle.name for bundle in change.loaded) == ["three", "two"]
     assert [bundle.name for bundle in change.kept] == ["one"]
-    assert await library.find("A") is before[0]
+    assert await repository.find("A") is before[0]
     with pytest.raises(NotFound):
-        await library.find("B")
+        await repository.find("B")
     shutil.rmtree(tmp_path / "three")
-    change = await library.load()
+    change = await repository.load()
     assert [bundle.name for bundle in change.removed] == ["three"]
-    assert [record.mouse_id for _, record in library.records()] == ["A", "C"]
+    assert [record.mouse_id for _, record in repository.records()] == ["A", "C"]
 
 
 @pytest.mark.parametrize("how", ["cut", "no manifest", "another name", "nothing left"])
@@ -134,8 +134,8 @@ async def test_a_bad_bundle_leaves_the_old_one_serving_and_is_named(tmp_path: Pa
     other = write_tiny_bundle(tmp_path / "other", name="other", mice=("Z",))
     old = write_tiny_bundle(tmp_path / "tiny", seed=0)
     metrics = Metrics()
-    library = Library(make_settings(tmp_path), metrics)
-    await library.load()
+    repository = Repository(make_settings(tmp_path), metrics)
+    await repository.load()
     if how == "nothing left":
         shutil.rmtree(old.folder)
         shutil.rmtree(other.folder)
@@ -146,57 +146,57 @@ async def test_a_bad_bundle_leaves_the_old_one_serving_and_is_named(tmp_path: Pa
         if how == "no manifest":
             (new.folder / "manifest.json").unlink()
             words = "manifest.json"
-    change = await library.load()
+    change = await repository.load()
     assert len(change.problems) == 1
     assert words in change.problems[0]
     assert metrics.registry.get_sample_value("v1t_refused") == 1
-    assert library.ready
-    assert (await library.find("A")).hash == old.manifest.hash
-    assert (await library.find("Z")).hash == other.manifest.hash
+    assert repository.ready
+    assert (await repository.find("A")).hash == old.manifest.hash
+    assert (await repository.find("Z")).hash == other.manifest.hash
     new = replace(old.folder, seed=2)
     replace(other.folder, name="other", mice=("Z",))
-    assert not (await library.load()).problems
-    assert (await library.find("A")).hash == new.manifest.hash
+    assert not (await repository.load()).problems
+    assert (await repository.find("A")).hash == new.manifest.hash
     assert metrics.registry.get_sample_value("v1t_refused") == 0
 
 
 async def test_a_start_that_failed_is_made_good_by_a_later_look(tmp_path: Path) -> None:
     twin = write_tiny_bundle(tmp_path / "tiny")
     spoil(twin)
-    library = make_library(tmp_path)
-    await library.load()
+    repository = make_library(tmp_path)
+    await repository.load()
     with pytest.raises(NotReady):
-        await library.find("A")
+        await repository.find("A")
     write_tiny_bundle(tmp_path / "tiny")
-    await library.load()
-    assert (await library.find("A")).hash == twin.manifest.hash
+    await repository.load()
+    assert (await repository.find("A")).hash == twin.manifest.hash
 
 
 async def test_changes_on_disk_are_taken_in_by_the_watch(tmp_path: Path) -> None:
     old = write_tiny_bundle(tmp_path / "bundles" / "tiny", seed=0)
     new = write_tiny_bundle(tmp_path / "new", seed=1)
-    library = make_library(tmp_path / "bundles")
-    await library.load()
-    watching = asyncio.create_task(library.watch(0.1))
+    repository = make_library(tmp_path / "bundles")
+    await repository.load()
+    watching = asyncio.create_task(repository.watch(0.1))
     shutil.copytree(new.folder, old.folder, dirs_exist_ok=True)
     async with asyncio.timeout(20):
-        while (await library.find("A")).hash != new.manifest.hash:
+        while (await repository.find("A")).hash != new.manifest.hash:
             await asyncio.sleep(0.05)
     (old.folder / "manifest.json").write_text("{")
     await asyncio.sleep(0.5)
-    assert (await library.find("A")).hash == new.manifest.hash
+    assert (await repository.find("A")).hash == new.manifest.hash
     assert not watching.done()
     watching.cancel()
 
 
 async def test_a_copy_in_progress_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = make_library(tmp_path)
+    repository = make_library(tmp_path)
     states = iter("aabcddddeffff")
     taken: list[str] = []
 
     async def load() -> None:
         taken.append(last)
-        library._state = last
+        repository._state = last
         if last == "d":
             raise OSError("whatever it is")
 
@@ -209,10 +209,10 @@ async def test_a_copy_in_progress_is_waited_for(tmp_path: Path, monkeypatch: pyt
 
     last = ""
     monkeypatch.setattr("server.serving.repository.state_of", state_of)
-    monkeypatch.setattr(library, "load", load)
-    library._state = "a"
+    monkeypatch.setattr(repository, "load", load)
+    repository._state = "a"
     with pytest.raises(EOFError):
-        await library.watch(0)
+        await repository.watch(0)
     assert taken == ["d", "f"]
 
 
@@ -225,21 +225,21 @@ async def test_numbered_folders_are_versions_of_one_model(tmp_path: Path) -> Non
         for number, mice in (("10", ("A", "B")), ("9", ("A", "B")), ("2", ("A",)))
     }
     write_tiny_bundle(tmp_path / "other", name="other", mice=("Z",))
-    library = make_library(tmp_path)
-    await library.load()
-    assert list(library.versions("tiny")) == ["2", "9", "10"]
-    assert library.look_up("A").hash == twins["10"].manifest.hash
-    assert library.look_up("A", "tiny").version == "10"
-    assert library.look_up("A", "tiny@9").hash == twins["9"].manifest.hash
-    assert library.look_up("Z", "other@1").name == "other"
+    repository = make_library(tmp_path)
+    await repository.load()
+    assert list(repository.versions("tiny")) == ["2", "9", "10"]
+    assert repository.look_up("A").hash == twins["10"].manifest.hash
+    assert repository.look_up("A", "tiny").version == "10"
+    assert repository.look_up("A", "tiny@9").hash == twins["9"].manifest.hash
+    assert repository.look_up("Z", "other@1").name == "other"
     with pytest.raises(NotFound, match="no such version; got '3'; expected 2 or 9 or 10"):
-        library.look_up("A", "tiny@3")
+        repository.look_up("A", "tiny@3")
     with pytest.raises(NotFound, match="in model 'tiny@2'"):
-        library.look_up("B", "tiny@2")
-    assert [record.mouse_id for _, record in library.records()] == ["Z", "A", "B"]
+        repository.look_up("B", "tiny@2")
+    assert [record.mouse_id for _, record in repository.records()] == ["Z", "A", "B"]
     shutil.rmtree(tmp_path / "tiny" / "10")
-    await library.load()
-    assert library.look_up("A").version == "9"
+    await repository.load()
+    assert repository.look_up("A").version == "9"
 
 
 # Memory
@@ -250,27 +250,27 @@ async def test_what_was_used_longest_ago_leaves_memory_and_comes_back_when_asked
 ) -> None:
     twins = {name: write_tiny_bundle(tmp_path / name, name=name, mice=(name,), seed=i) for i, name in enumerate("XYZ")}
     metrics = Metrics()
-    library = Library(make_settings(tmp_path, max_loaded=2), metrics)
-    await library.load()
+    repository = Repository(make_settings(tmp_path, max_loaded=2), metrics)
+    await repository.load()
 
     def in_memory() -> set[str]:
         samples = next(family for family in metrics.registry.collect() if family.name == "v1t_bundle").samples
         assert len(samples) == 3
-        inside = {bundle.name for bundle in library.bundles if bundle.engine is not None}
+        inside = {bundle.name for bundle in repository.bundles if bundle.engine is not None}
         assert {sample.labels["name"] for sample in samples if sample.value} == inside
         return inside
 
     assert in_memory() == {"Y", "Z"}
-    await library.find("Y")
+    await repository.find("Y")
     with without_collector():
-        gone = weakref.ref(library.look_up("Z").engine)
-        engine = await library.find("X")
+        gone = weakref.ref(repository.look_up("Z").engine)
+        engine = await repository.find("X")
         assert in_memory() == {"X", "Y"}
         assert gone() is None
     arrays = twins["X"].draw("X", rng)
     np.testing.assert_allclose(engine.predict("X", *arrays), twins["X"].answer("X", *arrays), atol=1e-5)
-    assert [record.mouse_id for _, record in library.records()] == ["X", "Y", "Z"]
-    assert len(library.look_up("Z").neurons["Z"]) == 7
+    assert [record.mouse_id for _, record in repository.records()] == ["X", "Y", "Z"]
+    assert len(repository.look_up("Z").neurons["Z"]) == 7
 
 
 async def test_many_who_ask_at_once_load_a_bundle_once(tmp_path: Path) -> None:
@@ -285,13 +285,13 @@ async def test_many_who_ask_at_once_load_a_bundle_once(tmp_path: Path) -> None:
         loads.append(bundle.name)
         return load_engine(bundle, settings)
 
-    library = Library(make_settings(tmp_path, max_loaded=1), Metrics(), load)
-    await library.load()
+    repository = Repository(make_settings(tmp_path, max_loaded=1), Metrics(), load)
+    await repository.load()
     gate.clear()
-    asking = [asyncio.create_task(library.find("X")) for _ in range(5)]
+    asking = [asyncio.create_task(repository.find("X")) for _ in range(5)]
     await asyncio.sleep(0.1)
     asking[0].cancel()  # who hangs up takes nothing from the others
-    assert (await library.find("Y")).manifest.name == "Y"  # and those who are in memory wait for nobody
+    assert (await repository.find("Y")).manifest.name == "Y"  # and those who are in memory wait for nobody
     gate.set()
     engines = await asyncio.gather(*asking[1:])
     assert len({id(engine) for engine in engines}) == 1
@@ -303,15 +303,15 @@ async def test_a_bundle_that_changed_while_it_was_out_of_memory_is_not_passed_of
 ) -> None:
     for name in "XY":
         write_tiny_bundle(tmp_path / name, name=name, mice=(name,))
-    library = make_library(tmp_path, max_loaded=1)
-    await library.load()
-    assert library.look_up("X").engine is None
+    repository = make_library(tmp_path, max_loaded=1)
+    await repository.load()
+    assert repository.look_up("X").engine is None
     new = replace(tmp_path / "X", name="X", mice=("X",), seed=5)
     with pytest.raises(NotReady, match="cannot be loaded again") as refused:
-        await library.find("X")
+        await repository.find("X")
     assert "not those that were served" in str(refused.value.hint)
-    await library.load()
-    assert (await library.find("X")).hash == new.manifest.hash
+    await repository.load()
+    assert (await repository.find("X")).hash == new.manifest.hash
 
 
 async def test_a_graph_opened_late_is_the_bundle_s_own_or_none(tmp_path: Path) -> None:
@@ -328,12 +328,12 @@ async def test_a_graph_opened_late_is_the_bundle_s_own_or_none(tmp_path: Path) -
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Rooms]:
-    rooms = Rooms.open(settings)
-    rooms.batcher.start()
-    await rooms.library.load()
-    yield rooms
-    await rooms.batcher.close()
+async def running(settings: Settings) -> AsyncIterator[Context]:
+    context = Context.open(settings)
+    context.batcher.start()
+    await context.repository.load()
+    yield context
+    await context.batcher.close()
 
 
 async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapped(
@@ -347,35 +347,35 @@ async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapp
 
     async def ask() -> None:
         while not stop:
-            engine = await rooms.library.find("A")
+            engine = await context.repository.find("A")
             arrays = twin.draw("A", rng, 6)
-            prediction = await rooms.batcher.predict(engine, engine.check("A", *arrays))
+            prediction = await context.batcher.predict(engine, engine.check("A", *arrays))
             expected = twins[engine.hash].answer("A", *arrays)
             np.testing.assert_allclose(prediction.response, expected, atol=1e-4)
             seen.append(engine.hash)
 
-    async with running(make_settings(tmp_path / "bundles", max_batch=2)) as rooms:
+    async with running(make_settings(tmp_path / "bundles", max_batch=2)) as context:
         asking = [asyncio.create_task(ask()) for _ in range(8)]
         for seed in range(1, 21):
             new = await asyncio.to_thread(replace, twin.folder, seed=seed)
             twins[new.manifest.hash] = new
-            change = await rooms.library.load()
+            change = await context.repository.load()
             assert [bundle.hash for bundle in change.loaded] == [new.manifest.hash]
             await asyncio.sleep(0.01)
         stop = True
         await asyncio.gather(*asking)
         del change
         with without_collector():
-            engine = weakref.ref(library_engine(rooms))
+            engine = weakref.ref(library_engine(context))
             replace(twin.folder, seed=99)
-            await rooms.library.load()
+            await context.repository.load()
             assert engine() is None  # the batcher, idle, holds nothing
     assert len(set(seen)) > 5
     assert seen.count(seen[0]) < len(seen)
 
 
-def library_engine(rooms: Rooms) -> Engine:
-    engine = rooms.library.look_up("A").engine
+def library_engine(context: Context) -> Engine:
+    engine = context.repository.look_up("A").engine
     assert engine is not None
     return engine
 
@@ -383,10 +383,10 @@ def library_engine(rooms: Rooms) -> Engine:
 async def test_several_models_that_hold_a_mouse_ask_for_a_name(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_tiny_bundle(tmp_path / name / "3", name=name)
-    library = make_library(tmp_path)
-    await library.load()
+    repository = make_library(tmp_path)
+    await repository.load()
     with pytest.raises(InvalidInput, match="one or two"):
-        library.look_up("A")
+        repository.look_up("A")
 
 
 # What it costs
@@ -430,15 +430,15 @@ async def test_memory_is_that_of_one_bundle_however_often_it_is_swapped(
     for twin in twins:
         make_heavy(twin, megabytes, rng)
     served.parent.mkdir()
-    library = make_library(served.parent)
+    repository = make_library(served.parent)
     resident: list[float] = []
     for turn in range(24):
         twin = twins[turn % 2]
         if served.exists():
             served.rename(twins[(turn + 1) % 2].folder)
         twin.folder.rename(served)
-        assert not (await library.load()).problems
-        engine = await library.find("A")
+        assert not (await repository.load()).problems
+        engine = await repository.find("A")
         assert engine.hash == twin.manifest.hash
         arrays = twin.draw("A", rng)
         np.testing.assert_allclose(engine.predict("A", *arrays), twin.answer("A", *arrays), atol=1e-4)
@@ -456,8 +456,8 @@ ADMIN, OTHER = "admin-0123456789-abcdef", "other-0123456789-abcdef"
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with running(settings) as rooms:
-        app = Envelope(create_app(rooms), rooms=rooms)
+    async with running(settings) as context:
+        app = RequestMiddleware(create_app(context), context=context)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client:
             yield client
 

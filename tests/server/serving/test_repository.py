@@ -1,4 +1,4 @@
-"""The library: finds bundles, refuses bad ones by name, and knows who answers for a mouse."""
+"""The repository: finds bundles, refuses bad ones by name, and knows who answers for a mouse."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from support.tiny_bundle import write_tiny_bundle
 
 from server.errors import BundleError, InvalidInput, NotFound, NotReady
 from server.serving.discovery import find_bundles
-from server.serving.metrics import Metrics
-from server.serving.repository import Library
+from server.serving.repository import Repository
+from server.serving.telemetry.metrics import Metrics
 from server.settings import Settings
 
 
-def make_library(*places: Path) -> tuple[Library, Metrics]:
+def make_library(*places: Path) -> tuple[Repository, Metrics]:
     metrics = Metrics()
-    return Library(Settings(bundles=places, provider="cpu"), metrics), metrics
+    return Repository(Settings(bundles=places, provider="cpu"), metrics), metrics
 
 
 async def refusal(*places: Path) -> str:
-    """Why a library of these places is not ready."""
-    library, metrics = make_library(*places)
-    await library.load()
-    assert not library.ready
+    """Why a repository of these places is not ready."""
+    repository, metrics = make_library(*places)
+    await repository.load()
+    assert not repository.ready
     assert metrics.registry.get_sample_value("v1t_ready") == 0
     with pytest.raises(NotReady) as refused:
-        library.check_ready()
+        repository.check_ready()
     assert refused.value.retry_after is not None
     return str(refused.value.hint)
 
@@ -55,24 +55,24 @@ def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
 async def test_mice_are_found_by_name_and_model(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "one", name="one", mice=("A", "B"))
     write_tiny_bundle(tmp_path / "two", name="two", mice=("B", "C"), seed=1)
-    library, metrics = make_library(tmp_path)
+    repository, metrics = make_library(tmp_path)
     with pytest.raises(NotReady, match="being loaded"):
-        await library.find("A")
-    await library.load()
-    assert library.ready
-    assert (await library.find("A")).manifest.name == "one"
-    assert (await library.find("C")).manifest.name == "two"
-    assert (await library.find("B", "two")).manifest.name == "two"
+        await repository.find("A")
+    await repository.load()
+    assert repository.ready
+    assert (await repository.find("A")).manifest.name == "one"
+    assert (await repository.find("C")).manifest.name == "two"
+    assert (await repository.find("B", "two")).manifest.name == "two"
     with pytest.raises(InvalidInput, match="one or two"):
-        library.look_up("B")
+        repository.look_up("B")
     with pytest.raises(NotFound, match="A or B or C"):
-        library.look_up("Z")
+        repository.look_up("Z")
     with pytest.raises(NotFound, match="no such model"):
-        library.look_up("A", "three")
+        repository.look_up("A", "three")
     with pytest.raises(NotFound, match="in model 'two'"):
-        library.look_up("A", "two")
-    assert [record.mouse_id for _, record in library.records()] == ["A", "B", "B", "C"]
-    engine = await library.find("A")
+        repository.look_up("A", "two")
+    assert [record.mouse_id for _, record in repository.records()] == ["A", "B", "B", "C"]
+    engine = await repository.find("A")
     labels = {"name": "one", "version": "1", "hash": engine.hash, "provider": "CPUExecutionProvider", "members": "2"}
     assert metrics.registry.get_sample_value("v1t_bundle", labels) == 1
     assert metrics.registry.get_sample_value("v1t_ready") == 1
@@ -148,11 +148,11 @@ async def test_an_unexpected_failure_names_the_bundle(tmp_path: Path) -> None:
     def explode(bundle: Path, settings: Settings) -> None:
         raise ZeroDivisionError("no graph divides by zero")
 
-    library = Library(Settings(bundles=(twin.folder,)), Metrics(), load=explode)  # type: ignore[arg-type]
-    await library.load()
-    assert not library.ready
+    repository = Repository(Settings(bundles=(twin.folder,)), Metrics(), load=explode)  # type: ignore[arg-type]
+    await repository.load()
+    assert not repository.ready
     with pytest.raises(NotReady) as refused:
-        library.look_up("A")
+        repository.look_up("A")
     assert "odd" in str(refused.value.hint)
     assert "ZeroDivisionError" in str(refused.value.hint)
 

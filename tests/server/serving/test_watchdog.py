@@ -23,8 +23,8 @@ from support.tiny_bundle import TinyTwin, write_tiny_bundle
 from server.errors import NotReady
 from server.inference.engine import Prediction, Stimulus
 from server.serving.batcher import Batcher
-from server.serving.metrics import Metrics
-from server.serving.shutdown import Drain
+from server.serving.shutdown import Shutdown
+from server.serving.telemetry.metrics import Metrics
 from server.serving.watchdog import HUNG, Watchdog
 
 
@@ -61,7 +61,7 @@ async def test_a_run_that_hangs_is_said_to_all_who_wait_and_ends_the_process(
 ) -> None:
     batcher = make_batcher()
     codes: list[int] = []
-    watchdog = Watchdog(0.2, lambda: batcher.running, batcher.give_up, exit=codes.append)
+    watchdog = Watchdog(0.2, lambda: batcher.running, batcher.fail_pending, exit=codes.append)
     watchdog.start()
     asking = [asyncio.create_task(batcher.predict(engine, stimulus())) for _ in range(3)]  # type: ignore[arg-type]
     for one in asking:
@@ -83,7 +83,7 @@ async def test_short_runs_one_after_another_are_no_hang(engine: HangingEngine) -
     engine.go.set()
     batcher = make_batcher()
     codes: list[int] = []
-    watchdog = Watchdog(0.3, lambda: batcher.running, batcher.give_up, exit=codes.append)
+    watchdog = Watchdog(0.3, lambda: batcher.running, batcher.fail_pending, exit=codes.append)
     watchdog.start()
     end = time.monotonic() + 1
     while time.monotonic() < end:
@@ -117,7 +117,7 @@ async def test_a_drain_waits_for_those_inside_and_refuses_others(monkeypatch: py
 
     monkeypatch.setattr(signal, "signal", swap)
     monkeypatch.setattr(threading.Timer, "start", lambda timer: None)
-    drain = Drain(5, metrics, exit=told.append)
+    drain = Shutdown(5, metrics, exit=told.append)
     drain.take_over(lambda: told.append(-1))
     drain.check()
     with drain.inside():

@@ -11,7 +11,7 @@ import pytest
 from support.live_server import serving
 from support.tiny_bundle import write_tiny_bundle
 
-from server.serving.logs import REQUEST_ID, JsonFormatter
+from server.serving.telemetry.logs import REQUEST_ID, JsonFormatter
 
 KEY = "a-key-of-the-lab-0123"
 

@@ -1,0 +1,1 @@
+"""What a running server reports: logs, Prometheus metrics, statistics per model, and OpenTelemetry spans."""
