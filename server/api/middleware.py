@@ -1,4 +1,4 @@
-"""What surrounds every request: its id and key, limits on its body and time, the one error body, headers, metrics."""
+"""The ASGI middleware around every request: its id and key, limits on body and time, headers, metrics, the log line."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import time
 import uuid
 from typing import Any
 
-import orjson
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.codecs.streaming import STREAMED, seconds_asked
+from server.api.endpoints.dispatch import error_response
 from server.errors import (
     DeadlineExceeded,
+    InvalidInput,
     MalformedBody,
     NotFound,
     TooLarge,
     TwinError,
-    Unauthorized,
     brief,
     out_of_time,
     too_busy,
@@ -35,7 +33,7 @@ from server.serving.telemetry import tracing
 from server.serving.telemetry.logs import REQUEST_ID
 from server.serving.telemetry.metrics import OTHER
 
-__all__ = ["RequestMiddleware", "error_response"]
+__all__ = ["RequestMiddleware"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -48,26 +46,15 @@ _SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",  # the page has its own
     "cross-origin-resource-policy": "same-origin",
 }
-_ASK_AGAIN = frozenset({429, 503, 504})
-_LINGER = 5.0  # seconds that the rest of a body is waited for, whose sender should read that he may ask again
-ADMIN = "/admin/"  # how the paths begin that need an admin key
+_RETRIABLE = frozenset({429, 503, 504})
+_LINGER = 5.0  # seconds to receive the rest of a body, so that its sender reads the reply and its Retry-After
+_ADMIN = "/admin/"  # prefix of the paths that need an admin key
 _SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
 _OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
 
 
-def error_response(error: TwinError, request_id: str, path: str) -> Response:
-    """The one error body of the HTTP contract; under /v2 the one of that protocol."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="v1t"'
-    is_protocol = path == "/v2" or path.startswith("/v2/")
-    body = {"error": str(error)} if is_protocol else {**error.body(), "request_id": request_id}
-    content = orjson.dumps(body, default=str)
-    return Response(content, error.status, headers, media_type="application/json")
-
-
 class RequestMiddleware:
-    """ASGI middleware. Handlers below it name their route and mouse for the metrics in `scope["state"]`."""
+    """Wraps the application, whose handlers set route and mouse in `scope["state"]` for metrics and log."""
 
     def __init__(self, app: ASGIApp, *, context: Context) -> None:
         self._app = app
@@ -98,7 +85,7 @@ class _Exchange:
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.update(request_id=self._request_id, route=route, mouse="")
         self._received = 0
-        self._max_body = math.inf if scope["path"] in STREAMED else context.settings.max_body
+        self._max_body = context.settings.max_body
         self._body_complete = False
         self._status: int | None = None
         self._start = self._state["start"] = time.perf_counter()
@@ -148,33 +135,33 @@ class _Exchange:
         logger.info(message, method, path, status, 1000 * seconds, self._request_id, extra={"fields": fields})
 
     def _counted(self) -> contextlib.AbstractContextManager[None]:
-        """A place among those whose answers a server that is told to stop waits for."""
+        """Counts the request among those that a shutdown waits for."""
         if self._scope["path"] in _OPEN_ROUTES:
             return contextlib.nullcontext()
         self._shutdown.check()
         return self._shutdown.inside()
 
     def _admitted(self) -> contextlib.AbstractContextManager[None]:
-        """The caller's place among those who are answered."""
+        """Checks the key, and counts the request against the caller's limit."""
         if self._scope["path"] in _OPEN_ROUTES:
             return contextlib.nullcontext()
-        check = self._access.check_admin if self._scope["path"].startswith(ADMIN) else self._access.check
+        check = self._access.check_admin if self._scope["path"].startswith(_ADMIN) else self._access.check
         key = check(self._headers.get("authorization"))
         self._state["caller"] = key or ""
         address = (self._scope.get("client") or ("",))[0]
         return self._limiter.slot(key or address)
 
     def _set_deadline(self) -> None:
-        """Takes X-Request-Timeout into account. Whoever queues for the engine sees the deadline in the state."""
-        seconds = seconds_asked(self._headers.get("x-request-timeout"))
-        if seconds is not None and seconds < self._seconds:
+        """Sets the deadline of the reply's first byte, and the client's own, which bounds whole streams."""
+        seconds = _request_timeout(self._headers.get("x-request-timeout"))
+        if seconds < self._seconds:
             self._seconds = seconds
             spent = time.perf_counter() - self._start
             self._timeout.reschedule(asyncio.get_running_loop().time() + seconds - spent)
-        self._state["deadline"] = self._start + self._seconds
+        self._state.update(deadline=self._start + self._seconds, client_deadline=self._start + seconds)
 
     def _late(self) -> DeadlineExceeded:
-        """What is said where nobody who knew more said it in time: where others are being answered, it was them."""
+        """The error of a request whose deadline passed outside the batcher; other requests in flight count as load."""
         if not self._body_complete:
             return out_of_time(self._seconds, "its body had arrived")
         return too_busy(self._seconds) if self._shutdown.in_flight else out_of_time(self._seconds)
@@ -186,7 +173,7 @@ class _Exchange:
             await response(self._scope, self._receive, self._send_marked)
 
     def _check_path(self) -> None:
-        if "\n" in self._scope["path"]:  # BentoML's mount would not match, and answer in words of its own
+        if "\n" in self._scope["path"]:  # BentoML's mount would not match, and reply with an error body of its own
             raise NotFound("there is no such route", got=brief(self._scope["path"]), hint="See /docs.json.")
 
     def _check_length(self) -> None:
@@ -194,7 +181,7 @@ class _Exchange:
         if length is None:
             return
         if not length.isdecimal():
-            raise MalformedBody("Content-Length is no number", got=length[:40])
+            raise MalformedBody("Content-Length is not a number", got=length[:40])
         if len(length) > 18 or int(length) > self._max_body:
             raise self._too_large(length[:40])
 
@@ -228,20 +215,20 @@ class _Exchange:
                 headers.setdefault(name, value)
             self._metrics.request_seconds.labels(self._state["route"]).observe(time.perf_counter() - self._start)
             if self._in_time and not self._timeout.expired():
-                self._timeout.reschedule(None)  # a long reply may take its time on the wire
-        elif not message.get("more_body") and self._body_still_comes():
-            # Closing the connection now would reset it, and the client, still sending, might never read the reply.
+                self._timeout.reschedule(None)  # the timeout is to the first byte; a long reply may take longer
+        elif not message.get("more_body") and self._body_is_arriving():
+            # Closing the connection now would reset it, and a client that is still sending might not read the reply.
             await self._send({**message, "more_body": True})
             await self._discard_body()
             message = {"type": "http.response.body"}
         await self._send(message)
 
-    def _body_still_comes(self) -> bool:
+    def _body_is_arriving(self) -> bool:
         has_body = self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
-        return self._status in _ASK_AGAIN and has_body and not self._body_complete and "expect" not in self._headers
+        return self._status in _RETRIABLE and has_body and not self._body_complete and "expect" not in self._headers
 
     async def _discard_body(self) -> None:
-        """Takes in what the client still sends, within bounds."""
+        """Receives the rest of the body, within bounds of size and time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
                 while not self._body_complete and self._received <= self._settings.max_body:
@@ -250,3 +237,16 @@ class _Exchange:
                         return
                     self._received += len(message.get("body", b""))
                     self._body_complete = not message.get("more_body", False)
+
+
+def _request_timeout(header: str | None) -> float:
+    """Seconds of X-Request-Timeout; infinity without the header."""
+    if header is None:
+        return math.inf
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidInput("X-Request-Timeout is not a time", got=brief(header), expected="seconds, such as 2.5")
+    return seconds

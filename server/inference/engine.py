@@ -13,19 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from server.bundle import manifest as contract
 from server.bundle.manifest import File, Manifest, MouseRecord
-from server.errors import BundleError, InvalidInput, NotFound
+from server.errors import BundleError, NotFound
 from server.inference.core import Core
 from server.inference.gradients import BackwardPass, Gradient, MouseForward
-from server.inference.graphs import Graphs
+from server.inference.graph_loader import GraphLoader
 from server.inference.sessions import Precision, Provider, Session, Tensor
-from server.inference.stages import Stages
+from server.inference.stage_timer import StageTimer
 from server.inference.stimulus import Stimulus, floats, merged
 
 __all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
@@ -34,9 +34,8 @@ Array = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The answer to a stimulus, in standardised units.
+class Prediction(NamedTuple):
+    """Responses to a stimulus, in standardised units.
 
     Attributes:
         response: (B, n) float32.
@@ -66,14 +65,14 @@ class _Row:
 class Engine:
     """One bundle, loaded. Not thread-safe: whoever owns it runs one call at a time."""
 
-    def __init__(self, graphs: Graphs, *, max_batch: int) -> None:
+    def __init__(self, graphs: GraphLoader, *, max_batch: int) -> None:
         bundle, manifest = graphs.bundle, graphs.manifest
         self.bundle = bundle
         self.manifest = manifest
         self.hash = manifest.hash
         self.max_batch = max_batch
         self.precision = graphs.precision
-        self.stages = Stages()
+        self.stages = StageTimer()
         self._graphs = graphs
         cores, token_cores = _core_files(manifest, graphs.precision)
         self.cores = [
@@ -119,7 +118,7 @@ class Engine:
         """
         bundle = Path(path)
         manifest = contract.load_manifest(bundle)
-        graphs = Graphs(bundle, manifest, provider, precision, threads)
+        graphs = GraphLoader(bundle, manifest, provider, precision, threads)
         contract.verify_files(bundle, manifest)
         return cls(graphs, max_batch=max_batch)
 
@@ -164,31 +163,6 @@ class Engine:
         """
         return self.predict_many([self.check(mouse_id, image, behavior, pupil_center, neurons)])[0].response
 
-    def predict_mice(
-        self,
-        mice: Sequence[str] | Literal["*"],
-        image: npt.ArrayLike,
-        behavior: npt.ArrayLike,
-        pupil_center: npt.ArrayLike,
-    ) -> dict[str, Array]:
-        """Standardised responses of several mice, "*" for all, to one stimulus: mouse_id -> (B, N).
-
-        Mice whose recordings standardise it alike share one pass of the core. See `predict` for the rest.
-
-        Raises:
-            InvalidInput: no mouse, or one twice.
-        """
-        names = list(self._mice) if mice == "*" else list(mice)
-        if isinstance(mice, str) and mice != "*":
-            raise InvalidInput("mice is one name", got=mice, expected="a list of mice, or '*' for all")
-        if not names or len(set(names)) < len(names):
-            raise InvalidInput("mice holds no mouse, or one twice", got=names, expected="each mouse once")
-        stimuli = [self.check(mouse_id, image, behavior, pupil_center) for mouse_id in names]
-        # Image by image, so that mice which share a core's pass lie in one chunk of the batch.
-        pieces = [stimulus[i : i + 1] for i in range(len(stimuli[0].image)) for stimulus in stimuli]
-        responses = [prediction.response for prediction in self.predict_many(pieces)]
-        return {mouse_id: np.concatenate(responses[k :: len(names)]) for k, mouse_id in enumerate(names)}
-
     def predict_many(self, stimuli: Sequence[Stimulus]) -> list[Prediction]:
         """Answers stimuli of any mice together, with one pass of each core for up to `max_batch` images.
 
@@ -201,10 +175,7 @@ class Engine:
             for row, prediction in zip(rows, predictions, strict=True):
                 parts[row.stimulus].append(prediction)
         return [
-            some[0]
-            if len(some) == 1
-            else Prediction(np.concatenate([p.response for p in some]), np.concatenate([p.spread for p in some]))
-            for some in parts
+            some[0] if len(some) == 1 else Prediction(*map(np.concatenate, zip(*some, strict=True))) for some in parts
         ]
 
     def attention_rollout(
@@ -336,7 +307,7 @@ class Engine:
 
     def _run_merged(self, pieces: list[Stimulus]) -> list[Prediction]:
         stems = self._each(self._run_stems, pieces)  # piece -> member -> tensors
-        self.stages.end_of("stem")
+        self.stages.end("stem")
         pre_activations: list[list[Array]] = [[] for _ in pieces]
         for member, core in enumerate(self.cores):
             inputs = [tensors[member % len(tensors)] for tensors in stems]
@@ -344,13 +315,13 @@ class Engine:
             if core.can_restrict:
                 touched = self._each(partial(self._touched, member), pieces, inputs)
             feature_maps = core.feature_maps(inputs, touched)
-            self.stages.end_of("core")
+            self.stages.end("core")
             read_out = self._each(partial(self._read_out, member), pieces, inputs, feature_maps)
             for members, pre_activation in zip(pre_activations, read_out, strict=True):
                 members.append(pre_activation)
-            self.stages.end_of("readout")
+            self.stages.end("readout")
         predictions = self._each(self._combine, pieces, pre_activations)
-        self.stages.end_of("ensemble")
+        self.stages.end("ensemble")
         return predictions
 
     def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from server.bundle import manifest as contract
 from server.bundle.manifest import Manifest, gradient_of
 from server.inference.core import distinct_tokens, mask_of
-from server.inference.graphs import Graphs
+from server.inference.graph_loader import GraphLoader
 from server.inference.sessions import Session
 
 __all__ = ["BackwardPass", "Gradient"]
@@ -70,7 +70,7 @@ class BackwardPass:
     def __init__(
         self,
         manifest: Manifest,
-        graphs: Graphs,
+        graphs: GraphLoader,
         cores: Sequence[Session | None],
         n_tokens: list[int],
     ) -> None:

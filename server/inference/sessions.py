@@ -46,10 +46,10 @@ def available_provider(wanted: Provider) -> str:
 
 @functools.cache
 def _share_arena() -> None:
-    """One pool of CPU memory for all sessions, on the first of them.
+    """Has all sessions share one pool of CPU memory.
 
     A pool never shrinks. Graphs run one after another, so five members with a pool each would hold five times what one
-    needs: 1.8 GB in place of 0.4 at batch 8 and the published size.
+    needs: 1.8 GB instead of 0.4 at batch 8 and the published size.
     """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, None)

@@ -25,7 +25,7 @@ __all__ = ["Context"]
 
 @dataclass(frozen=True)
 class Context:
-    """What the routes stand on."""
+    """What the endpoints and the middleware work with."""
 
     settings: Settings
     access: Access
@@ -38,28 +38,31 @@ class Context:
 
     @classmethod
     def open(cls, settings: Settings, load: Callable[[Path, Settings], Engine] = load_engine) -> Self:
-        """Makes them; nothing is loaded and nothing runs before the repository loads and the batcher starts.
+        """Creates all parts. No bundle is loaded before `repository.load`, and nothing runs before `batcher.start`.
 
         Args:
             load: makes a warm engine of a bundle.
         """
         metrics, statistics = Metrics(), Statistics()
 
-        def ran(engine: Engine, stimuli: Sequence[Stimulus], seconds: float) -> None:
+        def on_run(engine: Engine, stimuli: Sequence[Stimulus], seconds: float) -> None:
             statistics.ran(engine, stimuli, seconds)
-            for stage, of_stage in engine.stages.seconds.items():
-                metrics.stage_seconds.labels(stage).observe(of_stage)
+            for stage, stage_seconds in engine.stages.seconds.items():
+                metrics.stage_seconds.labels(stage).observe(stage_seconds)
 
-        batcher = Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, ran=ran)
-        repository, drain = Repository(settings, metrics, load), Shutdown(settings.drain, metrics)
-        return cls(settings, Access(settings), repository, DecodePool(), drain, batcher, metrics, statistics)
+        return cls(
+            settings=settings,
+            access=Access(settings),
+            repository=Repository(settings, metrics, load),
+            decode_pool=DecodePool(),
+            shutdown=Shutdown(settings.drain, metrics),
+            batcher=Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, on_run=on_run),
+            metrics=metrics,
+            statistics=statistics,
+        )
 
     def check_ready(self) -> None:
-        """Passes when every question can be answered.
-
-        Raises:
-            NotReady: with the reason.
-        """
+        """Raises NotReady, with the reason, unless requests can be answered."""
         if self.access.problem is not None:
             raise NotReady("the server answers nobody", hint=self.access.problem, retry_after=30)
         self.repository.check_ready()
@@ -67,9 +70,5 @@ class Context:
         self.batcher.check()
 
     def admit(self, deadline: float) -> None:
-        """Passes if who comes now can be answered in time, as far as is known.
-
-        Raises:
-            Busy: he cannot; `retry_after` says when.
-        """
-        self.batcher.admit(deadline=deadline - self.decode_pool.seconds_ahead)
+        """Raises Busy, with `retry_after`, if the estimated wait exceeds the request's deadline."""
+        self.batcher.admit(deadline=deadline - self.decode_pool.estimated_wait)

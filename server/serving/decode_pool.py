@@ -1,4 +1,4 @@
-"""Where bodies become arrays: a few threads, and a line before them whose length is known in seconds."""
+"""Threads that decode request bodies, and an estimate of the wait for them."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ __all__ = ["DecodePool"]
 
 T = TypeVar("T")
 
-_LEAST = 64 * 1024  # bytes that a body counts for at least: every one costs something
+_MIN_BYTES = 64 * 1024  # that a body counts for at least: every body has a fixed cost
 
 
 class DecodePool:
-    """Reads in the order of arrival. Who is cancelled while he waits costs nothing.
+    """Decodes bodies in the order of arrival. A cancelled request leaves the queue before it is decoded.
 
     Args:
-        threads: that read at once; what they run mostly holds Python's lock, so that more do not read faster.
+        threads: that decode at once. They mostly hold Python's lock, so more threads would not be faster.
     """
 
     def __init__(self, threads: int = 2) -> None:
         self._n_threads = threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._waiting = 0  # bytes, in line or being read
-        self._cost = 0.0  # seconds by which a byte makes the line longer: a running mean
+        self._pending_bytes = 0  # queued or being decoded
+        self._cost = 0.0  # seconds that a byte adds to the wait: a running mean
 
     @property
-    def seconds_ahead(self) -> float:
-        """How long who comes now will wait, as far as measured."""
-        return self._waiting * self._cost
+    def estimated_wait(self) -> float:
+        """Seconds until a body that arrives now is decoded, estimated from earlier ones."""
+        return self._pending_bytes * self._cost
 
-    async def read(self, n_bytes: int, function: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, n_bytes: int, function: Callable[..., T], *arguments: Any) -> T:
         """Calls the function in a thread, when its turn comes.
 
         Args:
-            n_bytes: what it has to read.
+            n_bytes: size of the body that it decodes.
         """
-        n_bytes = max(n_bytes, _LEAST)
+        n_bytes = max(n_bytes, _MIN_BYTES)
         context = contextvars.copy_context()
-        self._waiting += n_bytes
+        self._pending_bytes += n_bytes
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
                 self._threads, lambda: context.run(self._timed, n_bytes, function, arguments)
             )
         finally:
-            self._waiting -= n_bytes
+            self._pending_bytes -= n_bytes
 
     def _timed(self, n_bytes: int, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         start = time.perf_counter()

@@ -21,7 +21,7 @@ from server.api.middleware import RequestMiddleware
 from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
 from server.inference.engine import Prediction, Stimulus
 from server.inference.gradients import Gradient
-from server.inference.stages import Stages
+from server.inference.stage_timer import StageTimer
 from server.serving.context import Context
 from server.settings import Settings
 
@@ -50,7 +50,7 @@ class FormulaEngine:
             for mouse, n in N_NEURONS.items()
         }
         self.bundle = Path("formula")
-        self.stages = Stages()
+        self.stages = StageTimer()
         self.manifest = _manifest()
         self.hash = self.manifest.hash
         n_inputs = int(np.prod(SHAPE)) + 5
@@ -311,8 +311,8 @@ async def test_weights_that_do_not_fit_are_refused(client, engine, change, kind,
         ({"image": b"\x89PNG\r\n\x1a\nnothing"}, v1t_client.InvalidRequest, "image"),
         ({"neuron_ids": [5, 6]}, v1t_client.NotFound, "GET /mice/A/neurons"),
         ({"neuron_ids": []}, v1t_client.InvalidRequest, "neuron_ids"),
-        ({"units": "spikes"}, v1t_client.InvalidRequest, "standardized or raw"),
-        ({"resize": "stretch"}, v1t_client.InvalidRequest, "fit or fill or crop"),
+        ({"units": "spikes"}, v1t_client.InvalidRequest, "'standardized' or 'raw'"),
+        ({"resize": "stretch"}, v1t_client.InvalidRequest, "'fit', 'fill' or 'crop'"),
         ({"running_speed": [1, 2, 3]}, v1t_client.InvalidRequest, "running_speed"),
         ({"pupil_center": [1, 2, 3]}, v1t_client.InvalidRequest, "pupil_center"),
     ],

@@ -53,8 +53,8 @@ def test_it_leaves_time_for_the_drain() -> None:
 
 def test_the_routes_metrics_and_codes_that_it_names_are_there() -> None:
     routes = {route.path for route in create_app(Context.open(Settings())).routes} | {"/livez", "/readyz"}  # type: ignore[attr-defined]
-    named = set(re.findall(r"(?<![A-Za-z_.])/(?:admin/\w+|\w+z|metrics|predict/stream)\b", TEXT))
-    assert {"/admin/reload", "/readyz", "/livez", "/metrics", "/predict/stream"} <= named
+    named = set(re.findall(r"(?<![A-Za-z_.])/(?:admin/\w+|\w+z|metrics|receptive_fields)\b", TEXT))
+    assert {"/admin/reload", "/readyz", "/livez", "/metrics", "/receptive_fields"} <= named
     assert named <= routes
     families = re.findall(r"^# TYPE (\w+)", Metrics().text().decode(), re.M)
     (group,) = yaml.safe_load(blocks("yaml")[1])["groups"]

@@ -12,7 +12,7 @@ import torch
 
 from server.bundle.manifest import GradientParity, Manifest, Parity
 from server.inference.engine import Engine, Gradient
-from server.inference.graphs import Graphs
+from server.inference.graph_loader import GraphLoader
 from training.checkpoints.ensemble import Ensemble
 from training.data.metadata import InputStatistics
 from training.data.mouse import Mouse
@@ -36,7 +36,7 @@ UNMEASURED = Parity(max_abs_error=math.inf, bound=PARITY_BOUND, samples=SAMPLES,
 
 def open_engine(folder: Path, manifest: Manifest) -> Engine:
     """The bundle as a server would run it on a CPU."""
-    return Engine(Graphs(folder, manifest, "cpu", "fp32", threads=None), max_batch=SAMPLES)
+    return Engine(GraphLoader(folder, manifest, "cpu", "fp32", threads=None), max_batch=SAMPLES)
 
 
 def measure_parity(ensemble: Ensemble, engine: Engine) -> dict[str, Parity]:

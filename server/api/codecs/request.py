@@ -1,17 +1,15 @@
-"""A request's fields to checked arrays. Nothing is cast, reshaped or filled in without the reply saying so.
-
-A field is a parsed JSON value; the form's text is parsed to the same. Errors name the field, what came and what to do.
-"""
+"""A request's fields to a question: everything that the engine computes it from, checked."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import orjson
+from pydantic import BaseModel
 
 from server.api.codecs.arrays import as_float32, is_number, shape_of
 from server.api.codecs.images import read_images
@@ -22,70 +20,60 @@ from server.api.codecs.schemas import (
     GradientRequest,
     PredictForm,
     PredictRequest,
-    Resize,
     Units,
 )
+from server.api.codecs.validation import unknown_fields, validated
 from server.bundle.manifest import BEHAVIOR_CHANNELS, Channel, MouseRecord, NeuronTable
 from server.errors import InvalidInput, MalformedBody, NotFound, TooLarge, brief
+from server.inference.stimulus import Stimulus
 from server.settings import Settings
 
 __all__ = [
-    "ATTENTION",
-    "GRADIENT",
-    "PREDICT",
-    "Fields",
+    "ImageRequest",
     "Question",
-    "address",
-    "check",
-    "check_mice",
+    "named_mice",
+    "question_about",
+    "questions_about",
     "read_form",
     "read_json",
-    "several_mice",
+    "read_request",
 ]
 
+ImageRequest: TypeAlias = PredictRequest | GradientRequest | AttentionRequest
 
-@dataclass(frozen=True)
-class Fields:
-    """The fields that a route's request may have, in JSON and as a form, and whether it asks several mice."""
-
-    in_json: frozenset[str]
-    as_form: frozenset[str]
-    several_mice: bool = False
-
-
-PREDICT = Fields(frozenset(PredictRequest.model_fields), frozenset(PredictForm.model_fields), several_mice=True)
-GRADIENT = Fields(frozenset(GradientRequest.model_fields), frozenset(GradientForm.model_fields))
-ATTENTION = Fields(frozenset(AttentionRequest.model_fields), frozenset(AttentionForm.model_fields))
-
-_WORDS = frozenset({"mouse", "model", "units", "resize", "arrays"})  # form fields that are text, not JSON
+_FORMS: Mapping[type[ImageRequest], type[BaseModel]] = {
+    PredictRequest: PredictForm,
+    GradientRequest: GradientForm,
+    AttentionRequest: AttentionForm,
+}
+_WORDS = frozenset({"mouse", "model", "units", "resize"})  # form fields that are text, not JSON
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request, checked, in the recording's own units.
+    """A checked request about one mouse.
 
     Attributes:
-        image: (B, C, H, W) float32.
-        behavior: (B, 3) float32.
-        pupil_center: (B, 2) float32.
-        neurons: (n,) int64 positions, None for all.
-        weights: (n,) or (B, n) float32, of the neurons in a gradient; None where none is asked for.
+        stimulus: what the mouse is shown and does, and the neurons that are read.
+        units: of the responses in the reply.
+        spread: whether the reply has the std over members.
         assumed: what was filled in, changed or ignored, in words.
+        weights: (n,) or (B, n) float32, of the neurons in a gradient; None for other requests.
     """
 
-    mouse_id: str
-    image: np.ndarray
-    behavior: np.ndarray
-    pupil_center: np.ndarray
-    neurons: np.ndarray | None
+    stimulus: Stimulus
     units: Units
     spread: bool
     assumed: list[str]
     weights: np.ndarray | None = None
 
+    @property
+    def mouse_id(self) -> str:
+        return self.stimulus.mouse_id
+
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The fields of a JSON body. NaN, Infinity and deep nesting are refused by the parser."""
+    """The fields of a JSON body. The parser refuses NaN, Infinity and deep nesting."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -95,13 +83,14 @@ def read_json(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def read_form(parts: Iterable[tuple[str, str | bytes]], known: Fields = PREDICT) -> dict[str, Any]:
+def read_form(parts: Iterable[tuple[str, str | bytes]], model: type[ImageRequest]) -> dict[str, Any]:
     """The fields of a form, as JSON would have given them; `image` becomes a list of files."""
+    known = _FORMS[model].model_fields
     fields: dict[str, Any] = {}
     files: list[bytes] = []
     for name, value in parts:
-        if name not in known.as_form:
-            raise _unknown_fields([name], known.as_form)
+        if name not in known:
+            raise unknown_fields([name], list(known))
         if name == "image":
             if isinstance(value, str):
                 raise InvalidInput(
@@ -113,8 +102,8 @@ def read_form(parts: Iterable[tuple[str, str | bytes]], known: Fields = PREDICT)
             raise InvalidInput(f"{name} is a file", expected="text", hint="Only image is a file.")
         if name in fields:
             raise InvalidInput(f"{name} is given twice", expected="one field", hint="Write several values as [1, 2].")
-        is_word = name in _WORDS and not (name == "mouse" and known.several_mice and value.startswith("["))
-        fields[name] = value if is_word else _json_text(name, value)
+        is_list_of_mice = name == "mouse" and model is PredictRequest and value.startswith("[")
+        fields[name] = value if name in _WORDS and not is_list_of_mice else _json_text(name, value)
     if files:
         fields["image"] = files
     x, y = fields.pop("pupil_center_x", None), fields.pop("pupil_center_y", None)
@@ -147,78 +136,63 @@ def _join_pupil_center(x: Any, y: Any, fields: dict[str, Any]) -> Any:
     return [list(pair) for pair in zip(x, y, strict=True)]
 
 
-def address(fields: dict[str, Any], known: Fields = PREDICT) -> tuple[str, str | None]:
-    """Which mouse, of which model, is asked; no field may be unknown."""
-    unknown = sorted(fields.keys() - known.in_json)
-    if unknown:
-        raise _unknown_fields(unknown, known.in_json)
-    mouse, model = fields.get("mouse"), fields.get("model")
-    if mouse is None:
+def read_request(fields: dict[str, Any], model: type[ImageRequest]) -> ImageRequest:
+    """The fields as the route's type; null counts as left out. Arrays are read later, against the mouse."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    if "mouse" not in given and not given.keys() - model.model_fields.keys():
         raise InvalidInput("mouse is missing", expected="a mouse's name", hint="GET /mice lists them.")
-    for name, value in (("mouse", mouse), ("model", model)):
-        if value is not None and not isinstance(value, str):
-            raise InvalidInput(f"{name} is not text", got=brief(value), expected="a name in quotes")
-    return mouse, model
+    return validated(model, {"image": None} | given)  # an image that is missing is reported with the mouse's shape
 
 
-def several_mice(fields: dict[str, Any], known: Fields) -> list[str] | Literal["*"] | None:
-    """The mice that are asked together, "*" for all; None where one is, as the route may always be."""
-    mice = fields.get("mouse")
-    if not known.several_mice or (isinstance(mice, str) and mice != "*"):
-        return None
+def named_mice(request: ImageRequest) -> list[str] | Literal["*"] | None:
+    """The mice that are asked together, "*" for all of a bundle; None where the request is about one mouse.
+
+    Raises:
+        InvalidInput: the list is empty or repeats a mouse.
+    """
+    mice = request.mouse
     if isinstance(mice, list):
-        if not mice or not all(isinstance(mouse, str) for mouse in mice) or len(set(mice)) < len(mice):
+        if not mice or len(set(mice)) < len(mice):
             raise InvalidInput(
-                "mouse is no list of mice", got=brief(mice), expected='a name, such names, each once, or "*" for all'
+                "mouse is not a list of different mice",
+                got=brief(mice),
+                expected='a name, a list of names, or "*" for all',
             )
         return mice
-    return "*" if mice == "*" else None
+    return "*" if mice == "*" and isinstance(request, PredictRequest) else None
 
 
-def _unknown_fields(names: list[str], known: frozenset[str]) -> InvalidInput:
-    return InvalidInput(
-        f"unknown field{'s' if len(names) > 1 else ''} {', '.join(map(brief, names[:5]))}",
-        got=brief(names),
-        expected=", ".join(sorted(known)),
-    )
-
-
-def check(
-    fields: dict[str, Any], record: MouseRecord, neurons: NeuronTable, settings: Settings, known: Fields = PREDICT
-) -> Question:
-    """Everything else about the fields, against the mouse that is asked. May take a while: images are decoded here."""
+def question_about(record: MouseRecord, request: ImageRequest, neurons: NeuronTable, settings: Settings) -> Question:
+    """The request as a question about one mouse. Decodes the images, which may take a while."""
     assumed: list[str] = []
-    units: Units = _choice(fields, "units", get_args(Units)) or "standardized"
-    resize: Resize | None = _choice(fields, "resize", get_args(Resize))
-    spread = fields.get("spread")
-    if spread is not None and not isinstance(spread, bool):
-        raise InvalidInput("spread is not true or false", got=brief(spread), expected="true or false")
-    positions = _positions(fields.get("neuron_ids"), record, neurons)
+    positions = units = None
+    if not isinstance(request, AttentionRequest):
+        positions, units = _positions(request.neuron_ids, record, neurons), request.units
     if units == "raw":
         _check_raw(positions, record, neurons)
     n_neurons = len(neurons) if positions is None else len(positions)
-    image = read_images(fields.get("image"), record, resize, settings, assumed)
-    return Question(
+    image = read_images(request.image, record, request.resize, settings, assumed)
+    stimulus = Stimulus(
         mouse_id=record.mouse_id,
         image=image,
-        behavior=_behavior(fields, record, len(image), assumed),
-        pupil_center=_pupil_center(fields.get("pupil_center"), record, len(image), assumed),
+        behavior=_behavior(request, record, len(image), assumed),
+        pupil_center=_pupil_center(request.pupil_center, record, len(image), assumed),
         neurons=positions,
-        units=units,
-        spread=bool(spread),
+    )
+    return Question(
+        stimulus=stimulus,
+        units=units or "standardized",
+        spread=isinstance(request, PredictRequest) and request.spread,
         assumed=assumed,
-        weights=_weights(fields.get("weights"), len(image), n_neurons) if "weights" in known.in_json else None,
+        weights=_weights(request.weights, len(image), n_neurons) if isinstance(request, GradientRequest) else None,
     )
 
 
-def check_mice(
-    fields: dict[str, Any],
-    records: Sequence[MouseRecord],
-    neurons: Mapping[str, NeuronTable],
-    settings: Settings,
+def questions_about(
+    records: Sequence[MouseRecord], request: PredictRequest, neurons: Mapping[str, NeuronTable], settings: Settings
 ) -> list[Question]:
-    """One question for each mouse; what is left out becomes each mouse's own training mean."""
-    if fields.get("neuron_ids") is not None:
+    """One question per mouse. What is left out becomes each mouse's own training mean."""
+    if request.neuron_ids is not None:
         raise InvalidInput(
             "neuron_ids are those of one mouse",
             got=f"{len(records)} mice",
@@ -227,8 +201,8 @@ def check_mice(
         )
     questions: list[Question] = []
     for record in records:
-        questions.append(check(fields, record, neurons[record.mouse_id], settings))
-        n_images = len(questions[0].image)
+        questions.append(question_about(record, request, neurons[record.mouse_id], settings))
+        n_images = len(questions[0].stimulus.image)
         if n_images * len(records) > settings.max_images:
             raise TooLarge(
                 "too many images in one request",
@@ -241,29 +215,16 @@ def check_mice(
 
 def _weights(value: Any, n_images: int, n_neurons: int) -> np.ndarray:
     expected = f"{n_neurons} numbers, one per neuron, or {n_images} such lists"
-    if value is None:
-        raise InvalidInput("weights is missing", expected=expected)
     shape = shape_of(value, "weights")
     if shape not in {(n_neurons,), (n_images, n_neurons)}:
         raise InvalidInput("weights does not fit the neurons", got=f"shape {shape}", expected=expected)
     return as_float32(np.array(value, dtype=np.float64), "weights")
 
 
-def _choice(fields: dict[str, Any], name: str, words: tuple[str, ...]) -> Any:
-    value = fields.get(name)
-    if value is None or (isinstance(value, str) and value in words):
-        return value
-    raise InvalidInput(f"{name} is none of its words", got=brief(value), expected=" or ".join(words))
-
-
-def _positions(ids: Any, record: MouseRecord, neurons: NeuronTable) -> np.ndarray | None:
+def _positions(ids: list[int] | None, record: MouseRecord, neurons: NeuronTable) -> np.ndarray | None:
     if ids is None:
         return None
     hint = f"GET /mice/{record.mouse_id}/neurons lists them."
-    if not isinstance(ids, list) or not ids or set(map(type, ids)) != {int}:
-        raise InvalidInput(
-            "neuron_ids is not a list of whole numbers", got=brief(ids), expected="such as [12, 99]", hint=hint
-        )
     if len(set(ids)) != len(ids):
         twice = next(neuron_id for neuron_id, count in Counter(ids).items() if count > 1)
         raise InvalidInput("neuron_ids repeats an id", got=twice, expected="each id once")
@@ -297,12 +258,12 @@ def _per_image(value: Any, name: str, n_images: int) -> np.ndarray:
     return as_float32(np.array(value, dtype=np.float64), name)
 
 
-def _behavior(fields: dict[str, Any], record: MouseRecord, n_images: int, assumed: list[str]) -> np.ndarray:
+def _behavior(request: ImageRequest, record: MouseRecord, n_images: int, assumed: list[str]) -> np.ndarray:
     channels = {channel.name: channel for channel in record.behavior}
     columns = []
     for name, unit in BEHAVIOR_CHANNELS:
         channel = channels.get(name, Channel(name=name, unit=unit))
-        value = fields.get(name)
+        value = getattr(request, name)
         if value is None:
             mean = _left_out(name, [channel], "behavior", record, assumed)
             columns.append(np.full(n_images, mean[0], dtype=np.float32))

@@ -1,18 +1,20 @@
-"""What is said of a prediction, and of the mice: plain data from the engine to the bodies of replies."""
+"""Answers to questions and descriptions of mice, and their two encodings: JSON, and .npy with a header."""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import orjson
+from starlette.responses import Response
 
 from server.api.codecs.request import Question
 from server.api.codecs.schemas import ModelInfo, MouseDetail, MouseSummary
-from server.bundle.manifest import MouseRecord, NeuronTable
+from server.bundle.manifest import MouseRecord
 from server.errors import InvalidInput, NotAcceptable, brief
 from server.serving.discovery import version_of
 
@@ -23,26 +25,73 @@ if TYPE_CHECKING:
 __all__ = [
     "JSON",
     "NPY",
+    "Answer",
     "Attention",
-    "about",
     "accepted",
-    "attention_json",
-    "attention_npy",
+    "attention_answer",
     "check_finite",
     "describe",
-    "gradient_json",
-    "gradient_npy",
-    "json_body",
-    "mice_json",
-    "mice_npy",
+    "gradient_answer",
+    "head_of",
+    "header_text",
+    "json_response",
     "model_info",
-    "npy_body",
-    "scaled",
+    "neuron_std",
+    "prediction_answer",
+    "several_mice_answer",
     "summarize",
 ]
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The reply to a question, before it is encoded.
+
+    Attributes:
+        head: plain data that every encoding has: in the JSON body, or in the V1T-Reply header of .npy.
+        arrays: by name, for JSON.
+        stack: the arrays of .npy, one after another.
+    """
+
+    head: dict[str, Any]
+    arrays: dict[str, Any]
+    stack: Sequence[np.ndarray]
+
+    def encoded(self, media_type: str) -> Response:
+        """The reply in JSON or .npy.
+
+        Neuron ids are not in the header of .npy, as proxies limit its length: they are those of the request, in its
+        order, or all in the order of /mice/{id}/neurons.
+        """
+        if media_type == NPY:
+            return Response(_npy(self.stack), headers={"V1T-Reply": header_text(self.head)}, media_type=NPY)
+        last = {"assumed": self.head["assumed"]} if "assumed" in self.head else {}
+        return json_response({name: part for name, part in self.head.items() if name not in last} | self.arrays | last)
+
+
+def json_response(content: Any) -> Response:
+    """Plain data and arrays in JSON; each float32 in the fewest digits that give it back, NaN as null."""
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
+
+
+def header_text(head: dict[str, Any]) -> str:
+    """The V1T-Reply header: ASCII JSON."""
+    return json.dumps(head, ensure_ascii=True, separators=(",", ":"))
+
+
+def _npy(arrays: Sequence[np.ndarray]) -> bytes:
+    """One .npy after another, as `numpy.load` reads them from one open file."""
+    stream = io.BytesIO()
+    for array in arrays:
+        np.lib.format.write_array(stream, _float32(array), version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def accepted(accept: str | None, written: tuple[str, ...] = (JSON, NPY)) -> str:
@@ -69,34 +118,19 @@ def accepted(accept: str | None, written: tuple[str, ...] = (JSON, NPY)) -> str:
     return best
 
 
-def scaled(prediction: Prediction, question: Question, neurons: NeuronTable) -> tuple[np.ndarray, np.ndarray | None]:
-    """Responses and, if asked for, their spread, (B, n) float32 each, in the units that were asked for.
-
-    Raises:
-        InvalidInput: the input is so far from anything recorded that the twin has no finite response to it.
-    """
-    response, spread = prediction.response, prediction.spread if question.spread else None
-    if question.units == "raw":
-        std = neurons.response_std if question.neurons is None else neurons.response_std[question.neurons]
-        response = response * std
-        spread = None if spread is None else spread * std
-    check_finite(question, *(values for values in (response, spread) if values is not None))
-    return response, spread
-
-
-def check_finite(question: Question, *arrays: np.ndarray) -> None:
-    """Raises InvalidInput where a response is no number."""
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise InvalidInput(
-            "the twin has no finite response to this input",
-            got="values far outside of what was recorded",
-            expected="values near the training range",
-            hint=f"GET /mice/{question.mouse_id} gives it.",
-        )
+def head_of(engine: Engine, question: Question, request_id: str) -> dict[str, Any]:
+    """What every reply to a question says beside its arrays."""
+    return {
+        "request_id": request_id,
+        "model": model_info(engine),
+        "mouse": question.mouse_id,
+        "units": question.units,
+        "assumed": question.assumed,
+    }
 
 
 def model_info(engine: Engine | Bundle) -> dict[str, Any]:
-    """Which bundle answered."""
+    """The bundle that answered."""
     manifest = engine.manifest
     return ModelInfo(
         name=manifest.name,
@@ -110,131 +144,73 @@ def model_info(engine: Engine | Bundle) -> dict[str, Any]:
     ).model_dump()
 
 
-def _head(engine: Engine, question: Question, request_id: str) -> dict[str, Any]:
-    return {
-        "request_id": request_id,
-        "model": model_info(engine),
-        "mouse": question.mouse_id,
-        "units": question.units,
-    }
+def neuron_std(engine: Engine, question: Question) -> np.ndarray:
+    """(n,) response std of the question's neurons."""
+    std, positions = engine.neurons[question.mouse_id].response_std, question.stimulus.neurons
+    return std if positions is None else std[positions]
 
 
-def _neuron_ids(engine: Engine, question: Question) -> np.ndarray:
-    ids = engine.neurons[question.mouse_id].ids
-    return ids if question.neurons is None else ids[question.neurons]
+def check_finite(question: Question, *arrays: np.ndarray) -> None:
+    """Raises InvalidInput where a result is not finite: the input is too far from anything recorded."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InvalidInput(
+            "the twin has no finite response to this input",
+            got="values far outside of what was recorded",
+            expected="values near the training range",
+            hint=f"GET /mice/{question.mouse_id} gives it.",
+        )
 
 
-def json_body(engine: Engine, question: Question, prediction: Prediction, request_id: str) -> bytes:
-    """The reply in JSON; each float32 in the fewest digits that give it back."""
-    response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
-    reply = _head(engine, question, request_id)
-    reply["neuron_ids"] = np.ascontiguousarray(_neuron_ids(engine, question), dtype=np.int64)
-    reply["responses"] = np.ascontiguousarray(response, dtype=np.float32)
-    if spread is not None:
-        reply["spread"] = np.ascontiguousarray(spread, dtype=np.float32)
-    reply["assumed"] = question.assumed
-    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def npy_body(engine: Engine, question: Question, prediction: Prediction, request_id: str) -> tuple[bytes, str]:
-    """The reply as .npy, float32 (B, n) or with spread (2, B, n), and all the rest for the V1T-Reply header.
-
-    Neuron ids are not in the header, which proxies keep short: they are those that were asked for, in that order, or
-    all in the order of /mice/{id}/neurons.
-    """
-    response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
-    array = response if spread is None else np.stack([response, spread])
-    return _npy(array), about(engine, question, request_id)
-
-
-def about(engine: Engine, question: Question, request_id: str) -> str:
-    """The V1T-Reply header: everything of a reply but its arrays."""
-    return _header({**_head(engine, question, request_id), "assumed": question.assumed})
-
-
-def mice_json(
-    engine: Engine, questions: Sequence[Question], predictions: Sequence[Prediction], request_id: str
-) -> bytes:
-    """The reply of several mice in JSON: those of `json_body`, what they have in common said once."""
-    mice = []
-    for question, prediction in zip(questions, predictions, strict=True):
-        response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
-        of_mouse = {
-            "mouse": question.mouse_id,
-            "neuron_ids": np.ascontiguousarray(_neuron_ids(engine, question), dtype=np.int64),
-            "responses": np.ascontiguousarray(response, dtype=np.float32),
-            "assumed": question.assumed,
-        }
-        if spread is not None:
-            of_mouse["spread"] = np.ascontiguousarray(spread, dtype=np.float32)
-        mice.append(of_mouse)
-    reply = _head(engine, questions[0], request_id)
-    del reply["mouse"]
-    return orjson.dumps({**reply, "mice": mice}, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def mice_npy(
-    engine: Engine, questions: Sequence[Question], predictions: Sequence[Prediction], request_id: str
-) -> tuple[bytes, str]:
-    """The same as one .npy for each mouse, one after another in the order of the header's mice."""
-    arrays = []
-    for question, prediction in zip(questions, predictions, strict=True):
-        response, spread = scaled(prediction, question, engine.neurons[question.mouse_id])
-        arrays.append(response if spread is None else np.stack([response, spread]))
-    head = _head(engine, questions[0], request_id)
-    del head["mouse"]
-    mice = [{"mouse": question.mouse_id, "assumed": question.assumed} for question in questions]
-    return _npy(*arrays), _header({**head, "mice": mice})
-
-
-def _npy(*arrays: np.ndarray) -> bytes:
-    """One .npy after another, as `numpy.load` reads them from one open file."""
-    stream = io.BytesIO()
-    for array in arrays:
-        contiguous = np.ascontiguousarray(array, dtype=np.float32)
-        np.lib.format.write_array(stream, contiguous, version=(1, 0), allow_pickle=False)
-    return stream.getvalue()
-
-
-def _header(head: dict[str, Any]) -> str:
-    return json.dumps(head, ensure_ascii=True, separators=(",", ":"))
-
-
-def gradient_json(engine: Engine, question: Question, gradient: Gradient, request_id: str) -> bytes:
-    """The reply to POST /gradient in JSON."""
-    response = _scaled_response(engine, question, gradient)
-    reply = _head(engine, question, request_id)
-    reply["neuron_ids"] = np.ascontiguousarray(_neuron_ids(engine, question), dtype=np.int64)
-    reply["responses"] = np.ascontiguousarray(response, dtype=np.float32)
-    reply["gradient"] = {
-        "image": np.ascontiguousarray(gradient.image),
-        "behavior": np.ascontiguousarray(gradient.behavior),
-        "pupil_center": np.ascontiguousarray(gradient.pupil_center),
-    }
-    reply["assumed"] = question.assumed
-    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def gradient_npy(engine: Engine, question: Question, gradient: Gradient, request_id: str) -> tuple[bytes, str]:
-    """The same as four arrays one after another: the image's gradient, responses, behaviour's, the pupil centre's."""
-    response = _scaled_response(engine, question, gradient)
-    head = {**_head(engine, question, request_id), "assumed": question.assumed}
-    return _npy(gradient.image, response, gradient.behavior, gradient.pupil_center), _header(head)
-
-
-def _scaled_response(engine: Engine, question: Question, gradient: Gradient) -> np.ndarray:
-    """Responses in the units asked for; those of the gradient are in its weights already."""
-    response = gradient.response
+def _neuron_arrays(
+    engine: Engine, question: Question, response: np.ndarray, spread: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Neuron ids, responses and spread in the units of the question."""
     if question.units == "raw":
-        response = response * response_std(engine, question)
-    check_finite(question, response, gradient.image, gradient.behavior, gradient.pupil_center)
-    return response
+        std = neuron_std(engine, question)
+        response, spread = response * std, None if spread is None else spread * std
+    ids, positions = engine.neurons[question.mouse_id].ids, question.stimulus.neurons
+    arrays = {
+        "neuron_ids": np.ascontiguousarray(ids if positions is None else ids[positions], dtype=np.int64),
+        "responses": _float32(response),
+    }
+    if question.spread and spread is not None:
+        arrays["spread"] = _float32(spread)
+    check_finite(question, *(array for name, array in arrays.items() if name != "neuron_ids"))
+    return arrays
 
 
-def response_std(engine: Engine, question: Question) -> np.ndarray:
-    """(n,), of the neurons that are asked about."""
-    std = engine.neurons[question.mouse_id].response_std
-    return std if question.neurons is None else std[question.neurons]
+def prediction_answer(engine: Engine, question: Question, prediction: Prediction, request_id: str) -> Answer:
+    """The reply to POST /predict: .npy (B, n), with spread (2, B, n)."""
+    arrays = _neuron_arrays(engine, question, prediction.response, prediction.spread)
+    return Answer(head_of(engine, question, request_id), arrays, [_stacked(arrays)])
+
+
+def _stacked(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return np.stack([arrays["responses"], arrays["spread"]]) if "spread" in arrays else arrays["responses"]
+
+
+def several_mice_answer(
+    engine: Engine, questions: Sequence[Question], predictions: Sequence[Prediction], request_id: str
+) -> Answer:
+    """The reply where several mice were asked: what they have in common once, and one .npy per mouse."""
+    answers = [
+        prediction_answer(engine, question, prediction, request_id)
+        for question, prediction in zip(questions, predictions, strict=True)
+    ]
+    mice = [{name: answer.head.pop(name) for name in ("mouse", "assumed")} for answer in answers]
+    in_json = [mouse | answer.arrays for mouse, answer in zip(mice, answers, strict=True)]
+    return Answer(
+        answers[0].head | {"mice": mice}, {"mice": in_json}, [array for answer in answers for array in answer.stack]
+    )
+
+
+def gradient_answer(engine: Engine, question: Question, gradient: Gradient, request_id: str) -> Answer:
+    """The reply to POST /gradient: .npy of d image (B, C, H, W), responses, d behavior and d pupil_center."""
+    derivatives = {name: _float32(getattr(gradient, name)) for name in ("image", "behavior", "pupil_center")}
+    check_finite(question, *derivatives.values())
+    arrays = _neuron_arrays(engine, question, gradient.response)
+    stack = [derivatives["image"], arrays["responses"], derivatives["behavior"], derivatives["pupil_center"]]
+    return Answer(head_of(engine, question, request_id), arrays | {"gradient": derivatives}, stack)
 
 
 class Attention(NamedTuple):
@@ -243,22 +219,12 @@ class Attention(NamedTuple):
     maps: np.ndarray
 
 
-def attention_json(engine: Engine, question: Question, attention: Attention, request_id: str) -> bytes:
-    """The reply to POST /attention in JSON."""
+def attention_answer(engine: Engine, question: Question, attention: Attention, request_id: str) -> Answer:
+    """The reply to POST /attention: .npy (B, M, h, w)."""
     check_finite(question, attention.maps)
-    reply = _head(engine, question, request_id)
-    del reply["units"]
-    reply["attention"] = np.ascontiguousarray(attention.maps, dtype=np.float32)
-    reply["assumed"] = question.assumed
-    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def attention_npy(engine: Engine, question: Question, attention: Attention, request_id: str) -> tuple[bytes, str]:
-    """The same, the maps as .npy."""
-    check_finite(question, attention.maps)
-    head = {**_head(engine, question, request_id), "assumed": question.assumed}
+    head = head_of(engine, question, request_id)
     del head["units"]
-    return _npy(attention.maps), _header(head)
+    return Answer(head, {"attention": _float32(attention.maps)}, [attention.maps])
 
 
 def summarize(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:

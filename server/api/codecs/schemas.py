@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, Strict
 
 from server.bundle.manifest import Channel
 
@@ -37,7 +37,6 @@ __all__ = [
     "ProtocolError",
     "RequestedOutput",
     "Resize",
-    "StackQuery",
     "Tensor",
     "TensorMetadata",
     "Units",
@@ -50,22 +49,29 @@ Resize = Literal["fit", "fill", "crop"]
 
 Row = list[float]
 Plane = list[Row]
-PerImage = float | list[float]
+PerImage = Annotated[float | list[float] | None, SkipValidation]
+Pairs = Annotated[list[float] | list[list[float]] | None, SkipValidation]
 
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class ImageFile(_Closed):
+class _Request(_Closed):
+    """Checked as it is documented, by `validation.validated`. Fields that hold arrays have a reader of their own."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class ImageFile(_Request):
     base64: str = Field(description="the bytes of a PNG, JPEG or .npy file", json_schema_extra={"format": "byte"})
 
 
-class _Mouse(_Closed):
+class _OneMouse(_Request):
     mouse: str = Field(description="as listed by GET /mice", examples=["A"])
 
 
-class _Mice(_Closed):
+class _Mice(_Request):
     mouse: str | list[str] = Field(
         description='as listed by GET /mice; or a list of them, or "*" for all of a bundle, all shown the same images: '
         "those whose recordings standardise it alike share a pass of the core",
@@ -73,10 +79,10 @@ class _Mice(_Closed):
     )
 
 
-class _Does(_Closed):
-    pupil_dilation: PerImage | None = Field(default=None, description="eye-camera px; one for all images, or one each")
-    pupil_dilation_derivative: PerImage | None = Field(default=None, description="eye-camera px/s")
-    running_speed: PerImage | None = Field(default=None, description="cm/s")
+class _Shown(_Request):
+    pupil_dilation: PerImage = Field(default=None, description="eye-camera px; one for all images, or one each")
+    pupil_dilation_derivative: PerImage = Field(default=None, description="eye-camera px/s")
+    running_speed: PerImage = Field(default=None, description="cm/s")
     resize: Resize | None = Field(
         default=None,
         description="how an image of another size is brought to the mouse's: `fit` pads with the mean intensity, "
@@ -87,98 +93,84 @@ class _Does(_Closed):
     )
 
 
-class _Shown(_Does, _Mouse):
-    pass
-
-
-class _Neurons(_Closed):
+class _Neurons(_Request):
     neuron_ids: list[int] | None = Field(
-        default=None, description="unit ids as listed by GET /mice/{mouse}/neurons; the reply keeps their order"
+        default=None,
+        min_length=1,
+        description="unit ids as listed by GET /mice/{mouse}/neurons; the reply keeps their order",
     )
     units: Units = Field(default="standardized", description="raw: standardized times the neuron's response std")
 
 
-class _Spread(_Closed):
+class _Spread(_Request):
     spread: bool = Field(default=False, description="also return the std over the ensemble's members")
 
 
-class _Weights(_Closed):
-    weights: list[float] | list[Row] = Field(
+class _Weights(_Request):
+    weights: Annotated[list[float] | list[Row], SkipValidation] = Field(
         description="(n,) for all images, or (B, n): how much each neuron counts, in the order of neuron_ids"
     )
 
 
-class _InJson(_Closed):
-    image: ImageFile | Plane | list[Plane] | list[list[Plane]] = Field(
+class _InJson(_Request):
+    image: Annotated[ImageFile | Plane | list[Plane] | list[list[Plane]], SkipValidation] = Field(
         description="(H, W) for a mouse of one channel, (C, H, W) or (B, C, H, W), in the recording's own units"
     )
-    pupil_center: list[float] | list[list[float]] | None = Field(
+    pupil_center: Pairs = Field(
         default=None, description="[x, y] in eye-camera px; one pair for all images, or one each"
     )
 
 
-class _AsForm(_Closed):
+class _AsForm(_Request):
     image: list[bytes] = Field(
         description="one or more files: PNG, JPEG, or .npy of shape (H, W), (C, H, W) or (B, C, H, W)",
         json_schema_extra={"items": {"type": "string", "format": "binary"}},
     )
-    pupil_center: list[float] | list[list[float]] | None = Field(
-        default=None, description="[x, y], or the next two fields"
-    )
-    pupil_center_x: PerImage | None = Field(default=None, description="eye-camera px")
-    pupil_center_y: PerImage | None = Field(default=None, description="eye-camera px")
+    pupil_center: Pairs = Field(default=None, description="[x, y], or the next two fields")
+    pupil_center_x: PerImage = Field(default=None, description="eye-camera px")
+    pupil_center_y: PerImage = Field(default=None, description="eye-camera px")
 
 
-class PredictRequest(_InJson, _Spread, _Neurons, _Does, _Mice):
+class PredictRequest(_InJson, _Spread, _Neurons, _Shown, _Mice):
     """A question in JSON. A behaviour value left out becomes the mouse's training mean, and the reply says so."""
 
 
-class PredictForm(_AsForm, _Spread, _Neurons, _Does, _Mice):
+class PredictForm(_AsForm, _Spread, _Neurons, _Shown, _Mice):
     """The same question as a form; lists are JSON text, such as `[1, 2]`."""
 
 
-class StackQuery(_Spread, _Neurons, _Shown):
-    """What is asked of a stack of images; lists are JSON text. Without `arrays` each value is one for all images."""
-
-    pupil_center: list[float] | None = Field(default=None, description="[x, y] in eye-camera px")
-    arrays: str | None = Field(
-        default=None,
-        description="which .npy come before the images, in their order, joined by a comma: behavior (B, 3), pupil "
-        "dilation, its derivative and running speed; pupil_center (B, 2)",
-    )
-
-
-class NoiseRequest(_Closed):
+class NoiseRequest(_OneMouse):
     """Responses to white noise, weighted by it and summed. `server/inference/noise.py` defines image i of a seed."""
 
-    mouse: str = Field(description="as listed by GET /mice", examples=["A"])
     model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
-    seed: int = Field(ge=0, description="of the noise")
-    first_image: int = Field(default=0, ge=0, description="sums over other images of the same seed add up")
-    n_images: int = Field(ge=1, description="how many")
-    grid: tuple[int, int] = Field(description="[rows, columns] of the noise, each element a square of whole pixels")
-    luminance: float = Field(description="mean of the noise, in the recording's own units")
-    contrast: float = Field(ge=0, description="std of the noise, in the recording's own units")
-    neuron_ids: list[int] | None = Field(default=None, description="the maps keep their order")
+    seed: int = Field(ge=0, le=2**64 - 1, description="of the noise")
+    first_image: int = Field(default=0, ge=0, le=2**63 - 1, description="sums over other images of the same seed add up")
+    n_images: int = Field(ge=1, le=1_000_000, description="how many")
+    grid: Annotated[tuple[int, int], Strict(False)] = Field(
+        description="[rows, columns] of the noise, each element a square of whole pixels"
+    )
+    luminance: float = Field(ge=-1e9, le=1e9, description="mean of the noise, in the recording's own units")
+    contrast: float = Field(ge=0, le=1e9, description="std of the noise, in the recording's own units")
+    neuron_ids: list[int] | None = Field(default=None, min_length=1, description="the maps keep their order")
     pupil_dilation: float | None = Field(default=None, description="eye-camera px")
     pupil_dilation_derivative: float | None = Field(default=None, description="eye-camera px/s")
     running_speed: float | None = Field(default=None, description="cm/s")
     pupil_center: list[float] | None = Field(default=None, description="[x, y] in eye-camera px")
 
 
-class GradientRequest(_InJson, _Weights, _Neurons, _Shown):
+class GradientRequest(_InJson, _Weights, _Neurons, _Shown, _OneMouse):
     """How the weighted sum of responses changes with the image, the behaviour and the pupil centre."""
 
 
-class GradientForm(_AsForm, _Weights, _Neurons, _Shown):
+class GradientForm(_AsForm, _Weights, _Neurons, _Shown, _OneMouse):
     """The same question as a form; lists are JSON text, such as `[1, 2]`."""
 
 
-class AttentionRequest(_InJson, _Shown):
+class AttentionRequest(_InJson, _Shown, _OneMouse):
     """Where the twin's core looks."""
 
 
-class AttentionForm(_AsForm, _Shown):
+class AttentionForm(_AsForm, _Shown, _OneMouse):
     """The same question as a form; lists are JSON text, such as `[1, 2]`."""
 
 
@@ -304,31 +296,54 @@ class ErrorReply(_Closed):
 # The Open Inference Protocol v2
 
 
-class Tensor(_Closed):
-    name: str
-    datatype: Literal["FP32", "INT64"]
-    shape: list[int]
-    parameters: dict[str, Any] = Field(
-        default={},
-        description="binary_data_size: of this tensor, where it follows the JSON; they keep their order",
+class InputParameters(_Request):
+    binary_data_size: int | None = Field(
+        default=None, description="bytes of this tensor, where it follows the JSON; such tensors keep their order"
     )
-    data: list[Any] | None = Field(default=None, description="flat, in row-major order, or nested like the shape")
 
 
-class RequestedOutput(_Closed):
+class InputTensor(_Request):
+    name: Literal["image", "behavior", "pupil_center", "neuron_ids"]
+    datatype: Literal["FP32", "INT64"]
+    shape: list[Annotated[int, Field(ge=1, lt=2**31)]] = Field(max_length=8)
+    parameters: InputParameters = InputParameters()
+    data: Annotated[list[Any] | None, SkipValidation] = Field(
+        default=None, description="flat, in row-major order, or nested like the shape"
+    )
+
+
+class OutputParameters(_Request):
+    binary_data: bool | None = Field(default=None, description="whether this one comes in binary")
+
+
+class RequestedOutput(_Request):
     name: Literal["responses", "spread"]
-    parameters: dict[str, bool] = Field(default={}, description="binary_data: whether this one comes in binary")
+    parameters: OutputParameters = OutputParameters()
 
 
-class InferRequest(_Closed):
+class InferParameters(_Request):
+    timeout: int = Field(default=0, ge=0, lt=2**63, description="microseconds; 0: the server's own limit")
+    units: Units = "standardized"
+    binary_data_output: bool = Field(default=False, description="whether outputs come in binary unless they say")
+
+
+class InferRequest(_Request):
     """image FP32 (B, C, H, W); if given, behavior FP32 (B, 3), pupil_center FP32 (B, 2), neuron_ids INT64 (n)."""
 
     id: str | None = None
-    parameters: dict[str, Any] = Field(
-        default={}, description="timeout: microseconds; units: standardized or raw; binary_data_output: true or false"
-    )
-    inputs: list[Tensor]
+    parameters: InferParameters = InferParameters()
+    inputs: list[InputTensor] = Field(min_length=1)
     outputs: list[RequestedOutput] | None = Field(default=None, description="empty: all")
+
+
+class Tensor(_Closed):
+    name: str
+    datatype: Literal["FP32"]
+    shape: list[int]
+    parameters: dict[str, int] = Field(
+        default={}, description="binary_data_size: of this tensor, where it follows the JSON; they keep their order"
+    )
+    data: list[float] | None = Field(default=None, description="flat, in row-major order")
 
 
 class InferReply(_Closed):

@@ -1,4 +1,4 @@
-"""The admin routes: what an operator asks of a running server. The envelope asks for an admin key before them."""
+"""POST /admin/reload. The middleware checks the admin key of every path under /admin."""
 
 from __future__ import annotations
 
@@ -7,28 +7,21 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from server.api.codecs import schemas
 from server.api.codecs.response import JSON
-from server.api.endpoints.dispatch import named
 from server.errors import Refused
 from server.serving.context import Context
 
 if TYPE_CHECKING:
     from server.serving.repository import Bundle
 
-__all__ = ["routes"]
+__all__ = ["reload"]
 
 
-def routes() -> list[Route]:
-    """The admin routes, to mount beside the others."""
-    return [Route("/admin/reload", named("/admin/reload", _reload), methods=["POST"])]
-
-
-async def _reload(request: Request, context: Context) -> Response:
-    """Takes in the bundles on disk as they are now; a bad one is named, and changes nothing of what is served."""
-    # Whoever hangs up, or runs out of time, leaves it to its end: the log says how that went.
+async def reload(request: Request, context: Context) -> Response:
+    """Loads the bundles on disk as they are now. A bundle that cannot be served is reported and changes nothing."""
+    # The reload completes even if the client disconnects or times out; the log has its outcome.
     change = await asyncio.shield(asyncio.create_task(context.repository.load(), name="reload"))
     if change.problems:
         raise Refused(

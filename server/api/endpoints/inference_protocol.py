@@ -1,8 +1,8 @@
-"""The Open Inference Protocol v2, JSON and binary, as `tritonclient` speaks it; thin, over the context of /predict.
+"""The Open Inference Protocol v2, JSON and binary, as `tritonclient` speaks it; asks the same questions as /predict.
 
-Every mouse of every bundle is a model. Its name is `bundle.mouse`, where whatever is no letter, digit, `_`, `~` or `-`
-in the mouse's id is written %XX, so that the last dot parts the two. Its versions are the bundle's; the newest answers
-where none is named.
+Each mouse of each bundle is a model named `bundle.mouse`. In the mouse's id, everything but letters, digits, `_`, `~`
+and `-` is percent-encoded, so that the last dot separates the two. The model's versions are the bundle's; the newest
+answers where none is named.
 """
 
 from __future__ import annotations
@@ -11,54 +11,38 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import numpy as np
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from server.api.codecs import request as stimulus
-from server.api.codecs import response as replies
-from server.api.codecs import tensors
-from server.api.codecs.schemas import API_VERSION
-from server.api.endpoints.dispatch import LARGE, answer, named
-from server.errors import InvalidInput, NotFound, UnsupportedMedia, brief
+from server.api.codecs.request import Question, question_about
+from server.api.codecs.response import JSON, json_response, model_info, prediction_answer
+from server.api.codecs.schemas import API_VERSION, PredictRequest
+from server.api.codecs.tensors import INPUTS, OUTPUTS, InferenceRequest, read_request, write_reply
+from server.api.codecs.validation import validated
+from server.api.endpoints.dispatch import LARGE, media_type_of, respond
+from server.errors import InvalidInput, NotFound, brief
 from server.serving.context import Context
-from server.serving.telemetry.metrics import UNKNOWN
 
 if TYPE_CHECKING:
     from server.bundle.manifest import MouseRecord
     from server.inference.engine import Engine, Prediction
     from server.serving.repository import Bundle
 
-__all__ = ["model_name", "routes"]
+__all__ = [
+    "all_statistics",
+    "infer",
+    "model_metadata",
+    "model_name",
+    "model_ready",
+    "model_statistics",
+    "repository_index",
+    "server_live",
+    "server_metadata",
+    "server_ready",
+]
 
-_INPUTS = {"image": "FP32", "behavior": "FP32", "pupil_center": "FP32", "neuron_ids": "INT64"}
-_OUTPUTS = ("responses", "spread")
-_PARAMETERS = frozenset({"timeout", "units"})
 _BINARY = "application/octet-stream"
 _SHOWN = 20  # names in an error
-
-
-def routes() -> list[Route]:
-    """The protocol's routes, to mount beside ours."""
-    of_a_model = [
-        ("/infer", _infer, "POST"),
-        ("", _metadata, "GET"),
-        ("/ready", _model_ready, "GET"),
-        ("/stats", _model_stats, "GET"),
-    ]
-    return [  # tried one after another
-        Route("/v2/models/stats", named("/v2/models/stats", _all_stats)),
-        *(
-            Route(f"/v2/models/{{model}}{version}{path}", named(f"/v2/models/{{model}}{path}", handler), methods=[verb])
-            for path, handler, verb in of_a_model
-            for version in ("", "/versions/{version}")
-        ),
-        Route("/v2", named("/v2", _server)),
-        Route("/v2/health/live", named("/v2/health/live", _live)),
-        Route("/v2/health/ready", named("/v2/health/ready", _ready)),
-        Route("/v2/repository/index", named("/v2/repository/index", _index), methods=["POST"]),
-    ]
 
 
 def model_name(bundle: str, mouse_id: str) -> str:
@@ -70,24 +54,19 @@ def model_name(bundle: str, mouse_id: str) -> str:
     return f"{bundle}.{quote(mouse_id, safe='').replace('.', '%2E')}"
 
 
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), media_type=replies.JSON)
+async def server_metadata(request: Request, context: Context) -> Response:
+    return json_response(
+        {"name": "v1t-twins", "version": API_VERSION, "extensions": ["binary_tensor_data", "statistics"]}
+    )
 
 
-# What is there
+async def server_live(request: Request, context: Context) -> Response:
+    return json_response({"live": True})
 
 
-async def _server(request: Request, context: Context) -> Response:
-    return _json({"name": "v1t-twins", "version": API_VERSION, "extensions": ["binary_tensor_data", "statistics"]})
-
-
-async def _live(request: Request, context: Context) -> Response:
-    return _json({"live": True})
-
-
-async def _ready(request: Request, context: Context) -> Response:
+async def server_ready(request: Request, context: Context) -> Response:
     context.check_ready()
-    return _json({"ready": True})
+    return json_response({"ready": True})
 
 
 def _models(context: Context) -> list[tuple[str, Bundle, str]]:
@@ -126,8 +105,8 @@ def _find(request: Request, context: Context) -> tuple[str, Bundle, MouseRecord]
     raise NotFound("the model has no such version", got=brief(version), expected=expected)
 
 
-async def _index(request: Request, context: Context) -> Response:
-    return _json(
+async def repository_index(request: Request, context: Context) -> Response:
+    return json_response(
         [
             {"name": name, "version": bundle.version, "state": "READY", "reason": ""}
             for name, bundle, _ in _models(context)
@@ -135,15 +114,13 @@ async def _index(request: Request, context: Context) -> Response:
     )
 
 
-async def _model_ready(request: Request, context: Context) -> Response:
-    request.state.mouse = UNKNOWN
+async def model_ready(request: Request, context: Context) -> Response:
     name, _, _ = _find(request, context)
     context.check_ready()
-    return _json({"name": name, "ready": True})
+    return json_response({"name": name, "ready": True})
 
 
-async def _metadata(request: Request, context: Context) -> Response:
-    request.state.mouse = UNKNOWN
+async def model_metadata(request: Request, context: Context) -> Response:
     name, bundle, record = _find(request, context)
     shapes = {
         "image": [-1, *record.image_shape],
@@ -157,7 +134,7 @@ async def _metadata(request: Request, context: Context) -> Response:
         "pupil_center": "pupil_center" in record.uses and any(channel.mean is None for channel in record.pupil_center),
         "neuron_ids": False,
     }
-    return _json(
+    return json_response(
         {
             "name": name,
             "versions": [
@@ -173,18 +150,18 @@ async def _metadata(request: Request, context: Context) -> Response:
                     "shape": shapes[tensor],
                     "parameters": {"optional": not needed[tensor]},
                 }
-                for tensor, datatype in _INPUTS.items()
+                for tensor, datatype in INPUTS.items()
             ],
             # The second size is that of neuron_ids, and without them all of the mouse's neurons.
-            "outputs": [{"name": tensor, "datatype": "FP32", "shape": [-1, -1]} for tensor in _OUTPUTS],
+            "outputs": [{"name": tensor, "datatype": "FP32", "shape": [-1, -1]} for tensor in OUTPUTS],
             "parameters": {**_provenance(bundle, record.mouse_id), "n_neurons": record.n_neurons},
         }
     )
 
 
 def _provenance(engine: Engine | Bundle, mouse_id: str) -> dict[str, Any]:
-    """Whose answer it is; the protocol's parameters are text, numbers, true and false."""
-    info = replies.model_info(engine)
+    """The model that answered; the protocol's parameters are strings, numbers and booleans."""
+    info = model_info(engine)
     return {
         "bundle": info["name"],
         "mouse": mouse_id,
@@ -197,67 +174,71 @@ def _provenance(engine: Engine | Bundle, mouse_id: str) -> dict[str, Any]:
     }
 
 
-async def _model_stats(request: Request, context: Context) -> Response:
-    request.state.mouse = UNKNOWN
+async def model_statistics(request: Request, context: Context) -> Response:
     name, bundle, record = _find(request, context)
-    return _json({"model_stats": [_stats(context, name, bundle, record.mouse_id)]})
+    return json_response({"model_stats": [_stats(context, name, bundle, record.mouse_id)]})
 
 
-async def _all_stats(request: Request, context: Context) -> Response:
-    return _json({"model_stats": [_stats(context, *model) for model in _models(context)]})
+async def all_statistics(request: Request, context: Context) -> Response:
+    return json_response({"model_stats": [_stats(context, *model) for model in _models(context)]})
 
 
 def _stats(context: Context, name: str, bundle: Bundle, mouse_id: str) -> dict[str, Any]:
     return {"name": name, "version": bundle.version, **context.statistics.body(bundle, mouse_id)}
 
 
-# Inference
-
-
-async def _infer(request: Request, context: Context) -> Response:
-    request.state.mouse = UNKNOWN
+async def infer(request: Request, context: Context) -> Response:
+    """Responses and their spread."""
     name, bundle, record = _find(request, context)
     context.admit(request.state.deadline)
     engine = await context.repository.engine(bundle)
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedMedia("the body is compressed", got=brief(encoding), expected="no Content-Encoding")
+    media_type_of(request)  # refuses compressed bodies; clients of the protocol send any type
     body = await request.body()
-    context.admit(request.state.deadline)  # once more: others may have come while the body did
+    context.admit(request.state.deadline)  # again: others may have arrived with it
     arguments = body, request.headers.get("inference-header-content-length"), engine, record, context
     if len(body) > LARGE:
-        asked, question = await context.decode_pool.read(len(body), _read, *arguments)
+        asked, question = await context.decode_pool.run(len(body), _read, *arguments)
     else:
         asked, question = _read(*arguments)
     del body, arguments
 
-    def write(
-        engine: Engine, question: stimulus.Question, prediction: Prediction, request_id: str
-    ) -> tuple[bytes, int | None]:
-        head = {"model_name": name, "model_version": bundle.version}
-        if asked.id is not None:
-            head["id"] = asked.id
-        return _write(head, asked.outputs, engine, question, prediction)
+    def encode(predictions: list[Prediction]) -> Response:
+        answer = prediction_answer(engine, question, predictions[0], request.state.request_id)
+        head = {
+            "model_name": name,
+            "model_version": bundle.version,
+            **({} if asked.id is None else {"id": asked.id}),
+            "parameters": {
+                **_provenance(engine, record.mouse_id),
+                "units": question.units,
+                "assumed": "; ".join(question.assumed),
+            },
+        }
+        outputs = [(output, answer.arrays[output], in_binary) for output, in_binary in asked.outputs.items()]
+        content, header_length = write_reply(head, outputs)
+        if header_length is None:
+            return Response(content, media_type=JSON)
+        return Response(content, headers={"Inference-Header-Content-Length": str(header_length)}, media_type=_BINARY)
 
-    content, header_length = await answer(request, context, engine, question, write, seconds=_seconds(asked.parameters))
-    if header_length is None:
-        return Response(content, media_type=replies.JSON)
-    return Response(content, headers={"Inference-Header-Content-Length": str(header_length)}, media_type=_BINARY)
+    timeout = asked.parameters.timeout / 1e6 if asked.parameters.timeout else None
+    return await respond(request, context, engine, [question], encode, timeout=timeout)
 
 
 def _read(
     body: bytes, header_length: str | None, engine: Engine, record: MouseRecord, context: Context
-) -> tuple[tensors.InferRequest, stimulus.Question]:
-    """The request, and the question that it asks."""
-    asked = tensors.read_request(body, header_length, inputs=_INPUTS, outputs=_OUTPUTS, parameters=_PARAMETERS)
+) -> tuple[InferenceRequest, Question]:
+    """The request, and its question."""
+    asked = read_request(body, header_length)
     arrays = asked.inputs
-    fields: dict[str, Any] = {"spread": "spread" in asked.outputs, "units": asked.parameters.get("units")}
-    if (image := arrays.get("image")) is not None:
-        if image.ndim != 4:
-            raise InvalidInput(
-                "image is no batch", got=str(image.shape), expected=str(("B", *record.image_shape)).replace("'", "")
-            )
-        fields["image"] = image
+    fields: dict[str, Any] = {
+        "mouse": record.mouse_id,
+        "image": arrays.get("image"),
+        "spread": "spread" in asked.outputs,
+        "units": asked.parameters.units,
+    }
+    if (image := arrays.get("image")) is not None and image.ndim != 4:
+        expected = f"(B, {', '.join(map(str, record.image_shape))})"
+        raise InvalidInput("image is not a batch", got=str(image.shape), expected=expected)
     if (behavior := arrays.get("behavior")) is not None:
         columns = _columns(behavior, "behavior", len(record.behavior))
         fields |= {channel.name: column.tolist() for channel, column in zip(record.behavior, columns, strict=True)}
@@ -265,42 +246,14 @@ def _read(
         _columns(pupil_center, "pupil_center", len(record.pupil_center))
         fields["pupil_center"] = pupil_center.tolist()
     if (neuron_ids := arrays.get("neuron_ids")) is not None:
+        if neuron_ids.ndim != 1:
+            raise InvalidInput("neuron_ids has another shape", got=str(neuron_ids.shape), expected="(n,)")
         fields["neuron_ids"] = neuron_ids.tolist()
-    return asked, stimulus.check(fields, record, engine.neurons[record.mouse_id], context.settings)
+    request = validated(PredictRequest, fields)
+    return asked, question_about(record, request, engine.neurons[record.mouse_id], context.settings)
 
 
 def _columns(array: np.ndarray, name: str, n: int) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != n:
         raise InvalidInput(f"{name} has another shape", got=str(array.shape), expected=f"(B, {n})")
     return array.T
-
-
-def _seconds(parameters: dict[str, Any]) -> float | None:
-    """The protocol's timeout, in microseconds."""
-    timeout = parameters.get("timeout")
-    if timeout is None or timeout == 0:
-        return None
-    if type(timeout) is not int or not 0 < timeout < 2**63:
-        raise InvalidInput("timeout is no time", got=brief(timeout), expected="whole microseconds")
-    return timeout / 1e6
-
-
-def _write(
-    head: dict[str, Any],
-    outputs: dict[str, bool],
-    engine: Engine,
-    question: stimulus.Question,
-    prediction: Prediction,
-) -> tuple[bytes, int | None]:
-    responses, spread = replies.scaled(prediction, question, engine.neurons[question.mouse_id])
-    arrays = {"responses": responses}
-    if spread is not None:
-        arrays["spread"] = spread
-    head["parameters"] = {
-        **_provenance(engine, question.mouse_id),
-        "units": question.units,
-        "assumed": "; ".join(question.assumed),
-    }
-    return tensors.write_reply(
-        head, [tensors.Output(name, "FP32", arrays[name], in_binary) for name, in_binary in outputs.items()]
-    )

@@ -1,4 +1,4 @@
-"""The page at `/`: which mice are served and a line to ask one. It loads nothing from anywhere."""
+"""GET / and /metrics: the page about the mice that are served, and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
 from server.bundle.manifest import MouseRecord
 from server.errors import TwinError
+from server.serving.context import Context
+from server.serving.telemetry.metrics import CONTENT_TYPE
 
-__all__ = ["POLICY", "index"]
+__all__ = ["index", "metrics"]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -38,11 +43,27 @@ pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
 """
 
 
-def index(url: str, mice: Sequence[MouseRecord], problem: TwinError | None) -> str:
+async def metrics(request: Request, context: Context) -> Response:
+    """Prometheus metrics."""
+    return Response(context.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def index(request: Request, context: Context) -> Response:
+    """The page at /. It loads nothing from other hosts."""
+    status, problem, mice = 200, None, []
+    try:
+        mice = [record for _, record in context.repository.records()]
+    except TwinError as error:
+        status, problem = error.status, error
+    html = _page(str(request.base_url).rstrip("/"), mice, problem)
+    return HTMLResponse(html, status, {"Content-Security-Policy": POLICY})
+
+
+def _page(url: str, mice: Sequence[MouseRecord], problem: TwinError | None) -> str:
     """The page's HTML.
 
     Args:
-        url: where this server is reached, for the example.
+        url: of this server, for the examples.
         problem: why no mouse can be asked.
     """
     if problem is not None:

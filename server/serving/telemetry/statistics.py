@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -95,26 +95,29 @@ class Statistics:
                 model.runs[n_images] += 1
                 model.run_seconds[n_images] += seconds
 
-    def answered(self, engine: Engine, mouse_id: str, n_images: int, timing: Timing) -> None:
-        """Counts a request that was answered."""
+    def answered(self, engine: Engine, images: Mapping[str, int], timing: Timing) -> None:
+        """Counts an answered request: its images of each mouse."""
         total = timing.reading + timing.queued + timing.computing + timing.writing
+        seconds = {
+            "success": total,
+            "queue": timing.queued,
+            "compute_input": timing.reading,
+            "compute_infer": timing.computing,
+            "compute_output": timing.writing,
+        }
         with self._lock:
-            model = self._models[_key(engine, mouse_id)]
-            model.last = time.time()
-            model.images += n_images
-            for name, seconds in (
-                ("success", total),
-                ("queue", timing.queued),
-                ("compute_input", timing.reading),
-                ("compute_infer", timing.computing),
-                ("compute_output", timing.writing),
-            ):
-                model.durations[name].add(seconds)
+            for mouse_id, n_images in images.items():
+                model = self._models[_key(engine, mouse_id)]
+                model.last = time.time()
+                model.images += n_images
+                for name, value in seconds.items():
+                    model.durations[name].add(value)
 
-    def failed(self, engine: Engine, mouse_id: str, seconds: float) -> None:
-        """Counts a checked request that got no answer."""
+    def failed(self, engine: Engine, images: Mapping[str, int], seconds: float) -> None:
+        """Counts a valid request that was not answered."""
         with self._lock:
-            self._models[_key(engine, mouse_id)].durations["fail"].add(seconds)
+            for mouse_id in images:
+                self._models[_key(engine, mouse_id)].durations["fail"].add(seconds)
 
     def body(self, bundle: Bundle, mouse_id: str) -> dict[str, Any]:
         """The statistics of one mouse of one bundle, as the protocol writes them."""

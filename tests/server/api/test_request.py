@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
-from server.api.codecs.request import Question, address, check, read_form, read_json
+from server.api.codecs.request import Question, question_about, read_form, read_json, read_request
+from server.api.codecs.schemas import PredictRequest
 from server.errors import InvalidInput, MalformedBody, NotFound, TooLarge
 from server.settings import Settings
 
@@ -37,8 +38,9 @@ def rng() -> np.random.Generator:
 
 
 def ask(twin: TinyTwin, fields: dict[str, Any]) -> Question:
-    mouse, _ = address(fields)
-    return check(fields, twin.manifest.mice[mouse], twin.mice[mouse].neurons, SETTINGS)
+    request = read_request(fields, PredictRequest)
+    mouse = str(request.mouse)
+    return question_about(twin.manifest.mice[mouse], request, twin.mice[mouse].neurons, SETTINGS)
 
 
 def png(pixels: np.ndarray, format: str = "PNG", **options: Any) -> bytes:
@@ -75,11 +77,11 @@ def test_numbers_become_the_arrays_that_were_sent(twin: TinyTwin, rng: np.random
         "pupil_center": pupil.tolist(),
     }
     got = ask(twin, fields)
-    np.testing.assert_array_equal(got.image, image)
-    np.testing.assert_array_equal(got.behavior, behavior)
-    np.testing.assert_array_equal(got.pupil_center, pupil)
-    assert got.image.dtype == got.behavior.dtype == got.pupil_center.dtype == np.float32
-    assert got.neurons is None
+    np.testing.assert_array_equal(got.stimulus.image, image)
+    np.testing.assert_array_equal(got.stimulus.behavior, behavior)
+    np.testing.assert_array_equal(got.stimulus.pupil_center, pupil)
+    assert got.stimulus.image.dtype == got.stimulus.behavior.dtype == got.stimulus.pupil_center.dtype == np.float32
+    assert got.stimulus.neurons is None
     assert (got.units, got.spread) == ("standardized", False)
     assert got.assumed == ["pupil_center is ignored: the responses of mouse B do not depend on it in this model"]
 
@@ -88,15 +90,15 @@ def test_one_value_applies_to_all_images(twin: TinyTwin, rng: np.random.Generato
     image, _, _ = twin.draw("A", rng, 2)
     fields = {"image": image.tolist(), "pupil_dilation": 41, "running_speed": 3.5, "pupil_center": [240, 170.5]}
     got = ask(twin, {"mouse": "A", "pupil_dilation_derivative": 0.0, **fields})
-    np.testing.assert_array_equal(got.behavior, np.array([[41, 0, 3.5]] * 2, np.float32))
-    np.testing.assert_array_equal(got.pupil_center, np.array([[240, 170.5]] * 2, np.float32))
+    np.testing.assert_array_equal(got.stimulus.behavior, np.array([[41, 0, 3.5]] * 2, np.float32))
+    np.testing.assert_array_equal(got.stimulus.pupil_center, np.array([[240, 170.5]] * 2, np.float32))
     assert got.assumed == []
 
 
 def test_what_is_left_out_becomes_the_training_mean_and_is_said(twin: TinyTwin, rng: np.random.Generator) -> None:
     got = ask(twin, {"mouse": "A", "image": [grey(rng).tolist()], "pupil_dilation": 41.0, "running_speed": None})
-    np.testing.assert_array_equal(got.behavior, np.array([[41.0, 0.5, 3.0]], np.float32))
-    np.testing.assert_array_equal(got.pupil_center, np.array([[250.0, 180.0]], np.float32))
+    np.testing.assert_array_equal(got.stimulus.behavior, np.array([[41.0, 0.5, 3.0]], np.float32))
+    np.testing.assert_array_equal(got.stimulus.pupil_center, np.array([[250.0, 180.0]], np.float32))
     assert got.assumed == [
         "pupil_dilation_derivative left out: the training mean 0.5 eye-camera px/s of mouse A was used",
         "running_speed left out: the training mean 3 cm/s of mouse A was used",
@@ -118,7 +120,7 @@ def test_neurons_keep_the_order_that_was_asked_for(twin: TinyTwin, rng: np.rando
     ids = twin.mice["A"].neurons.ids
     asked = [int(ids[4]), int(ids[0]), int(ids[6])]
     got = ask(twin, {"mouse": "A", "image": grey(rng).tolist(), "neuron_ids": asked})
-    np.testing.assert_array_equal(got.neurons, [4, 0, 6])
+    np.testing.assert_array_equal(got.stimulus.neurons, [4, 0, 6])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float16, np.float32, np.float64, ">f4", ">i2"])
@@ -129,13 +131,13 @@ def test_npy_files_of_any_real_type_are_read(
     array = rng.integers(0, 120, (3, 2, 4, 6)).astype(dtype)
     file = npy(np.asfortranarray(array) if fortran else array)
     got = ask(twin, {"mouse": "B", "image": encoded(file)})
-    np.testing.assert_array_equal(got.image, array.astype(np.float32))
+    np.testing.assert_array_equal(got.stimulus.image, array.astype(np.float32))
 
 
 def test_a_png_becomes_its_grey_levels(twin: TinyTwin, rng: np.random.Generator) -> None:
     pixels = grey(rng)
     got = ask(twin, {"mouse": "A", "image": encoded(png(pixels))})
-    np.testing.assert_array_equal(got.image[0, 0], pixels)
+    np.testing.assert_array_equal(got.stimulus.image[0, 0], pixels)
     assert not any("grey" in text for text in got.assumed)
 
 
@@ -145,16 +147,18 @@ def test_colours_become_grey_and_the_reply_says_so(twin: TinyTwin, rng: np.rando
     for file in (png(pixels), png(pixels, "JPEG", quality=95)):
         got = ask(twin, {"mouse": "A", "image": encoded(file)})
         assert any("converted to grey" in text for text in got.assumed)
-    np.testing.assert_allclose(ask(twin, {"mouse": "A", "image": encoded(png(pixels))}).image[0, 0], luma, atol=1)
+    np.testing.assert_allclose(
+        ask(twin, {"mouse": "A", "image": encoded(png(pixels))}).stimulus.image[0, 0], luma, atol=1
+    )
 
 
 def test_several_files_make_a_batch_in_order(twin: TinyTwin, rng: np.random.Generator) -> None:
     pixels = [grey(rng) for _ in range(3)]
     parts: list[tuple[str, str | bytes]] = [("image", png(one)) for one in pixels]
-    fields = read_form([("mouse", "A"), *parts, ("running_speed", "[1, 2, 3]"), ("spread", "true")])
+    fields = read_form([("mouse", "A"), *parts, ("running_speed", "[1, 2, 3]"), ("spread", "true")], PredictRequest)
     got = ask(twin, fields)
-    np.testing.assert_array_equal(got.image[:, 0], np.stack(pixels))
-    np.testing.assert_array_equal(got.behavior[:, 2], [1, 2, 3])
+    np.testing.assert_array_equal(got.stimulus.image[:, 0], np.stack(pixels))
+    np.testing.assert_array_equal(got.stimulus.behavior[:, 2], [1, 2, 3])
     assert got.spread
 
 
@@ -172,7 +176,8 @@ def test_a_form_reads_as_the_same_json_does(twin: TinyTwin, rng: np.random.Gener
                 ("pupil_center_y", "170"),
                 ("neuron_ids", str(ids)),
                 ("units", "raw"),
-            ]
+            ],
+            PredictRequest,
         ),
     )
     json = ask(
@@ -187,7 +192,7 @@ def test_a_form_reads_as_the_same_json_does(twin: TinyTwin, rng: np.random.Gener
         },
     )
     for name in ("image", "behavior", "pupil_center", "neurons"):
-        np.testing.assert_array_equal(getattr(form, name), getattr(json, name))
+        np.testing.assert_array_equal(getattr(form.stimulus, name), getattr(json.stimulus, name))
     assert form.assumed == json.assumed
     assert form.units == json.units == "raw"
 
@@ -201,7 +206,7 @@ def test_fit_keeps_the_aspect_and_pads_with_the_mean(twin: TinyTwin) -> None:
     mean = twin.mice["A"].image_mean[0]
     expected = np.full((H, W), mean)
     expected[:, 2:10] = 200
-    np.testing.assert_allclose(got.image[0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(got.stimulus.image[0, 0], expected, rtol=1e-5)
     assert any("16 x 16 brought to 8 x 12: scaled to fit" in text for text in got.assumed)
 
 
@@ -209,13 +214,13 @@ def test_fill_cuts_what_overflows_on_both_sides(twin: TinyTwin) -> None:
     image = np.zeros((16, 48))
     image[:, 12:36] = 100  # the part that covers 8 x 12 after halving
     got = ask(twin, {"mouse": "A", "image": image.tolist(), "resize": "fill"})
-    np.testing.assert_allclose(got.image[0, 0, :, 1:-1], 100, rtol=1e-5)
+    np.testing.assert_allclose(got.stimulus.image[0, 0, :, 1:-1], 100, rtol=1e-5)
     assert any("scaled to cover" in text for text in got.assumed)
 
 
 def test_halving_averages_and_does_not_skip(twin: TinyTwin, rng: np.random.Generator) -> None:
     image = rng.uniform(0, 255, (4 * H, 4 * W))
-    got = ask(twin, {"mouse": "A", "image": image.tolist(), "resize": "fill"}).image[0, 0]
+    got = ask(twin, {"mouse": "A", "image": image.tolist(), "resize": "fill"}).stimulus.image[0, 0]
     blocks = image.reshape(H, 4, W, 4).mean((1, 3))
     assert np.corrcoef(got.ravel(), blocks.ravel())[0, 1] > 0.8
     assert got.std() < 0.5 * image.std()  # skipping would keep the contrast
@@ -224,7 +229,7 @@ def test_halving_averages_and_does_not_skip(twin: TinyTwin, rng: np.random.Gener
 def test_crop_takes_the_centre_unscaled(twin: TinyTwin, rng: np.random.Generator) -> None:
     image = grey(rng, 12, 18)
     got = ask(twin, {"mouse": "A", "image": encoded(png(image)), "resize": "crop"})
-    np.testing.assert_array_equal(got.image[0, 0], image[2:10, 3:15])
+    np.testing.assert_array_equal(got.stimulus.image[0, 0], image[2:10, 3:15])
     with pytest.raises(InvalidInput, match="too small to crop"):
         ask(twin, {"mouse": "A", "image": grey(rng, 7, 20).tolist(), "resize": "crop"})
 
@@ -233,7 +238,7 @@ def test_crop_takes_the_centre_unscaled(twin: TinyTwin, rng: np.random.Generator
 def test_an_image_of_the_right_size_is_left_alone(twin: TinyTwin, rng: np.random.Generator, how: str) -> None:
     image = grey(rng)
     got = ask(twin, {"mouse": "A", "image": [image.tolist()], "resize": how})
-    np.testing.assert_array_equal(got.image[0, 0], image)
+    np.testing.assert_array_equal(got.stimulus.image[0, 0], image)
     assert not any("brought" in text for text in got.assumed)
 
 
@@ -241,15 +246,15 @@ def test_an_image_of_the_right_size_is_left_alone(twin: TinyTwin, rng: np.random
 @pytest.mark.parametrize("how", ["fit", "fill"])
 def test_extreme_shapes_are_resized_in_little_memory(twin: TinyTwin, how: str, shape: tuple[int, int]) -> None:
     got = ask(twin, {"mouse": "A", "image": np.ones(shape).tolist(), "resize": how})
-    assert got.image.shape == (1, 1, H, W)
-    assert np.isfinite(got.image).all()
+    assert got.stimulus.image.shape == (1, 1, H, W)
+    assert np.isfinite(got.stimulus.image).all()
 
 
 def test_every_channel_and_image_is_resized_on_its_own(twin: TinyTwin, rng: np.random.Generator) -> None:
     levels = rng.uniform(0, 255, (3, 2)).astype(np.float32)
     image = np.broadcast_to(levels[:, :, None, None], (3, 2, 8, 12))
     got = ask(twin, {"mouse": "B", "image": encoded(npy(image)), "resize": "fit"})
-    np.testing.assert_allclose(got.image, np.broadcast_to(levels[:, :, None, None], (3, 2, 4, 6)), rtol=1e-5)
+    np.testing.assert_allclose(got.stimulus.image, np.broadcast_to(levels[:, :, None, None], (3, 2, 4, 6)), rtol=1e-5)
 
 
 # What is refused
@@ -262,8 +267,8 @@ RAGGED = [[0.0] * W] * (H - 1) + [[0.0] * (W - 1)]
     ("change", "words"),
     [
         ({"mouse": None}, "mouse is missing"),
-        ({"mouse": 3}, "mouse is not text"),
-        ({"model": ["demo"]}, "model is not text"),
+        ({"mouse": 3}, "mouse is not valid"),
+        ({"model": ["demo"]}, "model is not valid"),
         ({"image": None}, "image is missing"),
         ({"image": 5}, "image is neither"),
         ({"image": "lena"}, "image is neither"),
@@ -304,19 +309,19 @@ RAGGED = [[0.0] * W] * (H - 1) + [[0.0] * (W - 1)]
         ({"pupil_center": [[1, 2], [3, 4]]}, "pupil_center does not fit"),
         ({"pupil_center": [1, "2"]}, r"pupil_center\[1\] is not a number"),
         ({"pupil_center": [1, float("nan")]}, "pupil_center holds a value"),
-        ({"neuron_ids": 5}, "not a list of whole numbers"),
-        ({"neuron_ids": []}, "not a list of whole numbers"),
-        ({"neuron_ids": [1.0]}, "not a list of whole numbers"),
-        ({"neuron_ids": [True]}, "not a list of whole numbers"),
-        ({"neuron_ids": ["12"]}, "not a list of whole numbers"),
-        ({"neuron_ids": [[1]]}, "not a list of whole numbers"),
+        ({"neuron_ids": 5}, "neuron_ids is not valid"),
+        ({"neuron_ids": []}, "neuron_ids is not valid"),
+        ({"neuron_ids": [1.0]}, r"neuron_ids\[0\] is not valid"),
+        ({"neuron_ids": [True]}, r"neuron_ids\[0\] is not valid"),
+        ({"neuron_ids": ["12"]}, r"neuron_ids\[0\] is not valid"),
+        ({"neuron_ids": [[1]]}, r"neuron_ids\[0\] is not valid"),
         ({"neuron_ids": [5, 5]}, "repeats an id"),
-        ({"units": "spikes"}, "units is none of its words"),
-        ({"units": 1}, "units is none of its words"),
-        ({"units": ["raw"]}, "units is none of its words"),
-        ({"resize": "stretch"}, "resize is none of its words"),
-        ({"spread": 1}, "spread is not true or false"),
-        ({"spread": "yes"}, "spread is not true or false"),
+        ({"units": "spikes"}, "units is not valid"),
+        ({"units": 1}, "units is not valid"),
+        ({"units": ["raw"]}, "units is not valid"),
+        ({"resize": "stretch"}, "resize is not valid"),
+        ({"spread": 1}, "spread is not valid"),
+        ({"spread": "yes"}, "spread is not valid"),
         ({"contrast": 1}, "unknown field 'contrast'"),
         ({"pupil_center_x": 1}, "unknown field 'pupil_center_x'"),
     ],
@@ -348,7 +353,7 @@ def test_too_many_images_are_refused(twin: TinyTwin) -> None:
             ask(twin, {"mouse": "A", "image": image})
     files: list[tuple[str, str | bytes]] = [("image", npy(np.zeros((9, 1, H, W), np.uint8)))] * 2
     with pytest.raises(TooLarge, match="too many images"):
-        ask(twin, read_form([("mouse", "A"), *files]))
+        ask(twin, read_form([("mouse", "A"), *files], PredictRequest))
 
 
 def test_a_picture_for_two_channels_is_refused_with_the_reason(twin: TinyTwin, rng: np.random.Generator) -> None:
@@ -360,7 +365,10 @@ def test_files_of_different_sizes_are_refused(twin: TinyTwin, rng: np.random.Gen
     with pytest.raises(InvalidInput, match="image file 1 has another size"):
         ask(
             twin,
-            read_form([("mouse", "A"), ("image", png(grey(rng))), ("image", png(grey(rng, 9, 9))), ("resize", "fit")]),
+            read_form(
+                [("mouse", "A"), ("image", png(grey(rng))), ("image", png(grey(rng, 9, 9))), ("resize", "fit")],
+                PredictRequest,
+            ),
         )
 
 
@@ -487,8 +495,8 @@ def test_flipped_bytes_never_escape_as_another_error(twin: TinyTwin, rng: np.ran
                 got = ask(twin, {"mouse": "A", "image": encoded(bytes(damaged)), "resize": "fit"})
             except (InvalidInput, TooLarge):
                 continue
-            assert got.image.shape == (1, 1, H, W)
-            assert np.isfinite(got.image).all()
+            assert got.stimulus.image.shape == (1, 1, H, W)
+            assert np.isfinite(got.stimulus.image).all()
 
 
 @pytest.mark.parametrize(
@@ -533,4 +541,4 @@ def test_json_that_is_no_object_is_refused(body: bytes) -> None:
 )
 def test_bad_forms_are_refused_by_name(parts: list[tuple[str, str | bytes]], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        read_form(parts)
+        read_form(parts, PredictRequest)

@@ -151,9 +151,9 @@ async def test_several_mice_and_a_small_request_take_turns(twin: TinyTwin, rng: 
 @pytest.mark.parametrize(
     ("mouse", "more", "status", "words"),
     [
-        ([], {}, 422, "no list of mice"),
-        (["P", "P"], {}, 422, "no list of mice"),
-        (["P", 3], {}, 422, "no list of mice"),
+        ([], {}, 422, "mouse is not"),
+        (["P", "P"], {}, 422, "mouse is not"),
+        (["P", 3], {}, 422, "mouse is not"),
         (["P", "Z"], {}, 404, "no such mouse"),
         (["P", "Q"], {"neuron_ids": [1]}, 422, "those of one mouse"),
         (["P", "Q"], {"model": "other"}, 404, "no such model"),
@@ -200,7 +200,7 @@ async def test_only_predictions_are_asked_of_several_mice(twin: TinyTwin, rng: n
         response = await client.post("/gradient", json=asked(["P", "Q"], twin.draw("Q", rng, 1), weights=[1.0] * 5))
         assert response.status_code == 422
         text = (await client.get("/metrics")).text
-    assert "mouse is not text" in response.text
+    assert "mouse is not valid" in response.text
     assert 'mouse="unknown"' in text
 
 

@@ -15,12 +15,12 @@ import torch
 from support.checkout import ROOT
 
 from server.bundle import manifest as contract
-from server.errors import BundleError, InvalidInput, NotFound
+from server.errors import BundleError
 from server.inference import benchmark as bench
 from server.inference.core import WORTH_RESTRICTING, distinct_tokens, mask_of
 from server.inference.engine import Engine
 from server.inference.sessions import Session
-from server.inference.stimulus import merged
+from server.inference.stimulus import Stimulus, merged
 from training.checkpoints.checkpoint import Checkpoint
 from training.checkpoints.ensemble import Combination, Ensemble
 from training.config import ModelConfig, with_options
@@ -263,13 +263,18 @@ def test_the_handmade_product_is_right() -> None:
     np.testing.assert_allclose(session.run(None, {"a": a, "b": b[:, :3]})[0], a @ b[:, :3], rtol=1e-5, atol=1e-6)
 
 
+def of_all_mice(engine: Engine, inputs: tuple[np.ndarray, ...]) -> list[Stimulus]:
+    """One stimulus for every mouse, image by image, as the batcher runs it."""
+    stimuli = [engine.check(mouse_id, *inputs) for mouse_id in MICE]
+    return [stimulus[i : i + 1] for i in range(len(inputs[0])) for stimulus in stimuli]
+
+
 def test_one_stimulus_for_many_mice_gives_each_its_own_responses(ensemble: Ensemble, engine: Engine) -> None:
     inputs = draw(5, seed=31)  # more than a batch
-    for mice in ("*", ["B", "A"]):
-        responses = engine.predict_mice(mice, *inputs)
-        assert list(responses) == (list(MICE) if mice == "*" else mice)
-        for mouse_id, response in responses.items():
-            np.testing.assert_allclose(response, expected(ensemble, mouse_id, inputs), rtol=1e-5, atol=1e-5)
+    responses = [prediction.response for prediction in engine.predict_many(of_all_mice(engine, inputs))]
+    for k, mouse_id in enumerate(MICE):
+        response = np.concatenate(responses[k :: len(MICE)])
+        np.testing.assert_allclose(response, expected(ensemble, mouse_id, inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
@@ -285,14 +290,8 @@ def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
         return run(tensors, stay)
 
     monkeypatch.setattr(core, "run", counted)
-    engine.predict_mice("*", *draw(4, seed=32))
+    engine.predict_many(of_all_mice(engine, draw(4, seed=32)))
     assert sum(ran) == 4
-
-
-@pytest.mark.parametrize("mice", ["A", [], ["A", "A"], ["A", "Z"]])
-def test_no_list_of_mice_is_refused(mice: list[str], engine: Engine) -> None:
-    with pytest.raises((InvalidInput, NotFound)):
-        engine.predict_mice(mice, *draw(1, seed=33))
 
 
 def test_requests_of_one_mouse_are_read_out_together(ensemble: Ensemble, engine: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -52,6 +52,12 @@ def answer(asked: Stimulus) -> np.ndarray:
     return asked.image.sum((1, 2, 3))[:, None] + asked.behavior.sum(1, keepdims=True)
 
 
+async def predict(batcher: Batcher, engine: Any, one: Stimulus, **more: Any) -> Prediction:
+    """The batcher's answer to one stimulus."""
+    (prediction,) = await batcher.compute(engine, [one], **more)
+    return prediction
+
+
 @asynccontextmanager
 async def running(max_batch: int = 4, max_queue: int = 100) -> AsyncIterator[tuple[Batcher, Metrics]]:
     metrics = Metrics()
@@ -87,7 +93,7 @@ def value(metrics: Metrics, name: str) -> float:
 async def test_every_request_gets_its_own_answer(engine: SumEngine, rng: np.random.Generator) -> None:
     asked = [stimulus(rng, B=int(rng.integers(1, 12))) for _ in range(60)]
     async with running(max_queue=1000) as (batcher, metrics):
-        answers = await asyncio.gather(*(batcher.predict(engine, one) for one in asked))
+        answers = await asyncio.gather(*(predict(batcher, engine, one) for one in asked))
     for one, got in zip(asked, answers, strict=True):
         np.testing.assert_allclose(got.response, answer(one), rtol=1e-6)
         np.testing.assert_allclose(got.spread, -answer(one), rtol=1e-6)
@@ -105,9 +111,9 @@ async def test_a_lone_request_runs_at_once_and_what_waits_meanwhile_runs_togethe
 ) -> None:
     engine.open.clear()
     async with running() as (batcher, _):
-        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
-        rest = [asyncio.create_task(batcher.predict(engine, stimulus(rng, mouse_id=mouse))) for mouse in "ABAB"]
+        rest = [asyncio.create_task(predict(batcher, engine, stimulus(rng, mouse_id=mouse))) for mouse in "ABAB"]
         await settle()
         engine.open.set()
         await asyncio.gather(first, *rest)
@@ -119,7 +125,7 @@ async def test_a_large_request_takes_turns_with_small_ones(engine: SumEngine, rn
     finished: list[str] = []
 
     async def ask(name: str, one: Stimulus, batcher: Batcher) -> None:
-        got = await batcher.predict(engine, one)
+        got = await predict(batcher, engine, one)
         np.testing.assert_allclose(got.response, answer(one), rtol=1e-6)
         finished.append(name)
 
@@ -139,10 +145,10 @@ async def test_an_error_reaches_only_whose_it_is(engine: SumEngine, rng: np.rand
     bad = stimulus(rng)
     bad.image[:] = -1
     async with running() as (batcher, metrics):
-        blocker = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        blocker = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
         asked = [stimulus(rng), bad, stimulus(rng)]
-        tasks = [asyncio.create_task(batcher.predict(engine, one)) for one in asked]
+        tasks = [asyncio.create_task(predict(batcher, engine, one)) for one in asked]
         await settle()
         engine.open.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
@@ -159,7 +165,7 @@ async def test_an_error_in_a_piece_ends_the_whole_request(engine: SumEngine, rng
     bad.image[0] = -1
     async with running() as (batcher, metrics):
         with pytest.raises(RuntimeError, match="negative light"):
-            await batcher.predict(engine, bad)
+            await predict(batcher, engine, bad)
         await settle()
         assert engine.runs == [[4]]
         assert value(metrics, "v1t_queue_images") == 0
@@ -168,10 +174,10 @@ async def test_an_error_in_a_piece_ends_the_whole_request(engine: SumEngine, rng
 async def test_who_is_cancelled_costs_nothing(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     async with running() as (batcher, metrics):
-        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
-        dropped = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=7))) for _ in range(3)]
-        kept = asyncio.create_task(batcher.predict(engine, stimulus(rng, B=2)))
+        dropped = [asyncio.create_task(predict(batcher, engine, stimulus(rng, B=7))) for _ in range(3)]
+        kept = asyncio.create_task(predict(batcher, engine, stimulus(rng, B=2)))
         await settle()
         assert value(metrics, "v1t_queue_images") == 23
         for task in dropped:
@@ -186,15 +192,15 @@ async def test_who_is_cancelled_costs_nothing(engine: SumEngine, rng: np.random.
 async def test_a_full_queue_refuses_with_a_time_to_retry(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     async with running(max_queue=5) as (batcher, _):
-        tasks = [asyncio.create_task(batcher.predict(engine, stimulus(rng)))]
+        tasks = [asyncio.create_task(predict(batcher, engine, stimulus(rng)))]
         await settle()
-        tasks.append(asyncio.create_task(batcher.predict(engine, stimulus(rng, B=4))))
+        tasks.append(asyncio.create_task(predict(batcher, engine, stimulus(rng, B=4))))
         await settle()
         with pytest.raises(Busy) as refused:
-            await batcher.predict(engine, stimulus(rng, B=2))
+            await predict(batcher, engine, stimulus(rng, B=2))
         assert refused.value.retry_after is not None
         assert refused.value.retry_after >= 1
-        tasks.append(asyncio.create_task(batcher.predict(engine, stimulus(rng))))
+        tasks.append(asyncio.create_task(predict(batcher, engine, stimulus(rng))))
         await settle()
         engine.open.set()
         await asyncio.gather(*tasks)
@@ -204,9 +210,9 @@ async def test_a_run_holds_images_of_one_bundle_only(rng: np.random.Generator) -
     one, two = SumEngine(), SumEngine()
     one.open.clear()
     async with running() as (batcher, _):
-        tasks = [asyncio.create_task(batcher.predict(one, stimulus(rng)))]
+        tasks = [asyncio.create_task(predict(batcher, one, stimulus(rng)))]
         await settle()
-        tasks += [asyncio.create_task(batcher.predict(engine, stimulus(rng))) for engine in (one, two, one, two)]
+        tasks += [asyncio.create_task(predict(batcher, engine, stimulus(rng))) for engine in (one, two, one, two)]
         await settle()
         one.open.set()
         await asyncio.gather(*tasks)
@@ -217,9 +223,9 @@ async def test_a_run_holds_images_of_one_bundle_only(rng: np.random.Generator) -
 async def test_closing_tells_those_who_wait(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     async with running() as (batcher, _):
-        running_one = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        running_one = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
-        waiting = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        waiting = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
         engine.open.set()
         await batcher.close()
@@ -232,11 +238,11 @@ async def test_closing_tells_those_who_wait(engine: SumEngine, rng: np.random.Ge
 async def test_who_is_out_of_time_costs_nothing(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     async with running() as (batcher, metrics):
-        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
         soon, later = time.perf_counter() + 0.02, time.perf_counter() + 60
-        late = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=7), deadline=soon)) for _ in range(3)]
-        kept = asyncio.create_task(batcher.predict(engine, stimulus(rng, B=2), deadline=later))
+        late = [asyncio.create_task(predict(batcher, engine, stimulus(rng, B=7), deadline=soon)) for _ in range(3)]
+        kept = asyncio.create_task(predict(batcher, engine, stimulus(rng, B=2), deadline=later))
         await asyncio.sleep(0.05)
         engine.open.set()
         await asyncio.gather(first, kept)
@@ -251,7 +257,7 @@ async def test_a_large_request_stops_at_its_deadline(engine: SumEngine, rng: np.
     engine.open.clear()
     async with running() as (batcher, metrics):
         deadline = time.perf_counter() + 0.02
-        large = asyncio.create_task(batcher.predict(engine, stimulus(rng, B=40), deadline=deadline))
+        large = asyncio.create_task(predict(batcher, engine, stimulus(rng, B=40), deadline=deadline))
         await asyncio.sleep(0.05)
         engine.open.set()
         with pytest.raises(DeadlineExceeded):
@@ -272,25 +278,26 @@ def sums_of(one: Stimulus) -> np.ndarray:
 async def test_other_work_takes_turns_and_leaves_batches_whole(engine: SumEngine, rng: np.random.Generator) -> None:
     pieces: list[tuple[int, slice, int]] = []
 
-    def run(piece: Stimulus, images: slice) -> Sums:
+    def run(engine: Any, stimuli: Sequence[Stimulus], images: slice) -> list[Sums]:
+        (piece,) = stimuli
         pieces.append((len(engine.runs), images, threading.get_ident()))
-        return Sums(sums_of(piece), np.arange(images.start, images.stop))
+        return [Sums(sums_of(piece), np.arange(images.start, images.stop))]
 
     engine.open.clear()
     asked = stimulus(rng, B=5)
     async with running() as (batcher, metrics):
-        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
-        before = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        before = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
-        work = asyncio.create_task(batcher.compute(engine, asked, Work("sums", run, 2)))
+        work = asyncio.create_task(batcher.compute(engine, [asked], Work("sums", run, 2)))
         await settle()
-        after = [asyncio.create_task(batcher.predict(engine, stimulus(rng))) for _ in range(2)]
+        after = [asyncio.create_task(predict(batcher, engine, stimulus(rng))) for _ in range(2)]
         await settle()
         assert value(metrics, "v1t_queue_images") == 8
         engine.open.set()
         await asyncio.gather(first, before, *after)
-        got = await work
+        (got,) = await work
         assert value(metrics, "v1t_queue_images") == 0
         assert metrics.registry.get_sample_value("v1t_work_seconds_count", {"work": "sums"}) == 3
     assert engine.runs == [[1], [1, 1, 1]]  # the work at the head of the queue did not part them
@@ -301,12 +308,12 @@ async def test_other_work_takes_turns_and_leaves_batches_whole(engine: SumEngine
 
 
 async def test_work_that_fails_touches_nothing_else(engine: SumEngine, rng: np.random.Generator) -> None:
-    def run(piece: Stimulus, images: slice) -> Sums:
+    def run(engine: Any, stimuli: Sequence[Stimulus], images: slice) -> list[Sums]:
         raise RuntimeError("no such thing")
 
     async with running() as (batcher, metrics):
-        work = asyncio.create_task(batcher.compute(engine, stimulus(rng, B=9), Work("sums", run, 2)))
-        prediction = await batcher.predict(engine, asked := stimulus(rng))
+        work = asyncio.create_task(batcher.compute(engine, [stimulus(rng, B=9)], Work("sums", run, 2)))
+        prediction = await predict(batcher, engine, asked := stimulus(rng))
         np.testing.assert_allclose(prediction.response, answer(asked), rtol=1e-6)
         with pytest.raises(RuntimeError, match="no such thing"):
             await work
@@ -317,24 +324,24 @@ async def test_work_that_fails_touches_nothing_else(engine: SumEngine, rng: np.r
 async def test_who_cannot_be_in_time_is_refused_before_it_queues(engine: SumEngine, rng: np.random.Generator) -> None:
     async with running() as (batcher, metrics):
         engine.open.clear()
-        first = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await asyncio.sleep(0.1)
         engine.open.set()
         await first  # an image takes 0.1 s, as far as is known
         engine.open.clear()
-        kept = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=4))) for _ in range(5)]
+        kept = [asyncio.create_task(predict(batcher, engine, stimulus(rng, B=4))) for _ in range(5)]
         await settle()
         assert value(metrics, "v1t_queue_images") == 16
         with pytest.raises(Busy, match="longer than the request's time") as refused:
-            await batcher.predict(engine, stimulus(rng), deadline=time.perf_counter() + 1)
+            await predict(batcher, engine, stimulus(rng), deadline=time.perf_counter() + 1)
         assert refused.value.retry_after == 2
-        kept.append(asyncio.create_task(batcher.predict(engine, stimulus(rng), deadline=time.perf_counter() + 60)))
+        kept.append(asyncio.create_task(predict(batcher, engine, stimulus(rng), deadline=time.perf_counter() + 60)))
         await settle()
         assert value(metrics, "v1t_queue_images") == 17
         engine.open.set()
         await asyncio.gather(*kept)
         # An idle engine takes whoever comes, whatever it has measured.
-        await batcher.predict(engine, stimulus(rng), deadline=time.perf_counter() + 0.05)
+        await predict(batcher, engine, stimulus(rng), deadline=time.perf_counter() + 0.05)
 
 
 async def test_who_was_late_because_of_others_may_ask_again(engine: SumEngine, rng: np.random.Generator) -> None:
@@ -344,9 +351,9 @@ async def test_who_was_late_because_of_others_may_ask_again(engine: SumEngine, r
 
     engine.predict_many = slowly  # type: ignore[method-assign]
     async with running() as (batcher, metrics):
-        large = batcher.predict(engine, stimulus(rng, B=40), deadline=time.perf_counter() + 0.15)
+        large = predict(batcher, engine, stimulus(rng, B=40), deadline=time.perf_counter() + 0.15)
         late = asyncio.create_task(large)
-        others = [asyncio.create_task(batcher.predict(engine, stimulus(rng, B=4))) for _ in range(10)]
+        others = [asyncio.create_task(predict(batcher, engine, stimulus(rng, B=4))) for _ in range(10)]
         with pytest.raises(Overloaded, match="too busy") as refused:
             await late
         assert (refused.value.status, refused.value.retry_after) == (503, 1)
@@ -360,10 +367,10 @@ async def test_an_image_for_several_mice_stays_in_one_run_and_small_requests_fil
     engine.open.clear()
     mice = [stimulus(rng, B=3, mouse_id=mouse) for mouse in "ABC"]
     async with running() as (batcher, metrics):
-        held = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        held = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
-        several = asyncio.create_task(batcher.predict_mice(engine, mice))
-        small = [asyncio.create_task(batcher.predict(engine, stimulus(rng))) for _ in range(2)]
+        several = asyncio.create_task(batcher.compute(engine, mice))
+        small = [asyncio.create_task(predict(batcher, engine, stimulus(rng))) for _ in range(2)]
         await settle()
         assert value(metrics, "v1t_queue_images") == 3 * 3 + 2
         engine.open.set()
@@ -380,19 +387,19 @@ async def test_more_mice_than_fit_a_run_are_answered_and_cancelled_like_others(
 ) -> None:
     mice = [stimulus(rng, B=2, mouse_id=str(i)) for i in range(7)]
     async with running() as (batcher, metrics):
-        answers = await batcher.predict_mice(engine, mice)
+        answers = await batcher.compute(engine, mice)
         for one, got in zip(mice, answers, strict=True):
             np.testing.assert_allclose(got.response, answer(one), rtol=1e-6)
         assert engine.runs == [[1] * 7, [1] * 7]
         engine.open.clear()
-        held = asyncio.create_task(batcher.predict(engine, stimulus(rng)))
+        held = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await settle()
-        several = asyncio.create_task(batcher.predict_mice(engine, mice))
+        several = asyncio.create_task(batcher.compute(engine, mice))
         await settle()
         several.cancel()
         await settle()
         assert value(metrics, "v1t_queue_images") == 0
         with pytest.raises(Busy, match="full"):
-            await batcher.predict_mice(engine, [stimulus(rng, B=20) for _ in range(6)])
+            await batcher.compute(engine, [stimulus(rng, B=20) for _ in range(6)])
         engine.open.set()
         await held

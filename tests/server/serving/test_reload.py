@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -28,6 +29,7 @@ from server.api.middleware import RequestMiddleware
 from server.bundle import manifest as contract
 from server.errors import InvalidInput, NotFound, NotReady
 from server.inference.engine import Engine
+from server.inference.noise import enlarge, white_noise
 from server.serving.context import Context
 from server.serving.repository import Repository, load_engine
 from server.serving.telemetry.metrics import Metrics
@@ -349,7 +351,7 @@ async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapp
         while not stop:
             engine = await context.repository.find("A")
             arrays = twin.draw("A", rng, 6)
-            prediction = await context.batcher.predict(engine, engine.check("A", *arrays))
+            (prediction,) = await context.batcher.compute(engine, [engine.check("A", *arrays)])
             expected = twins[engine.hash].answer("A", *arrays)
             np.testing.assert_allclose(prediction.response, expected, atol=1e-4)
             seen.append(engine.hash)
@@ -521,32 +523,39 @@ async def test_admin_routes_need_their_own_key_and_without_one_do_not_exist(tmp_
         assert (await client.post("/admin/nothing", headers=bearer(ADMIN))).status_code == 404
 
 
-async def test_a_stream_that_a_swap_falls_into_is_wholly_of_the_bundle_that_it_began_with(
-    tmp_path: Path, rng: np.random.Generator
+async def test_a_stream_during_a_swap_is_wholly_of_the_bundle_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = write_tiny_bundle(tmp_path / "tiny")
-    images = rng.uniform(0, 255, (24, 1, 8, 12)).astype(np.float32)
-    whole = io.BytesIO()
-    np.save(whole, images)
-    half = len(whole.getvalue()) // 2
+    original = Engine.predict_many
+
+    def slow(self: Engine, stimuli: Any) -> Any:
+        time.sleep(0.002)
+        return original(self, stimuli)
+
+    asked = {"mouse": "A", "seed": 5, "n_images": 500, "grid": [8, 12], "luminance": 100.0, "contrast": 30.0}
     async with serving(make_settings(tmp_path, max_batch=1, admin_keys=(ADMIN,))) as client:
-
-        async def body() -> AsyncIterator[bytes]:
-            yield whole.getvalue()[:half]
-            await asyncio.sleep(0.2)  # the first pieces are answered
-            replace(old.folder, seed=1)
-            assert (await client.post("/admin/reload", headers=bearer(ADMIN))).status_code == 200
-            yield whole.getvalue()[half:]
-
-        reply = await client.post("/predict/stream?mouse=A", content=body(), headers={"Accept": "application/x-npy"})
-        asked = {"mouse": "A", "image": images[:1].tolist()}
-        after = (await client.post("/predict", json=asked)).json()
-    assert json.loads(reply.headers["v1t-reply"])["model"]["hash"] == old.manifest.hash
-    behavior, pupil_center = np.tile([40.0, 0.5, 3.0], (24, 1)), np.tile([250.0, 180.0], (24, 1))  # the training means
-    responses = np.load(io.BytesIO(reply.content))
-    np.testing.assert_allclose(responses, old.answer("A", images, behavior, pupil_center), atol=1e-4)
-    assert after["model"]["hash"] != old.manifest.hash
-    assert np.abs(np.array(after["responses"]) - responses[:1]).max() > 1e-2
+        monkeypatch.setattr(Engine, "predict_many", slow)
+        mapping = asyncio.create_task(
+            client.post("/receptive_fields", json=asked, headers={"Accept": "application/x-v1t-stream"})
+        )
+        while "v1t_batch_images_count 0.0" in (await client.get("/metrics")).text:  # until it has begun
+            await asyncio.sleep(0.01)
+        replace(old.folder, seed=1)
+        assert (await client.post("/admin/reload", headers=bearer(ADMIN))).status_code == 200
+        assert not mapping.done()
+        reply = await mapping
+        after = (await client.get("/mice/A")).json()
+    assert json.loads(reply.headers["v1t-reply"])["model"]["hash"] == old.manifest.hash != after["model"]["hash"]
+    stream = io.BytesIO(reply.content)
+    while json.loads(stream.readline())["event"] != "part":
+        pass
+    maps = np.load(stream)
+    noise = white_noise(5, 0, 500, (8, 12))
+    images = 100 + 30 * enlarge(noise, (1, 8, 12))
+    behavior, pupil_center = np.tile([40.0, 0.5, 3.0], (500, 1)), np.tile([250.0, 180.0], (500, 1))  # training means
+    responses = old.answer("A", images, behavior, pupil_center)
+    np.testing.assert_allclose(maps, np.einsum("bn,bhw->nhw", responses, noise), rtol=1e-3, atol=1e-2)
 
 
 async def test_who_asks_for_a_bundle_out_of_memory_waits_for_it_no_longer_than_his_deadline(

@@ -63,7 +63,7 @@ async def test_a_run_that_hangs_is_said_to_all_who_wait_and_ends_the_process(
     codes: list[int] = []
     watchdog = Watchdog(0.2, lambda: batcher.running, batcher.fail_pending, exit=codes.append)
     watchdog.start()
-    asking = [asyncio.create_task(batcher.predict(engine, stimulus())) for _ in range(3)]  # type: ignore[arg-type]
+    asking = [asyncio.create_task(batcher.compute(engine, [stimulus()])) for _ in range(3)]  # type: ignore[arg-type]
     for one in asking:
         with pytest.raises(NotReady, match=r"a run of the engine hangs.*V1T_RUN_TIMEOUT=0\.2 s") as refused:
             await asyncio.wait_for(one, 10)
@@ -87,7 +87,7 @@ async def test_short_runs_one_after_another_are_no_hang(engine: HangingEngine) -
     watchdog.start()
     end = time.monotonic() + 1
     while time.monotonic() < end:
-        await asyncio.gather(*(batcher.predict(engine, stimulus()) for _ in range(5)))  # type: ignore[arg-type]
+        await asyncio.gather(*(batcher.compute(engine, [stimulus()]) for _ in range(5)))  # type: ignore[arg-type]
     await asyncio.sleep(0.5)  # nor is it one to have nothing to do
     assert batcher.running is None
     batcher.check()

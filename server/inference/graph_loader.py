@@ -1,5 +1,4 @@
-"""Opens the graphs of one bundle: most when it is loaded, some when they are first needed. By then the files may be
-another bundle's, put in this one's place: what has changed since it was verified is not opened."""
+"""Opens the graphs of one bundle: most of them on loading, some when they are first needed."""
 
 from __future__ import annotations
 
@@ -10,12 +9,15 @@ from server.bundle.manifest import File, Manifest
 from server.errors import NotReady
 from server.inference.sessions import Graph, Precision, Provider, Session, open_core
 
-__all__ = ["Graphs"]
+__all__ = ["GraphLoader"]
 
 
 @dataclass(frozen=True)
-class Graphs:
-    """A bundle's files, as they were when it was loaded. Holds no engine, so that an engine goes when nobody has it."""
+class GraphLoader:
+    """Opens graphs from a bundle's files, as long as these are the files that were loaded and verified.
+
+    Holds no engine, so that an engine without users can be freed.
+    """
 
     bundle: Path
     manifest: Manifest
@@ -36,16 +38,21 @@ class Graphs:
         return Session(self._path(file), wanted=self.provider, threads=self.threads)
 
     def small(self, file: File) -> Session:
-        """Small graphs gain nothing from more threads, and idle pools would spin beside the core's."""
+        """Single-threaded: small graphs gain nothing from threads, and idle thread pools would slow the core."""
         return Session(self._path(file), wanted=self.provider, threads=1)
 
     def _path(self, file: File) -> Path:
+        """The file's path.
+
+        Raises:
+            NotReady: the file, or shared weights, changed on disk since the bundle was loaded.
+        """
         for path in (file.path, *(weights.path for weights in self.manifest.weights)):
             if _stamp(self.bundle / path) != self.stamps[path]:
                 raise NotReady(
                     f"the files of bundle {self.manifest.name!r} were changed after it was loaded",
                     got=path,
-                    hint="Ask again once the server has taken in the new bundle: POST /admin/reload, or V1T_WATCH.",
+                    hint="Try again once the server has loaded the new bundle: POST /admin/reload, or V1T_WATCH.",
                     retry_after=10,
                 )
         return self.bundle / file.path

@@ -1,0 +1,65 @@
+"""Checks plain data against the types of `schemas`, and translates pydantic's errors into ours."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from server.errors import InvalidInput, brief
+
+__all__ = ["unknown_fields", "validated"]
+
+M = TypeVar("M", bound=BaseModel)
+
+_TAGS = frozenset({"str", "int", "float", "bool"})  # pydantic names the member of a union that it tried
+
+
+def validated(model: type[M], fields: dict[str, Any]) -> M:
+    """The fields as the model's type.
+
+    Raises:
+        InvalidInput: names the field, what it holds and what it accepts.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _translated(model, error.errors(include_url=False)) from None
+
+
+def unknown_fields(names: list[str], known: list[str]) -> InvalidInput:
+    """The error for fields that the request does not have."""
+    return InvalidInput(
+        f"unknown field{'s'[: len(names) > 1]} {', '.join(map(brief, names[:5]))}",
+        got=brief(names),
+        expected=", ".join(sorted(known)),
+    )
+
+
+def _translated(model: type[BaseModel], errors: list[ErrorDetails]) -> InvalidInput:
+    unknown = [str(error["loc"][-1]) for error in errors if error["type"] == "extra_forbidden"]
+    if unknown:
+        nested = next(error for error in errors if error["type"] == "extra_forbidden")["loc"][:-1]
+        if nested:
+            return InvalidInput(f"{_path(nested)} has an unknown field", got=brief(unknown), expected="see /docs.json")
+        return unknown_fields(sorted(unknown), list(model.model_fields))
+    first = errors[0]
+    path = _path(first["loc"])
+    if first["type"] == "missing":
+        field = model.model_fields.get(str(first["loc"][0]))
+        return InvalidInput(f"{path} is missing", expected=field.description if field else None)
+    messages = (error["msg"] for error in errors if _path(error["loc"]) == path)
+    accepted = dict.fromkeys(message.removeprefix("Input should be ") for message in messages)
+    return InvalidInput(f"{path} is not valid", got=brief(first["input"]), expected=" or ".join(accepted))
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """A field in the notation of the request, such as inputs[0].shape."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in _TAGS:
+            path += f".{part}" if path else part
+    return path
