@@ -1,20 +1,6 @@
-"""Errors that a user can act on: what we got, what we expected, what to do.
+"""Errors that a user can act on: what was received, what was expected, and what to do.
 
-TwinError
-├── InvalidInput        422  a field is missing, of the wrong type, shape or range
-│   ├── MalformedBody   400  the body cannot be read at all
-│   └── UnsupportedMedia 415 the body's type is not one that we read
-├── Unauthorized        401  no key, or a wrong one
-├── NotFound            404  no such mouse, model, neuron or route
-├── MethodNotAllowed    405  the route exists, not under this method
-├── NotAcceptable       406  the reply was asked for in a type that we do not write
-├── Refused             409  what is on disk cannot be served; what was served still is
-├── TooLarge            413  over a limit on bytes, pixels, images or neurons
-├── Busy                429  the queue is full; carries Retry-After
-├── NotReady            503  no twin is loaded and warm yet; carries Retry-After
-├── DeadlineExceeded    504  the request's deadline passed before it was computed
-│   └── Overloaded      503  because others were computed first; carries Retry-After
-└── BundleError         500  a bundle cannot be served (start-up only, never a reply)
+Every error is a `TwinError` with the status and the code of its reply.
 """
 
 from __future__ import annotations
@@ -46,7 +32,7 @@ __all__ = [
 
 
 def brief(value: Any, limit: int = 80) -> str:
-    """A short, printable, ASCII summary of any value, for `got`; a list of a million numbers costs nothing."""
+    """A short, printable, ASCII summary of any value, for `got`. Cheap also for a list of a million numbers."""
     try:
         text = reprlib.repr(value)
     except ValueError:  # an integer of more digits than Python prints
@@ -56,10 +42,10 @@ def brief(value: Any, limit: int = 80) -> str:
 
 
 class TwinError(Exception):
-    """Base of every error that we raise for a user.
+    """Base of all errors for users; on its own, an internal error.
 
     Args:
-        message: one sentence that says what is wrong.
+        message: what is wrong, in one sentence.
         got: what was received, as a short printable value.
         expected: what would have been accepted.
         hint: what to do next.
@@ -68,6 +54,9 @@ class TwinError(Exception):
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
+
+    def __init_subclass__(cls, *, code: str, status: int) -> None:
+        cls.code, cls.status = code, status
 
     def __init__(
         self,
@@ -107,89 +96,78 @@ class TwinError(Exception):
         }
 
 
-class InvalidInput(TwinError):
-    code = "invalid_input"
-    status = 422
+class InvalidInput(TwinError, code="invalid_input", status=422):
+    """A field is missing, or of a wrong type, shape or range."""
 
 
-class MalformedBody(InvalidInput):
-    code = "malformed_body"
-    status = 400
+class MalformedBody(InvalidInput, code="malformed_body", status=400):
+    """The body cannot be read at all."""
 
 
-class UnsupportedMedia(InvalidInput):
-    code = "unsupported_media_type"
-    status = 415
+class UnsupportedMedia(InvalidInput, code="unsupported_media_type", status=415):
+    """The body is of a type that the server does not read."""
 
 
-class Unauthorized(TwinError):
-    code = "unauthorized"
-    status = 401
+class Unauthorized(TwinError, code="unauthorized", status=401):
+    """The API key is missing or unknown."""
 
 
-class NotFound(TwinError):
-    code = "not_found"
-    status = 404
+class NotFound(TwinError, code="not_found", status=404):
+    """There is no such mouse, model, neuron or route."""
 
 
-class MethodNotAllowed(TwinError):
-    code = "method_not_allowed"
-    status = 405
+class MethodNotAllowed(TwinError, code="method_not_allowed", status=405):
+    """The route does not have this method."""
 
 
-class NotAcceptable(TwinError):
-    code = "not_acceptable"
-    status = 406
+class NotAcceptable(TwinError, code="not_acceptable", status=406):
+    """The server does not write replies of the type that was asked for."""
 
 
-class Refused(TwinError):
-    code = "refused"
-    status = 409
+class Refused(TwinError, code="refused", status=409):
+    """Bundles on disk cannot be served; those that were served still are."""
 
 
-class TooLarge(TwinError):
-    code = "too_large"
-    status = 413
+class TooLarge(TwinError, code="too_large", status=413):
+    """Over a limit on bytes, pixels, images or neurons."""
 
 
-class Busy(TwinError):
-    code = "busy"
-    status = 429
+class Busy(TwinError, code="busy", status=429):
+    """The queue is full; carries Retry-After."""
 
 
-class NotReady(TwinError):
-    code = "not_ready"
-    status = 503
+class NotReady(TwinError, code="not_ready", status=503):
+    """No bundle is loaded and warm yet, or the server is stopping; carries Retry-After."""
 
 
-class DeadlineExceeded(TwinError):
-    code = "deadline_exceeded"
-    status = 504
+class DeadlineExceeded(TwinError, code="deadline_exceeded", status=504):
+    """The request's deadline passed before its answer was computed."""
 
 
-class Overloaded(DeadlineExceeded):
-    code = "overloaded"
-    status = 503
+class Overloaded(DeadlineExceeded, code="overloaded", status=503):
+    """The deadline passed because other requests were computed first; carries Retry-After."""
 
 
-_LESS = "Send fewer images at a time, or ask again when the server is less busy."
+class BundleError(TwinError, code="bad_bundle", status=500):
+    """A bundle cannot be served; the message names it. Raised on loading, never a reply."""
+
+
+_RETRY_HINT = "Send fewer images at a time, or try again when the server is less busy."
 
 
 def out_of_time(seconds: float, before: str = "its answer was computed") -> DeadlineExceeded:
-    """A request was given so many seconds, and they were up before something had happened."""
+    """The error of a request whose deadline passed.
+
+    Args:
+        seconds: that the request had.
+        before: what should have happened by then.
+    """
     message = f"the request's time was up before {before}"
-    return DeadlineExceeded(message, expected=f"at most {seconds:g} s", hint=_LESS)
+    return DeadlineExceeded(message, expected=f"at most {seconds:g} s", hint=_RETRY_HINT)
 
 
 def too_busy(seconds: float) -> Overloaded:
-    """The same, because of others: it may be asked again."""
+    """The error of a request whose deadline passed because of other requests; it may be tried again."""
     message = "the server was too busy to answer in the request's time"
     retry_after = min(max(1, math.ceil(seconds)), 60)
-    return Overloaded(message, expected=f"at most {seconds:g} s", hint=_LESS, retry_after=retry_after)
-
-
-class BundleError(TwinError):
-    """A bundle that we refuse to serve; the message names it and the reason."""
-
-    code = "bad_bundle"
-    status = 500
+    return Overloaded(message, expected=f"at most {seconds:g} s", hint=_RETRY_HINT, retry_after=retry_after)

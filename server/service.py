@@ -1,14 +1,11 @@
-"""The BentoML service: life cycle and mounting, nothing else. `bentoml serve` in the repository's root starts it."""
+"""The BentoML service: life cycle and mounting. `bentoml serve` in the repository's root starts it."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
-import os
+from server.serving import bentoml_patches
 
-# BentoML reports its use to its makers unless told not to; whoever wants that sets the variable to False.
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-# BentoML has Prometheus keep its numbers in files that all servers of a user share, and empties their folder whenever
-# one starts. There is one worker here: its numbers stay in its memory.
-os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+bentoml_patches.isolate()  # before BentoML is imported
 
 import asyncio
 import contextlib
@@ -17,14 +14,11 @@ import sys
 from typing import Any
 
 import bentoml
-import click
-from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import Receive, Scope, Send
 
 from server.api.app import create_app
 from server.api.middleware import RequestMiddleware
-from server.serving import bentoml_patches as supervisor
-from server.serving import malloc as memory
+from server.serving import malloc
 from server.serving.access import listening_hosts, refusal
 from server.serving.context import Context
 from server.serving.telemetry import logs
@@ -35,10 +29,6 @@ __all__ = ["TwinServer", "create_service"]
 
 logger = logging.getLogger("bentoml.v1t")
 
-# The command line has asked for the variable before this module could set it, and remembers the answer.
-if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats"):
-    usage_stats.do_not_track.cache_clear()
-
 
 def create_service(settings: Settings) -> Any:
     """A BentoML service with its own context; nothing is loaded before it starts."""
@@ -47,7 +37,7 @@ def create_service(settings: Settings) -> Any:
     app = create_app(context)
 
     async def everything_else(scope: Scope, receive: Receive, send: Send) -> None:
-        # Not the application itself: BentoML would answer what that has no route for, in its own words.
+        # Not the application itself: BentoML would reply to unknown routes of that with an error body of its own.
         await app(scope, receive, send)
 
     @bentoml.service(
@@ -65,31 +55,30 @@ def create_service(settings: Settings) -> Any:
 
         def __init__(self) -> None:
             logs.configure(settings.log)
-            memory.keep_little()
+            malloc.limit_arenas()
 
         @bentoml.on_deployment
         def before_the_port_opens() -> None:  # BentoML makes it static
-            # In the process of `bentoml serve`: it may still refuse, where a worker that exits is started for ever.
+            # Runs in the process of `bentoml serve`, which can still exit; a worker that exits is restarted for ever.
             logs.configure(settings.log)
-            context = click.get_current_context(silent=True)
-            host = (context and context.params.get("host")) or BentoMLContainer.http.host.get()
+            host = bentoml_patches.bound_host()
             if not access.may_listen([host]):
                 sys.exit(f"The server cannot start:\n{refusal([host])}")
-            supervisor.tune()
+            bentoml_patches.tune_supervisor()
 
         @bentoml.on_startup
         async def start(self) -> None:
             logger.info("settings: %s", settings.describe())
-            # Whoever started this process otherwise than by `bentoml serve`: what it listens on is what counts.
+            # The check above is only in `bentoml serve`; this one covers every other way to start the process.
             access.listen(listening_hosts())
             if access.problem is not None:
                 logger.error("%s", access.problem)
             for variable, meant in Settings.misspelt().items():
-                logger.warning("%s is no setting; did you mean %s?", variable, meant)
+                logger.warning("%s is not a setting; did you mean %s?", variable, meant)
             batcher.start()
             self._watchdog = Watchdog(settings.run_timeout, lambda: batcher.running, batcher.fail_pending)
             self._watchdog.start()
-            context.shutdown.take_over(lambda: batcher.fail_pending("the server is shutting down"))
+            context.shutdown.handle_signals(lambda: batcher.fail_pending("the server is shutting down"))
             self._loading = asyncio.create_task(self._load(), name="repository")
 
         async def _load(self) -> None:
@@ -104,10 +93,10 @@ def create_service(settings: Settings) -> Any:
                 await self._loading
             await batcher.close()
             self._watchdog.stop()
-            context.shutdown.release()
+            context.shutdown.release_signals()
 
         async def __is_ready__(self) -> bool:
-            context.check_ready()  # raises NotReady with the reason, which the envelope makes the reply
+            context.check_ready()  # raises NotReady with the reason, which the middleware turns into the reply
             return True
 
     service: Any = TwinServer  # the decorator made a bentoml.Service of the class

@@ -1,5 +1,4 @@
-"""Who may ask, and how much at once: API keys, compared in constant time, and the rule that only loopback is served
-without any."""
+"""API keys, compared in constant time, and the rule that without keys only loopback is served."""
 
 from __future__ import annotations
 
@@ -7,11 +6,10 @@ import hashlib
 import hmac
 import ipaddress
 import logging
-import os
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 from pydantic import SecretStr
 
 from server.errors import NotFound, Unauthorized
@@ -21,15 +19,17 @@ __all__ = ["Access", "is_loopback", "listening_hosts", "refusal"]
 
 logger = logging.getLogger("bentoml.v1t")
 
-_Digests = dict[bytes, str]  # of each key: its SHA-256, and the few letters of it that name the key in a log
+_Digests = dict[bytes, str]  # SHA-256 of each key -> the key's name in the log, made of a few digits of the hash
 
 
 class Access:
-    """The keys of one service. Without any, everybody may ask, as long as only this machine is listened to; the admin
-    routes have keys of their own, and without those do not exist.
+    """The keys of one service.
+
+    Without API keys, all requests are allowed as long as the server listens on loopback only. Admin routes have keys of
+    their own, and do not exist without them.
 
     Raises:
-        SettingsError: a file of keys cannot be read, or holds none.
+        SettingsError: a file of keys cannot be read, or is empty.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,58 +40,58 @@ class Access:
 
     @property
     def required(self) -> bool:
-        """True where a key must be sent."""
+        """Whether requests need a key."""
         return self._keys.given
 
     @property
     def problem(self) -> str | None:
-        """Why nobody is answered: this process listens to other machines, and was given no keys."""
+        """Why all requests are refused: other machines can reach this process, and it has no keys."""
         return refusal(self._exposed) if self._exposed and not self.may_listen(self._exposed) else None
 
     def may_listen(self, hosts: Iterable[str]) -> bool:
         return self.required or self._anonymous or all(map(is_loopback, hosts))
 
     def listen(self, hosts: Iterable[str]) -> None:
-        """Takes note of the addresses that this process listens on."""
+        """Records the addresses that this process listens on."""
         self._exposed = [host for host in hosts if not is_loopback(host)]
 
     def check(self, authorization: str | None) -> str | None:
-        """The name of the key that was sent, None where none is needed.
+        """The name of the request's key; None where no key is needed.
 
         Args:
             authorization: the header, "Bearer <key>".
 
         Raises:
-            Unauthorized: there is no key, or it is none of ours.
+            Unauthorized: the key is missing or unknown.
         """
         if (problem := self.problem) is not None:
             raise Unauthorized("the server answers nobody", hint=problem)
         return self._keys.check(authorization) if self.required else None
 
     def check_admin(self, authorization: str | None) -> str:
-        """The name of the admin key that was sent; no other key opens an admin route.
+        """The name of the request's admin key; other keys do not open admin routes.
 
         Raises:
-            NotFound: the server was given no admin keys.
-            Unauthorized: there is no key, or it is none of those.
+            NotFound: the server has no admin keys.
+            Unauthorized: the key is missing or unknown.
         """
         if not self._admin_keys.given:
-            raise NotFound("this server has no admin routes", hint=f"Start it with {PREFIX}ADMIN_KEYS to have them.")
+            raise NotFound("this server has no admin routes", hint=f"Start it with {PREFIX}ADMIN_KEYS to enable them.")
         return self._admin_keys.check(authorization)
 
 
 class _Keys:
-    """Some keys: those of a setting, and those of a file that may change.
+    """The keys of a setting, and of a file that may change.
 
     Args:
-        setting: its name; that of the file is setting_file.
+        setting: its name; the file's setting is the same with _file.
     """
 
     def __init__(self, setting: str, keys: Iterable[SecretStr], file: Path | None) -> None:
         self._fixed = _digests(key.get_secret_value() for key in keys)
         self._file = file
         self._from_file: _Digests = {}
-        self._seen: tuple[int, int, int] | None = None  # the file's state when it was last looked at
+        self._seen: tuple[int, int, int] | None = None  # the file's state at the last look
         if file is not None:
             variable = f"{PREFIX}{setting.upper()}_FILE"
             try:
@@ -107,35 +107,31 @@ class _Keys:
         return bool(self._fixed) or self._file is not None
 
     def check(self, authorization: str | None) -> str:
-        """The name of the key that was sent.
-
-        Raises:
-            Unauthorized: there is no key, or it is none of these.
-        """
+        """The name of the request's key. Raises Unauthorized if the key is missing or unknown."""
         self._reload()
         scheme, _, key = (authorization or "").partition(" ")
-        hint = "Send the header Authorization: Bearer <key>; whoever runs this server hands out keys."
+        hint = "Send the header Authorization: Bearer <key>; the server's operator hands out keys."
         if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthorized("a key is needed", expected="Authorization: Bearer <key>", hint=hint)
+            raise Unauthorized("an API key is needed", expected="Authorization: Bearer <key>", hint=hint)
         asked = _digest(key.strip())
         name = None
         for known in (self._fixed, self._from_file):
-            for digest, known_name in known.items():  # all of them, always: how long it takes says nothing
+            for digest, known_name in known.items():  # always all of them, so that the time reveals nothing
                 if hmac.compare_digest(asked, digest):
                     name = known_name
         if name is None:
-            raise Unauthorized("the key is none of this server's", hint=hint)
+            raise Unauthorized("unknown API key", hint=hint)
         return name
 
     def _reload(self) -> None:
-        """Reads the file again if it changed. One that cannot be read leaves the keys as they were."""
+        """Reads the file again if it changed. If it cannot be read, the keys stay as they were."""
         if self._file is None:
             return
         try:
             state = _state(self._file)
         except OSError as error:
             if self._seen is not None:
-                logger.error("the file of API keys is gone, the keys stay as they were: %s", error)
+                logger.error("the file of API keys is gone; the keys stay as they were: %s", error)
             self._seen = None
             return
         if state == self._seen:
@@ -144,22 +140,22 @@ class _Keys:
         try:
             self._from_file = _read(self._file)
         except (OSError, ValueError) as error:
-            logger.error("the file of API keys cannot be used, the keys stay as they were: %s", error)
+            logger.error("the file of API keys cannot be used; the keys stay as they were: %s", error)
         else:
             logger.info("read the file of API keys again: %d keys", len(self._from_file))
 
 
 def refusal(hosts: Iterable[str]) -> str:
-    """What to set so that these addresses are served."""
+    """Why the server does not serve these addresses, and what to set."""
     return (
         f"The server is bound to {', '.join(hosts)}, which other machines can reach, and has no API keys. "
-        f"Set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to answer everybody, "
+        f"Set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve without keys, "
         "or bind it to 127.0.0.1."
     )
 
 
 def is_loopback(host: str) -> bool:
-    """True for an address that only this machine reaches."""
+    """Whether only this machine can reach the address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -169,29 +165,9 @@ def is_loopback(host: str) -> bool:
 
 
 def listening_hosts() -> set[str]:
-    """The addresses that this process listens on, by its open sockets: whoever opened them, and by whatever setting.
-
-    Empty where a system has no /dev/fd to look into.
-    """
-    hosts: set[str] = set()
-    try:
-        descriptors = [int(name) for name in os.listdir("/dev/fd") if name.isdecimal()]
-    except OSError:
-        return hosts
-    for descriptor in descriptors:
-        try:
-            one = socket.socket(fileno=descriptor)
-        except OSError:  # no socket
-            continue
-        try:
-            is_inet = one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM
-            if is_inet and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                hosts.add(one.getsockname()[0])
-        except OSError:
-            continue
-        finally:
-            one.detach()  # it is not ours to close
-    return hosts
+    """The addresses of this process's listening sockets, whoever opened them."""
+    connections = psutil.Process().net_connections("tcp")
+    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
 def _digest(key: str) -> bytes:
@@ -208,7 +184,7 @@ def _state(file: Path) -> tuple[int, int, int]:
 
 
 def _read(file: Path) -> _Digests:
-    """The keys of a file: the first word of each line; what follows it, or stands alone, is a comment after a #."""
+    """The keys of a file: the first word of each line. Comments start with #."""
     keys = []
     for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
         key, _, rest = line.strip().partition(" ")
@@ -219,5 +195,5 @@ def _read(file: Path) -> _Digests:
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         if rest.strip() and not rest.strip().startswith("#"):
-            raise ValueError(f"line {number}: there is more than a key, and no # before it")
+            raise ValueError(f"line {number}: text after the key must start with #")
     return _digests(keys)

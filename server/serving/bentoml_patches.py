@@ -1,35 +1,61 @@
-"""BentoML's supervisor, tuned: a worker that dies is replaced within a second, and a port that closes is closed."""
+"""Everything that depends on the internals of BentoML and of its supervisor, written for these versions:
+
+bentoml 1.4.40, and kantoku 0.18.3, which installs the module `circus`. `tests/server/serving/test_bentoml_patches.py`
+fails where an internal is no longer there.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
-__all__ = ["tune"]
+__all__ = ["bound_host", "isolate", "tune_supervisor"]
 
 
-def tune(seconds: float = 1.0) -> None:
-    """Changes the supervisor of this process; to be called before it starts, as BentoML has settings for neither.
+def isolate() -> None:
+    """Keeps BentoML's usage reports off and Prometheus in memory; to be called before `import bentoml`.
 
-    Args:
-        seconds: how often it looks whether the worker lives, where it would look every ten.
+    BentoML reports its use to its makers unless BENTOML_DO_NOT_TRACK is set; an operator who wants that sets it to
+    False. It also has Prometheus keep its numbers in files that all servers of a user share, and empties their folder
+    whenever one starts; here is one worker, whose numbers stay in its memory.
+    """
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    # The command line has read the variable before this module could set it, and cached the answer.
+    if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats"):
+        usage_stats.do_not_track.cache_clear()
+
+
+def bound_host() -> str:
+    """The address that `bentoml serve` will listen on, in its process: the option --host, or the configuration."""
+    import click
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    context = click.get_current_context(silent=True)
+    return str((context and context.params.get("host")) or BentoMLContainer.http.host.get())
+
+
+def tune_supervisor(check_seconds: float = 1.0) -> None:
+    """Adjusts the supervisor of this process before it starts: BentoML has no settings for either.
+
+    A worker that died is replaced after `check_seconds`, not ten. On shutdown the supervisor closes its copy of the
+    listening socket before it stops the worker; otherwise the kernel would go on queueing connections that nobody
+    accepts, once the worker has closed its own.
     """
     from circus.controller import Controller
 
     start = Controller.start
 
     def start_tuned(controller: Any) -> None:
-        controller.check_delay = 1000 * seconds
-        _let_go_of_the_port(controller.arbiter)
+        controller.check_delay = 1000 * check_seconds
+        _close_port_first(controller.arbiter)
         start(controller)
 
     Controller.start = start_tuned
 
 
-def _let_go_of_the_port(arbiter: Any) -> None:
-    """Has it close its copy of the listening socket before it stops the worker, which has its own.
-
-    Otherwise, once the worker has closed that, the queue of the other goes on taking requests that nobody reads.
-    """
+def _close_port_first(arbiter: Any) -> None:
     stop_watchers = arbiter._stop_watchers
 
     def close_and_stop_watchers(*arguments: Any, **more: Any) -> Any:

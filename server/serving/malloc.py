@@ -1,7 +1,7 @@
-"""What glibc does with memory that is given back: it keeps little, so that a server's memory stays where it is.
+"""Settings of glibc's allocator that keep a server's memory from growing.
 
-With a pool for each of many threads, what one frees another does not find, and memory creeps up by some megabytes an
-hour. Two pools serve all of ours, which are seldom at it together; a bundle that goes gives its pages to the system.
+With an arena for each of many threads, what one thread frees is not found by another, and memory grows by some MB an
+hour. Two arenas serve all threads of this process, which seldom allocate at the same time.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["give_back", "keep_little"]
+__all__ = ["limit_arenas", "trim"]
 
 _M_ARENA_MAX = -8  # of malloc.h
-_POOLS = 2
+_ARENAS = 2
 
 
-def keep_little() -> None:
-    """To be called before the threads start; nothing where the C repository is not glibc."""
+def limit_arenas() -> None:
+    """Limits the number of arenas; to be called before threads start. Does nothing without glibc."""
     if (libc := _glibc()) is not None:
-        libc.mallopt(_M_ARENA_MAX, _POOLS)
+        libc.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def give_back() -> None:
+def trim() -> None:
     """Returns free pages to the system."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)

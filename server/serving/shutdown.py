@@ -1,4 +1,4 @@
-"""The end of a server: told to stop, it refuses new requests, answers those it has, within a bound, and goes."""
+"""The orderly end of a server: on a signal it refuses new requests, answers those in flight within a bound, and stops."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Shutdown"]
 
 logger = logging.getLogger("bentoml.v1t")
 
-_LINGER = 0.5  # seconds, at least: connections that wait to be accepted are told, and not cut off
+_MIN_SECONDS = 0.5  # so that connections which are queued on the socket get a reply, not a reset
 
 
 class Shutdown:
-    """Counts the requests that are being answered, and stands between the signals and the web server.
+    """Counts requests in flight, and handles the signals that stop the process before the web server does.
 
     Args:
         seconds: that requests in flight get.
@@ -37,14 +37,14 @@ class Shutdown:
         self._seconds = seconds
         self._metrics = metrics
         self._exit = exit
-        self.in_flight = 0  # requests that are being answered
+        self.in_flight = 0  # requests
+        self.begun = False
         self._server: dict[int, Callable[[int, FrameType | None], Any]] = {}  # signal -> the web server's handler
         self._task: asyncio.Task[None] | None = None
-        self.begun = False
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Counts a request while it is answered."""
+        """Counts a request while it is handled."""
         self.in_flight += 1
         self._metrics.in_flight.set(self.in_flight)
         try:
@@ -54,26 +54,22 @@ class Shutdown:
             self._metrics.in_flight.set(self.in_flight)
 
     def check(self) -> None:
-        """Passes while new requests are answered.
-
-        Raises:
-            NotReady: the server was told to stop.
-        """
+        """Raises NotReady once the server is stopping."""
         if self.begun:
-            raise NotReady("the server is shutting down", hint="Ask again: another one may be starting.", retry_after=5)
+            raise NotReady("the server is shutting down", hint="Try again: another may be starting.", retry_after=5)
 
-    def take_over(self, fail_pending: Callable[[], None]) -> None:
-        """Takes the signals from the web server, if one is running, to hand them on when nobody waits any more.
+    def handle_signals(self, fail_pending: Callable[[], None]) -> None:
+        """Takes SIGTERM and SIGINT over from the web server, if one runs; it gets them once no request is in flight.
 
         Args:
-            fail_pending: refuses whoever still waits when the time is up.
+            fail_pending: refuses the requests that are still pending when the time is up.
         """
         if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGTERM)):
             return
         loop = asyncio.get_running_loop()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            if self.begun and number == signal.SIGINT:  # Ctrl-C for the second time: at once
+            if self.begun and number == signal.SIGINT:  # the second Ctrl-C stops at once
                 self._server[number](number, frame)
             else:
                 loop.call_soon_threadsafe(self._begin, number, fail_pending)
@@ -83,8 +79,8 @@ class Shutdown:
             assert callable(handler)
             self._server[number] = handler
 
-    def release(self) -> None:
-        """Gives the signals back."""
+    def release_signals(self) -> None:
+        """Restores the web server's handlers."""
         for number, handler in self._server.items():
             signal.signal(number, handler)
         self._server.clear()
@@ -93,14 +89,14 @@ class Shutdown:
         if not self.begun:
             self.begun = True
             self._metrics.ready.set(0)
-            logger.info("shutting down: %d requests are being answered", self.in_flight)
+            logger.info("shutting down: %d requests in flight", self.in_flight)
             self._task = asyncio.create_task(self._run(number, fail_pending), name="shutdown")
 
     async def _run(self, number: int, fail_pending: Callable[[], None]) -> None:
-        last = threading.Timer(self._seconds + self.GRACE, self._leave)  # goes on until the process has ended
-        last.daemon = True
-        last.start()
-        await asyncio.sleep(min(_LINGER, self._seconds))
+        last_resort = threading.Timer(self._seconds + self.GRACE, self._exit_now)
+        last_resort.daemon = True
+        last_resort.start()
+        await asyncio.sleep(min(_MIN_SECONDS, self._seconds))
         if not await self._is_empty_within(self._seconds):
             logger.warning("%d requests were not answered within %sDRAIN=%g s", self.in_flight, PREFIX, self._seconds)
             fail_pending()
@@ -116,7 +112,7 @@ class Shutdown:
             return False
         return True
 
-    def _leave(self) -> None:
-        """In a thread: something keeps the process from ending, a run that hangs or a client that reads slowly."""
+    def _exit_now(self) -> None:
+        """In a thread: a run that hangs, or a client that reads slowly, keeps the process from ending."""
         logger.warning("%d requests are cut off", self.in_flight)
         self._exit(0)

@@ -144,7 +144,9 @@ class NoiseRequest(_OneMouse):
 
     model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
     seed: int = Field(ge=0, le=2**64 - 1, description="of the noise")
-    first_image: int = Field(default=0, ge=0, le=2**63 - 1, description="sums over other images of the same seed add up")
+    first_image: int = Field(
+        default=0, ge=0, le=2**63 - 1, description="sums over other images of the same seed add up"
+    )
     n_images: int = Field(ge=1, le=1_000_000, description="how many")
     grid: Annotated[tuple[int, int], Strict(False)] = Field(
         description="[rows, columns] of the noise, each element a square of whole pixels"

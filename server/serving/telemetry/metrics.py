@@ -1,17 +1,23 @@
-"""What Prometheus sees. Every label is bounded: a port scanner adds no series."""
+"""Prometheus metrics. The values of every label are bounded, so that no client can add series."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import pynvml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from server.serving.gpu_memory import GPUMemory
-
-__all__ = ["CONTENT_TYPE", "OTHER", "SEVERAL", "UNKNOWN", "Metrics"]
+__all__ = ["CONTENT_TYPE", "OTHER", "SEVERAL", "UNKNOWN", "GPUMemory", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-UNKNOWN = "unknown"  # a mouse that no bundle holds
-SEVERAL = "several"  # mice of one request
-OTHER = "other"  # a route that we do not have
+UNKNOWN = "unknown"  # label of a mouse that no bundle holds
+SEVERAL = "several"  # label of the mice of one request
+OTHER = "other"  # label of a route that does not exist
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -80,3 +86,28 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
+
+
+class GPUMemory(Collector):
+    """v1t_gpu_memory_bytes of each GPU of this machine, whoever uses it; nothing without an NVIDIA driver."""
+
+    @cached_property
+    def _gpus(self) -> list[Any]:
+        try:
+            pynvml.nvmlInit()
+            return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        except pynvml.NVMLError:
+            return []
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return [GaugeMetricFamily("v1t_gpu_memory_bytes", "Memory of a GPU, whoever uses it", labels=["gpu", "state"])]
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        (family,) = self.describe()
+        for number, gpu in enumerate(self._gpus):
+            with contextlib.suppress(pynvml.NVMLError):  # this GPU does not answer; others may
+                memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+                family.add_metric([str(number), "used"], memory.used)
+                family.add_metric([str(number), "free"], memory.free)
+        if family.samples:
+            yield family

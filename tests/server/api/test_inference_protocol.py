@@ -293,7 +293,7 @@ def test_tritonclient_works_unchanged(server: Server, twin: TinyTwin, odd: TinyT
     with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
-        with pytest.raises(triton.InferenceServerException, match="a key is needed"):
+        with pytest.raises(triton.InferenceServerException, match="an API key is needed"):
             client.get_server_metadata()
         assert client.get_server_metadata(headers())["name"] == "v1t-twins"
         index = [model["name"] for model in client.get_model_repository_index(headers())]

@@ -36,6 +36,11 @@ from server.serving.telemetry.metrics import Metrics
 from server.settings import Settings
 
 
+async def engine_of(repository: Repository, mouse_id: str) -> Engine:
+    """The engine that answers for a mouse, loaded if it is not."""
+    return await repository.engine(repository.look_up(mouse_id))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
@@ -89,7 +94,7 @@ async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
     repository = make_library(tmp_path)
     await repository.load()
     with without_collector():
-        engine = await repository.find("A")
+        engine = await engine_of(repository, "A")
         image, behavior, pupil_center = old.draw("A", rng)
         gone = weakref.ref(engine)
         new = replace(old.folder, seed=1)
@@ -103,7 +108,7 @@ async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
         np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
         del engine
         assert gone() is None
-    engine = await repository.find("A")
+    engine = await engine_of(repository, "A")
     assert engine.hash == new.manifest.hash
     expected = new.answer("A", image, behavior, pupil_center)
     np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
@@ -114,7 +119,7 @@ async def test_what_did_not_change_is_not_loaded_again(tmp_path: Path) -> None:
     two = write_tiny_bundle(tmp_path / "two", name="two", mice=("B",))
     repository = make_library(tmp_path)
     await repository.load()
-    before = [await repository.find("A"), await repository.find("B")]
+    before = [await engine_of(repository, "A"), await engine_of(repository, "B")]
     change = await repository.load()
     assert (len(change.loaded), len(change.kept), len(change.removed)) == (0, 2, 0)
     replace(two.folder, name="two", mice=("C",), seed=3)
@@ -122,9 +127,9 @@ async def test_what_did_not_change_is_not_loaded_again(tmp_path: Path) -> None:
     change = await repository.load()
     assert sorted(bundle.name for bundle in change.loaded) == ["three", "two"]
     assert [bundle.name for bundle in change.kept] == ["one"]
-    assert await repository.find("A") is before[0]
+    assert await engine_of(repository, "A") is before[0]
     with pytest.raises(NotFound):
-        await repository.find("B")
+        await engine_of(repository, "B")
     shutil.rmtree(tmp_path / "three")
     change = await repository.load()
     assert [bundle.name for bundle in change.removed] == ["three"]
@@ -153,12 +158,12 @@ async def test_a_bad_bundle_leaves_the_old_one_serving_and_is_named(tmp_path: Pa
     assert words in change.problems[0]
     assert metrics.registry.get_sample_value("v1t_refused") == 1
     assert repository.ready
-    assert (await repository.find("A")).hash == old.manifest.hash
-    assert (await repository.find("Z")).hash == other.manifest.hash
+    assert (await engine_of(repository, "A")).hash == old.manifest.hash
+    assert (await engine_of(repository, "Z")).hash == other.manifest.hash
     new = replace(old.folder, seed=2)
     replace(other.folder, name="other", mice=("Z",))
     assert not (await repository.load()).problems
-    assert (await repository.find("A")).hash == new.manifest.hash
+    assert (await engine_of(repository, "A")).hash == new.manifest.hash
     assert metrics.registry.get_sample_value("v1t_refused") == 0
 
 
@@ -168,10 +173,10 @@ async def test_a_start_that_failed_is_made_good_by_a_later_look(tmp_path: Path) 
     repository = make_library(tmp_path)
     await repository.load()
     with pytest.raises(NotReady):
-        await repository.find("A")
+        await engine_of(repository, "A")
     write_tiny_bundle(tmp_path / "tiny")
     await repository.load()
-    assert (await repository.find("A")).hash == twin.manifest.hash
+    assert (await engine_of(repository, "A")).hash == twin.manifest.hash
 
 
 async def test_changes_on_disk_are_taken_in_by_the_watch(tmp_path: Path) -> None:
@@ -182,11 +187,11 @@ async def test_changes_on_disk_are_taken_in_by_the_watch(tmp_path: Path) -> None
     watching = asyncio.create_task(repository.watch(0.1))
     shutil.copytree(new.folder, old.folder, dirs_exist_ok=True)
     async with asyncio.timeout(20):
-        while (await repository.find("A")).hash != new.manifest.hash:
+        while (await engine_of(repository, "A")).hash != new.manifest.hash:
             await asyncio.sleep(0.05)
     (old.folder / "manifest.json").write_text("{")
     await asyncio.sleep(0.5)
-    assert (await repository.find("A")).hash == new.manifest.hash
+    assert (await engine_of(repository, "A")).hash == new.manifest.hash
     assert not watching.done()
     watching.cancel()
 
@@ -263,10 +268,10 @@ async def test_what_was_used_longest_ago_leaves_memory_and_comes_back_when_asked
         return inside
 
     assert in_memory() == {"Y", "Z"}
-    await repository.find("Y")
+    await engine_of(repository, "Y")
     with without_collector():
         gone = weakref.ref(repository.look_up("Z").engine)
-        engine = await repository.find("X")
+        engine = await engine_of(repository, "X")
         assert in_memory() == {"X", "Y"}
         assert gone() is None
     arrays = twins["X"].draw("X", rng)
@@ -290,10 +295,10 @@ async def test_many_who_ask_at_once_load_a_bundle_once(tmp_path: Path) -> None:
     repository = Repository(make_settings(tmp_path, max_loaded=1), Metrics(), load)
     await repository.load()
     gate.clear()
-    asking = [asyncio.create_task(repository.find("X")) for _ in range(5)]
+    asking = [asyncio.create_task(engine_of(repository, "X")) for _ in range(5)]
     await asyncio.sleep(0.1)
     asking[0].cancel()  # who hangs up takes nothing from the others
-    assert (await repository.find("Y")).manifest.name == "Y"  # and those who are in memory wait for nobody
+    assert (await engine_of(repository, "Y")).manifest.name == "Y"  # and those who are in memory wait for nobody
     gate.set()
     engines = await asyncio.gather(*asking[1:])
     assert len({id(engine) for engine in engines}) == 1
@@ -310,10 +315,10 @@ async def test_a_bundle_that_changed_while_it_was_out_of_memory_is_not_passed_of
     assert repository.look_up("X").engine is None
     new = replace(tmp_path / "X", name="X", mice=("X",), seed=5)
     with pytest.raises(NotReady, match="cannot be loaded again") as refused:
-        await repository.find("X")
+        await engine_of(repository, "X")
     assert "not those that were served" in str(refused.value.hint)
     await repository.load()
-    assert (await repository.find("X")).hash == new.manifest.hash
+    assert (await engine_of(repository, "X")).hash == new.manifest.hash
 
 
 async def test_a_graph_opened_late_is_the_bundle_s_own_or_none(tmp_path: Path) -> None:
@@ -349,7 +354,7 @@ async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapp
 
     async def ask() -> None:
         while not stop:
-            engine = await context.repository.find("A")
+            engine = await engine_of(context.repository, "A")
             arrays = twin.draw("A", rng, 6)
             (prediction,) = await context.batcher.compute(engine, [engine.check("A", *arrays)])
             expected = twins[engine.hash].answer("A", *arrays)
@@ -440,7 +445,7 @@ async def test_memory_is_that_of_one_bundle_however_often_it_is_swapped(
             served.rename(twins[(turn + 1) % 2].folder)
         twin.folder.rename(served)
         assert not (await repository.load()).problems
-        engine = await repository.find("A")
+        engine = await engine_of(repository, "A")
         assert engine.hash == twin.manifest.hash
         arrays = twin.draw("A", rng)
         np.testing.assert_allclose(engine.predict("A", *arrays), twin.answer("A", *arrays), atol=1e-4)

@@ -57,12 +57,12 @@ async def test_mice_are_found_by_name_and_model(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "two", name="two", mice=("B", "C"), seed=1)
     repository, metrics = make_library(tmp_path)
     with pytest.raises(NotReady, match="being loaded"):
-        await repository.find("A")
+        repository.look_up("A")
     await repository.load()
     assert repository.ready
-    assert (await repository.find("A")).manifest.name == "one"
-    assert (await repository.find("C")).manifest.name == "two"
-    assert (await repository.find("B", "two")).manifest.name == "two"
+    assert repository.look_up("A").manifest.name == "one"
+    assert repository.look_up("C").manifest.name == "two"
+    assert repository.look_up("B", "two").manifest.name == "two"
     with pytest.raises(InvalidInput, match="one or two"):
         repository.look_up("B")
     with pytest.raises(NotFound, match="A or B or C"):
@@ -72,7 +72,7 @@ async def test_mice_are_found_by_name_and_model(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="in model 'two'"):
         repository.look_up("A", "two")
     assert [record.mouse_id for _, record in repository.records()] == ["A", "B", "B", "C"]
-    engine = await repository.find("A")
+    engine = repository.look_up("A")
     labels = {"name": "one", "version": "1", "hash": engine.hash, "provider": "CPUExecutionProvider", "members": "2"}
     assert metrics.registry.get_sample_value("v1t_bundle", labels) == 1
     assert metrics.registry.get_sample_value("v1t_ready") == 1
@@ -163,12 +163,12 @@ def test_memory_that_is_freed_goes_back_to_the_system() -> None:
     script = """
 import psutil
 from server.serving import malloc
-malloc.keep_little()
+malloc.limit_arenas()
 blocks = [bytes(4000) for _ in range(20_000)]
 last = bytes(4000)
 blocks.clear()
 before = psutil.Process().memory_info().rss
-malloc.give_back()
+malloc.trim()
 print(before - psutil.Process().memory_info().rss)
 """
     given = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -118,7 +118,7 @@ async def test_a_drain_waits_for_those_inside_and_refuses_others(monkeypatch: py
     monkeypatch.setattr(signal, "signal", swap)
     monkeypatch.setattr(threading.Timer, "start", lambda timer: None)
     drain = Shutdown(5, metrics, exit=told.append)
-    drain.take_over(lambda: told.append(-1))
+    drain.handle_signals(lambda: told.append(-1))
     drain.check()
     with drain.inside():
         assert metrics.registry.get_sample_value("v1t_requests_in_flight") == 1
@@ -131,7 +131,7 @@ async def test_a_drain_waits_for_those_inside_and_refuses_others(monkeypatch: py
     await asyncio.wait_for(ended.wait(), 5)
     assert not told
     assert metrics.registry.get_sample_value("v1t_requests_in_flight") == 0
-    drain.release()
+    drain.release_signals()
     handlers[signal.SIGTERM](signal.SIGTERM, None)
 
 

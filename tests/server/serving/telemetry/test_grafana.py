@@ -9,8 +9,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from support.checkout import ROOT
 
-from server.serving.gpu_memory import GPUMemory
-from server.serving.telemetry.metrics import Metrics
+from server.serving.telemetry.metrics import GPUMemory, Metrics
 
 DASHBOARD = json.loads((ROOT / "docs" / "grafana.json").read_text())
 OF_PROMETHEUS = {"le", "instance"}

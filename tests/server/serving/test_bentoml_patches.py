@@ -1,0 +1,64 @@
+"""The internals of BentoML and of its supervisor that `bentoml_patches` relies on are there, and the patches work."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from circus.arbiter import Arbiter
+from circus.controller import Controller
+
+from server.serving import bentoml_patches
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.utils.analytics import usage_stats
+
+
+def test_usage_reports_stay_off_though_the_answer_was_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "somewhere")
+    usage_stats.do_not_track.cache_clear()
+    assert not usage_stats.do_not_track()
+    monkeypatch.delenv("BENTOML_DO_NOT_TRACK")
+    bentoml_patches.isolate()
+    assert usage_stats.do_not_track()
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+
+
+def test_the_bound_host_is_the_configuration_s_without_a_command_line() -> None:
+    assert bentoml_patches.bound_host() == BentoMLContainer.http.host.get()
+
+
+def test_the_supervisor_has_the_internals_that_are_adjusted() -> None:
+    assert "self.check_delay" in inspect.getsource(Controller.start)
+    stopping = inspect.getsource(Arbiter)
+    for internal in (
+        "def _stop_watchers",
+        "self._stopping = True",
+        "yield self._stop_watchers(",
+        "self.sockets.close_all()",
+    ):
+        assert internal in stopping
+
+
+def test_the_supervisor_looks_often_and_closes_the_port_before_it_stops_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(Controller, "start", lambda controller: calls.append("start"))
+    bentoml_patches.tune_supervisor(check_seconds=2)
+    sockets = SimpleNamespace(close_all=lambda: calls.append("close"))
+    arbiter: Any = SimpleNamespace(_stopping=False, sockets=sockets, _stop_watchers=lambda: calls.append("stop"))
+    controller: Any = SimpleNamespace(arbiter=arbiter, check_delay=10_000)
+    Controller.start(controller)
+    assert controller.check_delay == 2000
+    arbiter._stop_watchers()  # a reload keeps the port open
+    arbiter._stopping = True
+    arbiter._stop_watchers()
+    assert calls == ["start", "stop", "close", "stop"]
