@@ -1,4 +1,4 @@
-"""One member's core: equal inputs run once, and the last block runs only where somebody looks."""
+"""One member's core: equal inputs run once, and the last block runs only for the tokens that readouts read."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from server.inference.sessions import Graph, Tensor
 
 __all__ = ["Core", "distinct_tokens"]
 
-# Above this part of all tokens the last block is not worth restricting: gathering them costs as much as it saves.
+# Above this fraction of all tokens, gathering them costs as much as restricting the last block saves.
 WORTH_RESTRICTING = 0.9
 
 
 class Core:
-    """A core graph and, where the bundle has one, its variant that is asked for some tokens alone.
+    """A core graph and, where the bundle has one, its variant for some tokens only.
 
     Args:
-        open_restricted: opens that variant, on its first use; None: there is none.
+        open_restricted: opens that variant on its first use; None: there is none.
     """
 
     def __init__(self, session: Graph, open_restricted: Callable[[], Graph] | None) -> None:
@@ -35,13 +35,13 @@ class Core:
     def feature_maps(
         self, rows: Sequence[dict[str, Tensor]], touched: Sequence[npt.NDArray[np.int64]] | None = None
     ) -> list[Tensor]:
-        """Of each row its feature maps (b, rows, columns, D); equal inputs, as of one image for many mice, run once.
+        """The feature maps (b, rows, columns, D) of each row. Equal inputs, as of one image for many mice, run once.
 
         Those of a single row stay on the device that computed them.
 
         Args:
-            rows: the core's inputs, of one or more images each.
-            touched: of each row, the tokens that its readout reads, (b or 1, any), -1 for none.
+            rows: inputs of the core, each of one or more images.
+            touched: for each row, the tokens that its readout reads, (b or 1, any), -1 for none.
         """
         tensors = {name: np.concatenate([row[name] for row in rows]) for name in self.session.inputs}
         where, first = _groups(tensors)
@@ -69,7 +69,7 @@ class Core:
     def _asked(
         self, rows: Sequence[dict[str, Tensor]], touched: Sequence[npt.NDArray[np.int64]], where: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        """Which tokens each distinct input is asked for, (groups, L)."""
+        """Which tokens are read of each distinct input, (groups, L)."""
         masks = [
             mask_of(tokens, len(row[contract.CORE_IMAGE]), self.n_tokens)
             for row, tokens in zip(rows, touched, strict=True)
@@ -96,13 +96,13 @@ def mask_of(tokens: npt.NDArray[np.int64], batch: int, n_tokens: int) -> npt.NDA
 
 
 def distinct_tokens(touched: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """A mask (B, L) as positions (B, R); samples that touch fewer than others get some more, none twice."""
+    """A mask (B, L) as positions (B, R). Samples with fewer tokens than others get additional ones, none twice."""
     most = max(1, int(touched.sum(axis=1).max()))
     return np.argsort(~touched, axis=1, kind="stable")[:, :most].astype(np.int64)
 
 
 def _groups(tensors: dict[str, np.ndarray]) -> tuple[npt.NDArray[np.int64], list[int]]:
-    """Of each sample its group of equal ones, and of each group its first sample."""
+    """The group of equal samples of each sample, and the first sample of each group."""
     positions: dict[bytes, int] = {}
     first: list[int] = []
     where: list[int] = []
@@ -116,7 +116,7 @@ def _groups(tensors: dict[str, np.ndarray]) -> tuple[npt.NDArray[np.int64], list
 
 
 def _take(feature_map: np.ndarray, samples: npt.NDArray[np.int64]) -> np.ndarray:
-    """The feature maps of these samples, without a copy where they lie one after another."""
+    """The feature maps of these samples, without a copy where they are consecutive."""
     if (np.diff(samples) == 1).all():
         return feature_map[samples[0] : samples[-1] + 1]
     return feature_map[samples]

@@ -1,8 +1,8 @@
-"""The engine: checked arrays in, responses out. Knows graphs and nothing of HTTP.
+"""The engine: runs a bundle's graphs on checked arrays.
 
 stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mouse and member) -> ensemble
 
-`server.inference.core` runs a core no more often than it must, `server.inference.gradients` goes the way back.
+`server.inference.core` avoids repeated work in a core; `server.inference.gradients` is the backward pass.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -22,8 +21,8 @@ from server.bundle import manifest as contract
 from server.bundle.manifest import File, Manifest, MouseRecord
 from server.errors import BundleError, NotFound
 from server.inference.core import Core
-from server.inference.gradients import BackwardPass, Gradient, MouseForward
-from server.inference.graph_loader import GraphLoader
+from server.inference.gradients import BackwardPass, Gradient
+from server.inference.graph_loader import GraphLoader, MouseGraphs
 from server.inference.sessions import Precision, Provider, Session, Tensor
 from server.inference.stage_timer import StageTimer
 from server.inference.stimulus import Stimulus, floats, merged
@@ -46,24 +45,8 @@ class Prediction(NamedTuple):
     spread: Array
 
 
-@dataclass(frozen=True, eq=False)
-class _MouseGraphs:
-    stems: list[Session]
-    readouts: list[Session]
-    ensemble: Session
-    touched_tokens: list[Session]
-
-
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """Part of a stimulus that runs together: which stimulus, and which of its images."""
-
-    stimulus: int
-    images: slice
-
-
 class Engine:
-    """One bundle, loaded. Not thread-safe: whoever owns it runs one call at a time."""
+    """One bundle, loaded. Not thread-safe: its owner makes one call at a time."""
 
     def __init__(self, graphs: GraphLoader, *, max_batch: int) -> None:
         bundle, manifest = graphs.bundle, graphs.manifest
@@ -79,15 +62,7 @@ class Engine:
             Core(graphs.core(file), partial(graphs.core, token_cores[i]) if token_cores else None)
             for i, file in enumerate(cores)
         ]
-        self._mice = {
-            mouse_id: _MouseGraphs(
-                stems=[graphs.small(file) for file in mouse.stems],
-                readouts=[graphs.small(file) for file in mouse.readouts],
-                ensemble=graphs.small(mouse.ensemble),
-                touched_tokens=[graphs.small(file) for file in mouse.touched_tokens],
-            )
-            for mouse_id, mouse in manifest.mice.items()
-        }
+        self._mice = {mouse_id: MouseGraphs.open(mouse, graphs) for mouse_id, mouse in manifest.mice.items()}
         self._backward: BackwardPass | None = None
         self._attention: list[Session] | None = None
         self.neurons = {mouse_id: contract.load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
@@ -108,7 +83,7 @@ class Engine:
         """Loads and verifies a bundle.
 
         Args:
-            provider: "auto", "cpu", "cuda" or "openvino"; one asked for by name is an error where it is missing.
+            provider: "auto", "cpu", "cuda" or "openvino"; "auto" uses CUDA where there is a GPU.
             precision: of the cores: "fp32"; "fp16", where the bundle has such cores; "bf16", in OpenVINO.
             threads: of one core graph on the CPU; None: one per physical core.
             max_batch: images in one pass of the core; more are split.
@@ -159,21 +134,22 @@ class Engine:
 
         Raises:
             NotFound: no such mouse or neuron.
-            InvalidInput: another shape, a type that is no number, NaN or infinity.
+            InvalidInput: another shape, a type that is not numeric, NaN or infinity.
         """
         return self.predict_many([self.check(mouse_id, image, behavior, pupil_center, neurons)])[0].response
 
     def predict_many(self, stimuli: Sequence[Stimulus]) -> list[Prediction]:
-        """Answers stimuli of any mice together, with one pass of each core for up to `max_batch` images.
+        """Responses to stimuli of any mice, with one pass of each core for up to `max_batch` images.
 
-        The stimuli are taken as they are: `check` makes them.
+        Args:
+            stimuli: as `check` makes them; they are not checked again.
         """
         parts: list[list[Prediction]] = [[] for _ in stimuli]
         self.stages.begin()
-        for rows in self._chunks(stimuli):
-            predictions = self._run([stimuli[row.stimulus][row.images] for row in rows])
-            for row, prediction in zip(rows, predictions, strict=True):
-                parts[row.stimulus].append(prediction)
+        for chunk in _chunks([len(stimulus.image) for stimulus in stimuli], self.max_batch):
+            predictions = self._run([stimuli[i][images] for i, images in chunk])
+            for (i, _), prediction in zip(chunk, predictions, strict=True):
+                parts[i].append(prediction)
         return [
             some[0] if len(some) == 1 else Prediction(*map(np.concatenate, zip(*some, strict=True))) for some in parts
         ]
@@ -221,7 +197,7 @@ class Engine:
 
         Raises:
             NotFound: no such mouse or neuron, or the twin was exported without gradients.
-            InvalidInput: another shape, a type that is no number, NaN or infinity.
+            InvalidInput: another shape, a type that is not numeric, NaN or infinity.
         """
         if not self.manifest.has_gradients:
             raise NotFound(f"twin {self.manifest.name!r} was exported without gradients", hint="Export it again.")
@@ -240,14 +216,13 @@ class Engine:
                 ],
                 [core.n_tokens for core in self.cores],
             )
-        mouse = self._mice[mouse_id]
         parts = []
         for start in range(0, batch, self._gradient_batch):
             images = slice(start, start + self._gradient_batch)
             parts.append(
                 self._backward.run(
                     mouse_id,
-                    MouseForward(mouse.readouts, mouse.touched_tokens),
+                    self._mice[mouse_id],
                     stimulus[images].tensors,
                     self._run_stems(stimulus[images]),
                     positions,
@@ -258,7 +233,7 @@ class Engine:
 
     @property
     def _gradient_batch(self) -> int:
-        """A backward pass holds attention weights, some 200 MB an image; on a CPU batches gain nothing."""
+        """Images in one backward pass, which holds some 200 MB an image; on a CPU batches gain nothing."""
         return 1 if self.device == "cpu" else max(1, self.max_batch // 4)
 
     def check(
@@ -269,7 +244,7 @@ class Engine:
         pupil_center: npt.ArrayLike,
         neurons: npt.ArrayLike | None = None,
     ) -> Stimulus:
-        """A stimulus that the engine can run as it is; see `predict` for what is refused."""
+        """A checked stimulus; see `predict` for the arguments and errors."""
         return Stimulus.check(self._mouse(mouse_id), image, behavior, pupil_center, neurons)
 
     def _mouse(self, mouse_id: str) -> MouseRecord:
@@ -280,23 +255,8 @@ class Engine:
                 f"twin {self.manifest.name!r} has no mouse {mouse_id!r}", got=mouse_id, expected=sorted(self._mice)
             ) from None
 
-    def _chunks(self, stimuli: Sequence[Stimulus]) -> Iterator[list[_Row]]:
-        rows: list[_Row] = []
-        room = self.max_batch
-        for index, stimulus in enumerate(stimuli):
-            start, total = 0, len(stimulus.image)
-            while start < total:
-                taken = min(room, total - start)
-                rows.append(_Row(index, slice(start, start + taken)))
-                start, room = start + taken, room - taken
-                if room == 0:
-                    yield rows
-                    rows, room = [], self.max_batch
-        if rows:
-            yield rows
-
     def _run(self, pieces: list[Stimulus]) -> list[Prediction]:
-        """One chunk: at most `max_batch` images; what asks the same of one mouse runs as one."""
+        """One chunk of at most `max_batch` images; pieces of one mouse and the same neurons are merged."""
         groups = merged(pieces)
         predictions: dict[int, Prediction] = {}
         for (_, places), of_all in zip(groups, self._run_merged([one for one, _ in groups]), strict=True):
@@ -325,7 +285,7 @@ class Engine:
         return predictions
 
     def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:
-        """What the function gives for each piece: those of several mice side by side, as their graphs are small."""
+        """The function's result for each piece; on a CPU in parallel for several mice, as their graphs are small."""
         run = map if len(pieces) == 1 or self.device != "cpu" else self._pool.map
         return list(run(function, pieces, *more))
 
@@ -345,13 +305,13 @@ class Engine:
         return graph.run(inputs | {contract.NEURONS: self._neurons(stimulus)})[contract.TOKENS]
 
     def _read_out(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor], feature_map: Tensor) -> Array:
-        """The pre-activations (B, n) of one member."""
+        """Pre-activations (B, n) of one member."""
         readout = self._mice[stimulus.mouse_id].readouts[member]
         tensors = inputs | {contract.FEATURE_MAP: feature_map, contract.NEURONS: self._neurons(stimulus)}
         return readout.run(tensors)[contract.PRE_ACTIVATION]
 
     def _combine(self, stimulus: Stimulus, members: list[Array]) -> Prediction:
-        """The ensemble's answer, from the pre-activations of its members."""
+        """The ensemble's prediction from the pre-activations of its members."""
         result = self._mice[stimulus.mouse_id].ensemble.run({contract.PRE_ACTIVATION: np.stack(members)})  # (M, B, n)
         return Prediction(result[contract.RESPONSE], result[contract.SPREAD])
 
@@ -359,6 +319,23 @@ class Engine:
         if stimulus.neurons is not None:
             return stimulus.neurons
         return np.arange(self.manifest.mice[stimulus.mouse_id].n_neurons, dtype=np.int64)
+
+
+def _chunks(sizes: Sequence[int], max_batch: int) -> Iterator[list[tuple[int, slice]]]:
+    """Cuts batches of these sizes into chunks of at most `max_batch` images: (which batch, which of its images)."""
+    chunk: list[tuple[int, slice]] = []
+    space = max_batch
+    for i, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            n = min(space, size - start)
+            chunk.append((i, slice(start, start + n)))
+            start, space = start + n, space - n
+            if space == 0:
+                yield chunk
+                chunk, space = [], max_batch
+    if chunk:
+        yield chunk
 
 
 def _core_files(manifest: Manifest, precision: Precision) -> tuple[list[File], list[File]]:

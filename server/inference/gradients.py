@@ -1,7 +1,7 @@
 """d(sum of weights times responses) with respect to image, behaviour and pupil centre, without torch.
 
-Forward through the stems, cores and readouts of all members, then back through their backward passes: the ensemble's
-slope is known only once every member has answered.
+A forward pass through the stems, cores and readouts of all members, then their backward passes: the derivative of the
+ensemble is known only once every member has responded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from server.bundle import manifest as contract
 from server.bundle.manifest import Manifest, gradient_of
 from server.inference.core import distinct_tokens, mask_of
-from server.inference.graph_loader import GraphLoader
+from server.inference.graph_loader import GraphLoader, MouseGraphs
 from server.inference.sessions import Session
 
 __all__ = ["BackwardPass", "Gradient"]
@@ -44,14 +44,6 @@ class Gradient(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MouseForward:
-    """What the engine has loaded of a mouse and the backward pass uses too."""
-
-    readouts: Sequence[Session]
-    touched_tokens: Sequence[Session]
-
-
-@dataclass(frozen=True, eq=False)
 class _MouseBackward:
     stems: list[Session]
     readouts: list[Session]
@@ -59,11 +51,10 @@ class _MouseBackward:
 
 
 class BackwardPass:
-    """The gradient graphs of a bundle, those of a mouse opened on its first use.
+    """The gradient graphs of a bundle; those of a mouse are opened on its first use.
 
     Args:
-        graphs: opens them.
-        cores: the members' core graphs in float32, where they are open: one that keeps no tape is the forward pass.
+        cores: the members' core graphs in float32 that are open; one without a tape serves as the forward pass.
         n_tokens: L of each core.
     """
 
@@ -87,7 +78,7 @@ class BackwardPass:
     def run(
         self,
         mouse_id: str,
-        forward: MouseForward,
+        forward: MouseGraphs,
         raw: Tensors,
         stems: list[Tensors],
         neurons: np.ndarray,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-from server.bundle.manifest import File, Manifest
+from server.bundle.manifest import File, Manifest, MouseRecord
 from server.errors import NotReady
 from server.inference.sessions import Graph, Precision, Provider, Session, open_core
 
-__all__ = ["GraphLoader"]
+__all__ = ["GraphLoader", "MouseGraphs"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,25 @@ class GraphLoader:
                     retry_after=10,
                 )
         return self.bundle / file.path
+
+
+@dataclass(frozen=True, eq=False)
+class MouseGraphs:
+    """The graphs of one mouse that a forward pass needs; see `server.bundle.manifest` for what each computes."""
+
+    stems: list[Session]
+    readouts: list[Session]
+    ensemble: Session
+    touched_tokens: list[Session]
+
+    @classmethod
+    def open(cls, mouse: MouseRecord, graphs: GraphLoader) -> Self:
+        return cls(
+            stems=[graphs.small(file) for file in mouse.stems],
+            readouts=[graphs.small(file) for file in mouse.readouts],
+            ensemble=graphs.small(mouse.ensemble),
+            touched_tokens=[graphs.small(file) for file in mouse.touched_tokens],
+        )
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

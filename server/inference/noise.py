@@ -1,12 +1,12 @@
-"""White noise that is made where it is used: image i of seed s is the same on every machine, in any order.
+"""Reproducible white noise: image i of seed s is the same on every machine, in any order.
 
-The definition, which clients keep as well:
+The definition, which clients implement as well:
 
     word k of image i = word k of numpy's Philox (4x64, 10 rounds) keyed by (s, i); k runs along rows, from the top
     u = (word >> 40) / 2^24, uniform in [0, 1)
     z = (u - 1/2 + 2^-25) sqrt(12): mean 0 and variance 1 over the set of all images
 
-What is shown is luminance + contrast z, each element filling a square of pixels, in all channels.
+The image is luminance + contrast z, each element filling a square of pixels, in all channels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def enlarge(noise: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.
 
 
 class NoiseSums:
-    """What is kept of the responses to noise; memory does not grow with the number of images.
+    """Sums over responses to noise; memory does not grow with the number of images.
 
     Attributes:
         maps: (n, h w), sum of response x z. noise: (h w,), sum of z.
@@ -47,10 +47,10 @@ class NoiseSums:
         self.total = np.zeros(n_neurons)
         self.squares = np.zeros(n_neurons)
 
-    def show(self, noise: npt.NDArray[np.float32], responses: npt.NDArray[np.float32]) -> None:
-        """Takes in the responses (B, n) to noise (B, h, w)."""
+    def add(self, noise: npt.NDArray[np.float32], responses: npt.NDArray[np.float32]) -> None:
+        """Adds the responses (B, n) to noise (B, h, w)."""
         flat = noise.reshape(len(noise), -1)
-        # One matrix product for the block, in float32; between blocks float64 keeps what is small.
+        # One matrix product for the block, in float32; the sum over blocks is float64.
         self.maps += responses.T @ flat
         self.noise += flat.sum(0, dtype=np.float64)
         self.total += responses.sum(0, dtype=np.float64)

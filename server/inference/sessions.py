@@ -1,4 +1,4 @@
-"""Sessions: which runtime and provider run a graph, in which precision, and the truth about what came of it."""
+"""Sessions: graphs opened in a runtime, on a provider, in a precision; each reports what it really runs on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from server.errors import BundleError
 
 __all__ = ["Graph", "OpenVINOSession", "Precision", "Provider", "Session", "Tensor", "available_provider", "open_core"]
 
-# What an operator can ask for; "auto" takes CUDA where it works and says so where it does not.
+# "auto" uses CUDA where it works, and the CPU elsewhere.
 Provider = Literal["auto", "cpu", "cuda", "openvino"]
-# Of the cores; stems, shifters, readouts and gradients are always float32.
+# Of the cores. Stems, readouts and gradients are always float32.
 Precision = Literal["fp32", "fp16", "bf16"]
 
-# In memory, or where onnxruntime left it for the next graph, as on a GPU.
+# In memory, or on the device, where onnxruntime left it for the next graph.
 Tensor: TypeAlias = np.ndarray | ort.OrtValue
 
 _CUDA = "CUDAExecutionProvider"
@@ -31,12 +31,12 @@ def available_provider(wanted: Provider) -> str:
     """The onnxruntime provider to use.
 
     Raises:
-        BundleError: CUDA was asked for by name and this onnxruntime has none.
+        BundleError: CUDA is required and this onnxruntime has none.
     """
     available = ort.get_available_providers()
     if wanted == "cuda" and _CUDA not in available:
         raise BundleError(
-            "provider 'cuda' was asked for, but this onnxruntime has no CUDA",
+            "provider 'cuda' is required, but this onnxruntime has no CUDA",
             got=", ".join(available),
             expected=_CUDA,
             hint="Install server/requirements-gpu.txt in place of onnxruntime, or set V1T_PROVIDER=cpu.",
@@ -59,9 +59,9 @@ class Graph(Protocol):
     """One graph, ready to run.
 
     Attributes:
-        inputs: the tensor names that the graph takes.
-        outputs: those that it gives.
-        shapes: of the outputs, a name where an axis is dynamic.
+        inputs: names of the input tensors.
+        outputs: names of the output tensors.
+        shapes: of the outputs; a name where an axis is dynamic.
         provider: what really runs it.
     """
 
@@ -71,20 +71,21 @@ class Graph(Protocol):
     provider: str
 
     def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
-        """Runs the graph on those of the tensors that it takes; returns all of its outputs by name.
+        """Runs the graph; returns all of its outputs by name.
 
         Args:
-            stay: outputs that the next graph takes, and that may stay on the device for it.
+            tensors: its inputs by name; others are ignored.
+            stay: outputs that may stay on the device, for the next graph.
         """
         ...
 
 
 class Session:
-    """A `Graph` in onnxruntime, which falls back to the CPU with no more than a log line: `provider` says what runs."""
+    """A `Graph` in onnxruntime. That falls back to the CPU with only a log line, so see `provider` for what runs."""
 
     def __init__(self, path: Path, *, wanted: Provider, threads: int | None) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only; what a fallback means is said below
+        options.log_severity_level = 3  # errors only; fallbacks are checked below
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -99,7 +100,7 @@ class Session:
         self.provider = str(self._session.get_providers()[0])
         if wanted == "cuda" and self.provider != _CUDA:
             raise BundleError(
-                "provider 'cuda' was asked for, but onnxruntime fell back to the CPU",
+                "provider 'cuda' is required, but onnxruntime fell back to the CPU",
                 got=self.provider,
                 expected=_CUDA,
                 hint="Check the NVIDIA driver and the CUDA libraries, or set V1T_PROVIDER=cpu.",
@@ -130,7 +131,7 @@ class OpenVINOSession:
     """A `Graph` in OpenVINO on the CPU.
 
     Args:
-        precision: of the arithmetic. OpenVINO would take bf16 by itself where the processor has it; here it is asked.
+        precision: of the arithmetic; without it OpenVINO would choose bf16 where the processor has it.
     """
 
     def __init__(self, path: Path, *, precision: Precision, threads: int | None) -> None:
@@ -158,12 +159,12 @@ class OpenVINOSession:
 
     def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
         results = self._model({name: np.ascontiguousarray(tensors[name]) for name in self.inputs})
-        # The results lie in memory that the next run writes to.
+        # A copy: the next run writes to the same memory.
         return {name: np.array(results[i]) for i, name in enumerate(self.outputs)}
 
 
 def open_core(path: Path, *, wanted: Provider, precision: Precision, threads: int | None) -> Graph:
-    """A core's session: the graphs that take the time, and the only ones that another runtime may run.
+    """A core's session. Cores take the time, and are the only graphs that another runtime may run.
 
     Raises:
         BundleError: the provider has no such precision, is not installed, or cannot run the graph.
@@ -192,7 +193,7 @@ def _openvino() -> Any:
         import openvino
     except ImportError as error:
         raise BundleError(
-            "provider 'openvino' was asked for and is not installed",
+            "provider 'openvino' is required, but is not installed",
             expected="the package openvino",
             hint="pip install -r server/requirements-openvino.txt, or set V1T_PROVIDER=cpu.",
         ) from error
@@ -200,7 +201,7 @@ def _openvino() -> Any:
 
 
 def _unloadable(path: Path, runtime: str, error: Exception) -> BundleError:
-    """Names the operator that the runtime lacks, where that is the reason."""
+    """The error of a graph that the runtime cannot load; names the operator that it lacks, if that is the reason."""
     for pattern in _LACKS_OPERATOR:
         if found := re.search(pattern, str(error)):
             return BundleError(
@@ -211,7 +212,7 @@ def _unloadable(path: Path, runtime: str, error: Exception) -> BundleError:
     return BundleError(f"{path.name} cannot be loaded by {runtime}: {error}")
 
 
-# How the runtimes say that they lack an operator, with its name.
+# Messages of the runtimes about an operator that they lack, with its name.
 _LACKS_OPERATOR = (
     r"Fatal error: (\S+?)\(-?\d+\) is not a registered function/op",
     r"No Op registered for (\S+)",

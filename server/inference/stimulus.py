@@ -1,4 +1,4 @@
-"""What an engine is asked: arrays of one mouse, checked against what its recording says."""
+"""The engine's input: arrays for one mouse, checked against its recording."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Stimulus:
-    """What one mouse is shown and does, in its recording's own units.
+    """What one mouse is shown and does, in the recording's own units.
 
     Attributes:
         image: (B, C, H, W) float32.
@@ -44,11 +44,11 @@ class Stimulus:
         pupil_center: npt.ArrayLike,
         neurons: npt.ArrayLike | None = None,
     ) -> Self:
-        """A stimulus that the engine can run as it is.
+        """A stimulus of checked arrays.
 
         Raises:
             NotFound: no such neuron.
-            InvalidInput: another shape than the mouse's, a type that is no number, NaN or infinity.
+            InvalidInput: another shape than the mouse's, a type that is not numeric, NaN or infinity.
         """
         images = floats("image", image, (None, *mouse.image_shape), mouse.mouse_id)
         batch = len(images)
@@ -61,7 +61,7 @@ class Stimulus:
         )
 
     def __getitem__(self, images: slice) -> Self:
-        """The same of some of the images."""
+        """The stimulus of some of the images."""
         return replace(
             self,
             image=self.image[images],
@@ -71,7 +71,7 @@ class Stimulus:
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
-        """What the stem takes."""
+        """The inputs of the stem."""
         return {
             contract.IMAGE: self.image,
             contract.BEHAVIOR: self.behavior,
@@ -80,7 +80,7 @@ class Stimulus:
 
 
 def merged(stimuli: Sequence[Stimulus]) -> list[tuple[Stimulus, list[int]]]:
-    """Those of one mouse that ask for the same neurons as one stimulus, and which ones it is made of, in order."""
+    """Merges stimuli of one mouse and the same neurons. Returns each with the indices that it is made of, in order."""
     alike: dict[tuple[str, bytes | None], list[int]] = {}
     for i, stimulus in enumerate(stimuli):
         neurons = None if stimulus.neurons is None else stimulus.neurons.tobytes()
@@ -100,17 +100,17 @@ def _joined(stimuli: Sequence[Stimulus]) -> Stimulus:
 
 
 def floats(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...], mouse_id: str) -> Array:
-    """The value as float32 of that shape, None for any size; refused by name where it is not."""
+    """The value as float32 of that shape, None for any size. Raises InvalidInput, with its name, if it is not."""
     expected = "(" + ", ".join("B" if size is None else str(size) for size in shape) + ")"
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
-        raise InvalidInput(f"{name} is not numbers", got=f"dtype {array.dtype}", expected="floats or integers")
+        raise InvalidInput(f"{name} is not numeric", got=f"dtype {array.dtype}", expected="floats or integers")
     fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
     if not fits or array.size == 0:
         raise InvalidInput(
             f"{name} has another shape than mouse {mouse_id!r} expects", got=str(array.shape), expected=expected
         )
-    with np.errstate(over="ignore"):  # what does not fit float32 is infinite, and named below
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are reported below
         array = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(array).all():
         raise InvalidInput(f"{name} holds NaN or infinite values", expected="finite numbers")
@@ -121,7 +121,9 @@ def _positions(neurons: npt.ArrayLike, mouse: MouseRecord) -> npt.NDArray[np.int
     array = np.asarray(neurons)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise InvalidInput(
-            "neurons is no list of positions", got=f"shape {array.shape}, dtype {array.dtype}", expected="(n,) integers"
+            "neurons is not a list of positions",
+            got=f"shape {array.shape}, dtype {array.dtype}",
+            expected="(n,) integers",
         )
     outside = array[(array < 0) | (array >= mouse.n_neurons)]
     if outside.size:

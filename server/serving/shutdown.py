@@ -1,4 +1,4 @@
-"""The orderly end of a server: on a signal it refuses new requests, answers those in flight within a bound, and stops."""
+"""The orderly end of a server: it refuses new requests, answers those in flight within a bound, and stops."""
 
 from __future__ import annotations
 

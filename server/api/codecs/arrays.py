@@ -1,4 +1,4 @@
-"""Nested lists of JSON numbers to arrays; what is ragged, no number or not finite is refused by its position."""
+"""Nested lists of JSON numbers to arrays. An element that is not a finite number is refused with its position."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MAX_DEPTH = 4  # (B, C, H, W)
 
 
 def is_number(value: Any) -> bool:
-    """True for JSON's numbers; a bool is none."""
+    """Whether the value is a JSON number; a bool is not."""
     return type(value) in (int, float)
 
 
 def shape_of(value: Any, where: str, depth: int = 0) -> tuple[int, ...]:
-    """The shape of a nested list of numbers; refuses ragged lists, empty ones and whatever is no number."""
+    """The shape of a nested list of numbers. Raises InvalidInput if it is ragged or empty or holds something else."""
     if not isinstance(value, list):
         raise InvalidInput(f"{where} is not a list", got=brief(value), expected="lists of equal depth")
     if not value:
@@ -42,7 +42,7 @@ def shape_of(value: Any, where: str, depth: int = 0) -> tuple[int, ...]:
 
 
 def as_float32(array: np.ndarray, where: str) -> np.ndarray:
-    """The same numbers in float32; every one must be finite there."""
+    """The array in float32. Raises InvalidInput if a value is not finite there."""
     with np.errstate(over="ignore", invalid="ignore"):
         narrowed = array.astype(np.float32)
     if not np.isfinite(narrowed).all():

@@ -1,4 +1,4 @@
-"""Image files to arrays (PNG, JPEG, .npy), each checked by its header before a pixel is decoded; and resizing."""
+"""Image files (PNG, JPEG, .npy) to arrays, checked by their headers before pixels are decoded; and resizing."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def is_npy(file: bytes) -> bool:
 
 
 def read_npy(file: bytes, where: str) -> np.ndarray:
-    """The array of a .npy file, as stored. Nothing is unpickled; the header must account for every byte.
+    """The array of a .npy file, as stored. Nothing is unpickled, and the header must account for every byte.
 
     Raises:
-        InvalidInput: the file is damaged, or its dtype is not a real number's.
+        InvalidInput: the file is damaged, or its dtype is not a real number type.
     """
     stream = io.BytesIO(file)
     shape, fortran_order, dtype = read_npy_header(stream, where)
@@ -48,10 +48,10 @@ def read_npy(file: bytes, where: str) -> np.ndarray:
 
 
 def read_npy_header(stream: io.BytesIO, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of a .npy file; the stream is left where its data begins.
+    """Shape, whether in Fortran order, and dtype of a .npy file; leaves the stream where the data begins.
 
     Raises:
-        InvalidInput: the header is damaged, or the dtype is not a real number's.
+        InvalidInput: the header is damaged, or the dtype is not a real number type.
     """
     try:
         version = np.lib.format.read_magic(stream)
@@ -61,7 +61,7 @@ def read_npy_header(stream: io.BytesIO, where: str) -> tuple[tuple[int, ...], bo
         raise InvalidInput(f"{where} is a .npy file whose header cannot be read", got=brief(str(error))) from None
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise InvalidInput(
-            f"{where} holds numbers of a type that we do not take",
+            f"{where} has an unsupported dtype",
             got=brief(str(dtype)),
             expected="float16, float32, float64 or integers",
             hint="Save it with np.save(path, array.astype(np.float32)).",
@@ -76,20 +76,20 @@ def read_picture(file: bytes, where: str, *, max_pixels: int, size: tuple[int, i
         file: its bytes.
         where: what to call it in an error.
         max_pixels: refuse, before decoding, what claims more.
-        size: (H, W) that it must have, checked before decoding; None: any.
+        size: required (H, W), checked before decoding; None: any.
 
     Returns:
         image: (H, W) float32, 0..255.
-        was_colour: True if its colours became grey (ITU-R 601 luma).
+        was_colour: whether colours were converted to grey (ITU-R 601 luma).
     """
     if not file.startswith((_PNG, _JPEG)):
         raise InvalidInput(
-            f"{where} is no image that we read",
+            f"{where} is not in a format that the server reads",
             got=f"{len(file)} bytes starting with {file[:8]!r}" if file else "an empty file",
             expected="a PNG, JPEG or .npy file",
         )
     if file.startswith(_PNG) and len(file) > 25:
-        # The header's own words: Pillow reads 16-bit colour as 8-bit without a sound.
+        # Checked in the header itself: Pillow reads 16-bit colour as 8-bit without a warning.
         depth, colour_type = file[24], file[25]
         if depth == 16:
             raise InvalidInput(
@@ -132,7 +132,7 @@ def _check_header(image: Image.Image, where: str, max_pixels: int, size: tuple[i
         raise _transparent(where)
     if image.mode not in _GREY_MODES | _COLOUR_MODES:
         raise InvalidInput(
-            f"{where} has pixels of a kind that we do not read",
+            f"{where} has an unsupported pixel format",
             got=f"Pillow's mode {image.mode}",
             expected="8-bit grey, palette or RGB",
         )
@@ -141,12 +141,12 @@ def _check_header(image: Image.Image, where: str, max_pixels: int, size: tuple[i
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except (ValueError, KeyError, TypeError, SyntaxError, struct.error):
-        orientation = 1  # metadata that nobody can read turns no picture
+        orientation = 1  # unreadable metadata counts as none
     if orientation != 1:
         raise InvalidInput(
-            f"{where} is stored turned (EXIF orientation {brief(orientation)})",
+            f"{where} is stored rotated (EXIF orientation {brief(orientation)})",
             expected="an image stored upright",
-            hint="Turn the pixels themselves and save it again.",
+            hint="Rotate the pixels themselves and save it again.",
         )
 
 
@@ -154,17 +154,17 @@ def _transparent(where: str) -> InvalidInput:
     return InvalidInput(
         f"{where} has transparent pixels",
         expected="an image without alpha",
-        hint="Put it on the grey background that you mean and save it without alpha.",
+        hint="Composite it on the background that you mean and save it without alpha.",
     )
 
 
 def wrong_size(where: str, got: tuple[int, ...], expected: tuple[int, ...]) -> InvalidInput:
-    """The error for an image of another size than the mouse saw."""
+    """The error for an image of another size than the mouse was shown."""
     return InvalidInput(
         f"{where} has another size than this mouse's recording",
         got=str(got),
         expected=str(expected),
-        hint="Say how to make it fit: resize=fit (whole, padded), resize=fill (cut to cover) or resize=crop (centre).",
+        hint="Make it fit with resize=fit (whole, padded), resize=fill (cut to cover) or resize=crop (centre).",
     )
 
 

@@ -1,50 +1,155 @@
-"""The `image` field to (B, C, H, W): numbers or files, of the mouse's own size or brought to it as the request says."""
+"""The `image` field to (B, C, H, W): numbers or files, of the mouse's own size or resized to it."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from server.api.codecs import image_files as pictures
 from server.api.codecs.arrays import as_float32, shape_of
+from server.api.codecs.image_files import is_npy, read_npy, read_picture, resize_images, wrong_size
 from server.api.codecs.schemas import Resize
 from server.bundle.manifest import MouseRecord
 from server.errors import InvalidInput, TooLarge, brief
 from server.settings import Settings
 
-__all__ = ["read_images"]
+__all__ = ["ImageReader"]
 
 
-def read_images(
-    value: Any, record: MouseRecord, resize: Resize | None, settings: Settings, assumed: list[str]
-) -> np.ndarray:
-    """The images that were asked about, (B, C, H, W) float32; `assumed` gains what was done to them."""
-    if value is None:
-        raise InvalidInput(
-            "image is missing",
-            expected=f"numbers of shape {record.image_shape}, or a file",
-            hint=f"GET /mice/{record.mouse_id} says what this mouse was shown.",
-        )
-    if isinstance(value, np.ndarray):
-        array = as_float32(value, "image").reshape(
-            _batch_shape(value.shape, "image", record, resize, settings, assumed)
-        )
-        return _fit(array, "image", record, resize, assumed)
-    if isinstance(value, dict):
-        return _files([_decode_base64(value)], record, resize, settings, assumed)
-    if isinstance(value, list) and value and isinstance(value[0], bytes):
-        return _files(value, record, resize, settings, assumed)
-    if not isinstance(value, list):
-        raise InvalidInput(
-            "image is neither numbers nor a file", got=brief(value), expected='nested lists, or {"base64": "..."}'
-        )
-    shape = shape_of(value, "image")
-    batch_shape = _batch_shape(shape, "image", record, resize, settings, assumed)
-    array = as_float32(np.array(value, dtype=np.float64), "image").reshape(batch_shape)
-    return _fit(array, "image", record, resize, assumed)
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads the images of one request for one mouse.
+
+    Attributes:
+        resize: how images of another size are made to fit; None: they are refused.
+        assumed: gains what was assumed about the images or done to them.
+    """
+
+    record: MouseRecord
+    resize: Resize | None
+    settings: Settings
+    assumed: list[str]
+
+    def read(self, value: Any) -> np.ndarray:
+        """The images (B, C, H, W) float32.
+
+        Args:
+            value: an array, nested lists, an object with base64, or the bytes of files.
+        """
+        if value is None:
+            raise InvalidInput(
+                "image is missing",
+                expected=f"numbers of shape {self.record.image_shape}, or a file",
+                hint=f"GET /mice/{self.record.mouse_id} says what this mouse was shown.",
+            )
+        if isinstance(value, dict):
+            return self._files([_decode_base64(value)])
+        if isinstance(value, list) and value and isinstance(value[0], bytes):
+            return self._files(value)
+        if isinstance(value, list):
+            shape = shape_of(value, "image")
+            batch_shape = self._batch_shape(shape, "image")
+            value = np.array(value, dtype=np.float64)
+        elif isinstance(value, np.ndarray):
+            batch_shape = self._batch_shape(value.shape, "image")
+        else:
+            raise InvalidInput(
+                "image is neither numbers nor a file", got=brief(value), expected='nested lists, or {"base64": "..."}'
+            )
+        return self._fit(as_float32(value, "image").reshape(batch_shape), "image")
+
+    def _files(self, files: list[bytes]) -> np.ndarray:
+        self._check_count(len(files))
+        parts: list[np.ndarray] = []
+        sizes: set[tuple[int, ...]] = set()
+        n_images = 0
+        for i, file in enumerate(files):
+            where = "image" if len(files) == 1 else f"image file {i}"
+            if is_npy(file):
+                array = read_npy(file, where)
+                batch_shape = self._batch_shape(array.shape, where)
+                part = as_float32(array, where).reshape(batch_shape)
+            else:
+                part = self._picture(file, where)
+            sizes.add(part.shape[1:])
+            if len(sizes) > 1:
+                raise InvalidInput(
+                    f"{where} has another size than the files before it", got=part.shape[1:], expected="one size"
+                )
+            n_images += len(part)
+            self._check_count(n_images)
+            parts.append(self._fit(part, where))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _picture(self, file: bytes, where: str) -> np.ndarray:
+        """A PNG or JPEG file as (1, 1, H, W)."""
+        C, H, W = self.record.image_shape
+        if C != 1:
+            channels = ", ".join(channel.name for channel in self.record.image_channels)
+            raise InvalidInput(
+                f"{where} is an image file, and mouse {self.record.mouse_id!r} was shown {C} channels",
+                got="a file that is not .npy",
+                expected=f"an array of shape {self.record.image_shape}, as .npy or nested lists",
+                hint=f"A picture's red, green and blue are not the recording's channels ({channels}); send an array.",
+            )
+        size = None if self.resize else (H, W)
+        grey, was_colour = read_picture(file, where, max_pixels=self.settings.max_pixels, size=size)
+        if was_colour:
+            self._note("the image file's colours were converted to grey (ITU-R 601 luma)")
+        return grey[None, None]
+
+    def _check_count(self, n_images: int) -> None:
+        if n_images > self.settings.max_images:
+            raise TooLarge(
+                "too many images in one request",
+                got=n_images,
+                expected=f"at most {self.settings.max_images}",
+                hint="Send them in several requests.",
+            )
+
+    def _batch_shape(self, shape: tuple[int, ...], where: str) -> tuple[int, int, int, int]:
+        """(B, C, H, W) of an array of shape (H, W), (C, H, W) or (B, C, H, W); others are refused."""
+        C, H, W = self.record.image_shape
+        expected = f"{self.record.image_shape}, or (B, {C}, {H}, {W})"
+        if len(shape) == 2 and C == 1:
+            self._note("an image of shape (H, W) was read as one image of one channel")
+            shape = (1, 1, *shape)
+        elif len(shape) == 3:
+            shape = (1, *shape)
+        if len(shape) != 4 or shape[1] != C:
+            raise InvalidInput(
+                f"{where} has another shape than mouse {self.record.mouse_id!r} was shown",
+                got=str(shape[1:] if len(shape) == 4 and shape[0] == 1 else shape),
+                expected=expected,
+                hint=f"See GET /mice/{self.record.mouse_id}.",
+            )
+        if 0 in shape:
+            raise InvalidInput(f"{where} is empty", got=str(shape), expected=expected)
+        if self.resize is None and shape[2:] != (H, W):
+            raise wrong_size(where, shape[1:], self.record.image_shape)
+        self._check_count(shape[0])
+        return (shape[0], shape[1], shape[2], shape[3])
+
+    def _fit(self, array: np.ndarray, where: str) -> np.ndarray:
+        _, H, W = self.record.image_shape
+        if self.resize is None or array.shape[2:] == (H, W):
+            return array
+        background = [channel.mean or 0.0 for channel in self.record.image_channels]
+        means = ", ".join(f"{mean:.4g}" for mean in background)
+        how = {
+            "fit": f"scaled to fit inside, padded with mean intensity {means}",
+            "fill": "scaled to cover, its overflow cut off around the centre",
+            "crop": "cut around its centre, unscaled",
+        }
+        self._note(f"image of {array.shape[2]} x {array.shape[3]} brought to {H} x {W}: {how[self.resize]}")
+        return resize_images(array, (H, W), self.resize, background, where)
+
+    def _note(self, text: str) -> None:
+        if text not in self.assumed:
+            self.assumed.append(text)
 
 
 def _decode_base64(value: dict[str, Any]) -> bytes:
@@ -55,109 +160,3 @@ def _decode_base64(value: dict[str, Any]) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput("image.base64 is not base64", got=brief(str(error)), expected="RFC 4648 base64") from None
-
-
-def _files(
-    files: list[bytes], record: MouseRecord, resize: Resize | None, settings: Settings, assumed: list[str]
-) -> np.ndarray:
-    _check_count(len(files), settings)
-    parts: list[np.ndarray] = []
-    sizes: set[tuple[int, ...]] = set()
-    n_images = 0
-    for i, file in enumerate(files):
-        where = "image" if len(files) == 1 else f"image file {i}"
-        if pictures.is_npy(file):
-            array = pictures.read_npy(file, where)
-            shape = _batch_shape(array.shape, where, record, resize, settings, assumed)
-            part = as_float32(array, where).reshape(shape)
-        else:
-            part = _picture(file, where, record, resize, settings, assumed)
-        sizes.add(part.shape[1:])
-        if len(sizes) > 1:
-            raise InvalidInput(
-                f"{where} has another size than the files before it", got=part.shape[1:], expected="one size"
-            )
-        n_images += len(part)
-        _check_count(n_images, settings)
-        parts.append(_fit(part, where, record, resize, assumed))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _picture(
-    file: bytes, where: str, record: MouseRecord, resize: Resize | None, settings: Settings, assumed: list[str]
-) -> np.ndarray:
-    C, H, W = record.image_shape
-    if C != 1:
-        raise InvalidInput(
-            f"{where} is an image file, and mouse {record.mouse_id!r} was shown {C} channels",
-            got="a file that is not .npy",
-            expected=f"an array of shape {record.image_shape}, as .npy or nested lists",
-            hint="A picture's red, green and blue are not the recording's channels "
-            f"({', '.join(channel.name for channel in record.image_channels)}); their order must be said by an array.",
-        )
-    size = None if resize else (H, W)
-    grey, was_colour = pictures.read_picture(file, where, max_pixels=settings.max_pixels, size=size)
-    if was_colour:
-        _note(assumed, "the image file's colours were converted to grey (ITU-R 601 luma)")
-    return grey[None, None]  # (1, 1, H, W)
-
-
-def _check_count(n_images: int, settings: Settings) -> None:
-    if n_images > settings.max_images:
-        raise TooLarge(
-            "too many images in one request",
-            got=n_images,
-            expected=f"at most {settings.max_images}",
-            hint="Send them in several requests.",
-        )
-
-
-def _batch_shape(
-    shape: tuple[int, ...],
-    where: str,
-    record: MouseRecord,
-    resize: Resize | None,
-    settings: Settings,
-    assumed: list[str],
-) -> tuple[int, int, int, int]:
-    """Reads (H, W), (C, H, W) or (B, C, H, W) as a batch, or says why it cannot be one."""
-    C, H, W = record.image_shape
-    expected = f"{record.image_shape}, or (B, {C}, {H}, {W})"
-    if len(shape) == 2 and C == 1:
-        _note(assumed, "an image of shape (H, W) was read as one image of one channel")
-        shape = (1, 1, *shape)
-    elif len(shape) == 3:
-        shape = (1, *shape)
-    if len(shape) != 4 or shape[1] != C:
-        raise InvalidInput(
-            f"{where} has another shape than mouse {record.mouse_id!r} was shown",
-            got=str(shape[1:] if len(shape) == 4 and shape[0] == 1 else shape),
-            expected=expected,
-            hint=f"See GET /mice/{record.mouse_id}.",
-        )
-    if 0 in shape:
-        raise InvalidInput(f"{where} is empty", got=str(shape), expected=expected)
-    if resize is None and shape[2:] != (H, W):
-        raise pictures.wrong_size(where, shape[1:], record.image_shape)
-    _check_count(shape[0], settings)
-    return (shape[0], shape[1], shape[2], shape[3])
-
-
-def _fit(array: np.ndarray, where: str, record: MouseRecord, resize: Resize | None, assumed: list[str]) -> np.ndarray:
-    _, H, W = record.image_shape
-    if resize is None or array.shape[2:] == (H, W):
-        return array
-    background = [channel.mean or 0.0 for channel in record.image_channels]
-    fitted = pictures.resize_images(array, (H, W), resize, background, where)
-    how = {
-        "fit": f"scaled to fit inside, padded with mean intensity {', '.join(f'{mean:.4g}' for mean in background)}",
-        "fill": "scaled to cover, its overflow cut off around the centre",
-        "crop": "cut around its centre, unscaled",
-    }
-    _note(assumed, f"image of {array.shape[2]} x {array.shape[3]} brought to {H} x {W}: {how[resize]}")
-    return fitted
-
-
-def _note(assumed: list[str], text: str) -> None:
-    if text not in assumed:
-        assumed.append(text)

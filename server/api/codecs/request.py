@@ -12,7 +12,7 @@ import orjson
 from pydantic import BaseModel
 
 from server.api.codecs.arrays import as_float32, is_number, shape_of
-from server.api.codecs.images import read_images
+from server.api.codecs.images import ImageReader
 from server.api.codecs.schemas import (
     AttentionForm,
     AttentionRequest,
@@ -171,7 +171,7 @@ def question_about(record: MouseRecord, request: ImageRequest, neurons: NeuronTa
     if units == "raw":
         _check_raw(positions, record, neurons)
     n_neurons = len(neurons) if positions is None else len(positions)
-    image = read_images(request.image, record, request.resize, settings, assumed)
+    image = ImageReader(record, request.resize, settings, assumed).read(request.image)
     stimulus = Stimulus(
         mouse_id=record.mouse_id,
         image=image,

@@ -187,30 +187,29 @@ class ModelInfo(_Closed):
     notice: str | None
 
 
-class PredictReply(_Closed):
+class _Reply(_Closed):
     request_id: str
     model: ModelInfo
+
+
+class _Responses(_Closed):
     mouse: str
+    neuron_ids: list[int]
+    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+
+
+class MousePrediction(_Responses):
+    spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
+
+
+class PredictReply(MousePrediction, _Reply):
     units: Units
-    neuron_ids: list[int]
-    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
-    spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
-    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
 
 
-class MousePrediction(_Closed):
-    mouse: str
-    neuron_ids: list[int]
-    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
-    spread: list[list[float]] | None = Field(default=None, description="(B, n), only if asked for")
-    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
-
-
-class PredictMiceReply(_Closed):
+class PredictMiceReply(_Reply):
     """The reply where several mice were asked: all by one bundle."""
 
-    request_id: str
-    model: ModelInfo
     units: Units
     mice: list[MousePrediction] = Field(description="in the order that they were asked")
 
@@ -221,20 +220,12 @@ class Derivatives(_Closed):
     pupil_center: list[Row] = Field(description="(B, 2)")
 
 
-class GradientReply(_Closed):
-    request_id: str
-    model: ModelInfo
-    mouse: str
+class GradientReply(_Responses, _Reply):
     units: Units
-    neuron_ids: list[int]
-    responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
     gradient: Derivatives = Field(description="of the sum over neurons of weight times response, for each image")
-    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
 
 
-class AttentionReply(_Closed):
-    request_id: str
-    model: ModelInfo
+class AttentionReply(_Reply):
     mouse: str
     attention: list[list[Plane]] = Field(
         description="(B, M, h, w) in [0, 1]: the attention rollout of each member, at the size of the core's image"

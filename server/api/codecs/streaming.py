@@ -22,7 +22,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -33,7 +34,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.errors import Busy, TwinError
 
-__all__ = ["EVENTS", "Event", "EventStream", "in_order", "retry_while_busy"]
+__all__ = ["EVENTS", "Event", "EventStream", "pipelined", "retry_while_busy"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -166,45 +167,25 @@ class EventStream(Response):
         return Event("error", more={**error.body(), "status": error.status, **retry, "request_id": request_id})
 
 
-async def in_order(
-    pieces: AsyncIterator[P], compute: Callable[[P], Awaitable[T]], *, ahead: int = 2
-) -> AsyncGenerator[tuple[P, T], None]:
-    """Each piece with its result, in order; at most `ahead` pieces are held at a time.
+async def pipelined(
+    pieces: Iterable[P], compute: Callable[[P], Awaitable[T]], *, ahead: int = 2
+) -> AsyncGenerator[T, None]:
+    """The result of each piece, in order; at most `ahead` pieces are computed or held at a time.
 
     Closing the generator cancels pending computations.
     """
-    slots = asyncio.Semaphore(ahead)
-    pending: asyncio.Queue[tuple[P, asyncio.Future[T]] | BaseException | None] = asyncio.Queue()
-    running: set[asyncio.Future[T]] = set()
-
-    async def read() -> None:
-        try:
-            await slots.acquire()
-            async for piece in pieces:
-                computing = asyncio.ensure_future(compute(piece))
-                running.add(computing)
-                pending.put_nowait((piece, computing))
-                await slots.acquire()
-            pending.put_nowait(None)
-        except Exception as error:
-            pending.put_nowait(error)
-
-    reading = asyncio.create_task(read())
+    pending: deque[asyncio.Future[T]] = deque()
     try:
-        while (item := await pending.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            piece, computing = item
-            result = await computing
-            running.discard(computing)
-            yield piece, result
-            del piece, computing, item, result  # before the next is read
-            slots.release()
+        for piece in pieces:
+            if len(pending) == ahead:
+                yield await pending.popleft()
+            pending.append(asyncio.ensure_future(compute(piece)))
+        while pending:
+            yield await pending.popleft()
     finally:
-        reading.cancel()
-        for computing in running:
-            computing.cancel()
-        await asyncio.gather(reading, *running, return_exceptions=True)
+        for computation in pending:
+            computation.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 async def retry_while_busy(compute: Callable[[], Awaitable[T]], *, deadline: float) -> T:

@@ -18,15 +18,16 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.codecs.request import Question, question_about, read_json
+from server.api.codecs.request import question_about, read_json
 from server.api.codecs.response import JSON, accepted, check_finite, head_of, header_text
 from server.api.codecs.schemas import NoiseRequest, PredictRequest
-from server.api.codecs.streaming import EVENTS, Event, EventStream, in_order, retry_while_busy
+from server.api.codecs.streaming import EVENTS, Event, EventStream, pipelined, retry_while_busy
 from server.api.codecs.validation import validated
 from server.api.endpoints.dispatch import LARGE, admit, in_thread_if, media_type_of
 from server.bundle.manifest import MouseRecord
 from server.errors import Busy, InvalidInput, TooLarge, UnsupportedMedia, brief
 from server.inference.noise import NoiseSums, enlarge, white_noise
+from server.inference.stimulus import Stimulus
 from server.serving.context import Context
 from server.serving.telemetry.statistics import Timing
 
@@ -77,7 +78,6 @@ class _Mapping:
         positions = self.question.stimulus.neurons
         self._n_neurons = len(neurons) if positions is None else len(positions)
         self._timing = Timing(reading=time.perf_counter() - request.state.start)
-        self._is_first = True
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Progress, then the sums: .npy one after another of maps (n, h, w), noise (h, w), total (n), squares (n)."""
@@ -99,10 +99,12 @@ class _Mapping:
     async def _show(self, sums: NoiseSums) -> AsyncGenerator[int, None]:
         """Shows all images; yields the number that is done, now and then."""
         done, total, reported = 0, self._asked.n_images, 0.0
+        first, size = self._asked.first_image, _RUNS * self._context.settings.max_batch
+        pieces = [range(first + i, first + min(i + size, total)) for i in range(0, total, size)]
         waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        async with contextlib.aclosing(in_order(self._pieces(), self._predict)) as results:
-            async for (noise, _), prediction in results:
-                waiting.append((noise, prediction.response))
+        async with contextlib.aclosing(pipelined(pieces, self._responses)) as results:
+            async for noise, responses in results:
+                waiting.append((noise, responses))
                 done += len(noise)
                 if sum(len(piece) for piece, _ in waiting) >= BLOCK or done == total:
                     await asyncio.to_thread(self._sum, sums, waiting)
@@ -114,32 +116,29 @@ class _Mapping:
     def _sum(self, sums: NoiseSums, pieces: list[tuple[np.ndarray, np.ndarray]]) -> None:
         responses = np.concatenate([response for _, response in pieces])
         check_finite(self.question, responses)
-        sums.show(np.concatenate([noise for noise, _ in pieces]), responses)
+        sums.add(np.concatenate([noise for noise, _ in pieces]), responses)
 
-    async def _pieces(self) -> AsyncGenerator[tuple[np.ndarray, Question], None]:
-        size, total, first = _RUNS * self._context.settings.max_batch, self._asked.n_images, self._asked.first_image
-        for start in range(0, total, size):
-            yield await asyncio.to_thread(self._piece, first + start, min(size, total - start))
-
-    def _piece(self, first: int, n: int) -> tuple[np.ndarray, Question]:
-        asked, shown = self._asked, self.question.stimulus
-        noise = white_noise(asked.seed, first, n, asked.grid)
-        image = np.float32(asked.luminance) + np.float32(asked.contrast) * enlarge(noise, shown.image.shape[1:])
-        behavior, pupil_center = shown.behavior.repeat(n, axis=0), shown.pupil_center.repeat(n, axis=0)
-        stimulus = replace(shown, image=image, behavior=behavior, pupil_center=pupil_center)
-        return noise, replace(self.question, stimulus=stimulus)
-
-    async def _predict(self, piece: tuple[np.ndarray, Question]) -> Prediction:
+    async def _responses(self, images: range) -> tuple[np.ndarray, np.ndarray]:
+        """The noise of these images (B, h, w), and the responses (B, n) to it."""
+        noise, stimulus = await asyncio.to_thread(self._stimulus, images)
         deadline = min(self._request.state.client_deadline, time.perf_counter() + self._context.settings.timeout)
 
         async def predict() -> Prediction:
-            batcher, stimulus = self._context.batcher, piece[1].stimulus
+            batcher = self._context.batcher
             (prediction,) = await batcher.compute(self._engine, [stimulus], deadline=deadline, timing=self._timing)
             return prediction
 
         # The first piece is refused as any request would be; later ones wait for space in the queue.
-        is_first, self._is_first = self._is_first, False
-        return await (predict() if is_first else retry_while_busy(predict, deadline=deadline))
+        is_first = images.start == self._asked.first_image
+        prediction = await (predict() if is_first else retry_while_busy(predict, deadline=deadline))
+        return noise, prediction.response
+
+    def _stimulus(self, images: range) -> tuple[np.ndarray, Stimulus]:
+        asked, shown, n = self._asked, self.question.stimulus, len(images)
+        noise = white_noise(asked.seed, images.start, n, asked.grid)
+        image = np.float32(asked.luminance) + np.float32(asked.contrast) * enlarge(noise, shown.image.shape[1:])
+        behavior, pupil_center = shown.behavior.repeat(n, axis=0), shown.pupil_center.repeat(n, axis=0)
+        return noise, replace(shown, image=image, behavior=behavior, pupil_center=pupil_center)
 
     @contextlib.contextmanager
     def _reserved_memory(self) -> Iterator[None]:

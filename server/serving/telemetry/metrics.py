@@ -27,61 +27,37 @@ class Metrics:
     """The collectors of one service, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        registry.register(GPUMemory())
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(GPUMemory())
         self.requests = Counter(
-            "v1t_requests", "Requests, by route, mouse and status", ["route", "mouse", "status"], registry=registry
+            "v1t_requests", "Requests, by route, mouse and status", ["route", "mouse", "status"], registry=self.registry
         )
-        self.request_seconds = Histogram(
-            "v1t_request_seconds",
-            "From first byte in to first byte out",
-            ["route"],
-            registry=registry,
-            buckets=_SECONDS,
+        self.request_seconds = self._histogram("v1t_request_seconds", "From first byte in to first byte out", "route")
+        self.batch_images = self._histogram("v1t_batch_images", "Images per run of the engine", buckets=_IMAGES)
+        self.batch_requests = self._histogram("v1t_batch_requests", "Requests per run of the engine", buckets=_IMAGES)
+        self.compute_seconds = self._histogram("v1t_compute_seconds", "One run of the engine")
+        self.stage_seconds = self._histogram(
+            "v1t_stage_seconds", "Each stage of one run of the engine: stem, core, readout, ensemble", "stage"
         )
-        self.batch_images = Histogram(
-            "v1t_batch_images", "Images per run of the engine", registry=registry, buckets=_IMAGES
+        self.work_seconds = self._histogram(
+            "v1t_work_seconds", "One run that is not shared with other requests, such as a gradient", "work"
         )
-        self.batch_requests = Histogram(
-            "v1t_batch_requests", "Requests per run of the engine", registry=registry, buckets=_IMAGES
+        self.queue_seconds = self._histogram("v1t_queue_seconds", "A request's wait for its first run")
+        self.load_seconds = self._histogram("v1t_load_seconds", "Loading, verifying and warming one bundle")
+        self.in_flight = self._gauge("v1t_requests_in_flight", "Requests that are being handled")
+        self.queue_images = self._gauge("v1t_queue_images", "Images that wait")
+        self.ready = self._gauge("v1t_ready", "1 when every bundle is loaded and warm")
+        self.refused = self._gauge("v1t_refused", "Bundles that were refused at the last look")
+        self.bundle = self._gauge(
+            "v1t_bundle", "Bundles served: 1 loaded, 0 unloaded", "name", "version", "hash", "provider", "members"
         )
-        self.compute_seconds = Histogram(
-            "v1t_compute_seconds", "One run of the engine", registry=registry, buckets=_SECONDS
-        )
-        self.stage_seconds = Histogram(
-            "v1t_stage_seconds",
-            "Each stage of one run of the engine: stem, core, readout, ensemble",
-            ["stage"],
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self.work_seconds = Histogram(
-            "v1t_work_seconds",
-            "One piece of work that shares no run, such as a gradient",
-            ["work"],
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self.queue_seconds = Histogram(
-            "v1t_queue_seconds", "A request's wait for its first run", registry=registry, buckets=_SECONDS
-        )
-        self.in_flight = Gauge("v1t_requests_in_flight", "Requests that are being answered", registry=registry)
-        self.queue_images = Gauge("v1t_queue_images", "Images that wait", registry=registry)
-        self.ready = Gauge("v1t_ready", "1 when every bundle is loaded and warm", registry=registry)
-        self.bundle = Gauge(
-            "v1t_bundle",
-            "Bundles served: 1 in memory, 0 until asked for",
-            ["name", "version", "hash", "provider", "members"],
-            registry=registry,
-        )
-        self.load_seconds = Histogram(
-            "v1t_load_seconds",
-            "Loading, verifying and warming one bundle",
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self.refused = Gauge("v1t_refused", "Bundles that were refused at the last look", registry=registry)
+
+    def _histogram(self, name: str, what: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(name, what, labels, registry=self.registry, buckets=buckets)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(name, what, labels, registry=self.registry)
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -6,14 +6,14 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
 from server.api.codecs import streaming
-from server.api.codecs.streaming import Event, EventStream, in_order, retry_while_busy
+from server.api.codecs.streaming import Event, EventStream, pipelined, retry_while_busy
 from server.errors import Busy, InvalidInput
 
 
@@ -56,54 +56,34 @@ async def collected(stream: EventStream, request: Request, stall_after: int | No
     return sent
 
 
-async def test_answers_keep_their_order_and_few_pieces_are_held() -> None:
+async def test_results_keep_their_order_and_few_pieces_are_held() -> None:
     held, most = 0, 0
 
-    async def pieces() -> AsyncIterator[int]:
+    def pieces() -> Iterator[int]:
         nonlocal held, most
         for i in range(20):
             held += 1
             most = max(most, held)
             yield i
 
-    async def ask(i: int) -> int:
+    async def compute(i: int) -> int:
         await asyncio.sleep(0.002 * (i % 3))
-        return i * i
-
-    async for piece, squared in in_order(pieces(), ask, ahead=3):
-        assert squared == piece * piece
-        await asyncio.sleep(0.001)
-        held -= 1
-    assert held == 0
-    assert most <= 3
-
-
-async def test_an_answer_is_given_before_the_next_piece_comes() -> None:
-    answered = asyncio.Event()
-
-    async def pieces() -> AsyncIterator[int]:
-        yield 1
-        await asyncio.wait_for(answered.wait(), 5)  # only then comes the second
-        yield 2
-
-    async def ask(i: int) -> int:
         return i
 
-    seen = []
-    async for piece, _ in in_order(pieces(), ask):
-        seen.append(piece)
-        answered.set()
-    assert seen == [1, 2]
+    expected = 0
+    async for i in pipelined(pieces(), compute, ahead=3):
+        assert i == expected
+        expected += 1
+        held -= 1
+    assert expected == 20
+    assert held == 0
+    assert most <= 4  # three that are computed, and the one that is handed out
 
 
-async def test_what_was_asked_is_cancelled_when_nobody_wants_the_rest() -> None:
+async def test_pending_computations_are_cancelled_when_nobody_wants_the_rest() -> None:
     cancelled = []
 
-    async def pieces() -> AsyncIterator[int]:
-        for i in range(9):
-            yield i
-
-    async def ask(i: int) -> int:
+    async def compute(i: int) -> int:
         if i == 0:
             return 0
         try:
@@ -113,11 +93,11 @@ async def test_what_was_asked_is_cancelled_when_nobody_wants_the_rest() -> None:
             raise
         return i
 
-    answers = in_order(pieces(), ask, ahead=3)
-    assert await anext(answers) == (0, 0)
-    await asyncio.sleep(0.01)
-    await answers.aclose()
-    assert sorted(cancelled) == [1, 2]
+    results = pipelined(range(9), compute, ahead=3)
+    assert await anext(results) == 0
+    await asyncio.sleep(0)
+    await results.aclose()
+    assert cancelled == [1, 2]
 
 
 async def test_a_stream_waits_where_the_queue_is_full_until_its_deadline() -> None:
