@@ -27,11 +27,11 @@ DEFAULT_BUNDLES = Path(__file__).resolve().parent.parent / "exported_models"
 
 
 class SettingsError(ValueError):
-    """An environment variable that we cannot serve with; the message names it."""
+    """An invalid environment variable; the message names it."""
 
 
 def as_key(key: Any) -> Any:
-    """An API key that a header can carry and nobody guesses; the message of its refusal does not repeat it."""
+    """Checks that an API key is long enough and fits into a header. The error does not repeat the key."""
     if isinstance(key, str) and (len(key) < 16 or not all("!" <= letter <= "~" for letter in key)):
         raise ValueError(
             "a key is 16 or more printable ASCII characters without spaces; `openssl rand -hex 24` makes one"
@@ -43,35 +43,37 @@ Key = Annotated[SecretStr, BeforeValidator(as_key)]
 
 
 class Settings(BaseModel):
-    """What an operator can set; the environment variable of `max_batch` is V1T_MAX_BATCH, and so on."""
+    """What an operator can set; the environment variable of `max_batch` is V1T_MAX_BATCH, for example."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundles: tuple[Path, ...] = Field(
         default=(DEFAULT_BUNDLES,),
         min_length=1,
-        description="bundles, or folders of bundles, joined by the path separator",
+        description="bundles, or folders of bundles, separated by the path separator",
     )
     provider: Literal["auto", "cpu", "cuda", "openvino"] = Field(default="auto", description="where the graphs run")
     precision: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="of the cores: fp16 where the bundle has such cores, bf16 in OpenVINO"
+        default="fp32", description="of the cores: fp16 if the bundle has such cores, bf16 in OpenVINO"
     )
     max_loaded: int | None = Field(
-        default=None, ge=1, description="bundles in memory, the rest is loaded when asked for; empty: all"
+        default=None, ge=1, description="bundles kept in memory; others are loaded on their next request; empty: all"
     )
     watch: float | None = Field(
-        default=None, ge=0.1, le=86_400, description="seconds between looks for changed bundles; empty: never"
+        default=None, ge=0.1, le=86_400, description="seconds between checks for changed bundles; empty: never"
     )
     threads: int | None = Field(
-        default=None, ge=1, le=1024, description="of one graph on the CPU; empty: the engine's choice"
+        default=None, ge=1, le=1024, description="threads of one graph on the CPU; empty: one per core"
     )
     max_batch: int = Field(default=8, ge=1, le=4096, description="images in one run of the engine")
-    max_queue: int = Field(default=2048, ge=1, description="images that may wait; past that a request is answered 429")
+    max_queue: int = Field(default=2048, ge=1, description="images that may wait; more are refused with 429")
     max_images: int = Field(default=512, ge=1, description="images in one request")
     max_body: int = Field(default=64 * 1024**2, ge=1024, description="bytes of one request")
     max_pixels: int = Field(default=4096 * 4096, ge=1, description="pixels of one image file, before it is resized")
     max_maps: int = Field(
-        default=64 * 1024**2, ge=1, description="elements of receptive fields that are mapped at once, 8 bytes each"
+        default=64 * 1024**2,
+        ge=1,
+        description="elements of receptive fields that are mapped at the same time, 8 bytes each",
     )
     timeout: float = Field(
         default=60.0,
@@ -83,26 +85,28 @@ class Settings(BaseModel):
         default=120.0,
         gt=0,
         le=86_400,
-        description="seconds for one run of the engine; past that it counts as hung",
+        description="seconds that one run of the engine may take; a longer one counts as hung",
     )
     drain: float = Field(
-        default=20.0, ge=0, le=25, description="seconds for requests in flight once the server is told to stop"
+        default=20.0, ge=0, le=25, description="seconds that requests in flight get when the server stops"
     )
     max_concurrent: int | None = Field(
-        default=None, ge=1, description="requests at once of one key, or of one address without keys; empty: any number"
+        default=None, ge=1, description="concurrent requests per key, or per address without keys; empty: unlimited"
     )
-    api_keys: tuple[Key, ...] = Field(default=(), description="keys that may ask, joined by commas; never printed")
+    api_keys: tuple[Key, ...] = Field(default=(), description="API keys, separated by commas; never printed")
     api_keys_file: Path | None = Field(
-        default=None, description="a file of more keys, one per line; read again when it changes"
+        default=None, description="file of more API keys, one per line; read again when it changes"
     )
     admin_keys: tuple[Key, ...] = Field(
-        default=(), description="keys for /admin, joined by commas; without any there is no /admin"
+        default=(), description="keys for /admin, separated by commas; without any there is no /admin"
     )
-    admin_keys_file: Path | None = Field(default=None, description="a file of more of them, read again when it changes")
-    allow_anonymous: bool = Field(default=False, description="serve without keys on an address that is not loopback")
-    log: Literal["text", "json"] = Field(default="text", description="how a line of the log is written")
-    access_log: bool = Field(default=False, description="a log line per request")
-    tracing: bool = Field(default=False, description="OpenTelemetry spans, to where BentoML's configuration sends them")
+    admin_keys_file: Path | None = Field(
+        default=None, description="file of more admin keys; read again when it changes"
+    )
+    allow_anonymous: bool = Field(default=False, description="serve other machines without keys")
+    log: Literal["text", "json"] = Field(default="text", description="format of the log")
+    access_log: bool = Field(default=False, description="write a log line per request")
+    tracing: bool = Field(default=False, description="write OpenTelemetry spans, as BentoML's configuration says")
 
     @field_validator("bundles", mode="before")
     @classmethod
@@ -149,7 +153,7 @@ class Settings(BaseModel):
 
     @classmethod
     def misspelt(cls, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """V1T_ variables that are no setting but look like one, and the one they look like."""
+        """V1T_ variables that are not settings but resemble one: variable -> setting."""
         known = [f"{PREFIX}{name.upper()}" for name in cls.model_fields]
         strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
         close = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in strange}

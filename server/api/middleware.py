@@ -58,14 +58,14 @@ class RequestMiddleware:
 
     def __init__(self, app: ASGIApp, *, context: Context) -> None:
         self._app = app
-        self._rooms = context
+        self._context = context
         self._limiter = ConcurrencyLimiter(context.settings.max_concurrent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._rooms, self._limiter, scope, receive, send).run()
+        await _Exchange(self._app, self._context, self._limiter, scope, receive, send).run()
 
 
 class _Exchange:

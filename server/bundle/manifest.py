@@ -1,4 +1,4 @@
-"""The bundle: what the exporter writes and the server reads, said once.
+"""The format of a bundle, which the exporter writes and the server reads.
 
 A bundle is a folder. `manifest.json` describes a twin; the ONNX graphs beside it hold all of its numerics; one
 `neurons.npz` per mouse holds the arrays that belong to its neurons.
@@ -11,12 +11,12 @@ A bundle is a folder. `manifest.json` describes a twin; the ONNX graphs beside i
     readout    mouse and member     feature_map, core_pupil_center, neurons (n,) -> pre_activation (B, n)
     ensemble   mouse                pre_activation (M, B, n) -> response (B, n), spread (B, n)
 
-A bundle may hold more. To compute the core's last block only where few neurons look:
+Optional graphs. To compute the core's last block only for the tokens that few neurons read:
 
     touched_tokens  mouse and member  core_pupil_center, neurons (n,) -> tokens (B or 1, 4 n), -1 outside the map
     token_core      member            as the core, and tokens (B, R), distinct -> feature_map, zero at other tokens
 
-To run in half precision where the device gains by it, with LayerNorm and the residual stream in float32:
+To run in half precision where a device is faster at it, with LayerNorm and the residual stream in float32:
 
     half_core       member            as the core, float32 outside and float16 inside
 
@@ -28,7 +28,7 @@ For gradients, the backward pass of each graph, where d_x is d(sum of weights ti
     core_gradient      member           as the core tape, its tape.*, d_feature_map -> d_core_image, d_core_behavior
     stem_gradient      as the stem      as the stem, d_core_* -> d_image, d_behavior, d_pupil_center
 
-And for people who want onnxruntime alone, one graph per mouse with everything inside:
+For use with onnxruntime alone, one graph per mouse with everything inside:
 
     twin       mouse                image, behavior, pupil_center -> response (B, N)
 
@@ -189,7 +189,7 @@ class Provenance(_Frozen):
 
 
 class MouseRecord(_Frozen):
-    """What can be asked of one mouse, and the graphs that answer."""
+    """One mouse: its inputs and their statistics, and its graphs."""
 
     mouse_id: str
     data_key: str | None = Field(default=None, description="animal-session-scan, such as '21067-10-18'")
@@ -258,7 +258,7 @@ class Manifest(_Frozen):
 
 
 class NeuronTable:
-    """What is known of a mouse's neurons, one row each.
+    """The neurons of a mouse, one row each.
 
     Attributes:
         ids: (N,) int64, the recording's unit ids, or 0..N-1 where there was no recording.

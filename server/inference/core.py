@@ -50,10 +50,10 @@ class Core:
             tensors = {name: tensor[first] for name, tensor in tensors.items()}
         graph = self.session
         if touched is not None:
-            asked = self._asked(rows, touched, where)
-            if asked.sum(axis=1).max() <= WORTH_RESTRICTING * self.n_tokens:
+            read = self._tokens_read(rows, touched, where)
+            if read.sum(axis=1).max() <= WORTH_RESTRICTING * self.n_tokens:
                 graph = self._for_some_tokens()
-                tensors[contract.TOKENS] = distinct_tokens(asked)
+                tensors[contract.TOKENS] = distinct_tokens(read)
         if distinct and len(rows) == 1:
             return [graph.run(tensors, stay=(contract.FEATURE_MAP,))[contract.FEATURE_MAP]]
         feature_map = graph.run(tensors)[contract.FEATURE_MAP]
@@ -66,7 +66,7 @@ class Core:
             self._restricted = self._open_restricted()
         return self._restricted
 
-    def _asked(
+    def _tokens_read(
         self, rows: Sequence[dict[str, Tensor]], touched: Sequence[npt.NDArray[np.int64]], where: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Which tokens are read of each distinct input, (groups, L)."""

@@ -65,7 +65,7 @@ class Access:
             Unauthorized: the key is missing or unknown.
         """
         if (problem := self.problem) is not None:
-            raise Unauthorized("the server answers nobody", hint=problem)
+            raise Unauthorized("the server refuses all requests", hint=problem)
         return self._keys.check(authorization) if self.required else None
 
     def check_admin(self, authorization: str | None) -> str:

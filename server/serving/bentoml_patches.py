@@ -40,8 +40,8 @@ def tune_supervisor(check_seconds: float = 1.0) -> None:
     """Adjusts the supervisor of this process before it starts: BentoML has no settings for either.
 
     A worker that died is replaced after `check_seconds`, not ten. On shutdown the supervisor closes its copy of the
-    listening socket before it stops the worker; otherwise the kernel would go on queueing connections that nobody
-    accepts, once the worker has closed its own.
+    listening socket before it stops the worker; otherwise the kernel would continue to queue
+    connections that no process accepts, once the worker has closed its own.
     """
     from circus.controller import Controller
 

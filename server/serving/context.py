@@ -64,7 +64,7 @@ class Context:
     def check_ready(self) -> None:
         """Raises NotReady, with the reason, unless requests can be answered."""
         if self.access.problem is not None:
-            raise NotReady("the server answers nobody", hint=self.access.problem, retry_after=30)
+            raise NotReady("the server refuses all requests", hint=self.access.problem, retry_after=30)
         self.repository.check_ready()
         self.shutdown.check()
         self.batcher.check()

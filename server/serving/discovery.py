@@ -1,4 +1,4 @@
-"""The bundles on disk: where they lie, which version of a model each is, and whether anything there has changed."""
+"""The bundles on disk: their folders, their versions, and whether any file has changed."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from server.settings import PREFIX
 
 __all__ = ["find_bundles", "state_of", "version_of"]
 
-FIRST = "1"  # the version of a bundle that lies in no folder of versions
+FIRST = "1"  # the version of a bundle outside a folder of versions
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def find_bundles(places: Iterable[Path]) -> list[Path]:
-    """The bundles at these places, each a bundle, a folder of versions (`1`, `2`, ... with a bundle each), or a folder
+    """The bundles in these folders, each a bundle, a folder of versions (`1`, `2`, ... with a bundle each), or a folder
     of such.
 
-    A folder with graphs but no manifest counts as a bundle, so that it is refused by name and not passed over.
+    A folder with graphs but no manifest counts as a bundle, so that it is reported and not ignored.
 
     Raises:
-        BundleError: a place is no folder, or no place holds a bundle.
+        BundleError: a path is not a folder, or there is no bundle in any of them.
     """
     places = list(places)
-    found: dict[Path, Path] = {}  # where a bundle really lies -> where it was found
+    found: dict[Path, Path] = {}  # resolved path -> path as found
     for place in places:
         if not place.is_dir():
-            raise BundleError(f"{place} is no folder", hint=f"Set {PREFIX}BUNDLES to a bundle, or a folder of bundles.")
+            raise BundleError(
+                f"{place} is not a folder", hint=f"Set {PREFIX}BUNDLES to a bundle, or a folder of bundles."
+            )
         for folder in _versions(place) or _inside(place):
             found.setdefault(folder.resolve(), folder.absolute())
     if not found:
         raise BundleError(
             f"there is no bundle in {', '.join(map(str, places))}",
-            hint=f"Export one with `python -m training export`, or set {PREFIX}BUNDLES to where there is one.",
+            hint=f"Export one with `python -m training export`, or set {PREFIX}BUNDLES to a folder with one.",
         )
     return list(found.values())
 
@@ -46,7 +48,7 @@ def _inside(place: Path) -> list[Path]:
 
 
 def _versions(folder: Path) -> list[Path]:
-    """The folder, if it is a bundle, or the numbered bundles in it."""
+    """The folder itself, if it is a bundle, or the numbered bundles in it."""
     if (folder / MANIFEST).exists():
         return [folder]
     numbered = [inside for inside in folder.iterdir() if _NUMBER.fullmatch(inside.name) and _has_graphs(inside)]
@@ -58,12 +60,12 @@ def _has_graphs(folder: Path) -> bool:
 
 
 def version_of(bundle: Path) -> str:
-    """The number that its folder is named, "1" if it is named otherwise."""
+    """The name of its folder if that is a number, else "1"."""
     return bundle.name if _NUMBER.fullmatch(bundle.name) else FIRST
 
 
 def state_of(places: Iterable[Path]) -> Hashable:
-    """Changes when a file of any bundle does; nothing is read but names, sizes and times."""
+    """A value that changes when a file of any bundle does; made of names, sizes and times only."""
     try:
         return tuple(
             (str(file), status.st_mtime_ns, status.st_size, status.st_ino)
@@ -71,5 +73,5 @@ def state_of(places: Iterable[Path]) -> Hashable:
             for file in sorted(bundle.rglob("*"))
             if (status := file.stat()) and file.is_file()
         )
-    except (BundleError, OSError) as error:  # also a file that went while we looked
+    except (BundleError, OSError) as error:  # such as a file that was removed meanwhile
         return str(error)

@@ -1,7 +1,7 @@
-"""The watchdog: notices a run of the engine that hangs, says so, and ends the process, so that another takes its place.
+"""The watchdog: ends the process when a run of the engine, or the event loop, hangs.
 
-Nothing in Python can stop a thread inside a graph. Whoever supervises the process, `bentoml serve` or Kubernetes,
-starts a new one.
+Python cannot stop a thread inside a graph. The supervisor of the process, `bentoml serve` or Kubernetes, starts a new
+one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _GRACE = 1.0  # seconds for the refusals to be written
 
 
 class Watchdog:
-    """Looks at what runs from a thread of its own.
+    """Monitors the engine and the event loop from a thread of its own.
 
     Args:
         seconds: that one run, or one turn of the event loop, may take.
-        running: what runs now, a new object for every run; None: nothing.
-        fail_pending: refuses whoever waits, with the reason; called on the event loop.
+        running: identifies the current run, by a new object for every run; None between runs.
+        fail_pending: fails pending requests with the reason; called on the event loop.
         exit: ends the process at once.
     """
 
@@ -45,15 +45,15 @@ class Watchdog:
     ) -> None:
         self._seconds = seconds
         self._running = running
-        self._give_up = fail_pending
+        self._fail_pending = fail_pending
         self._exit = exit
         self._period = min(1.0, seconds / 4)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._turns = 0  # of the event loop that we asked for and got
+        self._turns = 0  # of the event loop, at the watchdog's request
 
     def start(self) -> None:
-        """Begins to watch the running loop and what it runs."""
+        """Starts to monitor, on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -63,10 +63,10 @@ class Watchdog:
     def _watch(self) -> None:
         last, asked = time.monotonic(), 0
         run: object | None = None
-        of_run = of_loop = 0.0  # how long each has been the same
+        of_run = of_loop = 0.0  # seconds without a change
         while not self._stopped.wait(self._period):
             now = time.monotonic()
-            passed = min(now - last, 2 * self._period)  # a process that was stopped for an hour did not hang for one
+            passed = min(now - last, 2 * self._period)  # time that the process was suspended does not count
             last = now
             previous, run = run, self._running()
             of_run = of_run + passed if run is not None and run is previous else 0.0
@@ -78,7 +78,7 @@ class Watchdog:
                 asked += 1
                 try:
                     self._loop.call_soon_threadsafe(self._turn)
-                except RuntimeError:  # the loop is closed: the server has ended
+                except RuntimeError:  # the loop is closed: the server has stopped
                     return
 
     def _turn(self) -> None:
@@ -87,7 +87,7 @@ class Watchdog:
     def _end(self, what: str) -> None:
         reason = f"{what} hangs: it took more than {PREFIX}RUN_TIMEOUT={self._seconds:g} s"
         logger.critical("%s. The stacks of all threads follow, then this process ends with code %d.", reason, HUNG)
-        faulthandler.dump_traceback(2, all_threads=True)  # stderr, whatever was put in its place
-        self._loop.call_soon_threadsafe(self._give_up, reason)
+        faulthandler.dump_traceback(2, all_threads=True)  # to stderr, even if sys.stderr was replaced
+        self._loop.call_soon_threadsafe(self._fail_pending, reason)
         time.sleep(_GRACE)
         self._exit(HUNG)

@@ -1,4 +1,4 @@
-"""A form's body to its parts, in memory: the form is here as a whole, and no part of it goes by way of a file."""
+"""A multipart form to its parts, in memory: no part is written to a temporary file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from server.errors import MalformedBody, TooLarge, brief
 __all__ = ["read_parts"]
 
 _MAX_FIELDS = 100
-_MAX_FIELD = 1024**2  # bytes of a part that is no file
+_MAX_FIELD = 1024**2  # bytes of a part that is not a file
 
 
 def read_parts(body: bytes, content_type: str, *, max_files: int) -> list[tuple[str, str | bytes]]:
-    """Each part's name, and its text, or the bytes of its file.
+    """The name of each part, with its text or the bytes of its file.
 
     Raises:
-        TooLarge: there are too many parts, or one of text is too long.
-        MalformedBody: whatever else is wrong.
+        TooLarge: there are too many parts, or a text part is too long.
+        MalformedBody: the form is wrong in another way.
     """
 
     async def whole() -> AsyncGenerator[bytes, None]:
@@ -32,7 +32,7 @@ def read_parts(body: bytes, content_type: str, *, max_files: int) -> list[tuple[
             headers, whole(), max_files=max_files, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD
         )
         parser.spool_max_size = len(body) + 1
-        parser.parse().send(None)  # runs through: nothing in it has anything to wait for
+        parser.parse().send(None)  # runs to its end: it awaits nothing but `whole`
     except StopIteration as done:
         form: FormData = done.value
         return [(name, _content(value)) for name, value in form.multi_items()]
@@ -42,7 +42,7 @@ def read_parts(body: bytes, content_type: str, *, max_files: int) -> list[tuple[
         raise MalformedBody("the form cannot be read", got=brief(error.message)) from None
     except Exception as error:  # a fuzzed form may raise anything
         raise MalformedBody("the form cannot be read", got=brief(f"{type(error).__name__}: {error}")) from None
-    raise AssertionError("the form's parser waits for something")
+    raise AssertionError("the form parser awaits something else")
 
 
 def _content(value: str | UploadFile) -> str | bytes:

@@ -299,7 +299,7 @@ def _left_out(name: str, channels: list[Channel], group: str, record: MouseRecor
         return [mean or 0.0 for mean in means]  # changes nothing, so there is nothing to say
     if len(known) < len(means):
         raise InvalidInput(
-            f"{name} is missing and mouse {record.mouse_id!r} has no training mean to stand in for it",
+            f"{name} is missing and mouse {record.mouse_id!r} has no training mean to use instead",
             expected=f"{name}, standardised" if record.standardized_inputs else name,
             hint=f"GET /mice/{record.mouse_id} says what this mouse uses.",
         )

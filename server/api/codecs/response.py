@@ -95,10 +95,10 @@ def _float32(array: np.ndarray) -> np.ndarray:
 
 
 def accepted(accept: str | None, written: tuple[str, ...] = (JSON, NPY)) -> str:
-    """The media type to reply in, by the Accept header; of those that would do equally, the first that we write.
+    """The media type of the reply, by the Accept header; the first of equally acceptable ones.
 
     Raises:
-        NotAcceptable: none would do.
+        NotAcceptable: none is acceptable.
     """
     weights: dict[str, float] = {}
     for part in (accept or "*/*").split(","):
@@ -114,7 +114,9 @@ def accepted(accept: str | None, written: tuple[str, ...] = (JSON, NPY)) -> str:
     fallback = weights.get("application/*", weights.get("*/*", 0.0))
     best = max(written, key=lambda media_type: weights.get(media_type, fallback))
     if weights.get(best, fallback) <= 0:
-        raise NotAcceptable("there is no reply of that type", got=brief(accept), expected=" or ".join(written))
+        raise NotAcceptable(
+            "the server does not write replies of that type", got=brief(accept), expected=" or ".join(written)
+        )
     return best
 
 

@@ -1,4 +1,4 @@
-"""The log's lines: BentoML's text, or one JSON object each. Lines about a request carry its id."""
+"""Log formats: BentoML's text, or one JSON object per line. Lines about a request have its id."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["REQUEST_ID", "JsonFormatter", "configure"]
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-_LOGGERS = ("", "bentoml", "uvicorn.error", "circus")  # those that BentoML gives handlers; "" is the root
+_LOGGERS = ("", "bentoml", "uvicorn.error", "circus")  # with handlers of BentoML; "" is the root
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line. What a call gives as `extra={"fields": {...}}` is in it, beside time, level and message."""
+    """One JSON object per line: time, level, message, and the `fields` of a call's `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(kind: Literal["text", "json"]) -> None:
-    """Sets how this process writes its lines; to be called once BentoML has made its handlers."""
+    """Sets the log format of this process; to be called after BentoML has made its handlers."""
     if kind == "text":
         return
     for name in _LOGGERS:

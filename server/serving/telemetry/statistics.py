@@ -1,4 +1,4 @@
-"""What each mouse's twin was asked, and how long it took: the statistics extension of the Open Inference Protocol."""
+"""Counts and times per mouse: the statistics extension of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "com
 
 @dataclass
 class Timing:
-    """Where one request's time went, in seconds."""
+    """The seconds that one request spent in each stage."""
 
-    reading: float = 0.0  # its body, up to checked arrays
+    reading: float = 0.0  # and decoding its body
     queued: float = 0.0
-    computing: float = 0.0  # the runs that it was part of
+    computing: float = 0.0  # in the runs that it was part of
     writing: float = 0.0
 
 
@@ -54,7 +54,7 @@ class ModelStatistics:
     run_seconds: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
 
     def body(self) -> dict[str, Any]:
-        """As the protocol writes it; we have no cache."""
+        """In the protocol's form; there is no cache."""
         nothing = _Duration().body()
         return {
             "last_inference": round(1e3 * self.last),
@@ -78,7 +78,7 @@ class ModelStatistics:
 
 
 class Statistics:
-    """By model, version and mouse. Runs are counted in the engine's thread, requests on the event loop."""
+    """Statistics by model, version and mouse. Runs are counted in the engine's thread, requests on the event loop."""
 
     def __init__(self) -> None:
         self._models: defaultdict[tuple[str, str, str], ModelStatistics] = defaultdict(ModelStatistics)
@@ -120,7 +120,7 @@ class Statistics:
                 self._models[_key(engine, mouse_id)].durations["fail"].add(seconds)
 
     def body(self, bundle: Bundle, mouse_id: str) -> dict[str, Any]:
-        """The statistics of one mouse of one bundle, as the protocol writes them."""
+        """The statistics of one mouse of one bundle, in the protocol's form."""
         with self._lock:
             return self._models[_key(bundle, mouse_id)].body()
 

@@ -1,4 +1,4 @@
-"""What a request's OpenTelemetry span says beyond HTTP: whose question it was, and where its time went."""
+"""Attributes of a request's OpenTelemetry span: mouse, bundle, and the time of each stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["describe"]
 
 
 def describe(method: str, state: Mapping[str, Any]) -> None:
-    """Names the current span by its route, of which there are few, and gives it what the request's state holds."""
+    """Names the current span after its route, and sets the attributes in the request's state."""
     span = trace.get_current_span()
     if not span.is_recording():
         return

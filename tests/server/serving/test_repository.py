@@ -48,7 +48,7 @@ def test_bundles_are_found_by_themselves_and_in_folders(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="nowhere is no folder"):
+    with pytest.raises(BundleError, match="nowhere is not a folder"):
         find_bundles([tmp_path / "nowhere"])
 
 
