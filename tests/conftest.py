@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.checkout import REFERENCE
+from support.checkout import REFERENCE, ROOT
+from support.live_server import Server, serving
+from support.shared_export import built_once
+from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +22,32 @@ def reference() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def shared_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def reference_bundle(reference: Path, shared_tmp: Path) -> Callable[[str], Path]:
+    """Exports a case of `support.golden.CASES` on its first use; see there for the options."""
+    from support.golden import export_golden  # torch, which most tests do without
+
+    return lambda case: built_once(shared_tmp / "reference-bundles" / case, lambda folder: export_golden(case, folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
+    """A bundle whose numerics are a formula in numpy; not to be changed on disk."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A live server of `exported_models/`, ready."""
+    with serving(ROOT / "exported_models", tmp_path_factory.mktemp("home")) as server:
+        server.wait_for("/readyz", 200)
+        yield server

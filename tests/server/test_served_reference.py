@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +10,8 @@ import pytest
 import v1t_client
 from support.live_server import Server, serving
 
-from training.checkpoints.ensemble import Ensemble
-from training.checkpoints.importer import import_weights
-from training.export import export_bundle
-from training.export.bundle import BundleOptions
-
 pytestmark = pytest.mark.slow
 
-# bundle -> its members, as paths inside the reference folder
-BUNDLES = {
-    "sensorium_p_sota_model": ["sensorium-pretrained/sensorium_p_sota_model.pth"],
-    "sensorium_sota_model": ["sensorium-pretrained/sensorium_sota_model.pth"],
-    "v1t-published-config": ["v1t-published-config"],
-    "v1t-small": ["v1t-small"],
-    "v1t-ensemble3": ["v1t-ensemble3/member0", "v1t-ensemble3/member1", "v1t-ensemble3/member2"],
-}
 CASES = [
     ("sensorium_p_sota_model", "S1", 7538),
     ("sensorium_sota_model", "S0", 7776),
@@ -39,11 +26,10 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def server(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(reference_bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     bundles = tmp_path_factory.mktemp("bundles")
-    for name, members in BUNDLES.items():
-        ensemble = Ensemble([import_weights(reference / member) for member in members])
-        export_bundle(ensemble, bundles / name, options=BundleOptions(gradients=False))
+    for name in dict.fromkeys(bundle for bundle, _, _ in CASES):
+        (bundles / name).symlink_to(reference_bundle(name))
     with serving(bundles, tmp_path_factory.mktemp("home")) as server:
         server.wait_for("/readyz", 200)
         yield server

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from conftest import REFERENCE
+from support.checkout import REFERENCE
 
 from training.checkpoints.ensemble import Ensemble
 from training.checkpoints.importer import import_weights
+from training.export import export_bundle
+from training.export.bundle import BundleOptions
 
-__all__ = ["CASES", "ENSEMBLES", "RUNS", "SENSORIUM", "Golden", "load_golden"]
+__all__ = ["CASES", "ENSEMBLES", "RUNS", "SENSORIUM", "WITH_GRADIENTS", "Golden", "export_golden", "load_golden"]
 
 
 def _names(pattern: str) -> list[str]:
@@ -24,6 +26,16 @@ RUNS = _names("*/args.yaml")
 ENSEMBLES = _names("*/member0/args.yaml")
 SENSORIUM = sorted(path.stem for path in REFERENCE.glob("sensorium-pretrained/*.pth")) or ["no-reference"]
 CASES = [*RUNS, *ENSEMBLES, *SENSORIUM]
+# What each adds: attention, behaviour as channels, shifter and crop, convolution, CNN, LN.
+WITH_GRADIENTS = (
+    "v1t-small",
+    "vit-behavior1",
+    "v1t-behavior2-crop80-shift3",
+    "cct",
+    "sensorium_p_sota_model",
+    "sensorium_ln_model",
+)
+WITH_HALF_CORES = ("v1t-small", "v1t-published-config")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +77,9 @@ def load_golden(reference: Path, case: str) -> Golden:
         content = dict(arrays)
     suffixes = {mouse_id: case if case in SENSORIUM else mouse_id for mouse_id in ensemble.mice}
     return Golden(ensemble, content, suffixes)
+
+
+def export_golden(case: str, folder: Path) -> None:
+    """Exports a case, with gradients and half cores where some test needs them."""
+    options = BundleOptions(licence="MIT", gradients=case in WITH_GRADIENTS, half=case in WITH_HALF_CORES)
+    export_bundle(load_golden(REFERENCE, case).ensemble, folder, options=options)

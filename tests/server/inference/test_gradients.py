@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.golden import WITH_GRADIENTS, load_golden
+from support.shared_export import built_once
+from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse
 from torch import nn
 
 from server.errors import InvalidInput, NotFound
@@ -24,15 +28,6 @@ pytestmark = pytest.mark.slow
 # cancel over neurons to nearly nothing, and then float32 torch itself is further off than this.
 BOUND = 1e-5
 SAMPLES = 4
-CASES = {
-    "v1t-small": ["v1t-small"],
-    "vit-behavior1": ["vit-behavior1"],
-    "v1t-behavior2-crop80-shift3": ["v1t-behavior2-crop80-shift3"],
-    "cct": ["cct"],
-    "real-cnn": ["sensorium-pretrained/sensorium_p_sota_model.pth"],
-    "real-ln": ["sensorium-pretrained/sensorium_ln_model.pth"],
-    "ensemble": ["v1t-ensemble3/member0", "v1t-ensemble3/member1"],
-}
 
 
 @dataclass
@@ -58,21 +53,19 @@ class Case:
         return response.detach().numpy(), [gradient.numpy() for gradient in gradients]
 
 
-def make_case(reference: Path, members: list[str], folder: Path) -> Case:
-    checkpoints = [import_weights(reference / member) for member in members]
-    combinations = None
-    if len(members) > 1:  # learned, and of different signs
-        mice = checkpoints[0].mice
-        combinations = {mouse_id: Combination((0.9, -0.35), bias=0.2 + 0.1 * i) for i, mouse_id in enumerate(mice)}
-    ensemble = Ensemble(checkpoints, combinations).eval()
-    export_bundle(ensemble, folder, options=BundleOptions(licence="MIT"))
+@pytest.fixture(scope="module", params=[*WITH_GRADIENTS, "ensemble"])
+def case(
+    request: pytest.FixtureRequest, reference: Path, reference_bundle: Callable[[str], Path], shared_tmp: Path
+) -> Case:
+    if request.param == "ensemble":  # learned, of different signs
+        members = [tiny_checkpoint(tiny_config({"n_blocks": 1}), [tiny_mouse("A")], seed=seed) for seed in range(2)]
+        ensemble = Ensemble(members, {"A": Combination((0.9, -0.35), bias=0.2)}).eval()
+        folder = shared_tmp / "learned-ensemble"
+        built_once(folder, lambda folder: export_bundle(ensemble, folder, options=BundleOptions(licence="MIT")))
+    else:
+        ensemble, folder = load_golden(reference, request.param).ensemble.eval(), reference_bundle(request.param)
     exact = copy.deepcopy(ensemble).double().requires_grad_(False)
     return Case(Engine.load(folder, provider="cpu", threads=1, max_batch=4), exact, folder)
-
-
-@pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return make_case(reference, CASES[request.param], tmp_path_factory.mktemp("bundles") / request.param)
 
 
 def assert_close(got: Gradient, response: np.ndarray, gradients: list[np.ndarray]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ import onnx
 import pytest
 import torch
 from support.golden import Golden, load_golden
-from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
+from support.tiny_bundle import TinyTwin
+from support.tiny_twins import tiny_checkpoint, tiny_config
+from support.tiny_twins import tiny_twin as make_tiny_twin
 
 from server.bundle import manifest as contract
 from server.errors import BundleError
@@ -33,11 +35,8 @@ HALF = BundleOptions(gradients=False, half=True)
 
 
 @pytest.fixture(scope="module")
-def published(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Golden, Path]:
-    golden = load_golden(reference, "v1t-published-config")
-    folder = tmp_path_factory.mktemp("bundles") / "published"
-    export_bundle(golden.ensemble, folder, options=HALF)
-    return golden, folder
+def published(reference: Path, reference_bundle: Callable[[str], Path]) -> tuple[Golden, Path]:
+    return load_golden(reference, "v1t-published-config"), reference_bundle("v1t-published-config")
 
 
 def errors(golden: Golden, engine: Engine) -> tuple[float, float]:
@@ -86,14 +85,11 @@ def test_openvino_in_bf16_is_near_the_reference(published: tuple[Golden, Path]) 
 
 
 @pytest.mark.slow
-def test_gradients_are_float32_whatever_the_cores_are(reference: Path, tmp_path: Path) -> None:
-    golden = load_golden(reference, "v1t-small")
-    export_bundle(golden.ensemble, tmp_path / "small", options=replace(HALF, gradients=True))
+def test_gradients_are_float32_whatever_the_cores_are(reference: Path, reference_bundle: Callable[[str], Path]) -> None:
+    golden, folder = load_golden(reference, "v1t-small"), reference_bundle("v1t-small")
     weights = np.random.default_rng(0).standard_normal(golden.ensemble.mice["A"].n_neurons)
     gradients = [
-        Engine.load(tmp_path / "small", provider=provider, precision=precision, threads=1).gradient(
-            "A", *golden.inputs, weights
-        )
+        Engine.load(folder, provider=provider, precision=precision, threads=1).gradient("A", *golden.inputs, weights)
         for provider, precision in (("cpu", "fp32"), ("cpu", "fp16"), ("openvino", "fp32"))
     ]
     for other in gradients[1:]:
@@ -118,7 +114,7 @@ def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(referenc
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_padded_core_gives_what_the_core_gives(half: bool) -> None:
-    twin = tiny_twin(tiny_config()).eval()
+    twin = make_tiny_twin(tiny_config()).eval()
     core = twin.core
     assert isinstance(core, ViTCore)
     folded = FoldedViT(core, fused=False, padded=True, half=half)
@@ -142,10 +138,9 @@ def test_a_precision_that_a_provider_lacks_is_refused(
         open_core(tmp_path / "core.onnx", wanted=provider, precision=precision, threads=1)
 
 
-def test_a_bundle_without_half_cores_says_how_to_get_them(tmp_path: Path) -> None:
-    export_bundle(Ensemble([tiny_checkpoint(tiny_config())]), tmp_path / "tiny", options=BundleOptions(gradients=False))
+def test_a_bundle_without_half_cores_says_how_to_get_them(tiny_twin: TinyTwin) -> None:
     with pytest.raises(BundleError, match="--fp16"):
-        Engine.load(tmp_path / "tiny", provider="cpu", precision="fp16")
+        Engine.load(tiny_twin.folder, provider="cpu", precision="fp16")
 
 
 def test_half_cores_of_a_cnn_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from support.golden import CASES, RUNS, Golden, load_golden
 
-from server.bundle.manifest import Manifest, load_manifest
+from server.bundle.manifest import load_manifest
 from server.inference.engine import Engine
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
@@ -19,25 +20,21 @@ from training.export.graphs import has_attention
 pytestmark = pytest.mark.slow
 
 BOUND = 1e-4
-WITHOUT_GRADIENTS = BundleOptions(gradients=False)  # tests/server/inference/test_gradients.py has those
 
 
 class Exported:
     """A case's golden outputs and its bundle, loaded."""
 
-    def __init__(self, golden: Golden, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, golden: Golden, folder: Path) -> None:
         self.golden = golden
         self.folder = folder
-        self.manifest = manifest
         self.engine = Engine.load(folder, provider="cpu", threads=1, max_batch=4)  # fewer than there are images
+        self.manifest = self.engine.manifest
 
 
 @pytest.fixture(scope="module", params=CASES)
-def exported(request: pytest.FixtureRequest, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """One export per case, which the tests below share."""
-    folder = tmp_path_factory.mktemp("bundles") / request.param
-    golden = load_golden(reference, request.param)
-    return Exported(golden, folder, export_bundle(golden.ensemble, folder, options=WITHOUT_GRADIENTS))
+def exported(request: pytest.FixtureRequest, reference: Path, reference_bundle: Callable[[str], Path]) -> Exported:
+    return Exported(load_golden(reference, request.param), reference_bundle(request.param))
 
 
 def test_responses_are_the_references(exported: Exported) -> None:
