@@ -40,7 +40,7 @@ def reference_bundle(reference: Path, shared_tmp: Path) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def tiny_twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
+def twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
     """A bundle whose numerics are a formula in numpy; not to be changed on disk."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 

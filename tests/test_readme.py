@@ -7,11 +7,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from support.live_server import ROOT, Server, serving
+from support.checkout import ROOT
+from support.live_server import Server
 
 from server.inference.engine import Engine
 from server.settings import Settings
@@ -59,17 +59,10 @@ def test_demo_twin_is_small_and_says_that_it_is_simulated() -> None:
         assert mouse.scores["single_trial_correlation"] == pytest.approx(float(np.nanmean(scores)))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(ROOT / "exported_models", tmp_path_factory.mktemp("home")) as server:
-        server.wait_for("/readyz", 200)
-        yield server
-
-
 @pytest.mark.slow
-def test_curl_line_gives_the_output_that_is_shown(server: Server) -> None:
+def test_curl_line_gives_the_output_that_is_shown(demo_server: Server) -> None:
     line = next(line for line in "".join(blocks("sh")).splitlines() if line.startswith("curl"))
-    command = shlex.split(line.replace("http://127.0.0.1:3000", server.url))
+    command = shlex.split(line.replace("http://127.0.0.1:3000", demo_server.url))
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     reply, shown = json.loads(output), json.loads(blocks("json")[0])
     del reply["request_id"], shown["request_id"]
@@ -78,9 +71,9 @@ def test_curl_line_gives_the_output_that_is_shown(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_python_lines_work(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_lines_work(demo_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    code = blocks("python")[0].replace("http://127.0.0.1:3000", server.url)
+    code = blocks("python")[0].replace("http://127.0.0.1:3000", demo_server.url)
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     prediction = names["prediction"]

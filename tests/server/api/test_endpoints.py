@@ -12,9 +12,7 @@ import shlex
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +23,17 @@ import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from support.checkout import ROOT
+from support.in_process import serving
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.api.codecs import schemas
 from server.inference.engine import Engine
 from server.settings import Settings, SettingsError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
-    from server.service import create_service
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-@asynccontextmanager
-async def serving(settings: Settings, *, until_loaded: bool = True) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_service(settings).to_asgi()
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://twin") as client:
-            while until_loaded and "being loaded" in (await client.get("/readyz")).text:
-                await asyncio.sleep(0.01)
-            yield client
 
 
 @pytest.fixture

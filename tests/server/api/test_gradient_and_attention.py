@@ -5,25 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from support.in_process import cpu_settings, serving
 from support.live_server import ROOT
 from support.tiny_bundle import write_tiny_bundle
 
 from server.api.codecs import schemas
 from server.inference.engine import Engine
-from server.settings import Settings
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
-    from server.service import create_service
 
 DEMO = ROOT / "exported_models" / "demo"  # to export a twin with gradients takes a minute
 MOUSE = "SIM1"
@@ -35,21 +29,9 @@ def engine() -> Engine:
     return Engine.load(DEMO, provider="cpu", threads=1)
 
 
-@asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_service(Settings(bundles=(folder,), provider="cpu", threads=1, max_batch=4)).to_asgi()
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
-    ):
-        while (await client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(0.01)
-        yield client
-
-
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(DEMO) as client:
+    async with serving(cpu_settings(DEMO, max_batch=4)) as client:
         yield client
 
 
@@ -211,7 +193,7 @@ async def test_attention_takes_no_neurons(client: httpx.AsyncClient, engine: Eng
 async def test_a_twin_without_gradients_or_attention_says_so(tmp_path: Path) -> None:
     twin = write_tiny_bundle(tmp_path / "plain", name="plain")
     asked = {"mouse": "A", "image": np.zeros(twin.mice["A"].image_shape).tolist()}
-    async with serving(tmp_path) as client:
+    async with serving(cpu_settings(tmp_path, max_batch=4)) as client:
         for path, body in (("/gradient", {**asked, "weights": [1.0] * 7}), ("/attention", asked)):
             response = await client.post(path, json=body)
             assert response.status_code == 404

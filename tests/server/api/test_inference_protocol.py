@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from support.in_process import cpu_settings, serving
 from support.live_server import Server
 from support.live_server import serving as serving_live
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.api.endpoints.inference_protocol import model_name
 from server.inference.engine import Engine
-from server.settings import Settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's and gevent's, in their own imports
     import tritonclient.http as triton
 
-    from server.service import create_service
 
 KEY = "a-key-of-the-lab-0123"
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 @pytest.fixture
@@ -43,19 +35,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 async def client(twin: TinyTwin) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(twin.folder) as client:
-        yield client
-
-
-@asynccontextmanager
-async def serving(bundles: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_service(Settings(bundles=(bundles,), provider="cpu", threads=1, max_images=20)).to_asgi()
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
-    ):
-        while (await client.get("/v2/health/ready")).status_code != 200:
-            await asyncio.sleep(0.01)
+    async with serving(cpu_settings(twin.folder, max_images=20)) as client:
         yield client
 
 
@@ -148,7 +128,7 @@ async def test_models_are_listed_described_and_counted(
 async def test_versions_are_the_protocol_s(tmp_path: Path, rng: np.random.Generator) -> None:
     old, new = (write_tiny_bundle(tmp_path / "tiny" / version, seed=int(version)) for version in ("3", "12"))
     arrays = old.draw("A", rng, 2)
-    async with serving(tmp_path) as client:
+    async with serving(cpu_settings(tmp_path, max_images=20)) as client:
         index = (await client.post("/v2/repository/index", json={})).json()
         assert [(model["name"], model["version"]) for model in index] == [
             (f"tiny.{mouse}", version) for version in ("3", "12") for mouse in "AB"

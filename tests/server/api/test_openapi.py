@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 from starlette.routing import Route
+from support.in_process import cpu_settings, serving
 from support.tiny_bundle import write_tiny_bundle
 
 from server.api.app import create_app
@@ -22,10 +21,6 @@ from server.api.openapi import document
 from server.serving.context import Context
 from server.settings import Settings
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
-    from server.service import create_service
-
 KEY = "an-admin-key-of-the-lab"
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 
@@ -33,15 +28,8 @@ SNAPSHOT = Path(__file__).with_name("openapi.json")
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     write_tiny_bundle(tmp_path / "tiny")
-    app = create_service(Settings(bundles=(tmp_path,), provider="cpu", threads=1, admin_keys=(KEY,))).to_asgi()
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://twin", headers={"Authorization": f"Bearer {KEY}"}
-        ) as client,
-    ):
-        while (await client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(0.01)
+    settings = cpu_settings(tmp_path, admin_keys=(KEY,))
+    async with serving(settings, headers={"Authorization": f"Bearer {KEY}"}) as client:
         yield client
 
 

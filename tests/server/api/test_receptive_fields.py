@@ -5,48 +5,24 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from support.tiny_bundle import TinyTwin, write_tiny_bundle
+from support.in_process import cpu_settings, serving
+from support.tiny_bundle import TinyTwin
 from v1t_client.insilico.stimuli import noise as client_noise
 
 from server.inference.noise import enlarge, white_noise
-from server.settings import Settings
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
-    from server.service import create_service
 
 HEADERS = {"Accept": "application/x-v1t-stream"}
 
 
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-@asynccontextmanager
-async def serving(twin: TinyTwin, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    options = {"bundles": (twin.folder,), "provider": "cpu", "threads": 1, "max_batch": 4, **settings}
-    app = create_service(Settings(**options)).to_asgi()
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
-    ):
-        while (await client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(0.01)
-        yield client
-
-
 @pytest.fixture
 async def client(twin: TinyTwin) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(twin) as client:
+    async with serving(cpu_settings(twin.folder, max_batch=4)) as client:
         yield client
 
 
@@ -213,10 +189,10 @@ async def test_other_types_and_unknown_mice_are_refused(client: httpx.AsyncClien
 async def test_maps_that_would_not_fit_are_refused(twin: TinyTwin) -> None:
     mouse = twin.manifest.mice["A"]
     size = mouse.n_neurons * mouse.image_shape[1] * mouse.image_shape[2]
-    async with serving(twin, max_maps=size - 1) as client:
+    async with serving(cpu_settings(twin.folder, max_batch=4, max_maps=size - 1)) as client:
         response = await client.post("/receptive_fields", json=asked(twin), headers=HEADERS)
         assert response.status_code == 413
-    async with serving(twin, max_maps=size) as client:
+    async with serving(cpu_settings(twin.folder, max_batch=4, max_maps=size)) as client:
         first = asyncio.create_task(client.post("/receptive_fields", json=asked(twin, n_images=4000), headers=HEADERS))
         await asyncio.sleep(0.05)
         second = await client.post("/receptive_fields", json=asked(twin), headers=HEADERS)

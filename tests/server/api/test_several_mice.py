@@ -5,27 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from support.contract_server import SHAPE, ContractServer
+from support.in_process import cpu_settings, serving
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 from v1t_client import AsyncClient, Client, InvalidArgument, InvalidRequest, NotFound
 from v1t_client._cli import main
 
 from server.api.codecs import schemas
 from server.inference import core as cores
-from server.settings import Settings
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
-    from server.service import create_service
 
 MICE = ("P", "Q", "R")
 
@@ -38,18 +30,6 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-@asynccontextmanager
-async def serving(*bundles: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_service(Settings(bundles=bundles, provider="cpu", threads=1, **settings)).to_asgi()
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
-    ):
-        while (await client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(0.01)
-        yield client
 
 
 def asked(mouse: Any, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], **more: Any) -> dict[str, Any]:
@@ -85,7 +65,7 @@ async def test_each_mouse_answers_as_if_it_were_asked_alone(
     twin: TinyTwin, rng: np.random.Generator, mouse: Any
 ) -> None:
     arrays = twin.draw("Q", rng, 5)
-    async with serving(twin.folder) as client:
+    async with serving(cpu_settings(twin.folder)) as client:
         response = await client.post("/predict", json=asked(mouse, arrays, spread=True))
     assert response.status_code == 200, response.text
     reply = response.json()
@@ -105,7 +85,7 @@ async def test_npy_is_one_array_for_each_mouse(twin: TinyTwin, rng: np.random.Ge
     form = {"mouse": '["R", "Q"]', "running_speed": "3", "spread": json.dumps(spread)}
     image = io.BytesIO()
     np.save(image, arrays[0])
-    async with serving(twin.folder) as client:
+    async with serving(cpu_settings(twin.folder)) as client:
         response = await client.post(
             "/predict", data=form, files={"image": image.getvalue()}, headers={"Accept": "application/x-npy"}
         )
@@ -127,7 +107,7 @@ async def test_mice_whose_inputs_are_equal_share_a_pass_of_the_core(
     twin: TinyTwin, rng: np.random.Generator, core_images: list[int]
 ) -> None:
     arrays = twin.draw("Q", rng, 6)
-    async with serving(twin.folder, max_batch=7) as client:
+    async with serving(cpu_settings(twin.folder, max_batch=7)) as client:
         core_images.clear()  # those of the warm-up
         assert (await client.post("/predict", json=asked("*", arrays))).status_code == 200
     assert sum(core_images) == 6 * twin.manifest.members  # not 3 mice times 6 images
@@ -135,7 +115,7 @@ async def test_mice_whose_inputs_are_equal_share_a_pass_of_the_core(
 
 
 async def test_several_mice_and_a_small_request_take_turns(twin: TinyTwin, rng: np.random.Generator) -> None:
-    async with serving(twin.folder, max_batch=3) as client:
+    async with serving(cpu_settings(twin.folder, max_batch=3)) as client:
         order: list[str] = []
 
         async def ask(name: str, body: dict[str, Any]) -> None:
@@ -164,14 +144,14 @@ async def test_several_mice_and_a_small_request_take_turns(twin: TinyTwin, rng: 
 async def test_what_several_mice_cannot_be_asked(
     twin: TinyTwin, rng: np.random.Generator, mouse: Any, more: dict[str, Any], status: int, words: str
 ) -> None:
-    async with serving(twin.folder) as client:
+    async with serving(cpu_settings(twin.folder)) as client:
         response = await client.post("/predict", json=asked(mouse, twin.draw("Q", rng, 3), **more))
     assert response.status_code == status, response.text
     assert words in response.text
 
 
 async def test_limits_count_an_image_once_for_each_mouse(twin: TinyTwin, rng: np.random.Generator) -> None:
-    async with serving(twin.folder, max_images=10) as client:
+    async with serving(cpu_settings(twin.folder, max_images=10)) as client:
         assert (await client.post("/predict", json=asked("*", twin.draw("Q", rng, 3)))).status_code == 200
         refused = await client.post("/predict", json=asked("*", twin.draw("Q", rng, 4)))
     assert refused.status_code == 413
@@ -181,7 +161,7 @@ async def test_limits_count_an_image_once_for_each_mouse(twin: TinyTwin, rng: np
 async def test_one_bundle_answers_for_all_of_them(twin: TinyTwin, rng: np.random.Generator, tmp_path: Path) -> None:
     other = write_tiny_bundle(tmp_path / "other", name="other", seed=1, mice=("Q", "S"), alike=True)
     arrays = twin.draw("Q", rng, 2)
-    async with serving(twin.folder, other.folder) as client:
+    async with serving(cpu_settings(twin.folder, other.folder)) as client:
         for mouse, words in (("*", "several models hold these mice"), (["P", "S"], "no model holds all of these")):
             response = await client.post("/predict", json=asked(mouse, arrays))
             assert response.status_code == 422
@@ -196,7 +176,7 @@ async def test_one_bundle_answers_for_all_of_them(twin: TinyTwin, rng: np.random
 
 
 async def test_only_predictions_are_asked_of_several_mice(twin: TinyTwin, rng: np.random.Generator) -> None:
-    async with serving(twin.folder) as client:
+    async with serving(cpu_settings(twin.folder)) as client:
         response = await client.post("/gradient", json=asked(["P", "Q"], twin.draw("Q", rng, 1), weights=[1.0] * 5))
         assert response.status_code == 422
         text = (await client.get("/metrics")).text
@@ -213,7 +193,7 @@ async def test_the_client_gets_a_prediction_of_each_mouse(
     twin: TinyTwin, rng: np.random.Generator, mice: Any, spread: bool
 ) -> None:
     image, behavior, pupil_center = twin.draw("Q", rng, 3)
-    async with serving(twin.folder) as http:
+    async with serving(cpu_settings(twin.folder)) as http:
         client = AsyncClient("http://twin", transport=http._transport)
         predictions = await client.predict_mice(
             mice,

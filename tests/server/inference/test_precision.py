@@ -11,8 +11,7 @@ import pytest
 import torch
 from support.golden import Golden, load_golden
 from support.tiny_bundle import TinyTwin
-from support.tiny_twins import tiny_checkpoint, tiny_config
-from support.tiny_twins import tiny_twin as make_tiny_twin
+from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
 
 from server.bundle import manifest as contract
 from server.errors import BundleError
@@ -114,7 +113,7 @@ def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(referenc
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_padded_core_gives_what_the_core_gives(half: bool) -> None:
-    twin = make_tiny_twin(tiny_config()).eval()
+    twin = tiny_twin(tiny_config()).eval()
     core = twin.core
     assert isinstance(core, ViTCore)
     folded = FoldedViT(core, fused=False, padded=True, half=half)
@@ -138,9 +137,9 @@ def test_a_precision_that_a_provider_lacks_is_refused(
         open_core(tmp_path / "core.onnx", wanted=provider, precision=precision, threads=1)
 
 
-def test_a_bundle_without_half_cores_says_how_to_get_them(tiny_twin: TinyTwin) -> None:
+def test_a_bundle_without_half_cores_says_how_to_get_them(twin: TinyTwin) -> None:
     with pytest.raises(BundleError, match="--fp16"):
-        Engine.load(tiny_twin.folder, provider="cpu", precision="fp16")
+        Engine.load(twin.folder, provider="cpu", precision="fp16")
 
 
 def test_half_cores_of_a_cnn_are_refused(tmp_path: Path) -> None:

@@ -8,42 +8,22 @@ import logging
 import os
 import socket
 import subprocess
-import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from support.in_process import serving
 from support.live_server import BENTOML, PATIENCE, ROOT
 from support.live_server import serving as serving_live
-from support.tiny_bundle import TinyTwin, write_tiny_bundle
+from support.tiny_bundle import TinyTwin
 
 from server.errors import Busy, Unauthorized
 from server.serving.access import Access, is_loopback, listening_hosts
 from server.serving.concurrency_limiter import ConcurrencyLimiter
 from server.settings import Settings, SettingsError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
-    from server.service import create_service
-
 ONE, TWO, THREE = (f"{word}-0123456789-abcdef" for word in ("one", "two", "three"))
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_service(settings).to_asgi()
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
-    ):
-        yield client
 
 
 def bearer(key: str) -> dict[str, str]:

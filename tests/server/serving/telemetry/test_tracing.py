@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util.http import ExcludeList
+from support.in_process import cpu_settings, create_service
+from support.in_process import serving as serving_client
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.settings import Settings
@@ -39,13 +40,7 @@ async def serving(twin: TinyTwin) -> AsyncIterator[tuple[httpx.AsyncClient, InMe
     # BentoML remembers what the first service of a process left out.
     BentoMLContainer.tracing_excluded_urls.set(ExcludeList([]))
     try:
-        app = create_service(Settings(bundles=(twin.folder,), provider="cpu", threads=1, tracing=True)).to_asgi()
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client,
-        ):
-            while (await client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.01)
+        async with serving_client(cpu_settings(twin.folder, tracing=True)) as client:
             exporter.clear()
             yield client, exporter
     finally:
