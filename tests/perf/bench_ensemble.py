@@ -27,8 +27,8 @@ from training.export.bundle import BundleOptions
 ASK = """
 import sys, time
 import numpy as np
-from server.bench import peak_mb, resident_mb
-from server.engine import Engine
+from server.inference.benchmark import peak_mb, resident_mb
+from server.inference.engine import Engine
 before, start = resident_mb(), time.perf_counter()
 engine = Engine.load(sys.argv[1], provider="cpu", threads=int(sys.argv[2]), max_batch=8)
 loaded = time.perf_counter() - start

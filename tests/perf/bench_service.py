@@ -51,7 +51,7 @@ MODEL = """
 import os, pathlib, sys
 sys.path.insert(0, os.environ["BENCH_ROOT"])
 import numpy as np
-from server.engine import Engine
+from server.inference.engine import Engine
 
 class Model:
     def __init__(self):

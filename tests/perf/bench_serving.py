@@ -31,7 +31,7 @@ WEIGHTS = ROOT.parent / "shared" / "reference" / "sensorium-pretrained" / "senso
 LOAD = """
 import re, sys, time
 import numpy as np
-from server.engine import Engine
+from server.inference.engine import Engine
 def peak_mb():  # not getrusage, which starts from the parent's
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 before = peak_mb()

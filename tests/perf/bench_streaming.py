@@ -31,7 +31,7 @@ SHAPE = (1, 144, 216)
 ENGINE = """
 import sys, time
 import numpy as np
-from server.engine import Engine
+from server.inference.engine import Engine
 bundle, images, output = sys.argv[1:4]
 engine = Engine.load(bundle, provider="cpu")
 engine.warm_up()
