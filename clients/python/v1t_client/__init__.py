@@ -37,7 +37,7 @@ from v1t_client._errors import (
 from v1t_client._images import Image
 from v1t_client._large_sets.image_sets import Images
 from v1t_client._predictor import DifferentiablePredictor, Predictor
-from v1t_client._protocol.requests import Resize, Units
+from v1t_client._protocol.arguments import Resize, Units
 from v1t_client._version import __version__
 
 __all__ = [

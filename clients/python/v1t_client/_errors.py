@@ -37,6 +37,7 @@ __all__ = [
     "TooLarge",
     "Unauthorized",
     "V1TError",
+    "check_count",
     "server_error_class",
 ]
 
@@ -163,3 +164,9 @@ _BY_STATUS: dict[int, type[ServerError]] = {
 def server_error_class(status: int) -> type[ServerError]:
     """The class for an HTTP status; the nearest parent for one that has none of its own."""
     return _BY_STATUS.get(status, InvalidRequest if 400 <= status < 500 else ServerError)
+
+
+def check_count(name: str, value: object, *, least: int) -> None:
+    """Raises InvalidArgument unless the argument is an integer of at least `least`."""
+    if not isinstance(value, int) or value < least:
+        raise InvalidArgument(f"{name} is not a count", got=repr(value), expected=f"an integer, {least} or more")

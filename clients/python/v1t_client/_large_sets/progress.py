@@ -1,4 +1,4 @@
-"""How far a long call is: one line on a terminal, nothing elsewhere."""
+"""The progress line of a long call: one line on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TextIO
 
 __all__ = ["Progress"]
 
-_EVERY = 0.2  # seconds between two looks of the line
+_EVERY = 0.2  # seconds between two updates of the line
 
 
 class Progress:
-    """A line that says what is done, how fast, and how long the rest takes.
+    """A line with the number of images done, the rate and the time left.
 
     Args:
-        total: images in all; None where that is not known.
-        done: images that were done before.
-        shown: None: if the stream is a terminal.
+        total: number of images; None where it is not known.
+        done: images that an earlier call has done.
+        shown: whether to print; None: only if the stream is a terminal.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Progress:
             self._stream.flush()
 
     def update(self, done: int) -> None:
-        """Takes note, and shows it every now and then."""
+        """Sets how many images are done, and prints the line if the last one is old enough."""
         self._done = done
         now = time.monotonic()
         if self._shown and now >= self._next:
