@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client._extras import needed
+from v1t_client.insilico.fitting.least_squares import Array, least_squares
 
 __all__ = [
     "CurveFit",
@@ -30,7 +31,6 @@ __all__ = [
     "shuffled_selectivity",
 ]
 
-Array = npt.NDArray[np.float64]
 _STEPS, _DELTA = 100, 1e-5
 
 
@@ -203,51 +203,39 @@ def _fit(
     """
     y = responses.astype(np.float64)
     low, high = np.array(bounds, dtype=np.float64).T
-    best_p, best_scale, best_error = starts[0], np.zeros((len(y), 2)), np.full(len(y), np.inf)
-    settled = np.zeros(len(y), dtype=bool)
-    for start in starts:
-        p = np.clip(start, low, high)
-        scale, residual = _scales(model(p, x), y, positive)
-        error = np.square(residual).sum(1)
-        damping, done = np.full(len(y), 1e-2), np.zeros(len(y), dtype=bool)
-        for _ in range(_STEPS):
-            jacobian = np.empty((*y.shape, p.shape[1]))
-            for k in range(p.shape[1]):
-                moved = p.copy()
-                moved[:, k] += _DELTA
-                jacobian[..., k] = (residual - _scales(model(moved, x), y, positive)[1]) / _DELTA
-            curvature = jacobian.transpose(0, 2, 1) @ jacobian
-            slope = jacobian.transpose(0, 2, 1) @ residual[..., None]
-            diagonal = np.einsum("nkk->nk", curvature)
-            damped = curvature + (damping[:, None] * diagonal + 1e-12)[:, :, None] * np.eye(p.shape[1])
-            tried = np.clip(p + np.clip(np.linalg.solve(damped, slope)[..., 0], -1, 1), low, high)
-            new_scale, new_residual = _scales(model(tried, x), y, positive)
-            new_error = np.square(new_residual).sum(1)
-            better = new_error < error
-            done |= better & (error - new_error <= 1e-6 * error) | (damping > 1e8)
-            p[better], scale[better], residual[better] = tried[better], new_scale[better], new_residual[better]
-            error = np.where(better, new_error, error)
-            damping = np.where(better, damping / 5, np.minimum(damping * 4, 1e9))
-            if done.all():
-                break
-        wins = error < best_error
-        if best_scale.shape != scale.shape:
-            best_scale = np.zeros_like(scale)
-        best_p = np.where(wins[:, None], p, best_p)
-        best_scale = np.where(wins[:, None], scale, best_scale)
-        settled = np.where(wins, done, settled)
-        best_error = np.minimum(error, best_error)
+
+    def linearize(p: Array, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+        residual = _scales(model(p, x), y[rows], positive)[1]
+        jacobian = np.empty((*residual.shape, p.shape[1]))
+        for k in range(p.shape[1]):
+            moved = p.copy()
+            moved[:, k] += _DELTA
+            jacobian[..., k] = (residual - _scales(model(moved, x), y[rows], positive)[1]) / _DELTA
+        return residual, jacobian
+
+    shape, error, converged = least_squares(
+        linearize,
+        starts,
+        low=low,
+        high=high,
+        max_step=1.0,
+        damping_floor=1e-12,
+        tolerance=1e-6,
+        max_steps=_STEPS,
+        refine=True,
+    )
+    scale, _ = _scales(model(shape, x), y, positive)
     spread = np.square(y - y.mean(1, keepdims=True)).sum(1)
     flat = spread <= 1e-12 * np.maximum(np.square(y).sum(1), 1e-30)
-    r2 = np.where(flat, np.nan, 1 - best_error / np.where(flat, 1, spread))
+    r2 = np.where(flat, np.nan, 1 - error / np.where(flat, 1, spread))
 
     def curve(points: Array) -> Array:
-        parts = model(best_p, np.asarray(points, dtype=np.float64))
+        parts = model(shape, np.asarray(points, dtype=np.float64))
         parts = parts if isinstance(parts, tuple) else (parts,)
-        return best_scale[:, -1:] + sum(best_scale[:, [i]] * part for i, part in enumerate(parts))
+        return scale[:, -1:] + sum(scale[:, [i]] * part for i, part in enumerate(parts))
 
-    ok = settled & ~flat & (np.nan_to_num(r2) >= 0.5) & (best_scale[:, 0] > 0)
-    return CurveFit(np.concatenate([best_p, best_scale], axis=1), r2, ok, curve)
+    ok = converged & ~flat & (np.nan_to_num(r2) >= 0.5) & (scale[:, 0] > 0)
+    return CurveFit(np.concatenate([shape, scale], axis=1), r2, ok, curve)
 
 
 def _scales(parts: Array | tuple[Array, ...], y: Array, positive: bool) -> tuple[Array, Array]:
