@@ -88,7 +88,7 @@ def test_each_command_measures_and_leaves_its_result(v1t: Run, tmp_path: Path) -
         assert again.to_dict() == receipt.parameters
         assert any(path.suffix == ".png" for path in (tmp_path / name).iterdir())
         assert v1t(f"replay {name}")[0] == 0
-    assert "outside of the training range" in v1t(lines["behavior"] + " --force")[2]
+    assert "outside the training range" in v1t(lines["behavior"] + " --force")[2]
     assert Result.load(tmp_path / "tuning").dataset.sizes["neuron"] == 3
     assert Receipt.load(tmp_path / "screen").assumed == []  # the speed was given
     assert v1t(lines["rf"])[0] == 2  # it exists
@@ -109,7 +109,7 @@ def test_each_command_measures_and_leaves_its_result(v1t: Run, tmp_path: Path) -
         ("tuning BANK --output t --rf nowhere", "no result in this folder"),
         ("tuning BANK --output t --frequencies 0.1,0.2", "do not make a curve"),
         ("screen BANK --output s --images nowhere", "no such folder"),
-        ("behavior BANK --output b --channels whisking", "no such channel"),
+        ("behavior BANK --output b --channels whisking", "no such behaviour channel"),
         ("retinotopy BANK --output r", "--rf"),
     ],
 )

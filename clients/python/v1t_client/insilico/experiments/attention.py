@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["AttentionMaps", "center_of_mass", "correlation"]
 
-KEPT_EVERY = 8  # batches
-SHOWN = 12  # images that the result keeps, to draw the maps over
+SAVED_EVERY = 256  # images
+SHOWN = 12  # images that the result contains, for the figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMaps(Experiment):
-    """Shows each trial's image in its own behaviour and gaze; see `Trials.open` for the paths.
+    """Attention maps of trials, each with its own image, behaviour and gaze; see `Trials.open` for the paths.
 
     Attributes:
-        images: a .npy, a folder of pictures, or a folder with images.npy, behavior.npy and pupil_center.npy.
-        trial_behavior, trial_pupil_center: .npy files, a row per image.
-        limit: only the first so many trials.
+        images: a .npy file, a folder of image files, or a folder with images.npy, behavior.npy and pupil_center.npy.
+        trial_behavior, trial_pupil_center: .npy files with one row per image.
+        limit: use only the first `limit` trials.
     """
 
     name: ClassVar[str] = "attention"
@@ -49,8 +49,8 @@ examples:
   v1t attention A --images images.npy --trial-pupil-center gaze.npy --output attention
   v1t attention A --images photographs/ --running-speed 10 --output attention
 
-trials/ holds images.npy (B, H, W), and if there are such behavior.npy (B, 3: pupil dilation, its derivative, running
-speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins with a cls token have attention maps.
+trials/ contains images.npy (B, H, W) and, optionally, behavior.npy (B, 3: pupil dilation, its derivative, running
+speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins with a cls token have attention maps.
 """
 
     images: str
@@ -88,7 +88,7 @@ speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins wi
                     f"p_value_{axis}": ((), p, {"units": "1", "long_name": "two-sided, of that correlation"}),
                     f"member_correlation_{axis}": ("member", np.array(each), {"units": "1"}),
                 }
-        shown = _spread(n, pupil)
+        shown = _shown_trials(n, pupil)
         pixels = np.concatenate([trials.read(slice(i, i + 1))[0] for i in shown])
         variables["shown"] = ("nth", shown, {"units": "1", "long_name": "images that are kept below"})
         variables["shown_image"] = (("nth", "channel", "y", "x"), pixels, {"units": "recording"})
@@ -116,36 +116,36 @@ speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins wi
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         trials = parser.add_argument_group("trials")
-        trials.add_argument("--images", required=True, metavar="PATH", help="a .npy, a folder of pictures or of arrays")
+        trials.add_argument(
+            "--images", required=True, metavar="PATH", help="a .npy file, or a folder of images or arrays"
+        )
         trials.add_argument("--trial-behavior", metavar="FILE", help="a .npy of (B, 3)")
         trials.add_argument("--trial-pupil-center", metavar="FILE", help="a .npy of (B, 2)")
         trials.add_argument("--limit", type=count, metavar="N", help="only the first N")
 
 
 def _maps(subject: Subject, trials: Trials, n: int, work: Work) -> npt.NDArray[np.float32]:
-    """(n, M, h, w); an interrupted run goes on where it was."""
+    """(n, M, h, w)."""
     attend = getattr(subject.predictor, "attention", None)
     if attend is None:
         raise InvalidArgument(
             "this predictor has no attention", got=type(subject.predictor).__name__, expected="a method `attention`"
         )
-    kept = work.load("attention")
-    parts = [] if kept is None else [kept["maps"]]
-    done = sum(map(len, parts))
-    with work.progress(n, "attention", done=done) as bar:
-        for k, start in enumerate(range(done, n, BATCH), start=1):
-            piece = slice(start, min(start + BATCH, n))
-            images, state = trials.read(piece)
-            answer: Attention = attend(
-                subject.mouse.mouse_id, images, model=subject.mouse.model, **{**subject.state, **state}
-            )
-            subject.note(answer)
-            parts.append(answer.maps)
-            if k % KEPT_EVERY == 0 or piece.stop == n:
-                parts = [np.concatenate(parts)]
-                work.save("attention", maps=parts[0])
-            bar.update(len(images))
-    return np.concatenate(parts)
+    state: dict[str, Any] = {}
+    with work.resume("attention", state, n, batch=SAVED_EVERY, counter=None) as loop:
+        for piece in loop:
+            parts = [state["maps"]] if state else []
+            for start in range(piece.start, piece.stop, BATCH):
+                images, behavior = trials.read(slice(start, min(start + BATCH, piece.stop)))
+                answer: Attention = attend(
+                    subject.mouse.mouse_id, images, model=subject.mouse.model, **{**subject.state, **behavior}
+                )
+                subject.note(answer)
+                parts.append(answer.maps)
+                loop.advance(len(images))
+            state["maps"] = np.concatenate(parts)
+    maps: npt.NDArray[np.float32] = state["maps"]
+    return maps
 
 
 def center_of_mass(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -169,8 +169,8 @@ def correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> tup
     return float(found.statistic), float(found.pvalue)
 
 
-def _spread(n: int, pupil: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
-    """Trials to show: evenly over gaze from left to right where that is known."""
+def _shown_trials(n: int, pupil: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+    """Trials for the figure, spaced evenly over gaze from left to right where it is known."""
     order = np.arange(n) if pupil is None else np.argsort(pupil[:n, 0], kind="stable")
     chosen: npt.NDArray[np.int64] = order[np.unique(np.linspace(0, n - 1, min(SHOWN, n)).round().astype(int))]
     return chosen

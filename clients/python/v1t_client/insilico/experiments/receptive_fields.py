@@ -1,11 +1,12 @@
-"""Artificial receptive fields (paper A.5): what white noise a neuron of the twin likes, and a Gaussian around it.
+"""Artificial receptive fields (paper A.5): response-weighted white noise, and a Gaussian fitted to it.
 
     map = covariance of response and noise over N images      then |map| / chance ~ offset + a 2-D Gaussian
 
-A field with lobes has one Gaussian too few: the fit may sit on the strongest lobe. So the middle of the whole is
-measured as well, as the centre of a Gaussian fitted to the map's energy, blurred by 2 elements (`envelope_x`, `_y`).
+One Gaussian cannot describe a field with several lobes: the fit may settle on the strongest lobe. The centre of the
+whole field is therefore measured as well, with a Gaussian fitted to the map's energy blurred by 2 elements
+(`envelope_x`, `envelope_y`).
 
-The maps are accumulated where the responses are: on the server where it has `POST /receptive_fields`, here otherwise.
+With a `Client` the server accumulates the maps (`POST /receptive_fields`); with any other predictor this module does.
 Memory does not grow with N.
 """
 
@@ -38,20 +39,20 @@ if TYPE_CHECKING:
 __all__ = ["ReceptiveFields", "noise_sums", "receptive_field_centers"]
 
 Array = npt.NDArray[np.float64]
-RELIABLE = 6.0  # a peak so many chance levels high is no accident: of 2,304 elements the highest is at 3.9 by chance
+RELIABLE = 6.0  # chance levels; the highest of 2,304 elements without a field is at 3.9
 ENVELOPE = 2.0  # blur of the energy, elements at 36 rows: about the distance between lobes
 BLOCK = 256  # images in one matrix product
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceptiveFields(Experiment):
-    """Receptive fields of neurons by white noise.
+    """Receptive fields measured with white noise.
 
     Attributes:
-        n_images: how many noise images. The paper has 500,000; a map's noise falls with the root.
+        n_images: how many noise images. The paper uses 500,000; the noise of a map falls with the square root.
         contrast: std of the noise, in stds of the training images.
-        rows: rows of noise squares; None: 36 where that goes up, as the published models see.
-        chunk: images between two savings, and in one request.
+        rows: rows of noise squares; None: 36 as in the published models, where the image height is a multiple of it.
+        chunk: images per request, and between two saves.
     """
 
     name: ClassVar[str] = "rf"
@@ -70,7 +71,7 @@ examples:
 
     def __post_init__(self) -> None:
         if self.n_images < 100 or self.chunk < 1:
-            raise InvalidArgument("there are too few noise images", got=self.n_images, expected="at least 100")
+            raise InvalidArgument("too few noise images", got=self.n_images, expected="at least 100")
         if not 0 < self.contrast <= 10:
             raise InvalidArgument("contrast is out of range", got=self.contrast, expected="above 0, up to 10")
 
@@ -81,17 +82,17 @@ examples:
             "--images", dest="n_images", type=count, default=cls.n_images, metavar="N", help="(%(default)s)"
         )
         own.add_argument(
-            "--contrast", type=number, default=cls.contrast, help="std, in the training images' (%(default)s)"
+            "--contrast", type=number, default=cls.contrast, help="std, in stds of the training images (%(default)s)"
         )
-        own.add_argument("--rows", type=count, help="rows of noise squares (36 where that goes up)")
-        own.add_argument("--chunk", type=count, default=cls.chunk, help="images between two savings (%(default)s)")
+        own.add_argument("--rows", type=count, help="rows of noise squares (36 if it divides the height)")
+        own.add_argument("--chunk", type=count, default=cls.chunk, help="images between two saves (%(default)s)")
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
         grid = noise_grid(subject.mouse.image_shape, self.rows)
         sums = self._sums(subject, work, grid)
         chance = sums.chance()
         maps = sums.weighted_average()
-        # Scored against chance, which has mean 0: a map's own mean would dig a moat around a field of one sign.
+        # Scored against chance, which has mean 0: subtracting the map's own mean would bias the surround of a field.
         z = np.abs(maps) / np.where(chance > 0, chance, np.inf)[:, None, None]
         peak = z.max((1, 2))
         with work.progress(2 * len(subject), "Gaussian fits") as bar:
@@ -100,13 +101,13 @@ examples:
         return self._dataset(subject, sums, maps, peak, fit, envelope, grid)
 
     def _sums(self, subject: Subject, work: Work, grid: tuple[int, int]) -> NoiseSums:
-        saved = work.load("sums")
-        sums = NoiseSums.empty(len(subject), grid) if saved is None else NoiseSums.from_arrays(saved)
-        with work.progress(self.n_images, "noise images", done=sums.n_images) as bar:
-            while sums.n_images < self.n_images:
-                n = min(self.chunk, self.n_images - sums.n_images)
-                sums.add(noise_sums(subject, self, first=sums.n_images, n=n, grid=grid, progress=bar.update))
-                work.save("sums", **sums.arrays())
+        state: dict[str, Any] = NoiseSums.empty(len(subject), grid).arrays()
+        with work.resume(
+            "sums", state, self.n_images, batch=self.chunk, counter="n_images", label="noise images"
+        ) as loop:
+            sums = NoiseSums.from_arrays(state)  # shares the arrays of the state
+            for piece in loop:
+                sums.add(noise_sums(subject, self, first=piece.start, n=len(piece), grid=grid, progress=loop.advance))
         return sums
 
     def _dataset(
@@ -121,7 +122,7 @@ examples:
     ) -> xarray.Dataset:
         factor = subject.mouse.image_shape[1] // grid[0]
         center = factor * (fit.center + 0.5) - 0.5  # px of the image
-        # Where the envelope has no fit, the field's own stands in.
+        # Where the fit of the envelope failed, the centre of the field is used.
         middle = np.where(envelope.ok[:, None], factor * (envelope.center + 0.5) - 0.5, center)
         px, one = {"units": "px"}, {"units": "1"}
         ok = fit.ok & (peak > 0)
@@ -199,11 +200,11 @@ def noise_sums(
     grid: tuple[int, int],
     progress: Callable[[int], object] = lambda n: None,
 ) -> NoiseSums:
-    """The sums over noise images first to first + n - 1, accumulated by the server where there is one, else here."""
+    """The sums over noise images first to first + n - 1, accumulated by the server, or here without a server."""
     screen = subject.screen
     std = experiment.contrast * screen.noise_std
     if isinstance(subject.predictor, Client):
-        question = {
+        arguments = {
             "mouse": subject.mouse.mouse_id,
             "model": subject.mouse.model,
             "seed": experiment.seed,
@@ -215,7 +216,7 @@ def noise_sums(
             **({} if subject.all_neurons else {"neuron_ids": subject.neurons.neuron_ids.tolist()}),
             **subject.state,
         }
-        sums, about = server_sums(subject.predictor, question, progress=progress)
+        sums, about = server_sums(subject.predictor, arguments, progress=progress)
         subject.note(about)
         return sums
     sums = NoiseSums.empty(len(subject), grid)
@@ -231,10 +232,10 @@ def noise_sums(
 
 
 def receptive_field_centers(subject: Subject, folder: Path) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-    """Receptive field centres in the screen's unit from its middle, and for which neurons they are reliable.
+    """Receptive field centres (x, y) relative to the screen's centre in its unit, and which of them are reliable.
 
     Args:
-        folder: of a result of `ReceptiveFields`.
+        folder: a result of `ReceptiveFields`.
     """
     found = Result.load(folder)
     data = found.dataset
@@ -242,7 +243,7 @@ def receptive_field_centers(subject: Subject, folder: Path) -> tuple[Array, Arra
         raise InvalidArgument(
             "these receptive fields are not of this mouse's twin",
             got=f"{found.receipt.experiment} of {data.attrs['mouse']} by {data.attrs['model']}",
-            hint=f"v1t rf {subject.mouse.mouse_id} --output ... makes them.",
+            hint=f"Run v1t rf {subject.mouse.mouse_id} --output ... first.",
         )
     row = {int(neuron_id): i for i, neuron_id in enumerate(data["neuron"].values)}
     rows = np.array([row.get(int(neuron_id), -1) for neuron_id in subject.neurons.neuron_ids])
