@@ -17,7 +17,7 @@ import numpy.typing as npt
 from v1t_client._errors import InvalidArgument
 from v1t_client._images import Image
 
-__all__ = ["Chunk", "ImageSet", "Images", "open_images"]
+__all__ = ["Chunk", "ImageSet", "Images", "image_files", "open_images"]
 
 # An array of images or the path of such a .npy file, a folder of image files, a single image, or an iterable of images.
 Images: TypeAlias = Image | Iterable[Any]
@@ -55,7 +55,7 @@ def open_images(images: Images) -> ImageSet:
     if isinstance(images, (str, os.PathLike)):
         path = Path(images)
         if path.is_dir():
-            return _listed(_files(path))
+            return _listed(image_files(path))
         if path.suffix.lower() == ".npy":
             return _npy_file(path)
         return _listed([images])
@@ -70,7 +70,14 @@ def open_images(images: Images) -> ImageSet:
     return _listed([images])
 
 
-def _files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder (PNG, JPEG, .npy), sorted by name.
+
+    Raises:
+        InvalidArgument: there is no such folder, or it has no images.
+    """
+    if not folder.is_dir():
+        raise InvalidArgument("no such folder of images", got=folder)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
     if not files:
         raise InvalidArgument(

@@ -92,14 +92,7 @@ class Operations:
 
         def attempt() -> Flow[Prediction]:
             response = yield from self._exchange(http_request, retry, statuses)
-            prediction = read_prediction(
-                response,
-                mouse=request.mouse,
-                n_images=n_images,
-                spread=request.spread,
-                neuron_ids=_requested_ids(request),
-            )
-            return (yield from self._with_neuron_ids(prediction))
+            return (yield from self._with_neuron_ids(read_prediction(response, request, n_images)))
 
         return (yield from _repeat_if_model_changed(attempt))
 
@@ -114,7 +107,7 @@ class Operations:
             except NotFound as refusal:
                 return (yield from self._predict_each_mouse(names, request, refusal))
             predictions = {}
-            for prediction in read_predictions(response, mice=names, n_images=n_images, spread=request.spread):
+            for prediction in read_predictions(response, request, n_images, mice=names):
                 predictions[prediction.mouse] = yield from self._with_neuron_ids(prediction)
             return predictions
 
@@ -157,16 +150,13 @@ class Operations:
 
         def attempt() -> Flow[Gradient]:
             response = yield from self._exchange(http_request)
-            gradient = read_gradient(
-                response, mouse=request.mouse, n_images=n_images, neuron_ids=_requested_ids(request)
-            )
-            return (yield from self._with_neuron_ids(gradient))
+            return (yield from self._with_neuron_ids(read_gradient(response, request, n_images)))
 
         return (yield from _repeat_if_model_changed(attempt))
 
     def attention(self, request: ImageRequest) -> Flow[Attention]:
         http_request, n_images = requests.build_attention(request)
-        return read_attention((yield from self._exchange(http_request)), mouse=request.mouse, n_images=n_images)
+        return read_attention((yield from self._exchange(http_request)), request, n_images)
 
     def mice(self) -> Flow[list[Mouse]]:
         return read_mice((yield from self._exchange(requests.build_mice())))
@@ -312,10 +302,6 @@ class Operations:
             f"no answer from {self._url}: {reason}{tried}",
             hint="Is the server running? `make serve` starts one; another URL: Client(url), --url or V1T_URL.",
         )
-
-
-def _requested_ids(request: PredictRequest | GradientRequest) -> npt.NDArray[np.int64] | None:
-    return None if request.neuron_ids is None else np.asarray(request.neuron_ids, dtype=np.int64)
 
 
 def _repeat_if_model_changed(attempt: Callable[[], Flow[T]]) -> Flow[T]:

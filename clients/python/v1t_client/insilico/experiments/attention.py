@@ -18,7 +18,7 @@ from v1t_client._options import count
 from v1t_client.insilico.experiments.attention_figures import figures_of
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import BATCH, Subject
 from v1t_client.insilico.stimuli.trials import Trials
 
@@ -71,27 +71,28 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
         maps = _maps(subject, trials, n, work)  # (n, M, h, w)
         mean = maps.mean(1)
         variables: dict[str, Any] = {
-            "attention": (("image", "map_y", "map_x"), mean, {"units": "1", "long_name": "rollout, mean of members"}),
+            "attention": variable(mean, "1", "rollout, mean of members", dims=("image", "map_y", "map_x")),
         }
         of_mean, of_members = center_of_mass(mean), center_of_mass(maps)  # (n, 2), (n, M, 2)
         for i, axis in enumerate("xy"):
-            relative = {"units": "1", "long_name": "of the map's width or height, from its middle"}
-            variables[f"center_{axis}"] = ("image", of_mean[:, i], relative)
+            variables[f"center_{axis}"] = variable(
+                of_mean[:, i], "1", "of the map's width or height, from its middle", dims="image"
+            )
         pupil = trials.state.get("pupil_center")
         if pupil is not None:
             for i, axis in enumerate("xy"):
                 r, p = correlation(of_mean[:, i], pupil[:n, i])
                 each = [correlation(of_members[:, m, i], pupil[:n, i])[0] for m in range(maps.shape[1])]
                 variables |= {
-                    f"pupil_center_{axis}": ("image", pupil[:n, i], {"units": "recording"}),
-                    f"correlation_{axis}": ((), r, {"units": "1", "long_name": "of center with pupil center"}),
-                    f"p_value_{axis}": ((), p, {"units": "1", "long_name": "two-sided, of that correlation"}),
-                    f"member_correlation_{axis}": ("member", np.array(each), {"units": "1"}),
+                    f"pupil_center_{axis}": variable(pupil[:n, i], "recording", dims="image"),
+                    f"correlation_{axis}": variable(r, "1", "of center with pupil center", dims=()),
+                    f"p_value_{axis}": variable(p, "1", "two-sided, of that correlation", dims=()),
+                    f"member_correlation_{axis}": variable(np.array(each), "1", dims="member"),
                 }
         shown = _shown_trials(n, pupil)
         pixels = np.concatenate([trials.read(slice(i, i + 1))[0] for i in shown])
-        variables["shown"] = ("nth", shown, {"units": "1", "long_name": "images that are kept below"})
-        variables["shown_image"] = (("nth", "channel", "y", "x"), pixels, {"units": "recording"})
+        variables["shown"] = variable(shown, "1", "images that are kept below", dims="nth")
+        variables["shown_image"] = variable(pixels, "recording", dims=("nth", "channel", "y", "x"))
         dataset: xarray.Dataset = needed("xarray").Dataset(
             variables,
             coords={"image": ("image", np.arange(n), {"long_name": "number of the trial"})},

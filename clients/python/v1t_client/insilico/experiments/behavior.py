@@ -19,7 +19,7 @@ from v1t_client._options import count
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
 from v1t_client.insilico.stimuli.pictures import Pictures
 from v1t_client.insilico.stimuli.screen import Screen
@@ -97,22 +97,21 @@ examples:
         if not names:
             raise InvalidArgument(f"the responses of mouse {self.mouse!r} do not depend on behaviour in this model")
         axes = {name: _axis(subject, name, self._given(name)) for name in dict.fromkeys((*names, *(self.grid or ())))}
-        one = {"units": "1"}
         variables: dict[str, Any] = {}
-        coords = {name: (name, axis, {"units": subject.mouse.channel(name).unit}) for name, axis in axes.items()}
+        coords = {name: variable(axis, subject.mouse.channel(name).unit, dims=name) for name, axis in axes.items()}
         for name in names:
             states = [{name: value} for value in axes[name]]
             curve = _responses(subject, work, name, images, states)  # (n, values)
             total = curve[:, -1] + curve[:, 0]
             index = (curve[:, -1] - curve[:, 0]) / np.where(total > 0, total, np.inf)
-            described = {**one, "long_name": f"(r at {axes[name][-1]:.4g} - r at {axes[name][0]:.4g}) / their sum"}
-            variables[f"response_{name}"] = (("neuron", name), curve, {"units": "std of responses"})
-            variables[f"modulation_{name}"] = ("neuron", index, described)
+            described = f"(r at {axes[name][-1]:.4g} - r at {axes[name][0]:.4g}) / their sum"
+            variables[f"response_{name}"] = variable(curve, "std of responses", dims=("neuron", name))
+            variables[f"modulation_{name}"] = variable(index, "1", described)
         if self.grid is not None:
             a, b = self.grid
             states = [{a: x, b: y} for x in axes[a] for y in axes[b]]
             grid = _responses(subject, work, "grid", images, states).reshape(len(subject), len(axes[a]), len(axes[b]))
-            variables["response_grid"] = (("neuron", a, b), grid, {"units": "std of responses"})
+            variables["response_grid"] = variable(grid, "std of responses", dims=("neuron", a, b))
         return subject.dataset(variables, coords).assign_attrs(n_images=len(images))
 
     def _given(self, name: str) -> str | None:

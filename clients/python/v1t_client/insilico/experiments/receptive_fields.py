@@ -29,7 +29,7 @@ from v1t_client.insilico.experiments.receptive_field_stream import server_sums
 from v1t_client.insilico.fitting.gaussian import GaussianFit, blurred, fit_gaussians
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import BATCH, Subject
 from v1t_client.insilico.stimuli.noise import NoiseSums, enlarge, noise_grid, white_noise
 
@@ -124,45 +124,42 @@ examples:
         center = factor * (fit.center + 0.5) - 0.5  # px of the image
         # Where the fit of the envelope failed, the centre of the field is used.
         middle = np.where(envelope.ok[:, None], factor * (envelope.center + 0.5) - 0.5, center)
-        px, one = {"units": "px"}, {"units": "1"}
         ok = fit.ok & (peak > 0)
         variables = {
-            "map": (
-                ("neuron", "y", "x"),
+            "map": variable(
                 maps.astype(np.float32),
-                {"units": "1", "long_name": "covariance of standardised response and standardised noise"},
+                "1",
+                "covariance of standardised response and standardised noise",
+                dims=("neuron", "y", "x"),
             ),
-            "center_x": ("neuron", center[:, 0], {**px, "long_name": "centre of the fitted Gaussian, right"}),
-            "center_y": ("neuron", center[:, 1], {**px, "long_name": "centre of the fitted Gaussian, down"}),
-            "envelope_x": ("neuron", middle[:, 0], {**px, "long_name": "middle of the whole field, right"}),
-            "envelope_y": ("neuron", middle[:, 1], {**px, "long_name": "middle of the whole field, down"}),
-            "sigma_major": ("neuron", factor * fit.major, px),
-            "sigma_minor": ("neuron", factor * fit.minor, px),
-            "angle": ("neuron", fit.angle, {"units": "deg", "long_name": "of the major axis, from x towards y"}),
-            "amplitude": ("neuron", fit.amplitude, {**one, "long_name": "of the fitted Gaussian, z"}),
-            "offset": ("neuron", fit.offset, {**one, "long_name": "of the fitted Gaussian, z"}),
-            "fit_r2": ("neuron", fit.r2, {**one, "long_name": "share of the map's variance that the fit explains"}),
-            "fitted": ("neuron", ok, {**one, "long_name": "False: no fit; the fit's values are what was tried"}),
-            "peak": ("neuron", peak, {**one, "long_name": "highest element over its chance level"}),
-            "reliable": ("neuron", ok & (peak > RELIABLE), {**one, "long_name": f"fitted, with peak > {RELIABLE:g}"}),
-            "response_mean": ("neuron", sums.total / sums.n_images, {"units": "std of responses"}),
+            "center_x": variable(center[:, 0], "px", "centre of the fitted Gaussian, right"),
+            "center_y": variable(center[:, 1], "px", "centre of the fitted Gaussian, down"),
+            "envelope_x": variable(middle[:, 0], "px", "middle of the whole field, right"),
+            "envelope_y": variable(middle[:, 1], "px", "middle of the whole field, down"),
+            "sigma_major": variable(factor * fit.major, "px"),
+            "sigma_minor": variable(factor * fit.minor, "px"),
+            "angle": variable(fit.angle, "deg", "of the major axis, from x towards y"),
+            "amplitude": variable(fit.amplitude, "1", "of the fitted Gaussian, z"),
+            "offset": variable(fit.offset, "1", "of the fitted Gaussian, z"),
+            "fit_r2": variable(fit.r2, "1", "share of the map's variance that the fit explains"),
+            "fitted": variable(ok, "1", "False: no fit; the fit's values are what was tried"),
+            "peak": variable(peak, "1", "highest element over its chance level"),
+            "reliable": variable(ok & (peak > RELIABLE), "1", f"fitted, with peak > {RELIABLE:g}"),
+            "response_mean": variable(sums.total / sums.n_images, "std of responses"),
         }
         monitor = subject.screen.monitor
         if monitor is not None:
-            deg = {"units": "deg"}
             x, y = subject.screen.place(center[:, 0], center[:, 1])
             variables |= {
-                "azimuth": ("neuron", x, {**deg, "long_name": "centre, right of the screen's middle"}),
-                "elevation": ("neuron", -y, {**deg, "long_name": "centre, above the screen's middle"}),
-                "sigma_deg": (
-                    "neuron",
-                    np.asarray(monitor.degrees(factor * (fit.major + fit.minor) / 2)),
-                    {**deg, "long_name": "mean of both sigmas"},
+                "azimuth": variable(x, "deg", "centre, right of the screen's middle"),
+                "elevation": variable(-y, "deg", "centre, above the screen's middle"),
+                "sigma_deg": variable(
+                    np.asarray(monitor.degrees(factor * (fit.major + fit.minor) / 2)), "deg", "mean of both sigmas"
                 ),
             }
         coords = {
-            "x": ("x", factor * (np.arange(grid[1]) + 0.5) - 0.5, px),
-            "y": ("y", factor * (np.arange(grid[0]) + 0.5) - 0.5, px),
+            "x": variable(factor * (np.arange(grid[1]) + 0.5) - 0.5, "px", dims="x"),
+            "y": variable(factor * (np.arange(grid[0]) + 0.5) - 0.5, "px", dims="y"),
         }
         dataset = subject.dataset(variables, coords)
         return dataset.assign_attrs(

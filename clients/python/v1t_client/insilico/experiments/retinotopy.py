@@ -18,7 +18,7 @@ from v1t_client.insilico.experiments.receptive_fields import receptive_field_cen
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
 
 if TYPE_CHECKING:
@@ -71,24 +71,15 @@ examples:
         residual = np.full(len(subject), np.nan)
         residual[used] = np.hypot(*(screen[used] - predicted).T)
         unit = subject.screen.unit
-        axes = {"units": "1", "long_name": "of the plane, for x and y on the screen"}
         return subject.dataset(
             {
-                "center_x": (
-                    "neuron",
-                    np.where(used, x, np.nan),
-                    {"units": unit, "long_name": "from the middle, right"},
-                ),
-                "center_y": (
-                    "neuron",
-                    np.where(used, y, np.nan),
-                    {"units": unit, "long_name": "from the middle, down"},
-                ),
-                "residual": ("neuron", residual, {"units": unit, "long_name": "distance from the fitted map"}),
-                "used": ("neuron", used, {"units": "1"}),
-                "matrix": (("screen", "cortex"), matrix * 1000, {"units": f"{unit}/mm"}),
-                "r2": ("screen", r2, axes),
-                "p": ("screen", p, {"units": "1", "long_name": f"of {SHUFFLES} shuffles of the positions"}),
+                "center_x": variable(np.where(used, x, np.nan), unit, "from the middle, right"),
+                "center_y": variable(np.where(used, y, np.nan), unit, "from the middle, down"),
+                "residual": variable(residual, unit, "distance from the fitted map"),
+                "used": variable(used, "1"),
+                "matrix": variable(matrix * 1000, f"{unit}/mm", dims=("screen", "cortex")),
+                "r2": variable(r2, "1", "of the plane, for x and y on the screen", dims="screen"),
+                "p": variable(p, "1", f"of {SHUFFLES} shuffles of the positions", dims="screen"),
             },
             {"screen": ("screen", ["x", "y"]), "cortex": ("cortex", ["x", "y"])},
         )

@@ -15,7 +15,7 @@ from v1t_client._options import count
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import BATCH, Subject
 from v1t_client.insilico.framework.top_images import TopImages
 from v1t_client.insilico.stimuli.pictures import Pictures
@@ -84,21 +84,23 @@ examples:
                 state["sums"] += responses.sum(0, dtype=np.float64)
                 state["squares"] += np.square(responses, dtype=np.float64).sum(0)
         sums, squares = state["sums"], state["squares"]
-        unit, one, mean = {"units": "std of responses"}, {"units": "1"}, sums / total
+        mean = sums / total
         ranked = ("neuron", "rank")
         variables: dict[str, Any] = {
-            "best_image": (ranked, best.index, {**one, "long_name": "number of the image, from 0"}),
-            "best_response": (ranked, best.responses, unit),
-            "worst_image": (ranked, worst.index, {**one, "long_name": "number of the image, from 0"}),
-            "worst_response": (ranked, -worst.responses, unit),
-            "top_image": ("neuron", best.index[:, 0], one),
-            "top_response": ("neuron", best.responses[:, 0], unit),
-            "mean_response": ("neuron", mean, unit),
-            "std_response": ("neuron", np.sqrt(np.maximum(squares / total - mean**2, 0)), unit),
+            "best_image": variable(best.index, "1", "number of the image, from 0", dims=ranked),
+            "best_response": variable(best.responses, "std of responses", dims=ranked),
+            "worst_image": variable(worst.index, "1", "number of the image, from 0", dims=ranked),
+            "worst_response": variable(-worst.responses, "std of responses", dims=ranked),
+            "top_image": variable(best.index[:, 0], "1"),
+            "top_response": variable(best.responses[:, 0], "std of responses"),
+            "mean_response": variable(mean, "std of responses"),
+            "std_response": variable(np.sqrt(np.maximum(squares / total - mean**2, 0)), "std of responses"),
         }
         if names:
             variables["file"] = ("image", np.array(names), {"long_name": "file name of each image"})
-        return subject.dataset(variables, {"rank": ("rank", np.arange(1, top + 1), one)}).assign_attrs(n_images=total)
+        return subject.dataset(variables, {"rank": variable(np.arange(1, top + 1), "1", dims="rank")}).assign_attrs(
+            n_images=total
+        )
 
     def figures(self, result: Result) -> dict[str, Any]:
         return {"images": _figure(result, self.images)}

@@ -25,7 +25,7 @@ from v1t_client.insilico.experiments.receptive_fields import receptive_field_cen
 from v1t_client.insilico.fitting import tuning_curves as curves
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ examples:
             x, y, known = centers
             orientation, frequency = (variables[f"preferred_{name}"][1] for name in ("orientation", "frequency"))
             variables |= gratings.sizes(orientation, frequency, x, y, known)
-            coords["diameter"] = ("diameter", gratings.diameters, {"units": subject.screen.unit})
+            coords["diameter"] = variable(gratings.diameters, subject.screen.unit, dims="diameter")
         return subject.dataset(variables, coords)
 
     def figures(self, result: Result) -> dict[str, Any]:
@@ -241,10 +241,10 @@ class _Gratings:
                     alone, iso, cross = self.subject.only([i]).respond(images)[:, 0].reshape(3, P).mean(1)
                     state["ratio"][i] = (iso / alone, cross / alone) if alone > 0 else np.nan
         ratio = state["ratio"]
-        described = {"units": "1", "long_name": "response over that to a centre of the preferred diameter alone"}
+        described = "response over that to a centre of the preferred diameter alone"
         return {
-            "iso_surround": ("neuron", ratio[:, 0], described),
-            "cross_surround": ("neuron", ratio[:, 1], described),
+            "iso_surround": variable(ratio[:, 0], "1", described),
+            "cross_surround": variable(ratio[:, 1], "1", described),
         }
 
 
@@ -279,38 +279,35 @@ def _full_field(
     vector = curves.preferred_angle(by_orientation, gratings.orientations)
     preferred = np.where(orientation.ok, orientation.values[:, 0], vector)
     best_frequency = np.where(frequency.ok, frequency.values[:, 0], gratings.frequencies[chosen[1]])
-    unit, one, deg = f"cycles/{gratings.subject.screen.unit}", {"units": "1"}, {"units": "deg"}
-    response = {"units": "std of responses"}
+    unit = f"cycles/{gratings.subject.screen.unit}"
     variables: dict[str, Any] = {
-        "response": (("neuron", "orientation", "frequency"), mean, {**response, "long_name": "mean over phases"}),
-        "contrast_response": (("neuron", "contrast"), by_contrast, response),
-        "preferred_orientation": (
-            "neuron", preferred, {**deg, "long_name": "direction in which the wave runs, from x towards y"},
-        ),
-        "osi": ("neuron", curves.orientation_selectivity(by_orientation, gratings.orientations), one),
-        "osi_p": ("neuron", p, {**one, "long_name": f"of {SHUFFLES} shuffles of the images"}),
-        "dsi": (
-            "neuron",
+        "response": variable(mean, "std of responses", "mean over phases", dims=("neuron", "orientation", "frequency")),
+        "contrast_response": variable(by_contrast, "std of responses", dims=("neuron", "contrast")),
+        "preferred_orientation": variable(preferred, "deg", "direction in which the wave runs, from x towards y"),
+        "osi": variable(curves.orientation_selectivity(by_orientation, gratings.orientations), "1"),
+        "osi_p": variable(p, "1", f"of {SHUFFLES} shuffles of the images"),
+        "dsi": variable(
             curves.direction_selectivity(np.tile(by_orientation, 2), around),
-            {**one, "long_name": "0 for a twin of single images: both directions have the same frames"},
+            "1",
+            "0 for a twin of single images: both directions have the same frames",
         ),
-        "kappa": ("neuron", orientation.values[:, 1], {**one, "long_name": "of the von Mises function"}),
-        "orientation_r2": ("neuron", orientation.r2, one),
-        "orientation_ok": ("neuron", orientation.ok, {**one, "long_name": "False: the vector sum stands in"}),
-        "preferred_frequency": ("neuron", best_frequency, {"units": unit}),
-        "frequency_width": ("neuron", frequency.values[:, 1], {"units": "octaves", "long_name": "at half height"}),
-        "frequency_r2": ("neuron", frequency.r2, one),
-        "frequency_ok": ("neuron", frequency.ok, {**one, "long_name": "False: the best that was shown stands in"}),
-        "phase_modulation": ("neuron", first / np.where(level > 0, level, np.inf), {**one, "long_name": "F1 / F0"}),
-        "c50": ("neuron", saturation.values[:, 0], one),
-        "contrast_exponent": ("neuron", saturation.values[:, 1], one),
-        "contrast_r2": ("neuron", saturation.r2, one),
-        "contrast_ok": ("neuron", saturation.ok, one),
-    }  # fmt: skip
+        "kappa": variable(orientation.values[:, 1], "1", "of the von Mises function"),
+        "orientation_r2": variable(orientation.r2, "1"),
+        "orientation_ok": variable(orientation.ok, "1", "False: the vector sum stands in"),
+        "preferred_frequency": variable(best_frequency, unit),
+        "frequency_width": variable(frequency.values[:, 1], "octaves", "at half height"),
+        "frequency_r2": variable(frequency.r2, "1"),
+        "frequency_ok": variable(frequency.ok, "1", "False: the best that was shown stands in"),
+        "phase_modulation": variable(first / np.where(level > 0, level, np.inf), "1", "F1 / F0"),
+        "c50": variable(saturation.values[:, 0], "1"),
+        "contrast_exponent": variable(saturation.values[:, 1], "1"),
+        "contrast_r2": variable(saturation.r2, "1"),
+        "contrast_ok": variable(saturation.ok, "1"),
+    }
     coords = {
-        "orientation": ("orientation", gratings.orientations, deg),
-        "frequency": ("frequency", gratings.frequencies, {"units": unit}),
-        "contrast": ("contrast", gratings.contrasts, one),
+        "orientation": variable(gratings.orientations, "deg", dims="orientation"),
+        "frequency": variable(gratings.frequencies, unit, dims="frequency"),
+        "contrast": variable(gratings.contrasts, "1", dims="contrast"),
     }
     return variables, coords
 
@@ -329,12 +326,11 @@ def _sizes(diameters: Array, curve: Array, blank: Array, known: npt.NDArray[np.b
         preferred[known] = np.where(fit.ok, fine[near], np.nan)
         index[known] = np.where(fit.ok & (peak > 0), (peak - evoked[:, -1]) / np.where(peak > 0, peak, 1), np.nan)
         r2[known], ok[known] = fit.r2, fit.ok
-    one = {"units": "1"}
     return {
-        "size_response": (("neuron", "diameter"), curve, {"units": "std of responses"}),
-        "blank_response": ("neuron", blank, {"units": "std of responses"}),
-        "preferred_diameter": ("neuron", preferred, {"units": unit, "long_name": "smallest within 1 % of the peak"}),
-        "suppression_index": ("neuron", index, {**one, "long_name": "(peak - largest) / peak, above the blank screen"}),
-        "size_r2": ("neuron", r2, one),
-        "size_ok": ("neuron", ok, one),
+        "size_response": variable(curve, "std of responses", dims=("neuron", "diameter")),
+        "blank_response": variable(blank, "std of responses"),
+        "preferred_diameter": variable(preferred, unit, "smallest within 1 % of the peak"),
+        "suppression_index": variable(index, "1", "(peak - largest) / peak, above the blank screen"),
+        "size_r2": variable(r2, "1"),
+        "size_ok": variable(ok, "1"),
     }

@@ -18,7 +18,7 @@ from v1t_client._errors import InvalidArgument
 from v1t_client._options import count, number
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
 from v1t_client.insilico.most_exciting_inputs.ascent import Ascent, ascend, respond_each
 from v1t_client.insilico.most_exciting_inputs.baselines import best_baselines, best_in_mask, noise
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MostExcitingInputs"]
 
-STD, RESPONSE = {"units": "training std"}, {"units": "response std"}
 MANY = 500  # neurons; searches for more must be asked for explicitly
 RECIPE_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "source")
 
@@ -125,19 +124,19 @@ images' std. Behaviour and gaze are the training means unless they are given.
         centers = np.array([center_of(mask) for mask in masks]) * canvas.factor + (canvas.factor - 1) / 2  # (n, 2)
         image = ("neuron", "channel", "y", "x")
         variables: dict[str, Any] = {
-            "mei": (image, canvas.show(best), {"units": "recording", "long_name": "most exciting input"}),
-            "response": ("neuron", responses, {**RESPONSE, "long_name": "response to the most exciting input"}),
-            "mask": (("neuron", "grid_y", "grid_x"), masks, {"units": "1"}),
-            "center_x": ("neuron", centers[:, 0], {"units": "px", "long_name": "of the mask, from the left"}),
-            "center_y": ("neuron", centers[:, 1], {"units": "px", "long_name": "of the mask, from the top"}),
-            "agreement": ("neuron", _agreement(most.images, masks), {"units": "1", "long_name": "between starts"}),
+            "mei": variable(canvas.show(best), "recording", "most exciting input", dims=image),
+            "response": variable(responses, "response std", "response to the most exciting input"),
+            "mask": variable(masks, "1", dims=("neuron", "grid_y", "grid_x")),
+            "center_x": variable(centers[:, 0], "px", "of the mask, from the left"),
+            "center_y": variable(centers[:, 1], "px", "of the mask, from the top"),
+            "agreement": variable(_agreement(most.images, masks), "1", "between starts"),
             **_trace_variables("mei", most),
         }
         if self.least:
             least = ascend(subject, canvas, self.search, work, name="least", start=start, up=False)
             worst, lowest = _best_start(least, up=False)
-            variables["lei"] = (image, canvas.show(worst), {"units": "recording", "long_name": "least exciting input"})
-            variables["least_response"] = ("neuron", lowest, RESPONSE)
+            variables["lei"] = variable(canvas.show(worst), "recording", "least exciting input", dims=image)
+            variables["least_response"] = variable(lowest, "response std")
             variables |= _trace_variables("lei", least)
         if self.diverse:
             variables |= self._diverse(subject, canvas, work, best, masks, responses)
@@ -170,16 +169,17 @@ images' std. Behaviour and gaze are the training means unless they are given.
         )
         spent = np.sqrt(((best * masks[:, None]) ** 2).sum((1, 2, 3)))
         return {
-            "diverse": (
-                ("neuron", "nth", "channel", "y", "x"),
+            "diverse": variable(
                 canvas.show(diverse.images),
-                {"units": "recording", "long_name": "diverse exciting inputs"},
+                "recording",
+                "diverse exciting inputs",
+                dims=("neuron", "nth", "channel", "y", "x"),
             ),
-            "diverse_response": (("neuron", "nth"), diverse.responses, RESPONSE),
-            "diverse_distance": (
-                "neuron",
+            "diverse_response": variable(diverse.responses, "response std", dims=("neuron", "nth")),
+            "diverse_distance": variable(
                 diverse.distance / np.maximum(spent, 1e-9),
-                {"units": "1", "long_name": "mean distance of two images in the mask, over the image's norm there"},
+                "1",
+                "mean distance of two images in the mask, over the image's norm there",
             ),
         }
 
@@ -200,7 +200,7 @@ images' std. Behaviour and gaze are the training means unless they are given.
         faint = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 2)])
         start = center + 0.1 * norm * faint / np.sqrt((faint**2).sum((2, 3, 4), keepdims=True))
         alone = respond_each(subject, canvas, center)[:, 0]
-        variables: dict[str, Any] = {"center_response": ("neuron", alone, RESPONSE)}
+        variables: dict[str, Any] = {"center_response": variable(alone, "response std")}
         for kind, up in (("exciting", True), ("suppressing", False)):
             found = ascend(
                 subject,
@@ -213,12 +213,13 @@ images' std. Behaviour and gaze are the training means unless they are given.
                 constrain=constrain,
             )
             images, responses = _best_start(found, up=up)
-            variables[f"{kind}_surround"] = (
-                ("neuron", "channel", "y", "x"),
+            variables[f"{kind}_surround"] = variable(
                 canvas.show(images),
-                {"units": "recording", "long_name": f"the image's center with the most {kind} surround"},
+                "recording",
+                f"the image's center with the most {kind} surround",
+                dims=("neuron", "channel", "y", "x"),
             )
-            variables[f"{kind}_surround_response"] = ("neuron", responses, RESPONSE)
+            variables[f"{kind}_surround_response"] = variable(responses, "response std")
         return variables
 
     def _baselines(
@@ -239,14 +240,14 @@ images' std. Behaviour and gaze are the training means unless they are given.
         for name, (read, n_images) in sets.items():
             top = best_baselines(subject, work, read, n_images, name=name)
             at_norm = best_in_mask(subject, canvas, self.search, read, top, masks)
-            variables[f"best_{name}_index"] = ("neuron", top.index[:, 0], {"units": "1"})
+            variables[f"best_{name}_index"] = variable(top.index[:, 0], "1")
             for key, best, how in (
                 (name, top.responses[:, 0], "at its own contrast"),
                 (f"{name}_in_mask", at_norm, "cut to the mask, at the search's norm"),
             ):
                 what = f"response to the best of {n_images} {name} images, {how}"
-                variables[f"best_{key}"] = ("neuron", best, {**RESPONSE, "long_name": what})
-                variables[f"beats_{key}"] = ("neuron", (responses > best).astype(np.int8), {"units": "1"})
+                variables[f"best_{key}"] = variable(best, "response std", what)
+                variables[f"beats_{key}"] = variable((responses > best).astype(np.int8), "1")
         return variables
 
     def figures(self, result: Result) -> dict[str, Any]:
@@ -349,6 +350,8 @@ def _trace_variables(name: str, found: Ascent) -> dict[str, Any]:
     """The images of all starts, and their responses during the search."""
     grid = ("neuron", "start", "channel", "grid_y", "grid_x")
     return {
-        f"{name}_starts": (grid, found.images.astype(np.float32), {**STD, "long_name": "from each start, on the grid"}),
-        f"{name}_trace": (("neuron", "start", "step"), found.trace, RESPONSE),
+        f"{name}_starts": variable(
+            found.images.astype(np.float32), "training std", "from each start, on the grid", dims=grid
+        ),
+        f"{name}_trace": variable(found.trace, "response std", dims=("neuron", "start", "step")),
     }
