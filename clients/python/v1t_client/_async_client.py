@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -16,7 +15,7 @@ from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
 from v1t_client._images import Image
-from v1t_client._large_sets.chunks import CHUNK, IN_FLIGHT, ChunkedRequest, run_chunks_async
+from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks_async
 from v1t_client._large_sets.collector import Collector
 from v1t_client._large_sets.image_sets import Images
 from v1t_client._protocol.arguments import (
@@ -24,9 +23,11 @@ from v1t_client._protocol.arguments import (
     GradientRequest,
     ImageOptions,
     ImageRequest,
+    ManyOptions,
     NeuronFilters,
     PredictOptions,
     PredictRequest,
+    StreamOptions,
 )
 from v1t_client._protocol.http import http_options, send_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
@@ -87,36 +88,14 @@ class AsyncClient:
         request = PredictRequest(mouse="*", image=image, **options)
         return await self._run(self._operations.predict_mice(mice, request))
 
-    def predict_stream(
-        self,
-        mouse: str,
-        images: Images,
-        *,
-        chunk: int = CHUNK,
-        in_flight: int = IN_FLIGHT,
-        first: int = 0,
-        **options: Unpack[PredictOptions],
-    ) -> AsyncIterator[Prediction]:
+    def predict_stream(self, mouse: str, images: Images, **options: Unpack[StreamOptions]) -> AsyncIterator[Prediction]:
         """See `Client.predict_stream`; iterate with `async for`."""
-        chunks = ChunkedRequest(self._operations, mouse, images, chunk=chunk, **options)
-        return run_chunks_async(chunks, self._run, in_flight=in_flight, first=first)
+        return run_chunks_async(ChunkedRequest(self._operations, mouse, images, **options), self._run)
 
-    async def predict_many(
-        self,
-        mouse: str,
-        images: Images,
-        *,
-        output: str | os.PathLike[str] | None = None,
-        force: bool = False,
-        progress: bool | None = None,
-        chunk: int = CHUNK,
-        in_flight: int = IN_FLIGHT,
-        **options: Unpack[PredictOptions],
-    ) -> Prediction:
+    async def predict_many(self, mouse: str, images: Images, **options: Unpack[ManyOptions]) -> Prediction:
         """See `Client.predict_many`."""
-        chunks = ChunkedRequest(self._operations, mouse, images, chunk=chunk, **options)
-        with Collector(chunks, output=output, force=force, progress=progress) as collector:
-            async for prediction in run_chunks_async(chunks, self._run, in_flight=in_flight, first=collector.done):
+        with Collector(self._operations, mouse, images, **options) as collector:
+            async for prediction in run_chunks_async(collector.chunks, self._run):
                 collector.add(prediction)
             return collector.prediction()
 

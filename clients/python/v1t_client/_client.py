@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +16,7 @@ from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
 from v1t_client._images import Image
-from v1t_client._large_sets.chunks import CHUNK, IN_FLIGHT, ChunkedRequest, run_chunks
+from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks
 from v1t_client._large_sets.collector import Collector
 from v1t_client._large_sets.image_sets import Images
 from v1t_client._protocol.arguments import (
@@ -25,9 +24,11 @@ from v1t_client._protocol.arguments import (
     GradientRequest,
     ImageOptions,
     ImageRequest,
+    ManyOptions,
     NeuronFilters,
     PredictOptions,
     PredictRequest,
+    StreamOptions,
 )
 from v1t_client._protocol.http import CONNECT_TIMEOUT, http_options, send_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
@@ -131,16 +132,7 @@ class Client:
         request = PredictRequest(mouse="*", image=image, **options)
         return self._run(self._operations.predict_mice(mice, request))
 
-    def predict_stream(
-        self,
-        mouse: str,
-        images: Images,
-        *,
-        chunk: int = CHUNK,
-        in_flight: int = IN_FLIGHT,
-        first: int = 0,
-        **options: Unpack[PredictOptions],
-    ) -> Iterator[Prediction]:
+    def predict_stream(self, mouse: str, images: Images, **options: Unpack[StreamOptions]) -> Iterator[Prediction]:
         """Predicts the responses to any number of images, chunk by chunk and in order, in bounded memory.
 
         Each chunk is a request that is retried for as long as the client's `timeout`, so that a busy or restarting
@@ -149,41 +141,29 @@ class Client:
         Args:
             images: a (B, C, H, W) array, memory-mapped or not; the path of a .npy file of that shape, or of a folder
                 of image files (sorted by name); a list or an iterator of images as `predict` takes them.
-            chunk: most images per request; fewer where images are large.
-            in_flight: requests that are sent at the same time.
-            first: index of the first image, to continue a stream that was interrupted.
-            options: as for `predict`; behaviour per image is (B,), also where `first` is not 0.
+            chunk: most images per request (64 by default); fewer where images are large.
+            in_flight: number of requests that are sent at the same time (2 by default).
+            first: index of the first image, to continue a stream that was interrupted. 0 by default.
+            options: also those of `predict`; behaviour per image is (B,), also where `first` is not 0.
 
         Example:
             >>> for prediction in client.predict_stream("A", "images.npy"):          # doctest: +SKIP
             ...     total += prediction.responses.sum(axis=0)
         """
-        chunks = ChunkedRequest(self._operations, mouse, images, chunk=chunk, **options)
-        return run_chunks(chunks, self._run, in_flight=in_flight, first=first)
+        return run_chunks(ChunkedRequest(self._operations, mouse, images, **options), self._run)
 
-    def predict_many(
-        self,
-        mouse: str,
-        images: Images,
-        *,
-        output: str | os.PathLike[str] | None = None,
-        force: bool = False,
-        progress: bool | None = None,
-        chunk: int = CHUNK,
-        in_flight: int = IN_FLIGHT,
-        **options: Unpack[PredictOptions],
-    ) -> Prediction:
+    def predict_many(self, mouse: str, images: Images, **options: Unpack[ManyOptions]) -> Prediction:
         """Predicts the responses to any number of images as one prediction; see `predict_stream`.
 
         Args:
             output: a .npy file that receives the responses as they arrive; the arrays of the returned prediction are
                 mapped from it. After an interruption the same call resumes where it stopped.
-            force: replace the file, and discard what an interrupted call left.
-            progress: show a progress line on stderr; None: only if stderr is a terminal.
+            force: replace the file, and discard what an interrupted call left. False by default.
+            progress: show a progress line on stderr; by default only if stderr is a terminal.
+            options: also `chunk` and `in_flight` of `predict_stream`, and the options of `predict`.
         """
-        chunks = ChunkedRequest(self._operations, mouse, images, chunk=chunk, **options)
-        with Collector(chunks, output=output, force=force, progress=progress) as collector:
-            for prediction in run_chunks(chunks, self._run, in_flight=in_flight, first=collector.done):
+        with Collector(self._operations, mouse, images, **options) as collector:
+            for prediction in run_chunks(collector.chunks, self._run):
                 collector.add(prediction)
             return collector.prediction()
 

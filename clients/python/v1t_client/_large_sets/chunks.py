@@ -22,7 +22,7 @@ from v1t_client._protocol.operations import Flow, Operations
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["CHUNK", "IN_FLIGHT", "ChunkedRequest", "run_chunks", "run_chunks_async"]
+__all__ = ["CHUNK", "ChunkedRequest", "run_chunks", "run_chunks_async"]
 
 CHUNK = 64  # images; few enough for a slow model to answer in time, enough to hide the overhead of a request
 IN_FLIGHT = 2  # chunks; the server computes one while the other is on its way
@@ -39,6 +39,8 @@ class ChunkedRequest:
     Attributes:
         images: the images, opened.
         request: the arguments, for all images.
+        in_flight: number of requests that are sent at the same time.
+        first: index of the first image.
     """
 
     def __init__(
@@ -48,12 +50,17 @@ class ChunkedRequest:
         images: Images,
         *,
         chunk: int = CHUNK,
+        in_flight: int = IN_FLIGHT,
+        first: int = 0,
         **options: Unpack[PredictOptions],
     ) -> None:
         check_count("chunk", chunk, least=1)
+        check_count("in_flight", in_flight, least=1)
+        check_count("first", first, least=0)
         self._operations = operations
         self._chunk = chunk
         self._model_hash: str | None = None
+        self.in_flight, self.first = in_flight, first
         self.request = PredictRequest(mouse=mouse, image=None, **options)
         self.images = open_images(images)
         n_images = self.images.n_images
@@ -63,10 +70,10 @@ class ChunkedRequest:
                     f"{name} does not fit the images", got=len(value), expected=f"one for all, or {n_images}"
                 )
 
-    def flows(self, first: int) -> Iterator[Flow[Prediction]]:
+    def flows(self) -> Iterator[Flow[Prediction]]:
         """One flow per chunk, starting at image `first`. A chunk is read when its flow is taken."""
-        start = first
-        for image in self.images.read(first, self._chunk):
+        start = self.first
+        for image in self.images.read(start, self._chunk):
             rows = slice(start, start + len(image))
             yield self._operations.predict_chunk(part_of(self.request, image, rows))
             start = rows.stop
@@ -105,12 +112,8 @@ def start_ahead(
             handle.cancel()
 
 
-def run_chunks(
-    chunks: ChunkedRequest, run: Callable[[Flow[Prediction]], Prediction], *, in_flight: int, first: int
-) -> Iterator[Prediction]:
+def run_chunks(chunks: ChunkedRequest, run: Callable[[Flow[Prediction]], Prediction]) -> Iterator[Prediction]:
     """The predictions of all chunks in order; each chunk runs in its own thread."""
-    check_count("in_flight", in_flight, least=1)
-    check_count("first", first, least=0)
 
     def start(flow: Flow[Prediction]) -> Future[Prediction]:
         future: Future[Prediction] = Future()
@@ -126,31 +129,21 @@ def run_chunks(
         threading.Thread(target=work, name="v1t-stream", daemon=True).start()
         return future
 
-    futures = start_ahead(chunks.flows(first), start, in_flight)
-    return (chunks.check(future.result()) for future in futures)
+    for future in start_ahead(chunks.flows(), start, chunks.in_flight):
+        yield chunks.check(future.result())
 
 
-def run_chunks_async(
-    chunks: ChunkedRequest,
-    run: Callable[[Flow[Prediction]], Coroutine[Any, Any, Prediction]],
-    *,
-    in_flight: int,
-    first: int,
+async def run_chunks_async(
+    chunks: ChunkedRequest, run: Callable[[Flow[Prediction]], Coroutine[Any, Any, Prediction]]
 ) -> AsyncIterator[Prediction]:
     """The same on an event loop."""
-    check_count("in_flight", in_flight, least=1)
-    check_count("first", first, least=0)
-
-    async def predictions() -> AsyncIterator[Prediction]:
-        tasks = start_ahead(chunks.flows(first), lambda flow: asyncio.ensure_future(run(flow)), in_flight)
-        try:
-            for task in tasks:
-                try:
-                    prediction = await task
-                finally:
-                    task.cancel()
-                yield chunks.check(prediction)
-        finally:
-            tasks.close()  # type: ignore[attr-defined]  # a generator: closing it cancels what is in flight
-
-    return predictions()
+    tasks = start_ahead(chunks.flows(), lambda flow: asyncio.ensure_future(run(flow)), chunks.in_flight)
+    try:
+        for task in tasks:
+            try:
+                prediction = await task
+            finally:
+                task.cancel()
+            yield chunks.check(prediction)
+    finally:
+        tasks.close()  # type: ignore[attr-defined]  # a generator: closing it cancels what is in flight

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from v1t_client._answers.prediction import Prediction, concatenated
 from v1t_client._errors import InvalidArgument
 from v1t_client._large_sets.chunks import ChunkedRequest
+from v1t_client._large_sets.image_sets import Images
 from v1t_client._large_sets.progress import Progress
 from v1t_client._large_sets.responses_file import ResponsesFile, digest
+from v1t_client._protocol.arguments import ChunkOptions
+from v1t_client._protocol.operations import Operations
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Collector"]
 
 
 class Collector:
-    """Collects the predictions of all chunks, in memory or in a file."""
+    """Collects the predictions of all chunks, in memory or in a file.
+
+    Attributes:
+        chunks: the requests, starting where an interrupted call stopped.
+    """
 
     def __init__(
         self,
-        chunks: ChunkedRequest,
+        operations: Operations,
+        mouse: str,
+        images: Images,
         *,
-        output: str | os.PathLike[str] | None,
-        force: bool,
-        progress: bool | None,
+        output: str | os.PathLike[str] | None = None,
+        force: bool = False,
+        progress: bool | None = None,
+        **options: Unpack[ChunkOptions],
     ) -> None:
+        self.chunks = ChunkedRequest(operations, mouse, images, **options)
+        n_images = self.chunks.images.n_images
         self._parts: list[Prediction] = []
         self._file = None
         if output is not None:
             self._file = ResponsesFile(
                 output,
-                digest=digest(chunks.request, chunks.images),
-                n_images=chunks.images.n_images,
-                spread=chunks.request.spread,
+                digest=digest(self.chunks.request, self.chunks.images),
+                n_images=n_images,
+                spread=self.chunks.request.spread,
                 force=force,
             )
-        self.done = 0 if self._file is None else self._file.done
-        self._progress = Progress(chunks.images.n_images, done=self.done, shown=progress)
+            self.chunks.first = self._file.done
+        self._done = self.chunks.first
+        self._progress = Progress(n_images, done=self._done, shown=progress)
 
     def __enter__(self) -> Collector:
         self._progress.__enter__()
@@ -51,8 +68,8 @@ class Collector:
             self._parts.append(prediction)
         else:
             self._file.add(prediction)
-        self.done += len(prediction)
-        self._progress.update(self.done)
+        self._done += len(prediction)
+        self._progress.update(self._done)
 
     def prediction(self) -> Prediction:
         """The prediction for all images.

@@ -1,10 +1,11 @@
 """The arguments of the client's methods: once as keyword arguments, once as a request with its defaults.
 
-`Client.predict` and `Client.neurons` document what they mean.
+The methods of `Client` document what they mean.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
@@ -16,14 +17,17 @@ from v1t_client._answers.gradient import BEHAVIOR_NAMES
 from v1t_client._images import Image
 
 __all__ = [
+    "ChunkOptions",
     "GradientOptions",
     "GradientRequest",
     "ImageOptions",
     "ImageRequest",
+    "ManyOptions",
     "NeuronFilters",
     "PredictOptions",
     "PredictRequest",
     "Resize",
+    "StreamOptions",
     "Units",
     "part_of",
     "per_image",
@@ -52,9 +56,30 @@ class GradientOptions(ImageOptions, total=False):
 
 
 class PredictOptions(GradientOptions, total=False):
-    """Keyword arguments of `Client.predict`, `predict_mice`, `predict_many` and `predict_stream`."""
+    """Keyword arguments of `Client.predict` and `predict_mice`."""
 
     spread: bool
+
+
+class ChunkOptions(PredictOptions, total=False):
+    """Keyword arguments of both methods for large sets of images."""
+
+    chunk: int
+    in_flight: int
+
+
+class StreamOptions(ChunkOptions, total=False):
+    """Keyword arguments of `Client.predict_stream`."""
+
+    first: int
+
+
+class ManyOptions(ChunkOptions, total=False):
+    """Keyword arguments of `Client.predict_many`."""
+
+    output: str | os.PathLike[str] | None
+    force: bool
+    progress: bool | None
 
 
 class NeuronFilters(TypedDict, total=False):
