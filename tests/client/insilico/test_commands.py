@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from support.gabor_bank import GaborBank
 from v1t_client._cli import command as cli
-from v1t_client._cli import experiments as commands
-from v1t_client._cli import tools
+from v1t_client._cli import predictor_options
 from v1t_client.insilico import EXPERIMENTS, Receipt, Result
 
 Run = Callable[[str], tuple[int, str, str]]
@@ -36,8 +35,7 @@ def v1t(bank: GaborBank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def open_bank(where: str, **options: object) -> Iterator[GaborBank]:
         yield bank
 
-    monkeypatch.setattr(commands, "open_predictor", open_bank)
-    monkeypatch.setattr(tools, "open_predictor", open_bank)
+    monkeypatch.setattr(predictor_options, "open_predictor", open_bank)
     monkeypatch.chdir(tmp_path)
 
     def run(line: str) -> tuple[int, str, str]:

@@ -241,10 +241,10 @@ def test_a_recording_that_does_not_fit_is_refused(
 
 
 def test_what_is_no_pack_is_refused(pack: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match="no pack"):
+    with pytest.raises(InvalidArgument, match="not a pack"):
         Pack.load(tmp_path / "nothing")
     np.save(pack / "predictions.npy", np.zeros((2, 2)))
-    with pytest.raises(InvalidArgument, match="not whole"):
+    with pytest.raises(InvalidArgument, match="do not match"):
         Pack.load(pack)
 
 

@@ -315,7 +315,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(server: Server, 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in said
+    assert "run the same command again" in said
     assert "Traceback" not in said
     with np.load(kept) as sums:
         before = int(sums["n_images"])

@@ -1,4 +1,4 @@
-"""What the command line prints and writes: tables for people, files for programs."""
+"""The output of the command line: tables on the terminal, and files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENDINGS = (".npy", ".csv", ".json")
 
 
 def notes(prediction: Prediction) -> list[str]:
-    """What has to be said beside the numbers: simulated, and what was assumed."""
+    """Notes about a prediction: whether it is simulated, and what was assumed."""
     lines = []
     if prediction.model.simulated:
         lines.append(f"simulated: {prediction.model.notice or 'this twin was trained on a simulated recording'}")
@@ -37,7 +37,7 @@ def notes(prediction: Prediction) -> list[str]:
 
 
 def prediction_table(prediction: Prediction, *, top: int) -> str:
-    """The strongest `top` responses of each image."""
+    """The `top` strongest responses to each image."""
     n_images, n_neurons = prediction.responses.shape
     model = prediction.model
     title = (
@@ -71,7 +71,7 @@ def mice_table(mice: Sequence[Mouse]) -> str:
 
 
 def mouse_card(mouse: MouseDetail) -> str:
-    """Everything that is known of one mouse."""
+    """All information about one mouse."""
     recording = mouse.data_key or "unnamed"
     facts = [
         ("mouse", mouse.mouse_id),
@@ -88,7 +88,7 @@ def mouse_card(mouse: MouseDetail) -> str:
     width = max(len(name) for name, value in facts if value)
     lines = [f"{name:<{width}}  {value}" for name, value in facts if value]
     if mouse.standardized_inputs:
-        lines.append("inputs are taken as standardised already: the recording's statistics are not known")
+        lines.append("inputs must be standardised, because the statistics of the recording are not known")
     channels = [*mouse.image_channels, *mouse.behavior, *mouse.pupil_center]
     return "\n".join([*lines, "", _table(["input", "unit", "mean", "std", "min", "max"], map(_channel_row, channels))])
 
@@ -109,15 +109,15 @@ def neurons_table(neurons: NeuronTable) -> str:
 
 
 def check_output(path: Path | None, *, force: bool) -> None:
-    """Refuses an output file before anything is asked, not after.
+    """Refuses an output file before the request is sent, not afterwards.
 
     Raises:
-        InvalidArgument: unknown ending, no such folder, or the file is there already.
+        InvalidArgument: unknown file type, no such folder, or the file exists already.
     """
     if path is None:
         return
     if path.suffix not in _ENDINGS:
-        raise InvalidArgument("--output has an unknown ending", got=path.name, expected=" or ".join(_ENDINGS))
+        raise InvalidArgument("--output has an unknown file type", got=path.name, expected=" or ".join(_ENDINGS))
     if not path.parent.is_dir():
         raise InvalidArgument("--output is in a folder that does not exist", got=path)
     if path.exists() and not force:
@@ -125,7 +125,7 @@ def check_output(path: Path | None, *, force: bool) -> None:
 
 
 def write_prediction(prediction: Prediction, path: Path) -> None:
-    """Writes all responses: .npy (B, n) or (2, B, n) with spread, .csv one row per image and neuron, .json all.
+    """Writes all responses: .npy (B, n), or (2, B, n) with spread; .csv with a row per image and neuron; .json.
 
     Raises:
         InvalidArgument: the file cannot be written.
@@ -164,7 +164,7 @@ def _value(value: float | None, form: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they need; numbers to the right, words to the left."""
+    """Aligned columns: numbers to the right, words to the left."""
     rows = list(rows)
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]

@@ -171,10 +171,10 @@ def choose_units(dataset: xarray.Dataset, options: PackOptions) -> tuple[list[in
 
 def _images(units: xarray.Dataset, kinds: Iterable[str] | None) -> tuple[npt.NDArray[np.float64], list[dict[str, Any]]]:
     """(F, C, H, W) in the recording's units, and the kind and unit of each frame."""
-    there = [kind for kind in KINDS if kind in units]
-    wanted = there if kinds is None else list(kinds)
-    if missing := [kind for kind in wanted if kind not in there]:
-        raise InvalidArgument("the result has no such images", got=", ".join(missing), expected=", ".join(there))
+    available = [kind for kind in KINDS if kind in units]
+    wanted = available if kinds is None else list(kinds)
+    if missing := [kind for kind in wanted if kind not in available]:
+        raise InvalidArgument("the result has no such images", got=", ".join(missing), expected=", ".join(available))
     images, frames = [], []
     for kind in wanted:
         for row, unit in enumerate(units["neuron"].values):

@@ -195,12 +195,12 @@ def summary_of(result: Result) -> str:
     """A few lines for the terminal."""
     dataset = result.dataset
     correlation, reliability = dataset["correlation"].values, dataset["reliability"].values
-    there = np.isfinite(correlation)
-    lines = [f"found {int(there.sum())} of {counted(len(there), 'unit')} again"]
-    if there.any():
+    found = np.isfinite(correlation)
+    lines = [f"found {int(found.sum())} of {counted(len(found), 'unit')} again"]
+    if found.any():
         repeated = np.isfinite(reliability)
         beside = f"; reliability {np.median(reliability[repeated]):.3f}" if repeated.any() else ""
-        lines.append(f"correlation with the prediction {np.median(correlation[there]):.3f} (median over units{beside})")
+        lines.append(f"correlation with the prediction {np.median(correlation[found]):.3f} (median over units{beside})")
     if "own_image_strongest" in dataset:
         n = dataset.sizes["confused"]
         share, p_value = dataset["own_image_strongest"].item(), dataset["own_image_p_value"].item()
