@@ -25,11 +25,6 @@ V1T = [sys.executable, "-m", "v1t_client"]
 
 
 @pytest.fixture
-def server() -> ContractServer:
-    return ContractServer()
-
-
-@pytest.fixture
 def v1t(server, monkeypatch, capsys, tmp_path):
     """Runs a command line in a folder with `image.png`; gives exit code, stdout, stderr."""
     monkeypatch.setattr(cli, "Client", functools.partial(v1t_client.Client, transport=server.transport()))
@@ -262,14 +257,12 @@ def test_the_command_works_as_a_process(server, tmp_path):
     assert "mouse B, model demo" in run.stdout
 
 
-def test_nobody_there_is_said_without_a_traceback(tmp_path):
-    run = subprocess.run(
-        [*V1T, "mice", "--url", "http://127.0.0.1:9", "--retries", "0"], capture_output=True, text=True
-    )
-    assert run.returncode == 1
-    assert run.stderr.startswith("v1t: no answer from http://127.0.0.1:9: ")
-    assert "make serve" in run.stderr
-    assert "Traceback" not in run.stderr
+def test_nobody_there_is_said_without_a_traceback(capsys):
+    assert cli.main(["mice", "--url", "http://127.0.0.1:9", "--retries", "0"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("v1t: no answer from http://127.0.0.1:9: ")
+    assert "make serve" in err
+    assert "Traceback" not in err
 
 
 def test_a_reader_that_leaves_early_is_no_error(server):

@@ -10,6 +10,7 @@ import json
 import pickle
 import random
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -36,22 +37,6 @@ from v1t_client._protocol.operations import Operations, Send, Sleep
 from v1t_client._protocol.retry import Retry
 
 EXAMPLES = Path(v1t_client.__file__).parents[1] / "examples"
-
-
-@pytest.fixture
-def server() -> ContractServer:
-    return ContractServer()
-
-
-@pytest.fixture
-def client(server: ContractServer):
-    with Client(transport=server.transport(), retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
 
 
 def png(shape: tuple[int, int] = SHAPE[1:]) -> bytes:
@@ -926,17 +911,18 @@ def test_a_proxy_for_the_world_is_not_used_for_this_machine(server, monkeypatch)
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_examples_are_short_and_run(server, tmp_path, example):
+def test_examples_are_short_and_run(server, tmp_path, monkeypatch, capsys, example):
     path = EXAMPLES / example
     assert len(path.read_text(encoding="utf-8").splitlines()) < 40
     (tmp_path / "image.png").write_bytes(png())
     arguments = ["image.png"] if "image" in example else []
+    monkeypatch.chdir(tmp_path)
     with server.listening() as url:
-        run = subprocess.run(
-            [sys.executable, "-W", "error", path, *arguments, "B", url], cwd=tmp_path, capture_output=True, text=True
-        )
-    assert (run.returncode, run.stderr) == (0, "")
-    assert len(run.stdout.splitlines()) > 5
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments, "B", url])
+        runpy.run_path(str(path), run_name="__main__")
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert len(said.out.splitlines()) > 5
     predicted = next(seen for seen in server.seen if seen.path == "/predict")
     assert predicted.form["mouse"] == "B"
 

@@ -33,22 +33,6 @@ N = 37
 
 
 @pytest.fixture
-def server() -> ContractServer:
-    return ContractServer()
-
-
-@pytest.fixture
-def client(server: ContractServer):
-    with Client(transport=server.transport(), retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
-
-
-@pytest.fixture
 def images(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 256, (N, *SHAPE), dtype=np.uint8)
 

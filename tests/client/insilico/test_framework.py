@@ -181,7 +181,7 @@ def test_a_bundle_that_is_swapped_in_the_middle_is_noticed() -> None:
 # Runs
 
 
-def test_a_run_leaves_labelled_arrays_a_table_figures_and_a_receipt(tmp_path: Path) -> None:
+def test_a_run_leaves_labelled_arrays_a_table_figures_and_a_receipt(tmp_path: Path, rendered_figures: None) -> None:
     bank = GaborBank()
     ids = tuple(bank.ids[:4].tolist())
     experiment = Steps(mouse="BANK", neuron_ids=ids, monitor=MONITOR, seed=3, pupil_center=(1.0, 2.0))

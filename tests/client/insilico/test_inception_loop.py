@@ -13,7 +13,7 @@ import pytest
 import xarray
 from PIL import Image
 from support.gabor_bank import GaborBank
-from support.live_server import ROOT
+from support.live_server import Server
 from v1t_client import InvalidArgument
 from v1t_client._cli import main
 from v1t_client.insilico import Result
@@ -150,7 +150,9 @@ def recording(pack: Path, noise: float, seed: int = 0) -> np.ndarray:
     return loaded.predictions.T[loaded.order] + np.random.default_rng(seed).normal(0, noise, (len(loaded.order), N))
 
 
-def test_a_recording_that_does_what_was_predicted_scores_high(pack: Path, tmp_path: Path) -> None:
+def test_a_recording_that_does_what_was_predicted_scores_high(
+    pack: Path, tmp_path: Path, rendered_figures: None
+) -> None:
     table = recording(pack, noise=0.05)
     np.save(tmp_path / "responses.npy", table)
     result = score_pack(pack, tmp_path / "responses.npy")
@@ -249,8 +251,8 @@ def test_what_is_no_pack_is_refused(pack: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_close_the_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo = ["--bundle", str(ROOT / "exported_models" / "demo")]
+def test_the_commands_close_the_loop(demo_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = ["--url", demo_server.url]
     meis, pack = str(tmp_path / "meis"), str(tmp_path / "pack")
     options = ["--best", "4", "--recipe", "quick", "--steps", "4", "--starts", "1", "--noise", "0", "--quiet"]
     assert main(["mei", "SIM1", *options, *demo, "--output", meis]) == 0

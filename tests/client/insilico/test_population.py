@@ -34,7 +34,7 @@ def pictures(folder: Path, n: int, seed: int = 0) -> np.ndarray:
 
 
 def test_best_and_worst_images_are_those_of_a_full_sort(tmp_path: Path) -> None:
-    bank = GaborBank(n=7, shape=SHAPE)
+    bank = GaborBank(n=3, shape=SHAPE)
     stack = pictures(tmp_path / "images", 75)
     experiment = Screening(mouse="BANK", images=str(tmp_path / "images"), top=6)
     result = perform(experiment, bank, tmp_path / "out", quiet=True)
@@ -87,8 +87,8 @@ def test_an_interrupted_screening_goes_on_with_the_same_images_only(
     pictures(tmp_path / "images", 100)
     experiment = Screening(mouse="BANK", images=str(tmp_path / "images"))
     with pytest.raises(ConnectionFailed):
-        perform(experiment, GaborBank(n=4, shape=SHAPE, limit=70), tmp_path / "out", quiet=True)
-    bank = GaborBank(n=4, shape=SHAPE)
+        perform(experiment, GaborBank(n=2, shape=SHAPE, limit=70), tmp_path / "out", quiet=True)
+    bank = GaborBank(n=2, shape=SHAPE)
     extra = tmp_path / "images" / "zzzz.png"
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(extra)
     with pytest.raises(InvalidArgument, match="have changed since this run began"):
@@ -96,7 +96,7 @@ def test_an_interrupted_screening_goes_on_with_the_same_images_only(
     extra.unlink()
     result = perform(experiment, bank, tmp_path / "out", quiet=True)
     assert bank.asked == 36
-    xarray.testing.assert_identical(result.dataset, experiment.run(GaborBank(n=4, shape=SHAPE)).dataset)
+    xarray.testing.assert_identical(result.dataset, experiment.run(GaborBank(n=2, shape=SHAPE)).dataset)
 
 
 # Behaviour
@@ -165,7 +165,7 @@ def test_pink_noise_has_the_training_images_mean_contrast_and_a_falling_spectrum
 
 
 def test_retinotopy_is_recovered_from_receptive_fields(tmp_path: Path) -> None:
-    bank = GaborBank(n=24, shape=SHAPE)
+    bank = GaborBank(n=18, shape=SHAPE)
     bank.is_complex[:] = False
     bank.frequency[:], bank.phase[:] = 0, 0
     matrix = np.array([[0.012, -0.003], [0.002, 0.009]])  # px / um
