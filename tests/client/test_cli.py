@@ -265,6 +265,7 @@ def test_nobody_there_is_said_without_a_traceback(capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(server):
     with server.listening() as url:
         process = subprocess.Popen(
@@ -278,6 +279,7 @@ def test_a_reader_that_leaves_early_is_no_error(server):
     assert "Exception" not in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_cleanly(server):
     server.script += [(503, {}, b"")] * 1000
     with server.listening() as url:

@@ -31,6 +31,11 @@ from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInpu
 N = 8
 
 
+@pytest.fixture(autouse=True)
+def _fewer_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("v1t_client.insilico.inception_loop.score.N_PERMUTATIONS", 2000)
+
+
 @pytest.fixture(scope="module")
 def found() -> tuple[GaborBank, Result]:
     bank = GaborBank(N, seed=2)

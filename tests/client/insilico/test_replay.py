@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,16 @@ from v1t_client.insilico.replay import differences, replay
 SEARCH = MostExcitingInputs(mouse="BANK", recipe="quick", steps=6, starts=2, noise=5, best=2, seed=9)
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched") / "meis"
+    perform(SEARCH, GaborBank(4), folder, quiet=True)
+    return folder
+
+
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
-    perform(SEARCH, GaborBank(4), tmp_path / "meis", quiet=True)
-    return tmp_path / "meis"
+def made(searched: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(searched, tmp_path / "meis"))
 
 
 @pytest.mark.parametrize("given", ["folder", "file"])
