@@ -146,5 +146,4 @@ class AsyncClient:
                 else:
                     step = flow.send(response)
         except StopIteration as done:
-            result: T = done.value
-            return result
+            return done.value

@@ -254,5 +254,4 @@ class Client:
                 else:
                     step = flow.send(response)
         except StopIteration as done:
-            result: T = done.value
-            return result
+            return done.value

@@ -44,5 +44,4 @@ class Attention:
 
     def mean(self) -> npt.NDArray[np.float32]:
         """(B, h, w), the mean over members."""
-        mean: npt.NDArray[np.float32] = self.maps.mean(axis=1)
-        return mean
+        return self.maps.mean(axis=1)

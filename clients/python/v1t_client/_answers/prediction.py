@@ -112,12 +112,8 @@ class Prediction:
         content: dict[str, Any] = {
             "request_id": self.request_id,
             "model": {
-                "name": self.model.name,
-                "version": self.model.version,
-                "hash": self.model.hash,
-                "members": self.model.members,
-                "simulated": self.model.simulated,
-                "notice": self.model.notice,
+                name: getattr(self.model, name)
+                for name in ("name", "version", "hash", "members", "simulated", "notice")
             },
             "mouse": self.mouse,
             "units": self.units,

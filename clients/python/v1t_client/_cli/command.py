@@ -19,7 +19,7 @@ from v1t_client._large_sets.chunks import CHUNK
 from v1t_client._large_sets.image_sets import open_images
 from v1t_client._large_sets.responses_file import can_resume
 from v1t_client._options import count, integers, number, positive
-from v1t_client._protocol.arguments import PredictOptions
+from v1t_client._protocol.arguments import NeuronFilters, PredictOptions
 from v1t_client._version import __version__
 
 __all__ = ["main"]
@@ -158,16 +158,9 @@ def _mouse(client: Client, options: argparse.Namespace) -> int:
 
 
 def _neurons(client: Client, options: argparse.Namespace) -> int:
-    bounds = {f"{axis}_{end}": getattr(options, f"{axis}_{end}") for axis in "xyz" for end in ("min", "max")}
-    neurons = client.neurons(
-        options.mouse,
-        model=options.model,
-        score=options.score,
-        score_min=options.score_min,
-        limit=options.limit or None,
-        offset=options.offset,
-        **bounds,
-    )
+    filters = cast("NeuronFilters", {name: getattr(options, name) for name in NeuronFilters.__optional_keys__})
+    filters["limit"] = options.limit or None
+    neurons = client.neurons(options.mouse, **filters)
     print(tables.neurons_table(neurons))
     if len(neurons) < neurons.total:
         print(f"{len(neurons):,} of {neurons.total:,} neurons; --limit 0 shows all", file=sys.stderr)

@@ -93,12 +93,11 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
         pixels = np.concatenate([trials.read(slice(i, i + 1))[0] for i in shown])
         variables["shown"] = variable(shown, "1", "images that are kept below", dims="nth")
         variables["shown_image"] = variable(pixels, "recording", dims=("nth", "channel", "y", "x"))
-        dataset: xarray.Dataset = needed("xarray").Dataset(
+        return needed("xarray").Dataset(
             variables,
             coords={"image": ("image", np.arange(n), {"long_name": "number of the trial"})},
             attrs=subject.attributes,
         )
-        return dataset
 
     def figures(self, result: Result) -> dict[str, Any]:
         return figures_of(result)
@@ -145,8 +144,7 @@ def _maps(subject: Subject, trials: Trials, n: int, work: Work) -> npt.NDArray[n
                 parts.append(answer.maps)
                 loop.advance(len(images))
             state["maps"] = np.concatenate(parts)
-    maps: npt.NDArray[np.float32] = state["maps"]
-    return maps
+    return state["maps"]
 
 
 def center_of_mass(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -173,5 +171,4 @@ def correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> tup
 def _shown_trials(n: int, pupil: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
     """Trials for the figure, spaced evenly over gaze from left to right where it is known."""
     order = np.arange(n) if pupil is None else np.argsort(pupil[:n, 0], kind="stable")
-    chosen: npt.NDArray[np.int64] = order[np.unique(np.linspace(0, n - 1, min(SHOWN, n)).round().astype(int))]
-    return chosen
+    return order[np.unique(np.linspace(0, n - 1, min(SHOWN, n)).round().astype(int))]

@@ -80,12 +80,9 @@ class Work:
                 self._write_identity()
                 return False
             if before != self._identity:
-                different = sorted(
-                    key for key in {*before, *self._identity} if before.get(key) != self._identity.get(key)
-                )
                 raise InvalidArgument(
                     "the work folder belongs to another, unfinished run",
-                    got=f"{self.folder}, which differs in {', '.join(_differences(before, self._identity, different))}",
+                    got=f"{self.folder}, which differs in {', '.join(_differences(before, self._identity))}",
                     hint="Repeat that run's command to finish it, choose another name, or --force to discard it.",
                 )
             return True
@@ -220,13 +217,7 @@ def new_folder(output: Path) -> Iterator[Path]:
     made.rename(output)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: list[str]) -> list[str]:
-    """The names of the parameters that differ."""
-    names: list[str] = []
-    for key in keys:
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += [name for name in {**a, **b} if a.get(name) != b.get(name)]
-        else:
-            names.append(key)
-    return names
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of the parameters and other parts of the identity that differ."""
+    a, b = ({**identity, **identity.get("parameters", {}), "parameters": None} for identity in (before, now))
+    return [name for name in {**a, **b} if a.get(name) != b.get(name)]

@@ -167,10 +167,7 @@ class Subject:
             **{f"{axis}_um": ("neuron", neurons.coordinates_um[:, i], um) for i, axis in enumerate("xyz")},
             **{name: ("neuron", score, {"units": "1"}) for name, score in neurons.scores.items()},
         }
-        dataset: xarray.Dataset = needed("xarray").Dataset(
-            dict(variables), coords={**own, **(coords or {})}, attrs=self.attributes
-        )
-        return dataset
+        return needed("xarray").Dataset(dict(variables), coords={**own, **(coords or {})}, attrs=self.attributes)
 
 
 def _piece(value: Any, piece: slice, n_images: int, *, pair: bool) -> Any:

@@ -245,8 +245,7 @@ def _reliability(blocks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.full(blocks.shape[2], np.nan)
     total = blocks.sum(0)
     each = [_rowwise(block.T, ((total - block) / (n_repeats - 1)).T) for block in blocks]
-    mean: npt.NDArray[np.float64] = np.mean(each, axis=0)
-    return mean
+    return np.mean(each, axis=0)
 
 
 def _sha256(path: Path) -> str:

@@ -52,5 +52,4 @@ def best_in_mask(
     """
     images = np.stack([canvas.read(read(row)) for row in top.index])  # (n, T, C, h, w)
     images = canvas.constrain(images * masks[:, None, None], recipe.constraint, recipe.size)
-    best: npt.NDArray[np.float32] = respond_each(subject, canvas, images).max(1)
-    return best
+    return respond_each(subject, canvas, images).max(1)

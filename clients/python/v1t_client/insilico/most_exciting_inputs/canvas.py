@@ -70,15 +70,13 @@ class Canvas:
     def pull_back(self, gradient: npt.NDArray[np.float32]) -> Array:
         """d / d(shown pixel) (..., C, H, W) -> d / d(grid pixel) (..., C, h, w): the transpose of `show`."""
         rows, columns = self._interpolation
-        pulled: Array = rows.T @ (gradient * self.std) @ columns
-        return pulled
+        return rows.T @ (gradient * self.std) @ columns
 
     def read(self, pixels: npt.NDArray[np.floating]) -> Array:
         """(..., C, H, W) in the recording's units -> (..., C, h, w) standardised: the mean of each block."""
         C, h, w = self.grid
         blocks = ((pixels - self.mean) / self.std).reshape(*pixels.shape[:-3], C, h, self.factor, w, self.factor)
-        read: Array = blocks.mean((-3, -1))
-        return read
+        return blocks.mean((-3, -1))
 
     def constrain(self, images: Array, constraint: Constraint, size: float | Array) -> Array:
         """The images (..., C, h, w) scaled to the norm or contrast `size`, then clipped to levels that can be shown."""
@@ -89,8 +87,7 @@ class Canvas:
         else:
             length = np.sqrt((images**2).sum(axes, keepdims=True))
         scaled = images * (size / np.maximum(length, np.finfo(float).tiny))
-        constrained: Array = np.clip(scaled, self.low, self.high)
-        return constrained
+        return np.clip(scaled, self.low, self.high)
 
     @cached_property
     def _interpolation(self) -> tuple[Array, Array]:
@@ -113,5 +110,4 @@ def blurred(images: Array, sigma: float) -> Array:
     if sigma < 0.1:  # a blur of less than a tenth of a pixel has no effect
         return images
     ndimage = needed("scipy.ndimage")
-    result: Array = ndimage.gaussian_filter(images, sigma=(*(0,) * (images.ndim - 2), sigma, sigma), mode="reflect")
-    return result
+    return ndimage.gaussian_filter(images, sigma=(*(0,) * (images.ndim - 2), sigma, sigma), mode="reflect")

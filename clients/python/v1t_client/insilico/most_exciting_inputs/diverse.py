@@ -99,8 +99,7 @@ def pairwise_distance(images: Array, masks: Array) -> Array:
     seen = (images * masks[:, None, None]).reshape(*images.shape[:2], -1)
     n_images = images.shape[1]
     distances = np.sqrt(((seen[:, :, None] - seen[:, None]) ** 2).sum(-1))  # (n, K, K)
-    mean: Array = distances.sum((1, 2)) / max(1, n_images * (n_images - 1))
-    return mean
+    return distances.sum((1, 2)) / max(1, n_images * (n_images - 1))
 
 
 def _repulsion(images: Array, masks: Array) -> Array:
@@ -116,5 +115,4 @@ def _repulsion(images: Array, masks: Array) -> Array:
 
 def _unit(images: Array) -> Array:
     length = np.sqrt((images**2).sum((2, 3, 4), keepdims=True))
-    unit: Array = images / np.where(length > 0, length, 1)
-    return unit
+    return images / np.where(length > 0, length, 1)

@@ -191,10 +191,7 @@ images' std. Behaviour and gaze are the training means unless they are given.
         def constrain(images: Array) -> Array:
             around = (images - center) * outside
             length = np.sqrt((around**2).sum((2, 3, 4), keepdims=True))
-            shown: Array = np.clip(
-                center + around * np.minimum(1, norm / np.maximum(length, 1e-12)), canvas.low, canvas.high
-            )
-            return shown
+            return np.clip(center + around * np.minimum(1, norm / np.maximum(length, 1e-12)), canvas.low, canvas.high)
 
         # Weak noise, because the norm is only a bound here: pixels that do not affect the neuron stay weak.
         faint = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 2)])
@@ -342,8 +339,7 @@ def _agreement(images: Array, masks: Array) -> Array:
     if S == 1:
         return np.ones(len(flat))
     products = flat @ flat.swapaxes(1, 2)  # (n, S, S)
-    agreement: Array = (products.sum((1, 2)) - S) / (S * (S - 1))
-    return agreement
+    return (products.sum((1, 2)) - S) / (S * (S - 1))
 
 
 def _trace_variables(name: str, found: Ascent) -> dict[str, Any]:

@@ -29,8 +29,7 @@ def mask_of(image: Array) -> Array:
     energy = ndimage.sum_labels(deviation**2, regions, np.arange(1, n_regions + 1))
     region = ndimage.binary_erosion(regions == 1 + int(np.argmax(energy)), border_value=1)
     filled = ndimage.binary_fill_holes(region)
-    mask: Array = np.clip(ndimage.gaussian_filter(filled.astype(float), EDGE), 0, 1)
-    return mask
+    return np.clip(ndimage.gaussian_filter(filled.astype(float), EDGE), 0, 1)
 
 
 def center_of(mask: Array) -> tuple[float, float]:

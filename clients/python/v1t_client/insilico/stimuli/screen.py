@@ -230,15 +230,13 @@ class Screen:
         self, dx: np.ndarray, dy: np.ndarray, direction: np.ndarray, frequency: np.ndarray, phase: np.ndarray
     ) -> np.ndarray:
         angle = np.radians(direction)
-        wave: np.ndarray = np.cos(2 * np.pi * frequency * (dx * np.cos(angle) + dy * np.sin(angle)) + np.radians(phase))
-        return wave
+        return np.cos(2 * np.pi * frequency * (dx * np.cos(angle) + dy * np.sin(angle)) + np.radians(phase))
 
     def _disc(self, dx: np.ndarray, dy: np.ndarray, diameter: np.ndarray, edge: np.ndarray) -> np.ndarray:
         """1 inside, 0 outside, a raised cosine in between."""
         width = np.maximum(edge, 1 / self.px)
         inside = np.clip((diameter / 2 - np.hypot(dx, dy)) / width + 0.5, 0, 1)
-        window: np.ndarray = np.where(diameter > 0, (1 - np.cos(np.pi * inside)) / 2, 0.0)
-        return window
+        return np.where(diameter > 0, (1 - np.cos(np.pi * inside)) / 2, 0.0)
 
     def _levels(self, signal: np.ndarray) -> Images:
         return (self.luminance + self.swing * signal).astype(np.float32)
