@@ -261,14 +261,12 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("--pupil-center", type=number, nargs=2, metavar=("X", "Y"), help="eye-camera pixels")
     answer = parser.add_argument_group("answer")
     answer.add_argument("--neuron-ids", type=integers, metavar="ID,ID,...", help="only these neurons, in this order")
-    answer.add_argument("--units", choices=("standardized", "raw"), default="standardized")
+    answer.add_argument("--units", choices=("standardized", "raw"), default="standardized", help="default: %(default)s")
     answer.add_argument("--spread", action="store_true", help="also the std over the ensemble's members")
-    answer.add_argument("--resize", choices=("fit", "fill", "crop"), help="if an image has another size")
+    answer.add_argument("--resize", choices=("fit", "fill", "crop"), help="how to fit an image of another size")
     answer.add_argument("--model", help="bundle name, if several bundles contain this mouse")
     answer.add_argument("--top", type=count, default=10, metavar="N", help="print the N strongest per image (10)")
-    answer.add_argument(
-        "--output", type=Path, metavar="FILE", help="write all responses: .npy, .csv or .json by its ending"
-    )
+    answer.add_argument("--output", type=Path, metavar="FILE", help="write all responses to a .npy, .csv or .json file")
     answer.add_argument("--force", action="store_true", help="overwrite FILE")
 
 

@@ -80,9 +80,13 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
         "--n-units", type=count, default=PackOptions.n_units, metavar="N", help="most units (%(default)s)"
     )
     units.add_argument("--score", metavar="NAME", help="test score to choose by (default: the first known)")
-    units.add_argument("--score-min", type=number, metavar="R")
+    units.add_argument("--score-min", type=number, metavar="R", help="only units with at least this score")
     units.add_argument(
-        "--min-distance-um", type=number, default=PackOptions.min_distance_um, metavar="UM", help="(%(default)s)"
+        "--min-distance-um",
+        type=number,
+        default=PackOptions.min_distance_um,
+        metavar="UM",
+        help="between two units (%(default)s)",
     )
     frames = parser.add_argument_group("frames")
     frames.add_argument("--kinds", type=words, metavar="KIND,...", help=f"of {', '.join(KINDS)} (default: all)")
@@ -92,7 +96,9 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     frames.add_argument(
         "--contrast", type=number, metavar="LEVEL", help="std of each frame (default: the images' median)"
     )
-    frames.add_argument("--repeats", type=count, default=PackOptions.repeats, metavar="N", help="(%(default)s)")
+    frames.add_argument(
+        "--repeats", type=count, default=PackOptions.repeats, metavar="N", help="of each frame (%(default)s)"
+    )
     frames.add_argument("--seed", type=count, default=0, metavar="N", help="seed of the order (%(default)s)")
 
 

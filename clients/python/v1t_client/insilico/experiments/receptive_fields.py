@@ -79,7 +79,12 @@ examples:
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         own = parser.add_argument_group("noise")
         own.add_argument(
-            "--images", dest="n_images", type=count, default=cls.n_images, metavar="N", help="(%(default)s)"
+            "--images",
+            dest="n_images",
+            type=count,
+            default=cls.n_images,
+            metavar="N",
+            help="number of images (%(default)s)",
         )
         own.add_argument(
             "--contrast", type=number, default=cls.contrast, help="std, in stds of the training images (%(default)s)"

@@ -96,11 +96,20 @@ examples:
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         own = parser.add_argument_group("gratings; lengths in degrees with --monitor, else in pixels")
         own.add_argument(
-            "--orientations", dest="n_orientations", type=count, default=12, help="0 to 180 deg (%(default)s)"
+            "--orientations",
+            dest="n_orientations",
+            type=count,
+            default=12,
+            metavar="N",
+            help="from 0 to 180 deg (%(default)s)",
         )
-        own.add_argument("--phases", dest="n_phases", type=count, default=8, help="(%(default)s)")
+        own.add_argument(
+            "--phases", dest="n_phases", type=count, default=8, metavar="N", help="from 0 to 360 deg (%(default)s)"
+        )
         own.add_argument("--frequencies", type=numbers, metavar="F,F,...", help="cycles per degree, or per pixel")
-        own.add_argument("--contrasts", type=numbers, default=CONTRASTS, metavar="C,C,...", help="0 to 1")
+        own.add_argument(
+            "--contrasts", type=numbers, default=CONTRASTS, metavar="C,C,...", help="Michelson contrasts, 0 to 1"
+        )
         own.add_argument("--rf", metavar="FOLDER", help="a result of `v1t rf`; also measure sizes at its centres")
         own.add_argument("--diameters", type=numbers, metavar="D,D,...", help="degrees, or pixels")
 

@@ -294,18 +294,20 @@ images' std. Behaviour and gaze are the training means unless they are given.
             help="noise images that each search starts from (3)",
         )
         search.add_argument("--rows", type=count, default=cls.rows, metavar="N", help="rows of the searched grid (36)")
-        search.add_argument("--steps", type=count, metavar="N")
-        search.add_argument("--first-step", type=number, metavar="X")
-        search.add_argument("--last-step", type=number, metavar="X")
-        search.add_argument("--step-unit", choices=("gradient", "pixel"))
-        search.add_argument("--first-blur", type=number, metavar="PX")
-        search.add_argument("--last-blur", type=number, metavar="PX")
-        search.add_argument("--constraint", choices=("norm", "contrast"))
+        search.add_argument("--steps", type=count, metavar="N", help="number of steps")
+        search.add_argument("--first-step", type=number, metavar="X", help="step size at the start")
+        search.add_argument("--last-step", type=number, metavar="X", help="step size at the end")
+        search.add_argument("--step-unit", choices=("gradient", "pixel"), help="unit of the step size")
+        search.add_argument("--first-blur", type=number, metavar="PX", help="blur of the gradient at the start")
+        search.add_argument("--last-blur", type=number, metavar="PX", help="blur of the gradient at the end")
+        search.add_argument("--constraint", choices=("norm", "contrast"), help="what of the image is fixed")
         search.add_argument("--size", type=number, metavar="X", help="the norm or contrast, in training stds")
         more = parser.add_argument_group("related images and baselines")
         more.add_argument("--least", action="store_true", help="also least exciting inputs")
         more.add_argument("--diverse", type=count, default=0, metavar="K", help="K diverse exciting inputs per neuron")
-        more.add_argument("--diverse-steps", type=count, default=cls.diverse_steps, metavar="N", help="(200)")
+        more.add_argument(
+            "--diverse-steps", type=count, default=cls.diverse_steps, metavar="N", help="steps of their search (200)"
+        )
         more.add_argument(
             "--share",
             type=number,
