@@ -72,9 +72,7 @@ class Work:
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             self._seconds_before = float(before.pop("seconds", 0.0))
-            is_empty = [other.name for other in self.folder.iterdir()] == [
-                _IDENTITY
-            ]  # the run was refused before any work
+            is_empty = [other.name for other in self.folder.iterdir()] == [_IDENTITY]  # refused before any work
             if before != self._identity and is_empty:
                 self._seconds_before = 0.0
                 self._write_identity()
