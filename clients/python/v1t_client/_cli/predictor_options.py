@@ -30,11 +30,13 @@ def open_from(options: argparse.Namespace, *, default: str = "") -> AbstractCont
     return open_predictor(where, api_key=options.api_key, timeout=options.timeout, retries=options.retries)
 
 
-def check_output(output: Path | None, *, force: bool = False, hint: str = "Choose another name.") -> None:
+def check_output(
+    output: Path | None, *, force: bool = False, needs_parent: bool = True, hint: str = "Choose another name."
+) -> None:
     """Refuses an output folder before the experiment runs, not afterwards."""
     if output is None:
         return
     if output.exists() and not force:
         raise InvalidArgument("--output exists already", got=output, hint=hint)
-    if not output.parent.is_dir():
+    if needs_parent and not output.parent.is_dir():
         raise InvalidArgument("--output is in a folder that does not exist", got=output)

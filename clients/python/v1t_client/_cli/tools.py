@@ -119,7 +119,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _pack(options: argparse.Namespace) -> int:
     result = Result.load(options.result)
-    check_output(options.output)
+    check_output(options.output, needs_parent=False)
     chosen = PackOptions(**{name: getattr(options, name) for name in PackOptions.__dataclass_fields__})
     with open_from(options, default=result.receipt.predictor) as predictor:
         manifest = make_pack(result, predictor, options.output, chosen)
