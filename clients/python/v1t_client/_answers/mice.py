@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from v1t_client._answers.prediction import Model
+from v1t_client._answers.prediction import Model, count
 from v1t_client._errors import InvalidArgument
 
 __all__ = ["Channel", "Mouse", "MouseDetail", "NeuronTable"]
@@ -116,8 +116,8 @@ class NeuronTable:
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} median {np.nanmedian(values):.3f}" for name, values in self._known_scores())
         return (
-            f"<NeuronTable: {len(self):,} of {self.total:,} neurons of mouse {self.mouse!r}, model {self.model}; "
-            f"scores: {scores or 'none known'}>"
+            f"<NeuronTable: {len(self):,} of {count(self.total, 'neuron')} of mouse {self.mouse!r}, "
+            f"model {self.model}; scores: {scores or 'none known'}>"
         )
 
     def rows(self, rows: npt.NDArray[np.intp]) -> NeuronTable:

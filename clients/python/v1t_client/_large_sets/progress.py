@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from v1t_client._answers.prediction import count
+
 __all__ = ["Progress"]
 
 _EVERY = 0.2  # seconds between two updates of the line
@@ -50,9 +52,9 @@ class Progress:
         """`3,200 of 10,000 images, 412/s, 17 s left`."""
         rate = (self._done - self._first) / max(now - self._start, 1e-9)
         if self._total is None:
-            return f"{self._done:,} images, {rate:.3g}/s"
+            return f"{count(self._done, 'image')}, {rate:.3g}/s"
         left = "" if rate <= 0 else f", {_duration((self._total - self._done) / rate)} left"
-        return f"{self._done:,} of {self._total:,} images, {rate:.3g}/s{left}"
+        return f"{self._done:,} of {count(self._total, 'image')}, {rate:.3g}/s{left}"
 
 
 def _duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import count, number
@@ -182,8 +183,9 @@ examples:
         data = result.dataset
         reliable = data["reliable"].values
         lines = [
-            f"{reliable.sum():,} of {len(reliable):,} neurons have a receptive field over {data.attrs['n_images']:,} "
-            f"images; {(~data['fitted'].values).sum():,} without a fit are marked in the table",
+            f"{reliable.sum():,} of {counted(len(reliable), 'neuron')} {'has' if len(reliable) == 1 else 'have'} a "
+            f"receptive field over {counted(data.attrs['n_images'], 'image')}; {(~data['fitted'].values).sum():,} without a fit "
+            "are marked in the table",
         ]
         if reliable.any():
             chosen = data.isel(neuron=reliable)

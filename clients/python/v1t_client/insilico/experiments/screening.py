@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import count
 from v1t_client.insilico.framework import plotting as figures
@@ -109,8 +110,8 @@ examples:
         data = result.dataset
         lift = data["top_response"] / data["mean_response"]
         return (
-            f"{data.attrs['n_images']:,} images; the best one drives its neuron {float(lift.median()):.1f} times as "
-            "much as the average one (median)"
+            f"{counted(data.attrs['n_images'], 'image')}; the best one drives its neuron {float(lift.median()):.1f} "
+            "times as much as the average one (median)"
         )
 
 

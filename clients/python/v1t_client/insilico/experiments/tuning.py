@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import count, numbers
 from v1t_client.insilico.experiments import tuning_figures
@@ -135,8 +136,8 @@ examples:
         tuned = (data["osi_p"] < 0.01) & data["orientation_ok"]
         unit = data["frequency"].attrs["units"]
         lines = [
-            f"{int(tuned.sum()):,} of {len(data['neuron']):,} neurons are tuned to orientation (p < 0.01); median OSI "
-            f"{float(data['osi'].median()):.2f}",
+            f"{int(tuned.sum()):,} of {counted(len(tuned), 'neuron')} {'is' if len(tuned) == 1 else 'are'} tuned to "
+            f"orientation (p < 0.01); median OSI {float(data['osi'].median()):.2f}",
             f"median preferred frequency {float(data['preferred_frequency'].median()):.3g} {unit}, c50 "
             f"{float(data['c50'].where(data['contrast_ok']).median()):.2f}",
         ]

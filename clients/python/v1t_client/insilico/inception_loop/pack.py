@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
 from v1t_client._predictor import Predictor
@@ -195,7 +196,7 @@ def matched(images: npt.NDArray[np.floating], luminance: float, contrast: float)
     deviation = images - images.mean(axes, keepdims=True)
     flat = deviation.std(axes, keepdims=True) == 0
     if flat.any():
-        raise InvalidArgument("an image has no contrast to scale", got=f"{int(flat.sum())} uniform images")
+        raise InvalidArgument("an image has no contrast to scale", got=counted(int(flat.sum()), "uniform image"))
     gain, offset = contrast / deviation.std(axes, keepdims=True), np.full(flat.shape, float(luminance))
     for _ in range(20):  # the other pixels compensate for those clipped at black and white
         shown = np.clip(offset + gain * deviation, 0, 255)
