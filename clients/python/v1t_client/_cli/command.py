@@ -13,6 +13,7 @@ from urllib.parse import quote
 from v1t_client._answers.prediction import Prediction
 from v1t_client._cli import experiments as insilico
 from v1t_client._cli import tables
+from v1t_client._cli.output import check_output_file, write_prediction
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument, ServerError, V1TError
 from v1t_client._large_sets.chunks import CHUNK
@@ -87,7 +88,7 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
     mice = _chosen_mice(client, options)
     outputs = {mouse: _output_of(mouse, mice, options.output) for mouse in mice}
     for output in outputs.values():
-        tables.check_output(output, force=options.force)
+        check_output_file(output, force=options.force)
     n_images = open_images(images).n_images or 0
     is_large = n_images > CHUNK
     if is_large and options.output is None:
@@ -141,7 +142,7 @@ def _show(prediction: Prediction, output: Path | None, *, written: bool, top: in
         print(line, file=sys.stderr)
     if output is not None:
         if not written:
-            tables.write_prediction(prediction, output)
+            write_prediction(prediction, output)
         print(f"wrote {output}", file=sys.stderr)
     if top:
         print(tables.prediction_table(prediction, top=top))

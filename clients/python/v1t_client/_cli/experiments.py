@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from v1t_client._cli.predictor_options import add_bundle, check_output, open_from
+from v1t_client._cli.output import check_output
+from v1t_client._cli.predictor_options import add_bundle, open_from
 from v1t_client._cli.tools import TOOLS, add_tools
 from v1t_client._errors import ConnectionFailed, InvalidArgument, TimedOut
 from v1t_client._options import count, integers, number
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if options.verb in TOOLS:
         return TOOLS[options.verb](options)
     experiment = EXPERIMENTS[options.verb].from_options(options)
-    check_output(options.output, force=options.force, hint="Choose another name, or add --force.")
+    check_output(options.output, force=options.force)
     try:
         with open_from(options) as predictor:
             result = perform(

@@ -1,4 +1,4 @@
-"""Options that the verbs for experiments share: which predictor to use, and where the result goes."""
+"""The options that choose a predictor for an experiment: --url and --bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
 from v1t_client.insilico.framework.predictors import open_predictor
 
-__all__ = ["add_bundle", "check_output", "open_from"]
+__all__ = ["add_bundle", "open_from"]
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +28,3 @@ def open_from(options: argparse.Namespace, *, default: str = "") -> AbstractCont
     if not where:
         raise InvalidArgument("the receipt does not name a server or bundle", hint="Give --url or --bundle.")
     return open_predictor(where, api_key=options.api_key, timeout=options.timeout, retries=options.retries)
-
-
-def check_output(
-    output: Path | None, *, force: bool = False, needs_parent: bool = True, hint: str = "Choose another name."
-) -> None:
-    """Refuses an output folder before the experiment runs, not afterwards."""
-    if output is None:
-        return
-    if output.exists() and not force:
-        raise InvalidArgument("--output exists already", got=output, hint=hint)
-    if needs_parent and not output.parent.is_dir():
-        raise InvalidArgument("--output is in a folder that does not exist", got=output)

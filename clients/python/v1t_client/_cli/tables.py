@@ -1,29 +1,21 @@
-"""The output of the command line: tables on the terminal, and files."""
+"""The tables that the command line prints."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction, count
-from v1t_client._errors import InvalidArgument
 
 __all__ = [
-    "check_output",
     "mice_table",
     "mouse_card",
     "neurons_table",
     "notes",
     "prediction_table",
-    "write_prediction",
 ]
-
-_ENDINGS = (".npy", ".csv", ".json")
 
 
 def notes(prediction: Prediction) -> list[str]:
@@ -106,52 +98,6 @@ def neurons_table(neurons: NeuronTable) -> str:
         for i in range(len(neurons))
     ]
     return _table(header, rows)
-
-
-def check_output(path: Path | None, *, force: bool) -> None:
-    """Refuses an output file before the request is sent, not afterwards.
-
-    Raises:
-        InvalidArgument: unknown file type, no such folder, or the file exists already.
-    """
-    if path is None:
-        return
-    if path.suffix not in _ENDINGS:
-        raise InvalidArgument("--output has an unknown file type", got=path.name, expected=" or ".join(_ENDINGS))
-    if not path.parent.is_dir():
-        raise InvalidArgument("--output is in a folder that does not exist", got=path)
-    if path.exists() and not force:
-        raise InvalidArgument("--output exists already", got=path, hint="Choose another name, or add --force.")
-
-
-def write_prediction(prediction: Prediction, path: Path) -> None:
-    """Writes all responses: .npy (B, n), or (2, B, n) with spread; .csv with a row per image and neuron; .json.
-
-    Raises:
-        InvalidArgument: the file cannot be written.
-    """
-    try:
-        if path.suffix == ".npy":
-            arrays = prediction.responses if prediction.spread is None else [prediction.responses, prediction.spread]
-            with path.open("wb") as stream:
-                np.save(stream, np.asarray(arrays, dtype=np.float32), allow_pickle=False)
-        elif path.suffix == ".json":
-            path.write_text(json.dumps(prediction.to_dict(), indent=1) + "\n", encoding="utf-8")
-        else:
-            _write_csv(prediction, path)
-    except OSError as error:
-        raise InvalidArgument(f"--output cannot be written: {error.strerror or error}", got=path) from error
-
-
-def _write_csv(prediction: Prediction, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["image", "neuron_id", "response"] + (["spread"] if prediction.spread is not None else []))
-        for i in range(len(prediction)):
-            columns = [prediction.neuron_ids.tolist(), prediction.responses[i].tolist()]
-            if prediction.spread is not None:
-                columns.append(prediction.spread[i].tolist())
-            writer.writerows([i, *row] for row in zip(*columns, strict=True))
 
 
 def _channel_row(channel: Channel) -> list[str]:

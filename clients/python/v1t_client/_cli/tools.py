@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from v1t_client._answers.prediction import count as counted
-from v1t_client._cli.predictor_options import add_bundle, check_output, open_from
+from v1t_client._cli.output import check_output
+from v1t_client._cli.predictor_options import add_bundle, open_from
 from v1t_client._options import count, number, words
 from v1t_client.insilico.framework.checkpoint import new_folder
 from v1t_client.insilico.framework.receipt import Receipt
@@ -104,7 +105,7 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     receipt = Receipt.load(options.receipt)
-    check_output(options.output, force=options.force, hint="Choose another name, or add --force.")
+    check_output(options.output, force=options.force)
     with open_from(options, default=receipt.predictor) as predictor:
         done = replay(
             options.receipt,
@@ -119,7 +120,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _pack(options: argparse.Namespace) -> int:
     result = Result.load(options.result)
-    check_output(options.output, needs_parent=False)
+    check_output(options.output, may_force=False, needs_parent=False)
     chosen = PackOptions(**{name: getattr(options, name) for name in PackOptions.__dataclass_fields__})
     with open_from(options, default=result.receipt.predictor) as predictor:
         manifest = make_pack(result, predictor, options.output, chosen)
@@ -138,7 +139,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    check_output(options.output)
+    check_output(options.output, may_force=False)
     result = score_pack(options.pack, options.responses, command=shlex.join(["v1t", *sys.argv[1:]]))
     with new_folder(options.output) as made:
         result.write(made, score_figures(result))

@@ -182,10 +182,10 @@ examples:
     def summarize(self, result: Result) -> str:
         data = result.dataset
         reliable = data["reliable"].values
+        n_images, n_failed = data.attrs["n_images"], int((~data["fitted"].values).sum())
         lines = [
             f"{reliable.sum():,} of {counted(len(reliable), 'neuron')} {'has' if len(reliable) == 1 else 'have'} a "
-            f"receptive field over {counted(data.attrs['n_images'], 'image')}; {(~data['fitted'].values).sum():,} without a fit "
-            "are marked in the table",
+            f"receptive field over {counted(n_images, 'image')}; {n_failed:,} without a fit are marked in the table"
         ]
         if reliable.any():
             chosen = data.isel(neuron=reliable)
