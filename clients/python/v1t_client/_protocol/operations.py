@@ -30,18 +30,8 @@ from v1t_client._errors import (
     TooLarge,
     V1TError,
 )
-from v1t_client._protocol import requests
+from v1t_client._protocol import replies, requests
 from v1t_client._protocol.arguments import GradientRequest, ImageRequest, NeuronFilters, PredictRequest, part_of
-from v1t_client._protocol.replies import (
-    read_attention,
-    read_gradient,
-    read_mice,
-    read_mouse,
-    read_neurons,
-    read_prediction,
-    read_predictions,
-    read_refusal,
-)
 from v1t_client._protocol.requests import HttpRequest
 from v1t_client._protocol.retry import RETRIED_ERRORS, RETRIED_STATUSES, Retry
 
@@ -92,7 +82,7 @@ class Operations:
 
         def attempt() -> Flow[Prediction]:
             response = yield from self._exchange(http_request, retry, statuses)
-            return (yield from self._with_neuron_ids(read_prediction(response, request, n_images)))
+            return (yield from self._with_neuron_ids(replies.read_prediction(response, request, n_images)))
 
         return (yield from _repeat_if_model_changed(attempt))
 
@@ -107,7 +97,7 @@ class Operations:
             except NotFound as refusal:
                 return (yield from self._predict_each_mouse(names, request, refusal))
             predictions = {}
-            for prediction in read_predictions(response, request, n_images, mice=names):
+            for prediction in replies.read_predictions(response, request, n_images, mice=names):
                 predictions[prediction.mouse] = yield from self._with_neuron_ids(prediction)
             return predictions
 
@@ -150,19 +140,19 @@ class Operations:
 
         def attempt() -> Flow[Gradient]:
             response = yield from self._exchange(http_request)
-            return (yield from self._with_neuron_ids(read_gradient(response, request, n_images)))
+            return (yield from self._with_neuron_ids(replies.read_gradient(response, request, n_images)))
 
         return (yield from _repeat_if_model_changed(attempt))
 
     def attention(self, request: ImageRequest) -> Flow[Attention]:
         http_request, n_images = requests.build_attention(request)
-        return read_attention((yield from self._exchange(http_request)), request, n_images)
+        return replies.read_attention((yield from self._exchange(http_request)), request, n_images)
 
     def mice(self) -> Flow[list[Mouse]]:
-        return read_mice((yield from self._exchange(requests.build_mice())))
+        return replies.read_mice((yield from self._exchange(requests.build_mice())))
 
     def mouse(self, mouse: str, *, model: str | None) -> Flow[MouseDetail]:
-        return read_mouse((yield from self._exchange(requests.build_mouse(mouse, model=model))))
+        return replies.read_mouse((yield from self._exchange(requests.build_mouse(mouse, model=model))))
 
     def neurons(self, mouse: str, **filters: Unpack[NeuronFilters]) -> Flow[NeuronTable]:
         """One request if there is a limit; otherwise as many as it takes to read every neuron."""
@@ -171,7 +161,7 @@ class Operations:
         while True:
             filters["offset"] = start or None
             request = requests.build_neurons(mouse, **filters)
-            page = read_neurons((yield from self._exchange(request)))
+            page = replies.read_neurons((yield from self._exchange(request)))
             if pages and page.model_hash != pages[0].model_hash:
                 raise ModelChanged(
                     "the server loaded another bundle between two pages of neurons", hint="Repeat the call."
@@ -192,7 +182,7 @@ class Operations:
         if response.status_code == 503:
             return False
         if response.status_code != 200:
-            raise read_refusal(response)
+            raise replies.read_refusal(response)
         return True
 
     def wait_until_ready(self, timeout: float) -> Flow[None]:
@@ -206,7 +196,7 @@ class Operations:
                 assert response is not None
                 if response.status_code == 200:
                     return
-                failure: V1TError = read_refusal(response)
+                failure: V1TError = replies.read_refusal(response)
                 if response.status_code not in RETRIED_STATUSES:
                     raise failure
                 if response.status_code == 503:
@@ -274,7 +264,7 @@ class Operations:
                 assert response is not None
                 if response.status_code == 200:
                     return response
-                failure = refusal = read_refusal(response)
+                failure = refusal = replies.read_refusal(response)
                 again, retry_after = refusal.status in statuses, refusal.retry_after
             elapsed = retry.clock() - started
             pause = retry.pause(attempt, elapsed=elapsed, retry_after=retry_after) if again else None
