@@ -70,7 +70,7 @@ def build_predict_mice(mice: Sequence[str] | Literal["*"], request: PredictReque
     if isinstance(mice, str):
         if mice != "*":
             raise InvalidArgument(
-                "mice is a single name",
+                "mice is one name",
                 got=repr(mice),
                 expected="a list of names, or '*' for all",
                 hint="Use client.predict for one mouse.",
@@ -80,7 +80,7 @@ def build_predict_mice(mice: Sequence[str] | Literal["*"], request: PredictReque
     for mouse in names:
         _check_mouse(mouse)
     if not names or len(set(names)) < len(names):
-        raise InvalidArgument("mice is empty or names a mouse twice", got=_short(names), expected="each mouse once")
+        raise InvalidArgument("mice holds no mouse, or names one twice", got=_short(names), expected="each mouse once")
     return _build("/predict", replace(request, mouse=json.dumps(names)))
 
 
@@ -153,7 +153,7 @@ def _check_mouse(mouse: str) -> None:
             "mouse is not a mouse id",
             got=_short(mouse),
             expected="a string such as 'A'",
-            hint="Use client.predict_mice for several mice."
+            hint="client.predict_mice asks several mice."
             if isinstance(mouse, (list, tuple))
             else "client.mice() lists the ids.",
         )
