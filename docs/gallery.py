@@ -3,9 +3,9 @@
     python docs/gallery.py path/to/sensorium_p_sota_model.pth [--images 3000] [--neurons 20] [--work runs/gallery]
 
 Imports and exports the weights, then runs the commands that the page shows: receptive fields of all neurons, compared
-with the readout's positions and with cortex; orientation tuning and most exciting inputs of the clearest neurons.
-Interrupted, it goes on where it was. The weights come without the recording: inputs are standardised, neurons have no
-scores, and cortical positions are normalised.
+with the readout's positions and with cortex; orientation tuning and most exciting inputs of the neurons with the clearest
+fields. Run it again to resume after an interruption. The weights come without the recording, so inputs are standardised,
+neurons have no scores, and cortical positions are normalised.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "images"
 MOUSE = "S1"
 SHOWN = 20  # maps in the figure of `v1t rf`
-# Standardised behaviour is not centred, and its mean is not among the weights: an ordinary pupil, and slow running.
+# Standardised behaviour is not centred, and the weights do not include its mean: a typical pupil, and slow running.
 STATE = "--pupil-dilation 2 --pupil-dilation-derivative 0 --running-speed 0.5 --pupil-center 0 0"
 
 
 class Gallery:
-    """The commands that were run, in order, and where their results lie."""
+    """Runs the commands of the page in a work folder, unless their results exist."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
         self.work.mkdir(parents=True, exist_ok=True)
 
     def training(self, arguments: str, output: str) -> None:
-        """`python -m training ...`, unless its output is there."""
+        """Runs `python -m training ...`, unless its output exists."""
         if not (self.work / output).exists():
             subprocess.run([sys.executable, "-m", "training", *shlex.split(arguments)], cwd=ROOT, check=True)
 
     def v1t(self, name: str, arguments: str) -> tuple[str, Result]:
-        """`v1t ...` unless its result is there; what it printed, and the result."""
+        """Runs `v1t ...`, unless its result exists; returns its output and the result."""
         said = self.work / f"{name}.txt"
         if not (self.work / name).exists():
             command = [sys.executable, "-m", "v1t_client", *shlex.split(arguments), "--output", str(self.work / name)]
@@ -60,7 +60,7 @@ class Gallery:
         return said.read_text().strip(), Result.load(self.work / name)
 
     def picture(self, source: Path | Figure, name: str, *, width: int = 960, colors: int = 64) -> str:
-        """A small PNG in docs/images; Markdown that shows it."""
+        """Writes a small PNG to docs/images; returns the Markdown that shows it."""
         path = self.work / f"{name}.png"
         if isinstance(source, Figure):
             source.savefig(path, dpi=120)
@@ -78,7 +78,7 @@ class Gallery:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--images", type=int, default=3000, help="of noise")
+    parser.add_argument("--images", type=int, default=3000, help="number of noise images")
     parser.add_argument("--neurons", type=int, default=20)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gallery")
     options = parser.parse_args()
@@ -108,14 +108,14 @@ def main() -> None:
 # Gallery: experiments on a real twin
 
 The twin is `sensorium_p_sota_model`, the CNN baseline of the Sensorium 2022 competition (Willeke et al. 2022, MIT licence), of
-mouse 27204-5-13: {len(data['neuron']):,} neurons, images of 36 x 64 px, imported from its published weights. Everything on this page, figures
-and numbers, is made by
+mouse 27204-5-13: {len(data['neuron']):,} neurons, images of 36 x 64 px, imported from its published weights. All figures and numbers on
+this page are made by
 
 ```sh
 python docs/gallery.py path/to/sensorium_p_sota_model.pth --images {options.images} --neurons {options.neurons}
 ```
 
-The weights come without the recording, so inputs are standardised and behaviour has to be named; `$STATE` below stands for
+The weights come without the recording, so inputs are standardised and behaviour must be given; `$STATE` below stands for
 `{STATE}`. With a recording (`import --recordings`) it can be left out.
 
 ## Receptive fields
@@ -124,16 +124,16 @@ The weights come without the recording, so inputs are standardised and behaviour
 v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --output rf
 ```
 
-{fields_said.replace(chr(10), "; ")}. The clearest {SHOWN}, each with the ellipse of its Gaussian fit and its peak over chance:
+{fields_said.replace(chr(10), "; ")}. The {SHOWN} clearest fields, each with the ellipse of its Gaussian fit and its peak over chance:
 
 {gallery.picture(work / 'rf' / 'maps.png', 'receptive-fields')}
 
-## Where they lie
+## Retinotopy
 
-The noise maps know nothing of the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the middles of their
-fields (a Gaussian fitted to the map's energy) correlate with `mu` by {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. All
-fields lie to the left of `mu` by the same step: the shifter moves them, by {shift[0]:.2f} of the map's half width at pupil
-centre (0, 0). The same colour is the same place on the screen:
+The noise maps do not use the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the centres of their
+fields (from a Gaussian fitted to the map's energy) correlate with `mu` at {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. All
+fields are shifted from `mu` by the same amount, because the shifter moves them by {shift[0]:.2f} of the map's half width at pupil
+centre (0, 0). Neurons with the same colour have the same position on the screen:
 
 {gallery.picture(figure, 'retinotopy')}
 
@@ -145,8 +145,8 @@ v1t tuning {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} $STATE --outp
 
 {tuning_said.replace(chr(10), "; ")}.
 
-An orientation is the direction along which the wave runs. The line is the preferred one: of a von Mises function, or, where
-none fits as with two peaks, of the vector sum.
+An orientation is the direction along which the wave runs. The line is the preferred orientation: of a von Mises fit, or of the
+vector sum where the fit failed, for example because of two peaks.
 
 {gallery.picture(work / 'tuning' / 'orientation.png', 'orientation')}
 
@@ -165,7 +165,7 @@ v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick -
 
 
 def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, Figure]:
-    """Correlation of centres with mu, share of them that cortex explains, how many neurons, and a figure."""
+    """Correlation of centres with mu, share of their variance that cortex explains, number of neurons, and a figure."""
     reliable = data["reliable"].values
     centers = np.stack([data["envelope_x"].values, data["envelope_y"].values], axis=1)[reliable]
     figure = Figure(figsize=(9.6, 2.8), layout="constrained")

@@ -1,11 +1,11 @@
-"""In-silico experiments on a twin of simulated mice, against the truth that the simulation wrote: a table by twin quality.
+"""Compares in-silico experiments on a twin of simulated mice with the simulation: a table by quality of the twin.
 
     python docs/insilico_truth.py BUNDLE path/to/recordings/* [--images 4000] [--work runs/truth]
 
-For every mouse of the bundle that was simulated into one of the recordings: receptive fields, tuning and behaviour by
-the client's commands, resumable, then how far they are from the neurons that are known. The twin's quality is a neuron's
-single-trial correlation on test trials over the ceiling that the truth's own expected responses reach. Prints Markdown;
---json keeps the numbers.
+For every mouse of the bundle whose simulated recording is given, this measures receptive fields, tuning and behaviour
+(resumable), and compares them with the known neurons. The quality of the twin for a neuron is its single-trial
+correlation on test trials divided by that of the simulation's expected responses. Prints Markdown; --json also writes the
+numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("recordings", type=Path, nargs="+")
-    parser.add_argument("--images", type=int, default=4000, help="of noise")
+    parser.add_argument("--images", type=int, default=4000, help="number of noise images")
     parser.add_argument("--work", type=Path, default=Path("runs/truth"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
         for mouse in twin.mice():
             folder = next((path for path in options.recordings if f"{mouse.data_key}-" in f"{path.name}-"), None)
             if folder is None or not (folder / TRUTH).is_file():
-                print(f"no truth of mouse {mouse.mouse_id} ({mouse.data_key}) among the recordings", file=sys.stderr)
+                print(f"no simulated recording of mouse {mouse.mouse_id} ({mouse.data_key}) was given", file=sys.stderr)
                 continue
             rows += compare(twin, mouse.mouse_id, folder, options.work, options.images)
     print(table(rows))
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def compare(twin, mouse: str, recording: Path, work: Path, n_images: int) -> list[dict]:
-    """A row for all reliable neurons of a mouse, and for the worst, middle and best third by the twin's quality."""
+    """Rows for all reliable neurons of a mouse, and for the worst, middle and best third by quality of the twin."""
     fields = _result(ReceptiveFields(mouse=mouse, n_images=n_images, chunk=500), twin, work / f"rf-{mouse}")
     contrasts = (0.0, 0.2, 0.4, 0.7, 1.0)
     tuning = _result(Tuning(mouse=mouse, n_phases=4, contrasts=contrasts), twin, work / f"tuning-{mouse}")
@@ -63,10 +63,10 @@ def compare(twin, mouse: str, recording: Path, work: Path, n_images: int) -> lis
     with np.load(recording / TRUTH) as truth:
         reliability, ceiling = truth["reliability"], truth["ceiling"]
     ids = np.load(recording / "meta" / "neurons" / "unit_ids.npy")
-    assert (fields["neuron"].values == ids).all(), "the recording is another than the twin's"
+    assert (fields["neuron"].values == ids).all(), "this is not the recording of the twin"
     detail = twin.mouse(mouse)
     gaze = np.array([channel.mean for channel in detail.pupil_center])
-    center = cortex.center + (gaze - cortex.gaze_rest) @ cortex.gaze_gain.T  # where it lies at the mean gaze
+    center = cortex.center + (gaze - cortex.gaze_rest) @ cortex.gaze_gain.T  # at the mean gaze
     centre = np.hypot(fields["envelope_x"].values - center[:, 0], fields["envelope_y"].values - center[:, 1])
     turned = tuning["preferred_orientation"].values - np.degrees(cortex.orientation)
     orientation = np.abs((turned + 90) % 180 - 90)
@@ -113,7 +113,7 @@ def table(rows: list[dict]) -> str:
             f"| {row['centre_px']:.2f} | {row['orientation_deg']:.1f} | {row['running_sign']:.0%} |"
         )
     bounds = f"at most {BOUNDS['centre']:g} | at most {BOUNDS['orientation']:g} | at least {BOUNDS['running']:.0%}"
-    lines.append(f"| asked | reliable | | | | {bounds} |")
+    lines.append(f"| target | reliable | | | | {bounds} |")
     return "\n".join(lines)
 
 

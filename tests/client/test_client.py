@@ -9,6 +9,8 @@ import io
 import json
 import pickle
 import random
+import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -22,27 +24,19 @@ import v1t_client
 from PIL import Image as PillowImage
 from support.contract_server import MEAN_SPEED, SHAPE, ContractServer, error_reply, json_reply, npy_reply
 from v1t_client import AsyncClient, Client, DifferentiablePredictor, Prediction, Predictor
+from v1t_client._protocol.arguments import (
+    GradientOptions,
+    GradientRequest,
+    ImageOptions,
+    ImageRequest,
+    NeuronFilters,
+    PredictOptions,
+    PredictRequest,
+)
 from v1t_client._protocol.operations import Operations, Send, Sleep
-from v1t_client._protocol.requests import GradientQuestion, Question, Shown
 from v1t_client._protocol.retry import Retry
 
 EXAMPLES = Path(v1t_client.__file__).parents[1] / "examples"
-
-
-@pytest.fixture
-def server() -> ContractServer:
-    return ContractServer()
-
-
-@pytest.fixture
-def client(server: ContractServer):
-    with Client(transport=server.transport(), retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
 
 
 def png(shape: tuple[int, int] = SHAPE[1:]) -> bytes:
@@ -190,19 +184,19 @@ def test_a_number_per_image_reaches_its_image(server, client, rng):
         ("there/is/no.png", {}, "there/is/no.png"),
         ("https://example.org/a.png", {}, "Download it first"),
         (".", {}, "cannot be read"),
-        (b"GIF89a....", {}, "no PNG, JPEG or .npy"),
-        (b"", {}, "no PNG, JPEG or .npy"),
+        (b"GIF89a....", {}, "not a PNG, JPEG or .npy"),
+        (b"", {}, "not a PNG, JPEG or .npy"),
         (np.zeros(SHAPE), {"running_speed": True}, "running_speed does not hold real numbers"),
         (np.zeros(SHAPE), {"running_speed": "3"}, "running_speed does not hold real numbers"),
         (np.zeros(SHAPE), {"running_speed": float("nan")}, "running_speed has NaN"),
         (np.zeros(SHAPE), {"running_speed": [[1.0]]}, "running_speed has the wrong shape"),
         (np.zeros(SHAPE), {"pupil_center": 3}, "pupil_center has the wrong shape"),
         (np.zeros(SHAPE), {"pupil_center": [[1, 2], [3]]}, "pupil_center is ragged"),
-        (np.zeros(SHAPE), {"neuron_ids": [1.5]}, "neuron_ids is no list of integers"),
-        (np.zeros(SHAPE), {"neuron_ids": [True]}, "neuron_ids is no list of integers"),
-        (np.zeros(SHAPE), {"neuron_ids": 12}, "neuron_ids is no list of integers"),
-        (np.zeros(SHAPE), {"mouse": 3}, "mouse is no mouse id"),
-        (np.zeros(SHAPE), {"mouse": ""}, "mouse is no mouse id"),
+        (np.zeros(SHAPE), {"neuron_ids": [1.5]}, "neuron_ids is not a list of integers"),
+        (np.zeros(SHAPE), {"neuron_ids": [True]}, "neuron_ids is not a list of integers"),
+        (np.zeros(SHAPE), {"neuron_ids": 12}, "neuron_ids is not a list of integers"),
+        (np.zeros(SHAPE), {"mouse": 3}, "mouse is not a mouse id"),
+        (np.zeros(SHAPE), {"mouse": ""}, "mouse is not a mouse id"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_before_sending(server, client, image, options, says):
@@ -496,7 +490,7 @@ def test_a_route_that_an_older_server_does_not_have_is_named(server, client, ask
 
 def test_neurons_that_changed_between_two_requests_are_noticed(server, client):
     server.script.append(npy_reply(np.ones((1, 20), np.float32), GOOD_HEADER))
-    with pytest.raises(v1t_client.ReplyInvalid, match="ask again"):
+    with pytest.raises(v1t_client.ReplyInvalid, match="Repeat the call"):
         client.predict("A", np.zeros(SHAPE, np.uint8))
 
 
@@ -738,7 +732,7 @@ def test_an_unreachable_server_is_named_with_the_remedy():
 def test_a_connection_that_broke_is_told_from_a_server_that_is_not_there():
     _, _, error = drive([httpx.RemoteProtocolError("server disconnected")], retries=0)
     assert isinstance(error, v1t_client.ConnectionFailed)
-    assert "http://lab:3000 broke before the reply was whole: server disconnected" in str(error)
+    assert "http://lab:3000 broke before the reply was complete: server disconnected" in str(error)
 
 
 def test_a_reply_that_is_late_is_told_from_a_server_that_is_not_there():
@@ -822,20 +816,73 @@ async def test_concurrent_questions_get_their_own_answers(server, rng):
         np.testing.assert_array_equal(prediction.neuron_ids, ids)
 
 
-def test_both_clients_and_the_seam_take_the_same_arguments():
-    def arguments(function: Any) -> list[tuple[str, Any]]:
-        return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+def test_both_clients_and_predictors_have_the_same_methods_and_signatures():
+    def methods(kind: type) -> dict[str, list[tuple[str, Any, Any, str]]]:
+        own = {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
+        return {
+            name: [
+                (p.name, p.kind, p.default, str(p.annotation)) for p in inspect.signature(method).parameters.values()
+            ]
+            for name, method in own.items()
+        }
 
-    names = [name for name in vars(Client) if not name.startswith("_") and name != "close"]
-    assert names == [name for name in vars(AsyncClient) if not name.startswith("_") and name != "aclose"]
-    for name in (*names, "predict_stream", "predict_many"):
-        assert arguments(getattr(Client, name)) == arguments(getattr(AsyncClient, name))
-    for name in ("predict", "gradient", "mice"):
-        assert arguments(getattr(Client, name)) == arguments(getattr(DifferentiablePredictor, name))
-    assert arguments(Client.predict) == arguments(Predictor.predict)
-    for question, method in ((Question, "predict"), (GradientQuestion, "gradient"), (Shown, "attention")):
-        taken = set(inspect.signature(getattr(Client, method)).parameters) - {"self"}
-        assert set(inspect.signature(question).parameters) == taken
+    sync, coroutines = methods(Client), methods(AsyncClient)
+    assert sync.pop("close") == coroutines.pop("aclose")
+    assert sync == coroutines
+    assert list(sync) == [
+        "predict", "predict_mice", "predict_stream", "predict_many", "gradient", "attention",
+        "mice", "mouse", "neurons", "ready", "wait_until_ready",
+    ]  # fmt: skip
+    for kind in (Predictor, DifferentiablePredictor):
+        for name, signature in methods(kind).items():
+            if name != "neurons":  # a predictor need not filter neurons
+                assert signature == sync[name]
+
+
+@pytest.mark.parametrize(
+    ("request_type", "options", "more"),
+    [
+        (PredictRequest, PredictOptions, set()),
+        (GradientRequest, GradientOptions, {"weights"}),
+        (ImageRequest, ImageOptions, set()),
+    ],
+)
+def test_options_are_the_fields_of_the_request(request_type, options, more):
+    fields = {field.name: field.type for field in dataclasses.fields(request_type)}
+    assert set(fields) == {"mouse", "image", *more, *options.__optional_keys__}
+    for kind in options.__mro__[:1]:
+        for name, annotation in kind.__annotations__.items():
+            assert annotation.__forward_arg__ == fields[name]
+
+
+@pytest.mark.parametrize("method", ["predict", "gradient", "attention", "neurons"])
+def test_help_explains_every_argument(method):
+    options = {"predict": PredictOptions, "gradient": GradientOptions, "attention": ImageOptions}
+    document = inspect.getdoc(getattr(Client, method))
+    for name in options.get(method, NeuronFilters).__optional_keys__:
+        assert re.search(rf"\b{name}\b", document)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("predict", {"image": b""}),
+        ("predict_mice", {"image": b""}),
+        ("predict_stream", {"images": []}),
+        ("predict_many", {"images": []}),
+        ("gradient", {"image": b"", "weights": [1]}),
+        ("attention", {"image": b""}),
+        ("neurons", {}),
+    ],
+)
+async def test_an_unknown_keyword_is_a_type_error_that_names_it(server, client, method, arguments):
+    mouse = {"mice" if method == "predict_mice" else "mouse": "A"}
+    with pytest.raises(TypeError, match="runing_speed"):
+        getattr(client, method)(**mouse, **arguments, runing_speed=3)
+    async with AsyncClient(transport=server.transport()) as async_client:
+        with pytest.raises(TypeError, match="runing_speed"):
+            await getattr(async_client, method)(**mouse, **arguments, runing_speed=3)
+    assert server.seen == []
 
 
 # On a real socket
@@ -864,17 +911,18 @@ def test_a_proxy_for_the_world_is_not_used_for_this_machine(server, monkeypatch)
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_examples_are_short_and_run(server, tmp_path, example):
+def test_examples_are_short_and_run(server, tmp_path, monkeypatch, capsys, example):
     path = EXAMPLES / example
     assert len(path.read_text(encoding="utf-8").splitlines()) < 40
     (tmp_path / "image.png").write_bytes(png())
     arguments = ["image.png"] if "image" in example else []
+    monkeypatch.chdir(tmp_path)
     with server.listening() as url:
-        run = subprocess.run(
-            [sys.executable, "-W", "error", path, *arguments, "B", url], cwd=tmp_path, capture_output=True, text=True
-        )
-    assert (run.returncode, run.stderr) == (0, "")
-    assert len(run.stdout.splitlines()) > 5
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments, "B", url])
+        runpy.run_path(str(path), run_name="__main__")
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert len(said.out.splitlines()) > 5
     predicted = next(seen for seen in server.seen if seen.path == "/predict")
     assert predicted.form["mouse"] == "B"
 

@@ -33,22 +33,6 @@ N = 37
 
 
 @pytest.fixture
-def server() -> ContractServer:
-    return ContractServer()
-
-
-@pytest.fixture
-def client(server: ContractServer):
-    with Client(transport=server.transport(), retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
-
-
-@pytest.fixture
 def images(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 256, (N, *SHAPE), dtype=np.uint8)
 
@@ -159,9 +143,9 @@ def test_large_images_make_smaller_chunks(server, client):
     ("given", "words"),
     [
         ({"running_speed": np.ones(N - 1)}, "running_speed does not fit"),
-        ({"chunk": 0}, "chunk is no count"),
-        ({"in_flight": 0}, "in_flight is no count"),
-        ({"first": -1}, "first is no position"),
+        ({"chunk": 0}, "chunk is not a count"),
+        ({"in_flight": 0}, "in_flight is not a count"),
+        ({"first": -1}, "first is not a count"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_sent(server, client, images, given, words):
@@ -180,9 +164,9 @@ def test_what_is_no_set_of_images_is_refused(client, tmp_path, images):
     for given, words in [
         ("fortran.npy", "image by image"),
         ("short.npy", "damaged"),
-        ("text.npy", "no .npy file"),
+        ("text.npy", "not a readable .npy file"),
         ("missing.npy", "cannot be read"),
-        ("empty", "holds no images"),
+        ("empty", "has no images"),
     ]:
         with pytest.raises(InvalidArgument, match=words):
             client.predict_many("A", tmp_path / given)
@@ -349,7 +333,7 @@ def test_a_beginning_of_another_question_is_not_gone_on_with(server, client, ima
     state = {"question": "another", "done": 10, "model": server.hash}
     (tmp_path / "responses.npy.part").write_bytes(bytes(1000))
     (tmp_path / "responses.npy.part.json").write_text(json.dumps(state))
-    with pytest.raises(InvalidArgument, match="begun by another question"):
+    with pytest.raises(InvalidArgument, match="belongs to another"):
         client.predict_many("A", images, running_speed=1, **begun)
     server.script = []
     client.predict_many("A", images, running_speed=1, **begun, force=True)
@@ -446,7 +430,7 @@ def test_a_command_whose_server_fails_keeps_what_was_answered(server, url, rng, 
     assert main(command) == 1
     errors = capsys.readouterr().err
     assert "too bright" in errors
-    assert "the same command goes on" in errors
+    assert "run the same command again" in errors
     del server._predict
     assert main(command) == 0
     np.testing.assert_array_equal(np.load(output), expected(server, images, np.full(200, 3.0)))
@@ -480,7 +464,7 @@ def test_an_interrupted_command_keeps_what_was_answered(rng, tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
         assert process.returncode == 130
-        assert "the same command goes on" in errors
+        assert "run the same command again" in errors
         done = json.loads(state.read_text())["done"]
         assert 0 < done < len(images)
         before = len(asked(server))

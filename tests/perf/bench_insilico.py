@@ -1,11 +1,11 @@
-"""What receptive fields cost beside predictions of as many images, and in which memory: ratios, in one run.
+"""The cost and memory of receptive fields compared with predictions of the same images: ratios, in one run.
 
     python tests/perf/bench_insilico.py --bundle BUNDLE [--images 512] [--rounds 5] [--threads 2] [--fits 1000]
 
-Times in interleaved rounds `POST /receptive_fields` of the service, in this process, and the bare engine on the same
-images, ready made and in the same batches. The maps are of all neurons; the bound is 1.10. Then four times as many
-images, for the memory, and the client's Gaussian fits. Nothing is asserted. Bundles at the published size:
-`bench_engine.py --bundle`. Leave the machine alone while it runs.
+Times in interleaved rounds `POST /receptive_fields` of the service in this process, and the engine alone on the same
+images, made beforehand and in the same batches. The maps are of all neurons; the bound is 1.10. Then measures the
+memory with four times as many images, and the client's Gaussian fits. Nothing is asserted. `bench_engine.py --bundle`
+makes bundles of the published size. The machine should be idle.
 """
 
 from __future__ import annotations

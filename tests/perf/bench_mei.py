@@ -7,8 +7,8 @@ a server of it, and times in interleaved rounds, on the same cores:
 
     gradient   engine.gradient of N images and their N neurons, in this process
     step       the same over HTTP with all that a step of the search adds
-    search     `climb` of some steps with its last evaluation, over HTTP
-    torch      the same `climb`, its gradients from torch's autograd with scaled_dot_product_attention, image by image,
+    search     `ascend` of some steps with its last evaluation, over HTTP
+    torch      the same `ascend`, its gradients from torch's autograd with scaled_dot_product_attention, image by image,
                which is torch's fastest way here
 
 Prints medians and ratios. Nothing is asserted. Exporting takes some minutes; --bundle keeps it, and takes that of
@@ -34,7 +34,7 @@ from bench_engine import build, with_kernel  # noqa: E402
 from support.live_server import serving  # noqa: E402
 from v1t_client import Client, Gradient, Prediction  # noqa: E402
 from v1t_client.insilico import Subject, Work  # noqa: E402
-from v1t_client.insilico.most_exciting_inputs.ascent import climb, move, slopes  # noqa: E402
+from v1t_client.insilico.most_exciting_inputs.ascent import ascend, move, slopes  # noqa: E402
 from v1t_client.insilico.most_exciting_inputs.canvas import Canvas  # noqa: E402
 from v1t_client.insilico.most_exciting_inputs.recipes import Recipe, recipe  # noqa: E402
 
@@ -143,7 +143,7 @@ def bench(twin: Twin, folder: Path, client: Client, args: argparse.Namespace) ->
         canvas.constrain(start + move(slope, search, 0), search.constraint, search.size)
 
     def run(subject: Subject) -> np.ndarray:
-        return climb(subject, canvas, search, Work(quiet=True), name="most", start=start).trace
+        return ascend(subject, canvas, search, Work(quiet=True), name="most", start=start).trace
 
     times = measure(
         [

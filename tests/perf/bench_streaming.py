@@ -1,10 +1,10 @@
-"""Ten thousand images through a live server: memory above idle on both sides, and the rate beside the engine's own.
+"""Ten thousand images through a live server: memory above idle on both sides, and the rate compared with the engine's.
 
     python tests/perf/bench_streaming.py [--images 10000] [--neurons 8000] [--in-flight 2]
 
-prints a table. The twin is tiny and its images are as large as a recording's, so that what is measured is the way of
-the arrays and not the model. Memory is resident, sampled every 20 ms from before the first image: of the process that
-asks, and of all processes of the server. The bound is 300 MB.
+prints a table. The twin is tiny and its images have the size of a recording's, so that the transport of the arrays is
+measured rather than the model. Memory is the resident memory of the client process and of all server processes, sampled
+every 20 ms from before the first image. The bound is 300 MB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +57,7 @@ with Client(url) as client:
 
 
 class Memory:
-    """The most that some processes held together, and what they held at first."""
+    """The peak of the joint memory of some processes, and their memory at the start."""
 
     def __init__(self, *pids: int) -> None:
         self._processes = [psutil.Process(pid) for pid in pids]
@@ -81,7 +80,7 @@ class Memory:
         while not self._stop.wait(0.02):
             try:
                 self.peak = max(self.peak, self._now())
-            except psutil.NoSuchProcess:  # it is done
+            except psutil.NoSuchProcess:  # it has ended
                 return
 
     def grown(self) -> float:
@@ -102,15 +101,6 @@ def through_client(url: str, server: int, images: Path, output: Path, in_flight:
         process.stdin.flush()
         seconds = float(process.stdout.readline())
         return seconds, of_client.grown(), of_server.grown()
-
-
-def through_curl(url: str, server: int, images: Path, output: Path) -> tuple[float, None, float]:
-    """The same of curl, which holds nothing."""
-    target = f"{url}/predict/stream?mouse=A"
-    of_server = Memory(server)
-    start = time.perf_counter()
-    subprocess.run(["curl", "-sS", "--fail", "-X", "POST", "-T", str(images), "-o", str(output), target], check=True)
-    return time.perf_counter() - start, None, of_server.grown()
 
 
 def main() -> None:
@@ -134,21 +124,13 @@ def main() -> None:
         rows.append(("`Engine.predict` in a loop", seconds, None, None))
         with serving(twin.folder, folder) as server:
             server.wait_for("/readyz", 200)
-            outputs = [folder / "client.npy", folder / "curl.npy"]
-            rows.append(
-                (
-                    "`Client.predict_many`",
-                    *through_client(server.url, server.process.pid, images, outputs[0], args.in_flight),
-                )
-            )
-            rows.append(
-                ("`curl -T` to /predict/stream", *through_curl(server.url, server.process.pid, images, outputs[1]))
-            )
+            output = folder / "client.npy"
+            measured = through_client(server.url, server.process.pid, images, output, args.in_flight)
+            rows.append(("`Client.predict_many`", *measured))
         right = np.fromfile(folder / "engine", np.float32).reshape(args.images, args.neurons)
-        for output in outputs:
-            answered = np.load(output, mmap_mode="r")
-            for i in range(0, args.images, 500):
-                np.testing.assert_allclose(answered[i : i + 500], right[i : i + 500], atol=1e-4)
+        answered = np.load(output, mmap_mode="r")
+        for i in range(0, args.images, 500):
+            np.testing.assert_allclose(answered[i : i + 500], right[i : i + 500], atol=1e-4)
     print(f"\n{args.images:,} images of {SHAPE}, {args.neurons:,} neurons; memory above idle, bound {BOUND_MB} MB\n")
     print("| way | images/s | share of the engine's | client | server |")
     print("|---|---|---|---|---|")

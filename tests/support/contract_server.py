@@ -1,7 +1,7 @@
-"""A small server that keeps the HTTP contract by its own reading of it, to check what the client sends.
+"""A small server that implements the HTTP contract independently, to check what the client sends.
 
-Written from the contract alone, with the standard repository's parsers: nothing here is shared with the client. Its
-"twin" is a formula that a test can do on its own: see `ContractServer.responses`.
+It is written from the contract alone, with the parsers of the standard library, and shares no code with the client. Its
+"twin" is a formula that a test can compute itself: see `ContractServer.responses`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FORM_FIELDS = {
 
 @dataclass
 class Seen:
-    """One request as it arrived."""
+    """One request, as received."""
 
     method: str
     path: str
@@ -49,7 +49,7 @@ class Seen:
     images: list[tuple[str, str, bytes]] = field(default_factory=list)  # filename, content type, content
 
     def array(self) -> np.ndarray:
-        """The only image part, which has to be .npy."""
+        """The only image part, which must be .npy."""
         ((_, content_type, content),) = self.images
         assert content_type == "application/x-npy"
         return np.load(io.BytesIO(content), allow_pickle=False)
@@ -59,7 +59,7 @@ Reply = tuple[int, dict[str, str], bytes]
 
 
 class ContractServer:
-    """Mice A and B. `script` holds replies (or errors to raise) that come first; `seen` every request."""
+    """Mice A and B. `script` has replies (or errors to raise) that are used first; `seen` has every request."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(7)
@@ -200,7 +200,7 @@ class ContractServer:
 
     @contextmanager
     def listening(self) -> Iterator[str]:
-        """The server on a free port of this machine; gives its URL."""
+        """The server on a free port of this machine; yields its URL."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -223,7 +223,7 @@ class ContractServer:
             do_GET = do_POST = _serve  # noqa: N815
 
             def log_message(self, *_: object) -> None:
-                """Says nothing."""
+                """Logs nothing."""
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
             thread = threading.Thread(target=httpd.serve_forever, args=(0.05,))
@@ -269,7 +269,7 @@ def _read_form(seen: Seen, body: bytes) -> None:
 
 
 def _decode(content_type: str, content: bytes) -> np.ndarray:
-    """(B, C, H, W). A picture file stands for a flat image whose grey level is its number of bytes modulo 251."""
+    """(B, C, H, W). A PNG or JPEG is read as a uniform image whose grey level is its number of bytes modulo 251."""
     if content_type != "application/x-npy":
         return np.full((1, *SHAPE), len(content) % 251, dtype=np.uint8)
     array = np.load(io.BytesIO(content), allow_pickle=False)

@@ -1,13 +1,13 @@
-"""A bank of known Gabor neurons behind the client's `Predictor`: what every in-silico estimator has to recover.
+"""A bank of known Gabor neurons with the interface of the client's `Predictor`, for tests of in-silico experiments.
 
-A neuron's drive is 1 for the grating of contrast 1 that it likes best, whatever its other parameters:
+The drive of a neuron is 1 for its preferred grating at contrast 1, whatever its other parameters:
 
     even, odd = <image contrast, Gabor and its quadrature>    drive = [even]+ (simple) or sqrt(even^2 + odd^2) (complex)
     response  = (baseline + amplitude drive^n / (drive^n + c50^n) / (1 + suppression surround)) gain(behavior)
     surround  = contrast energy under a Gaussian of surround_sigma outside of the centre's, 1 for a full-field grating
     gain      = exp(running_gain z(speed) + pupil_gain z(dilation))
 
-Written apart from `v1t_client.insilico`, from these formulas.
+Written from these formulas, independently of `v1t_client.insilico`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ STATISTICS = {
 
 @dataclass(eq=False)
 class GaborBank:
-    """`n` neurons. Places and lengths are px of the image, x right, y down; angles are radians."""
+    """`n` neurons. Positions and lengths are in pixels, x right, y down; angles in radians."""
 
     n: int = 24
     shape: tuple[int, int] = (36, 64)
     seed: int = 0
     luminance: float = 110.0
     model: Model = MODEL
-    limit: int | None = None  # answer so many images, then be gone
-    asked: int = 0  # images
+    limit: int | None = None  # number of images after which the connection fails
+    asked: int = 0  # images so far
     center: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,13 +59,21 @@ class GaborBank:
         self.amplitude = rng.uniform(1.0, 3.0, n)
         self.suppression = np.zeros(n)
         self.surround_sigma = 2.5 * self.sigma
+        self._filters_of = b""
         self.running_gain = rng.uniform(0.1, 0.4, n) * rng.choice([-1, 1], n)
         self.pupil_gain = rng.uniform(0.05, 0.2, n)
         self.coordinates = rng.uniform(-300, 300, (n, 3)).astype(np.float32)
         self.scores = rng.uniform(0, 0.8, n).astype(np.float32)
 
     def filters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(H W, n) each: Gabor, quadrature, surround pool."""
+        """(H W, n) each: Gabor, quadrature, surround pool. Computed again only when a parameter has changed."""
+        parameters = (self.center, self.orientation, self.sigma, self.frequency, self.phase, self.aspect)
+        key = b"".join(values.tobytes() for values in (*parameters, self.surround_sigma))
+        if key != self._filters_of:
+            self._filters_of, self._filters = key, self._made_filters()
+        return self._filters
+
+    def _made_filters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         H, W = self.shape
         y, x = np.mgrid[:H, :W].reshape(2, -1, 1)  # (H W, 1)
         dx, dy = x - self.center[:, 0], y - self.center[:, 1]
@@ -74,7 +82,7 @@ class GaborBank:
         envelope = np.exp(-0.5 * (a**2 + (b / self.aspect) ** 2) / self.sigma**2)
         k = 2 * np.pi * self.frequency
         even, odd = envelope * np.cos(k * a + self.phase), envelope * np.sin(k * a + self.phase)
-        # a grating cos(k a + phase) of contrast 1 drives the quadrature pair to the envelope's half integral
+        # a grating cos(k a + phase) of contrast 1 drives the pair to half the integral of the envelope
         norm = 0.5 * envelope.sum(0)
         pool = np.exp(-0.5 * (dx**2 + dy**2) / self.surround_sigma**2) * (1 - envelope)
         return even / norm, odd / norm, pool / pool.sum(0)

@@ -1,4 +1,4 @@
-"""Ask a digital twin of mouse visual cortex what its neurons would do.
+"""Predict the responses of mouse visual cortex with a digital twin.
 
     from v1t_client import Client
 
@@ -6,7 +6,8 @@
         prediction = client.predict("A", "image.png", pupil_dilation=41, running_speed=3)
     print(prediction)
 
-`Client` and `AsyncClient` ask a server; every answer is a `Prediction`; every error is a `V1TError`.
+`Client` and `AsyncClient` are clients of an inference server. Predictions are of type `Prediction`, and all errors are
+subclasses of `V1TError`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from v1t_client._errors import (
 from v1t_client._images import Image
 from v1t_client._large_sets.image_sets import Images
 from v1t_client._predictor import DifferentiablePredictor, Predictor
-from v1t_client._protocol.requests import Resize, Units
+from v1t_client._protocol.arguments import Resize, Units
 from v1t_client._version import __version__
 
 __all__ = [

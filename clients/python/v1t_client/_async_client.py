@@ -1,9 +1,9 @@
-"""The client to `await`. It only runs the flows of `_operations.py`, as `_client.py` does."""
+"""The client for asyncio. Each method runs an operation of `_protocol/operations.py`, as in `_client.py`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -15,10 +15,22 @@ from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
 from v1t_client._images import Image
-from v1t_client._large_sets.predict_many import AsyncLargeSets
+from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks_async
+from v1t_client._large_sets.collector import Collector
+from v1t_client._large_sets.image_sets import Images
+from v1t_client._protocol.arguments import (
+    GradientOptions,
+    GradientRequest,
+    ImageOptions,
+    ImageRequest,
+    ManyOptions,
+    NeuronFilters,
+    PredictOptions,
+    PredictRequest,
+    StreamOptions,
+)
 from v1t_client._protocol.http import http_options, send_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
-from v1t_client._protocol.requests import Asked, GradientQuestion, Question, Resize, Shown, Units
 from v1t_client._protocol.retry import Retry
 
 if TYPE_CHECKING:
@@ -29,8 +41,8 @@ __all__ = ["AsyncClient"]
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncLargeSets):
-    """`Client` for asyncio: the same arguments and methods, each to be awaited.
+class AsyncClient:
+    """`Client` for asyncio: the same methods with the same arguments, each to be awaited.
 
     Example:
         >>> async with AsyncClient() as client:                                  # doctest: +SKIP
@@ -61,110 +73,43 @@ class AsyncClient(AsyncLargeSets):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections. The client cannot be used after."""
+        """Closes the connections. The client cannot be used afterwards."""
         await self._http.aclose()
 
-    async def predict(
-        self,
-        mouse: str,
-        image: Image,
-        *,
-        pupil_dilation: npt.ArrayLike | None = None,
-        pupil_dilation_derivative: npt.ArrayLike | None = None,
-        running_speed: npt.ArrayLike | None = None,
-        pupil_center: npt.ArrayLike | None = None,
-        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
-        units: Units = "standardized",
-        spread: bool = False,
-        resize: Resize | None = None,
-        model: str | None = None,
-    ) -> Prediction:
+    async def predict(self, mouse: str, image: Image, **options: Unpack[PredictOptions]) -> Prediction:
         """See `Client.predict`."""
-        return await self._run(
-            self._operations.predict(
-                Question(
-                    mouse=mouse,
-                    image=image,
-                    pupil_dilation=pupil_dilation,
-                    pupil_dilation_derivative=pupil_dilation_derivative,
-                    running_speed=running_speed,
-                    pupil_center=pupil_center,
-                    neuron_ids=neuron_ids,
-                    units=units,
-                    spread=spread,
-                    resize=resize,
-                    model=model,
-                )
-            )
-        )
+        request = PredictRequest(mouse=mouse, image=image, **options)
+        return await self._run(self._operations.predict(request))
 
     async def predict_mice(
-        self, mice: Sequence[str] | Literal["*"], image: Image, **asked: Unpack[Asked]
+        self, mice: Sequence[str] | Literal["*"], image: Image, **options: Unpack[PredictOptions]
     ) -> dict[str, Prediction]:
         """See `Client.predict_mice`."""
-        return await self._run(self._operations.predict_mice(mice, Question(mouse="*", image=image, **asked)))
+        request = PredictRequest(mouse="*", image=image, **options)
+        return await self._run(self._operations.predict_mice(mice, request))
+
+    def predict_stream(self, mouse: str, images: Images, **options: Unpack[StreamOptions]) -> AsyncIterator[Prediction]:
+        """See `Client.predict_stream`; iterate with `async for`."""
+        return run_chunks_async(ChunkedRequest(self._operations, mouse, images, **options), self._run)
+
+    async def predict_many(self, mouse: str, images: Images, **options: Unpack[ManyOptions]) -> Prediction:
+        """See `Client.predict_many`."""
+        with Collector(self._operations, mouse, images, **options) as collector:
+            async for prediction in run_chunks_async(collector.chunks, self._run):
+                collector.add(prediction)
+            return collector.prediction()
 
     async def gradient(
-        self,
-        mouse: str,
-        image: Image,
-        *,
-        weights: npt.ArrayLike,
-        pupil_dilation: npt.ArrayLike | None = None,
-        pupil_dilation_derivative: npt.ArrayLike | None = None,
-        running_speed: npt.ArrayLike | None = None,
-        pupil_center: npt.ArrayLike | None = None,
-        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
-        units: Units = "standardized",
-        resize: Resize | None = None,
-        model: str | None = None,
+        self, mouse: str, image: Image, *, weights: npt.ArrayLike, **options: Unpack[GradientOptions]
     ) -> Gradient:
         """See `Client.gradient`."""
-        return await self._run(
-            self._operations.gradient(
-                GradientQuestion(
-                    mouse=mouse,
-                    image=image,
-                    pupil_dilation=pupil_dilation,
-                    pupil_dilation_derivative=pupil_dilation_derivative,
-                    running_speed=running_speed,
-                    pupil_center=pupil_center,
-                    weights=weights,
-                    neuron_ids=neuron_ids,
-                    units=units,
-                    resize=resize,
-                    model=model,
-                )
-            )
-        )
+        request = GradientRequest(mouse=mouse, image=image, weights=weights, **options)
+        return await self._run(self._operations.gradient(request))
 
-    async def attention(
-        self,
-        mouse: str,
-        image: Image,
-        *,
-        pupil_dilation: npt.ArrayLike | None = None,
-        pupil_dilation_derivative: npt.ArrayLike | None = None,
-        running_speed: npt.ArrayLike | None = None,
-        pupil_center: npt.ArrayLike | None = None,
-        resize: Resize | None = None,
-        model: str | None = None,
-    ) -> Attention:
+    async def attention(self, mouse: str, image: Image, **options: Unpack[ImageOptions]) -> Attention:
         """See `Client.attention`."""
-        return await self._run(
-            self._operations.attention(
-                Shown(
-                    mouse=mouse,
-                    image=image,
-                    pupil_dilation=pupil_dilation,
-                    pupil_dilation_derivative=pupil_dilation_derivative,
-                    running_speed=running_speed,
-                    pupil_center=pupil_center,
-                    resize=resize,
-                    model=model,
-                )
-            )
-        )
+        request = ImageRequest(mouse=mouse, image=image, **options)
+        return await self._run(self._operations.attention(request))
 
     async def mice(self) -> list[Mouse]:
         """See `Client.mice`."""
@@ -174,39 +119,9 @@ class AsyncClient(AsyncLargeSets):
         """See `Client.mouse`."""
         return await self._run(self._operations.mouse(mouse, model=model))
 
-    async def neurons(
-        self,
-        mouse: str,
-        *,
-        model: str | None = None,
-        x_min: float | None = None,
-        x_max: float | None = None,
-        y_min: float | None = None,
-        y_max: float | None = None,
-        z_min: float | None = None,
-        z_max: float | None = None,
-        score: str | None = None,
-        score_min: float | None = None,
-        limit: int | None = None,
-        offset: int | None = None,
-    ) -> NeuronTable:
+    async def neurons(self, mouse: str, **filters: Unpack[NeuronFilters]) -> NeuronTable:
         """See `Client.neurons`."""
-        return await self._run(
-            self._operations.neurons(
-                mouse,
-                model=model,
-                x_min=x_min,
-                x_max=x_max,
-                y_min=y_min,
-                y_max=y_max,
-                z_min=z_min,
-                z_max=z_max,
-                score=score,
-                score_min=score_min,
-                limit=limit,
-                offset=offset,
-            )
-        )
+        return await self._run(self._operations.neurons(mouse, **filters))
 
     async def ready(self) -> bool:
         """See `Client.ready`."""
@@ -231,5 +146,4 @@ class AsyncClient(AsyncLargeSets):
                 else:
                     step = flow.send(response)
         except StopIteration as done:
-            result: T = done.value
-            return result
+            return done.value

@@ -1,9 +1,9 @@
-"""The client that blocks. It only runs the flows of `_operations.py`."""
+"""The blocking client. Each method runs an operation of `_protocol/operations.py`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,10 +16,22 @@ from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
 from v1t_client._images import Image
-from v1t_client._large_sets.predict_many import LargeSets
+from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks
+from v1t_client._large_sets.collector import Collector
+from v1t_client._large_sets.image_sets import Images
+from v1t_client._protocol.arguments import (
+    GradientOptions,
+    GradientRequest,
+    ImageOptions,
+    ImageRequest,
+    ManyOptions,
+    NeuronFilters,
+    PredictOptions,
+    PredictRequest,
+    StreamOptions,
+)
 from v1t_client._protocol.http import CONNECT_TIMEOUT, http_options, send_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
-from v1t_client._protocol.requests import Asked, GradientQuestion, Question, Resize, Shown, Units
 from v1t_client._protocol.retry import Retry
 
 if TYPE_CHECKING:
@@ -30,15 +42,15 @@ __all__ = ["Client"]
 T = TypeVar("T")
 
 
-class Client(LargeSets):
-    """Asks a server about the neurons of a mouse. Safe to share between threads; keeps its connections open.
+class Client:
+    """A client of one server. It can be shared between threads, and keeps its connections open.
 
     Args:
         url: the server's address.
-        api_key: sent as `Authorization: Bearer`, where the server asks for one.
-        timeout: seconds for one call with its retries. Bytes that keep coming are waited for.
-        retries: how often to ask again when nothing answers or the server is busy (429, 502, 503, 504). Its
-            Retry-After is honoured, as far as `timeout` reaches.
+        api_key: sent as `Authorization: Bearer`, for servers that require a key.
+        timeout: seconds for one call including its retries. A reply that keeps arriving is not cut off.
+        retries: how often to send a request again when the server cannot be reached or is busy (429, 502, 503, 504).
+            A Retry-After of the server is honoured within `timeout`.
         transport: an httpx transport in place of the network, for tests.
 
     Example:
@@ -72,28 +84,14 @@ class Client(LargeSets):
         self.close()
 
     def close(self) -> None:
-        """Closes the connections. The client cannot be used after."""
+        """Closes the connections. The client cannot be used afterwards."""
         self._http.close()
 
-    def predict(
-        self,
-        mouse: str,
-        image: Image,
-        *,
-        pupil_dilation: npt.ArrayLike | None = None,
-        pupil_dilation_derivative: npt.ArrayLike | None = None,
-        running_speed: npt.ArrayLike | None = None,
-        pupil_center: npt.ArrayLike | None = None,
-        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
-        units: Units = "standardized",
-        spread: bool = False,
-        resize: Resize | None = None,
-        model: str | None = None,
-    ) -> Prediction:
-        """What the neurons of `mouse` would do, shown `image`.
+    def predict(self, mouse: str, image: Image, **options: Unpack[PredictOptions]) -> Prediction:
+        """Predicts the responses of the neurons of `mouse` to `image`.
 
-        A behaviour value is one number for all images or one per image. Those left out become the mouse's training
-        mean, and `Prediction.assumed` says so.
+        A behaviour value is one number for all images or one per image. Values that are left out are replaced by the
+        mouse's training mean, and `Prediction.assumed` lists them.
 
         Args:
             mouse: mouse id, as listed by `mice()`.
@@ -103,184 +101,133 @@ class Client(LargeSets):
             pupil_dilation_derivative: () or (B,), eye-camera pixels per second.
             running_speed: () or (B,), cm/s.
             pupil_center: (2,) or (B, 2), x and y in eye-camera pixels.
-            neuron_ids: (n,), the recording's unit ids; the responses keep this order. All neurons if left out.
-            units: "standardized" (divided by the neuron's response std) or "raw".
-            spread: also return the standard deviation over the ensemble's members.
-            resize: how to bring an image of another size to the mouse's: "fit" (whole image, padded), "fill" (covers,
-                overflow cut) or "crop" (unscaled, centred cut). Without it another size is refused.
-            model: bundle name, where several bundles hold this mouse.
+            neuron_ids: (n,), the recording's unit ids; the responses keep this order. All neurons by default.
+            units: "standardized" (the default: divided by the neuron's response std) or "raw".
+            spread: also return the standard deviation over the ensemble's members. False by default.
+            resize: how to fit an image of another size than the mouse's: "fit" (whole image, padded), "fill" (covers
+                the frame, overflow cut) or "crop" (unscaled, centred cut). By default another size is refused.
+            model: bundle name, needed where several bundles contain this mouse.
 
         Raises:
             InvalidArgument: an argument cannot be sent.
-            ServerError: the server refused; the message repeats its hint.
-            ConnectionFailed, TimedOut: no answer came.
+            ServerError: the server refused; the message includes its hint.
+            ConnectionFailed, TimedOut: no reply.
         """
-        return self._run(
-            self._operations.predict(
-                Question(
-                    mouse=mouse,
-                    image=image,
-                    pupil_dilation=pupil_dilation,
-                    pupil_dilation_derivative=pupil_dilation_derivative,
-                    running_speed=running_speed,
-                    pupil_center=pupil_center,
-                    neuron_ids=neuron_ids,
-                    units=units,
-                    spread=spread,
-                    resize=resize,
-                    model=model,
-                )
-            )
-        )
+        request = PredictRequest(mouse=mouse, image=image, **options)
+        return self._run(self._operations.predict(request))
 
     def predict_mice(
-        self, mice: Sequence[str] | Literal["*"], image: Image, **asked: Unpack[Asked]
+        self, mice: Sequence[str] | Literal["*"], image: Image, **options: Unpack[PredictOptions]
     ) -> dict[str, Prediction]:
-        """What the neurons of several mice would do, all shown the same: one request, answered by one bundle.
+        """Predicts the responses of several mice to the same image, with one request and one bundle.
 
         Args:
-            mice: mouse ids, or "*" for all of the bundle (which `model` names where several are served).
-            image, asked: as in `predict`; `neuron_ids` cannot be asked of several mice.
+            mice: mouse ids, or "*" for all mice of the bundle (named by `model` where several are served).
+            image, options: as for `predict`, without `neuron_ids`.
 
         Example:
             >>> client.predict_mice("*", "image.png")["A"].responses.shape           # doctest: +SKIP
             (1, 7538)
         """
-        return self._run(self._operations.predict_mice(mice, Question(mouse="*", image=image, **asked)))
+        request = PredictRequest(mouse="*", image=image, **options)
+        return self._run(self._operations.predict_mice(mice, request))
+
+    def predict_stream(self, mouse: str, images: Images, **options: Unpack[StreamOptions]) -> Iterator[Prediction]:
+        """Predicts the responses to any number of images, chunk by chunk and in order, in bounded memory.
+
+        Each chunk is a request that is retried for as long as the client's `timeout`, so that a busy or restarting
+        server only delays the stream. If the server changes its bundle in between, `ModelChanged` is raised.
+
+        Args:
+            images: a (B, C, H, W) array, memory-mapped or not; the path of a .npy file of that shape, or of a folder
+                of image files (sorted by name); a list or an iterator of images as `predict` takes them.
+            chunk: most images per request (64 by default); fewer where images are large.
+            in_flight: number of requests that are sent at the same time (2 by default).
+            first: index of the first image, to continue a stream that was interrupted. 0 by default.
+            options: also those of `predict`; behaviour per image is (B,), also where `first` is not 0.
+
+        Example:
+            >>> for prediction in client.predict_stream("A", "images.npy"):          # doctest: +SKIP
+            ...     total += prediction.responses.sum(axis=0)
+        """
+        return run_chunks(ChunkedRequest(self._operations, mouse, images, **options), self._run)
+
+    def predict_many(self, mouse: str, images: Images, **options: Unpack[ManyOptions]) -> Prediction:
+        """Predicts the responses to any number of images as one prediction; see `predict_stream`.
+
+        Args:
+            output: a .npy file that receives the responses as they arrive; the arrays of the returned prediction are
+                mapped from it. After an interruption the same call resumes where it stopped.
+            force: replace the file, and discard what an interrupted call left. False by default.
+            progress: show a progress line on stderr; by default only if stderr is a terminal.
+            options: also `chunk` and `in_flight` of `predict_stream`, and the options of `predict`.
+        """
+        with Collector(self._operations, mouse, images, **options) as collector:
+            for prediction in run_chunks(collector.chunks, self._run):
+                collector.add(prediction)
+            return collector.prediction()
 
     def gradient(
-        self,
-        mouse: str,
-        image: Image,
-        *,
-        weights: npt.ArrayLike,
-        pupil_dilation: npt.ArrayLike | None = None,
-        pupil_dilation_derivative: npt.ArrayLike | None = None,
-        running_speed: npt.ArrayLike | None = None,
-        pupil_center: npt.ArrayLike | None = None,
-        neuron_ids: Sequence[int] | npt.ArrayLike | None = None,
-        units: Units = "standardized",
-        resize: Resize | None = None,
-        model: str | None = None,
+        self, mouse: str, image: Image, *, weights: npt.ArrayLike, **options: Unpack[GradientOptions]
     ) -> Gradient:
-        """How a weighted sum of responses changes with what `mouse` is shown and does, image by image.
+        """The gradient of a weighted sum of responses with respect to the inputs, image by image.
 
-        For many neurons at once, one image each: weights with a row per image, such as `numpy.eye(n)`.
-
-        Args:
-            image, pupil_dilation, pupil_dilation_derivative, running_speed, pupil_center: as for `predict`.
-            weights: (n,) for all images, or (B, n): how much each neuron counts, in the order of `neuron_ids`.
-            neuron_ids: (n,), the neurons of the sum. All of the mouse's if left out.
-            units: of the responses whose derivative it is, "standardized" or "raw".
-            resize, model: as for `predict`.
-
-        Raises:
-            NotFound: this twin was exported without gradients.
-            InvalidArgument, ServerError, ConnectionFailed, TimedOut: as for `predict`.
-        """
-        return self._run(
-            self._operations.gradient(
-                GradientQuestion(
-                    mouse=mouse,
-                    image=image,
-                    pupil_dilation=pupil_dilation,
-                    pupil_dilation_derivative=pupil_dilation_derivative,
-                    running_speed=running_speed,
-                    pupil_center=pupil_center,
-                    weights=weights,
-                    neuron_ids=neuron_ids,
-                    units=units,
-                    resize=resize,
-                    model=model,
-                )
-            )
-        )
-
-    def attention(
-        self,
-        mouse: str,
-        image: Image,
-        *,
-        pupil_dilation: npt.ArrayLike | None = None,
-        pupil_dilation_derivative: npt.ArrayLike | None = None,
-        running_speed: npt.ArrayLike | None = None,
-        pupil_center: npt.ArrayLike | None = None,
-        resize: Resize | None = None,
-        model: str | None = None,
-    ) -> Attention:
-        """Where the twin's core looks: the attention rollout of each member (V1T, appendix A.6).
+        For one image per neuron, pass weights with one row per image, such as `numpy.eye(n)`.
 
         Args:
-            image, pupil_dilation, pupil_dilation_derivative, running_speed, pupil_center: as for `predict`.
-            resize, model: as for `predict`.
+            image: as for `predict`.
+            weights: (n,) for all images, or (B, n): the weight of each neuron, in the order of `neuron_ids`.
+            options: as for `predict`, without `spread`: pupil_dilation, pupil_dilation_derivative, running_speed,
+                pupil_center, neuron_ids, units, resize, model.
 
         Raises:
-            NotFound: this twin has no attention, as a convolutional core has none.
+            NotFound: this bundle was exported without gradients.
             InvalidArgument, ServerError, ConnectionFailed, TimedOut: as for `predict`.
         """
-        return self._run(
-            self._operations.attention(
-                Shown(
-                    mouse=mouse,
-                    image=image,
-                    pupil_dilation=pupil_dilation,
-                    pupil_dilation_derivative=pupil_dilation_derivative,
-                    running_speed=running_speed,
-                    pupil_center=pupil_center,
-                    resize=resize,
-                    model=model,
-                )
-            )
-        )
+        request = GradientRequest(mouse=mouse, image=image, weights=weights, **options)
+        return self._run(self._operations.gradient(request))
+
+    def attention(self, mouse: str, image: Image, **options: Unpack[ImageOptions]) -> Attention:
+        """The attention rollout of each member: where the core looks (V1T, appendix A.6).
+
+        Args:
+            image: as for `predict`.
+            options: as for `predict`: pupil_dilation, pupil_dilation_derivative, running_speed, pupil_center, resize,
+                model.
+
+        Raises:
+            NotFound: this bundle has no attention maps; those of convolutional cores have none.
+            InvalidArgument, ServerError, ConnectionFailed, TimedOut: as for `predict`.
+        """
+        request = ImageRequest(mouse=mouse, image=image, **options)
+        return self._run(self._operations.attention(request))
 
     def mice(self) -> list[Mouse]:
-        """The mice that this server can be asked about."""
+        """The mice that this server serves."""
         return self._run(self._operations.mice())
 
     def mouse(self, mouse: str, *, model: str | None = None) -> MouseDetail:
         """One mouse with its input statistics, test scores and licence."""
         return self._run(self._operations.mouse(mouse, model=model))
 
-    def neurons(
-        self,
-        mouse: str,
-        *,
-        model: str | None = None,
-        x_min: float | None = None,
-        x_max: float | None = None,
-        y_min: float | None = None,
-        y_max: float | None = None,
-        z_min: float | None = None,
-        z_max: float | None = None,
-        score: str | None = None,
-        score_min: float | None = None,
-        limit: int | None = None,
-        offset: int | None = None,
-    ) -> NeuronTable:
-        """The neurons of a mouse, those within the bounds: cortical position in um, test score by name."""
-        return self._run(
-            self._operations.neurons(
-                mouse,
-                model=model,
-                x_min=x_min,
-                x_max=x_max,
-                y_min=y_min,
-                y_max=y_max,
-                z_min=z_min,
-                z_max=z_max,
-                score=score,
-                score_min=score_min,
-                limit=limit,
-                offset=offset,
-            )
-        )
+    def neurons(self, mouse: str, **filters: Unpack[NeuronFilters]) -> NeuronTable:
+        """The neurons of a mouse, in the order of the responses.
+
+        Args:
+            x_min, x_max, y_min, y_max, z_min, z_max: bounds of the cortical position, um.
+            score: which test score `score_min` is about.
+            score_min: only neurons with at least this score.
+            limit, offset: return at most `limit` neurons, leaving out the first `offset`.
+            model: bundle name, needed where several bundles contain this mouse.
+        """
+        return self._run(self._operations.neurons(mouse, **filters))
 
     def ready(self) -> bool:
-        """Whether the server's models are loaded and warm. Raises ConnectionFailed if there is no server."""
+        """Whether the server's models are loaded and warmed up. Raises ConnectionFailed if there is no server."""
         return self._run(self._operations.ready())
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Waits for a server that is starting, up to `timeout` seconds.
+        """Waits for a server that is starting, for at most `timeout` seconds.
 
         Raises:
             NotReady, ConnectionFailed, TimedOut: it was not ready in time.
@@ -288,7 +235,7 @@ class Client(LargeSets):
         self._run(self._operations.wait_until_ready(timeout))
 
     def _stream(self, path: str, content: Any, *, accept: str) -> AbstractContextManager[httpx.Response]:
-        """One POST of JSON whose reply is read as it comes, for experiments that a server runs."""
+        """A POST of JSON whose reply is read while it arrives, for experiments that run on the server."""
         timeout = httpx.Timeout(self._timeout, connect=min(self._timeout, CONNECT_TIMEOUT))
         return self._http.stream("POST", path, json=content, headers={"Accept": accept}, timeout=timeout)
 
@@ -307,5 +254,4 @@ class Client(LargeSets):
                 else:
                     step = flow.send(response)
         except StopIteration as done:
-            result: T = done.value
-            return result
+            return done.value

@@ -1,14 +1,14 @@
-"""Errors of the client, each with what to do next.
+"""The errors of the client. Each says what to do next.
 
 V1TError
-├── InvalidArgument        an argument was refused here, before anything was sent (also a ValueError)
+├── InvalidArgument        an argument was refused before anything was sent (also a ValueError)
 ├── MissingExtra           an optional package is not installed (also an ImportError)
-├── ConnectionFailed       no server answered; says the URL
-├── TimedOut               a server is there, but no reply came in time
-├── ReplyInvalid           the reply is not what the contract promises
-├── ModelChanged           another bundle answers than answered the images before
-└── ServerError            the server refused; `str()` repeats its hint
-    ├── InvalidRequest     400, 405, 406, 415, 422 and every other 4xx
+├── ConnectionFailed       no server at this URL, or the connection broke
+├── TimedOut               the server accepted the connection but did not reply in time
+├── ReplyInvalid           the reply does not follow the HTTP contract
+├── ModelChanged           the server changed its bundle in the middle of a set of images
+└── ServerError            the server refused; `str()` includes its hint
+    ├── InvalidRequest     400, 405, 406, 415, 422 and all other 4xx
     │   ├── Unauthorized   401, 403
     │   ├── NotFound       404
     │   └── TooLarge       413
@@ -37,16 +37,17 @@ __all__ = [
     "TooLarge",
     "Unauthorized",
     "V1TError",
+    "check_count",
     "server_error_class",
 ]
 
 
 class V1TError(Exception):
-    """Base of every error that this package raises.
+    """The base class of all errors that this package raises.
 
     Attributes:
-        message: one sentence that says what is wrong.
-        got: what was received, short.
+        message: what is wrong, in one sentence.
+        got: what was received, abbreviated.
         expected: what would have been accepted.
         hint: what to do next.
     """
@@ -77,29 +78,29 @@ class MissingExtra(V1TError, ImportError):
 
 
 class ConnectionFailed(V1TError):
-    """No server answered at this URL."""
+    """There is no server at this URL, or the connection broke."""
 
 
 class TimedOut(V1TError):
-    """The server took the request and did not reply in time."""
+    """The server accepted the connection but did not reply in time."""
 
 
 class ReplyInvalid(V1TError):
-    """The reply is not what the HTTP contract promises: another program, another major version, or a bug."""
+    """The reply does not follow the HTTP contract: another program, another major version, or a bug."""
 
 
 class ModelChanged(V1TError):
-    """In the middle of a set of images, another bundle answers than answered those before."""
+    """The server changed its bundle in the middle of a set of images."""
 
 
 class ServerError(V1TError):
-    """The server refused, and said why.
+    """The server refused the request.
 
     Attributes:
         status: the HTTP status.
-        code: the server's word for it, such as `invalid_input`.
-        request_id: names this request in the server's log.
-        retry_after: seconds after which the server expects to accept the same request.
+        code: the server's error code, such as `invalid_input`.
+        request_id: identifies the request in the server's log.
+        retry_after: seconds after which the server expects to accept the request.
     """
 
     def __init__(
@@ -122,19 +123,19 @@ class ServerError(V1TError):
 
 
 class InvalidRequest(ServerError):
-    """The server understood the request and it cannot be answered as it is."""
+    """The request is invalid."""
 
 
 class Unauthorized(InvalidRequest):
-    """The server wants an API key, or another one."""
+    """The API key is missing or wrong."""
 
 
 class NotFound(InvalidRequest):
-    """No such mouse, model, neuron or route."""
+    """There is no such mouse, model, neuron or route."""
 
 
 class TooLarge(InvalidRequest):
-    """Over one of the server's limits on bytes, pixels, images or neurons."""
+    """The request exceeds one of the server's limits on bytes, pixels, images or neurons."""
 
 
 class Busy(ServerError):
@@ -142,7 +143,7 @@ class Busy(ServerError):
 
 
 class NotReady(ServerError):
-    """The server has no model loaded and warm yet."""
+    """The server has not finished loading a model."""
 
 
 class DeadlineExceeded(ServerError):
@@ -161,5 +162,11 @@ _BY_STATUS: dict[int, type[ServerError]] = {
 
 
 def server_error_class(status: int) -> type[ServerError]:
-    """The class for an HTTP status; the nearest parent for one that has none of its own."""
+    """The class for an HTTP status; a parent class for statuses without their own."""
     return _BY_STATUS.get(status, InvalidRequest if 400 <= status < 500 else ServerError)
+
+
+def check_count(name: str, value: object, *, least: int) -> None:
+    """Raises InvalidArgument unless the argument is an integer of at least `least`."""
+    if not isinstance(value, int) or value < least:
+        raise InvalidArgument(f"{name} is not a count", got=repr(value), expected=f"an integer, {least} or more")

@@ -1,4 +1,4 @@
-"""Images as a caller has them, turned into the file parts of a request. Pixels are not touched here."""
+"""Converts images in any accepted form to the file parts of a request. Pixels are not changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from v1t_client._errors import InvalidArgument
 
 __all__ = ["Image", "ImagePart", "encode_images"]
 
-# An array, the path of a file, the bytes of a file, an object of PIL, or a list of those.
+# An array, the path or the bytes of a file, a PIL image, or a list of those.
 Image: TypeAlias = Union[npt.NDArray[Any], str, "os.PathLike[str]", bytes, Sequence[Any], Any]
 
 _ACCEPTED = "an array, a PNG, JPEG or .npy file (path or bytes), a PIL image, or a list of those"
@@ -25,8 +25,8 @@ _SIGNATURES = (
     (b"\xff\xd8\xff", "jpg", "image/jpeg"),
     (b"\x93NUMPY", "npy", "application/x-npy"),
 )
-# Integers up to 16 bits and half floats fit float32 exactly and are smaller on the way; the rest travels as float32.
-_SENT_AS_THEY_ARE = frozenset({"uint8", "int8", "uint16", "int16", "float16", "float32"})
+# Integers up to 16 bits and half floats fit float32 exactly and are smaller to send; all others are sent as float32.
+_SENT_UNCHANGED = frozenset({"uint8", "int8", "uint16", "int16", "float16", "float32"})
 
 
 class ImagePart(NamedTuple):
@@ -38,13 +38,13 @@ class ImagePart(NamedTuple):
 
 
 def encode_images(image: Image) -> tuple[list[ImagePart], int | None]:
-    """The file parts for `image`, and how many images they hold (None where only the server can tell).
+    """The file parts for `image`, and the number of images in them (None where only the server can tell).
 
     Args:
         image: (H, W), (C, H, W) or (B, C, H, W) array in the recording's own units, or a file, or a list.
 
     Raises:
-        InvalidArgument: it is none of those, or holds values that float32 cannot.
+        InvalidArgument: it is none of those, or has values that float32 cannot represent.
     """
     if not isinstance(image, (list, tuple)):
         return _encode_one(image, "image")
@@ -75,7 +75,7 @@ def _encode_one(image: Any, name: str) -> tuple[list[ImagePart], int | None]:
         return [_npy(array, name)], len(array) if array.ndim == 4 else 1
     else:
         hint = "Nested lists of numbers: pass numpy.asarray(image)." if isinstance(image, (list, tuple)) else None
-        raise InvalidArgument(f"{name} is no image", got=type(image).__name__, expected=_ACCEPTED, hint=hint)
+        raise InvalidArgument(f"{name} is not an image", got=type(image).__name__, expected=_ACCEPTED, hint=hint)
     part = _file(content, name, shown)
     return [part], None if part.content_type == "application/x-npy" else 1
 
@@ -85,7 +85,7 @@ def _is_array(image: Any) -> bool:
 
 
 def _is_pil(image: Any) -> bool:
-    # Whoever holds such an object has imported Pillow already, so we never need to.
+    # If the caller has such an object, Pillow has been imported already.
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(image, module.Image)
 
@@ -115,7 +115,7 @@ def _file(content: bytes, name: str, shown: str | None = None) -> ImagePart:
     for signature, suffix, content_type in _SIGNATURES:
         if content.startswith(signature):
             return ImagePart(f"image.{suffix}", content, content_type)
-    raise InvalidArgument(f"{name} is no PNG, JPEG or .npy file", got=shown, expected=_ACCEPTED)
+    raise InvalidArgument(f"{name} is not a PNG, JPEG or .npy file", got=shown, expected=_ACCEPTED)
 
 
 def _stack(images: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -129,13 +129,13 @@ def _stack(images: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     shape = shapes.pop()
     if len(shape) not in (2, 3):
         raise InvalidArgument(
-            "each image of a list is one image",
+            "an element of the list is not one image",
             got=f"shape {shape}",
             expected="(H, W) or (C, H, W)",
             hint="Join batches with numpy.concatenate and pass one (B, C, H, W) array.",
         )
     stacked = np.stack(images)
-    # (B, H, W) would be read as one image of B channels.
+    # (B, H, W) would be interpreted as one image with B channels.
     return stacked[:, None] if len(shape) == 2 else stacked  # (B, C, H, W)
 
 
@@ -146,7 +146,7 @@ def _npy(array: npt.NDArray[Any], name: str) -> ImagePart:
         )
     if array.size == 0:
         raise InvalidArgument(f"{name} is empty", got=f"shape {array.shape}", expected="at least one pixel")
-    sent = array if array.dtype.name in _SENT_AS_THEY_ARE else _to_float32(array)
+    sent = array if array.dtype.name in _SENT_UNCHANGED else _to_float32(array)
     if sent.dtype.kind == "f" and not np.isfinite(sent).all():
         problem = "values too large for float32" if np.isfinite(array).all() else "NaN or infinite values"
         raise InvalidArgument(f"{name} has {problem}", expected="finite values in the recording's own units")

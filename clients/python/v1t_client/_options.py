@@ -1,40 +1,53 @@
-"""The values of options on the command line: numbers, counts and lists, refused with what they should be."""
+"""Types of command line options: each converts the text of an option, or refuses it with an example."""
 
 from __future__ import annotations
 
 import argparse
 import math
 
-__all__ = ["count", "integers", "number", "numbers"]
+__all__ = ["count", "integers", "number", "numbers", "positive", "words"]
 
 
 def number(text: str) -> float:
-    """An option's finite number."""
+    """A finite number."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
     return value
 
 
 def count(text: str) -> int:
-    """An option's whole number from 0; `500_000` and `500,000` are fine."""
+    """A whole number from 0; `500_000` and `500,000` are fine."""
     digits = text.replace("_", "").replace(",", "")
     if not (digits.isascii() and digits.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count (0, 1, 2, ...)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count (0, 1, 2, ...)")
     return int(digits)
 
 
 def integers(text: str) -> tuple[int, ...]:
-    """An option's list of whole numbers."""
+    """A list of whole numbers, separated by commas."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 12,99,7") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 12,99,7") from None
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """An option's list of finite numbers."""
+    """A list of finite numbers, separated by commas."""
     return tuple(number(part) for part in text.split(","))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A list of words, separated by commas."""
+    return tuple(text.split(","))

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 import xarray
 from support.gabor_bank import GaborBank
-from support.live_server import ROOT
+from support.live_server import Server
 from v1t_client import Attention, ConnectionFailed, InvalidArgument
 from v1t_client._cli import main
 from v1t_client.insilico import Result, perform
@@ -157,11 +157,13 @@ def test_a_predictor_without_attention_is_refused(trials: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_maps_a_served_twin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_maps_a_served_twin(
+    demo_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(6)
     np.save(tmp_path / "images.npy", rng.integers(0, 256, (6, 144, 256), dtype=np.uint8))
     np.save(tmp_path / "pupil_center.npy", rng.normal((335, 222), (10, 6), (6, 2)))
-    where = ["--bundle", str(ROOT / "exported_models" / "demo"), "--output", str(tmp_path / "out"), "--quiet"]
+    where = ["--url", demo_server.url, "--output", str(tmp_path / "out"), "--quiet"]
     assert main(["attention", "SIM1", "--images", str(tmp_path), *where]) == 0
     assert "6 attention maps" in capsys.readouterr().out
     dataset = Result.load(tmp_path / "out").dataset

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from support.gabor_bank import GaborBank
 from v1t_client._cli import command as cli
-from v1t_client._cli import experiments as commands
-from v1t_client._cli import tools
+from v1t_client._cli import predictor_options
 from v1t_client.insilico import EXPERIMENTS, Receipt, Result
 
 Run = Callable[[str], tuple[int, str, str]]
@@ -22,7 +21,7 @@ OURS = ("rf", "retinotopy", "tuning", "behavior", "screen")
 
 @pytest.fixture
 def bank() -> GaborBank:
-    bank = GaborBank(n=12, shape=(18, 32))
+    bank = GaborBank(n=11, shape=(18, 32))
     bank.is_complex[:] = False
     bank.frequency[:6], bank.phase[:6] = 0, 0
     return bank
@@ -36,8 +35,7 @@ def v1t(bank: GaborBank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def open_bank(where: str, **options: object) -> Iterator[GaborBank]:
         yield bank
 
-    monkeypatch.setattr(commands, "open_predictor", open_bank)
-    monkeypatch.setattr(tools, "open_predictor", open_bank)
+    monkeypatch.setattr(predictor_options, "open_predictor", open_bank)
     monkeypatch.chdir(tmp_path)
 
     def run(line: str) -> tuple[int, str, str]:
@@ -64,19 +62,20 @@ def test_every_experiment_has_a_verb_that_help_lists(v1t: Run) -> None:
     assert all(f"    {name}" in out for name in EXPERIMENTS)
 
 
-def test_each_command_measures_and_leaves_its_result(v1t: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("figures", ["drawn", pytest.param("rendered", marks=pytest.mark.slow)])
+def test_each_command_measures_and_leaves_its_result(v1t: Run, tmp_path: Path, figures: str) -> None:
     (tmp_path / "images").mkdir()
-    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (6, 18, 32), dtype=np.uint8)):
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 18, 32), dtype=np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
     lines = {
-        "rf": "rf BANK --images 3_000 --output rf --seed 3",
+        "rf": "rf BANK --images 2_000 --output rf --seed 3",
         "retinotopy": "retinotopy BANK --rf rf --output retinotopy",
-        "tuning": "tuning BANK --best 3 --orientations 6 --phases 4 --output tuning --monitor 56.5x31.8@15",
-        "behavior": "behavior BANK --channels running_speed --values running_speed=0,30 --output behavior",
-        "screen": "screen BANK --images images --top 2 --output screen --running-speed 5",
+        "tuning": "tuning BANK --best 2 --orientations 4 --phases 2 --output tuning --monitor 56.5x31.8@15",
+        "behavior": "behavior BANK --channels running_speed --values running_speed=0,30 --n-images 2 --output behavior",
+        "screen": "screen BANK --images images --top 1 --output screen --running-speed 5",
     }
     said = {"rf": "receptive field", "retinotopy": "a plane explains", "tuning": "tuned to orientation",
-            "behavior": "modulation index", "screen": "6 images"}  # fmt: skip
+            "behavior": "modulation index", "screen": "3 images"}  # fmt: skip
     for name, line in lines.items():
         code, out, err = v1t(line)
         assert code == 0, err
@@ -86,10 +85,12 @@ def test_each_command_measures_and_leaves_its_result(v1t: Run, tmp_path: Path) -
         assert receipt.experiment == name
         again = EXPERIMENTS[name].from_dict(receipt.parameters)
         assert again.to_dict() == receipt.parameters
-        assert any(path.suffix == ".png" for path in (tmp_path / name).iterdir())
+        images = [path for path in (tmp_path / name).iterdir() if path.suffix == ".png"]
+        assert images
+        assert all((path.stat().st_size > 0) == (figures == "rendered") for path in images)
         assert v1t(f"replay {name}")[0] == 0
-    assert "outside of the training range" in v1t(lines["behavior"] + " --force")[2]
-    assert Result.load(tmp_path / "tuning").dataset.sizes["neuron"] == 3
+    assert "outside the training range" in v1t(lines["behavior"] + " --force")[2]
+    assert Result.load(tmp_path / "tuning").dataset.sizes["neuron"] == 2
     assert Receipt.load(tmp_path / "screen").assumed == []  # the speed was given
     assert v1t(lines["rf"])[0] == 2  # it exists
 
@@ -109,7 +110,7 @@ def test_each_command_measures_and_leaves_its_result(v1t: Run, tmp_path: Path) -
         ("tuning BANK --output t --rf nowhere", "no result in this folder"),
         ("tuning BANK --output t --frequencies 0.1,0.2", "do not make a curve"),
         ("screen BANK --output s --images nowhere", "no such folder"),
-        ("behavior BANK --output b --channels whisking", "no such channel"),
+        ("behavior BANK --output b --channels whisking", "no such behaviour channel"),
         ("retinotopy BANK --output r", "--rf"),
     ],
 )

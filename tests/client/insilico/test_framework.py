@@ -174,14 +174,14 @@ def test_a_bundle_that_is_swapped_in_the_middle_is_noticed() -> None:
     bank = GaborBank()
     subject = Subject.of(bank, "BANK")
     bank.model = Model(name="bank", hash="cd" * 32)
-    with pytest.raises(ReplyInvalid, match="another bundle"):
+    with pytest.raises(ReplyInvalid, match="changed its bundle"):
         subject.respond(subject.screen.blank())
 
 
 # Runs
 
 
-def test_a_run_leaves_labelled_arrays_a_table_figures_and_a_receipt(tmp_path: Path) -> None:
+def test_a_run_leaves_labelled_arrays_a_table_figures_and_a_receipt(tmp_path: Path, rendered_figures: None) -> None:
     bank = GaborBank()
     ids = tuple(bank.ids[:4].tolist())
     experiment = Steps(mouse="BANK", neuron_ids=ids, monitor=MONITOR, seed=3, pupil_center=(1.0, 2.0))
@@ -248,7 +248,7 @@ def test_a_result_is_overwritten_only_by_force(tmp_path: Path) -> None:
 
 def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "receipt.json").write_text('{"experiment": "rf"}')
-    with pytest.raises(InvalidArgument, match="no receipt"):
+    with pytest.raises(InvalidArgument, match="not a receipt"):
         Receipt.load(tmp_path)
     with pytest.raises(InvalidArgument, match="cannot be read"):
         Receipt.load(tmp_path / "nothing.json")

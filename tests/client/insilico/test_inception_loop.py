@@ -13,7 +13,7 @@ import pytest
 import xarray
 from PIL import Image
 from support.gabor_bank import GaborBank
-from support.live_server import ROOT
+from support.live_server import Server
 from v1t_client import InvalidArgument
 from v1t_client._cli import main
 from v1t_client.insilico import Result
@@ -29,6 +29,11 @@ from v1t_client.insilico.inception_loop.score import (
 from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInputs
 
 N = 8
+
+
+@pytest.fixture(autouse=True)
+def _fewer_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("v1t_client.insilico.inception_loop.score.N_PERMUTATIONS", 2000)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +155,9 @@ def recording(pack: Path, noise: float, seed: int = 0) -> np.ndarray:
     return loaded.predictions.T[loaded.order] + np.random.default_rng(seed).normal(0, noise, (len(loaded.order), N))
 
 
-def test_a_recording_that_does_what_was_predicted_scores_high(pack: Path, tmp_path: Path) -> None:
+def test_a_recording_that_does_what_was_predicted_scores_high(
+    pack: Path, tmp_path: Path, rendered_figures: None
+) -> None:
     table = recording(pack, noise=0.05)
     np.save(tmp_path / "responses.npy", table)
     result = score_pack(pack, tmp_path / "responses.npy")
@@ -241,16 +248,16 @@ def test_a_recording_that_does_not_fit_is_refused(
 
 
 def test_what_is_no_pack_is_refused(pack: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match="no pack"):
+    with pytest.raises(InvalidArgument, match="not a pack"):
         Pack.load(tmp_path / "nothing")
     np.save(pack / "predictions.npy", np.zeros((2, 2)))
-    with pytest.raises(InvalidArgument, match="not whole"):
+    with pytest.raises(InvalidArgument, match="do not match"):
         Pack.load(pack)
 
 
 @pytest.mark.slow
-def test_the_commands_close_the_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo = ["--bundle", str(ROOT / "exported_models" / "demo")]
+def test_the_commands_close_the_loop(demo_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = ["--url", demo_server.url]
     meis, pack = str(tmp_path / "meis"), str(tmp_path / "pack")
     options = ["--best", "4", "--recipe", "quick", "--steps", "4", "--starts", "1", "--noise", "0", "--quiet"]
     assert main(["mei", "SIM1", *options, *demo, "--output", meis]) == 0

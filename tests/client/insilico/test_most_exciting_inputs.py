@@ -10,7 +10,7 @@ import pytest
 import xarray
 from PIL import Image
 from support.gabor_bank import GaborBank
-from support.live_server import ROOT
+from support.live_server import Server
 from v1t_client import Channel, ConnectionFailed, InvalidArgument, MouseDetail
 from v1t_client._cli import main
 from v1t_client.insilico import Result, Subject, perform
@@ -287,13 +287,12 @@ def test_parameters_are_written_out_and_come_back() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_finds_images_of_a_served_twin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_finds_images_of_a_served_twin(
+    demo_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--best", "2", "--recipe", "quick", "--steps", "5", "--starts", "1", "--noise", "8", "--quiet"]
     output = tmp_path / "meis"
-    assert (
-        main(["mei", "SIM1", *options, "--bundle", str(ROOT / "exported_models" / "demo"), "--output", str(output)])
-        == 0
-    )
+    assert main(["mei", "SIM1", *options, "--url", demo_server.url, "--output", str(output)]) == 0
     assert "response stds" in capsys.readouterr().out
     dataset = Result.load(output).dataset
     assert dataset["mei"].shape == (2, 1, 144, 256)

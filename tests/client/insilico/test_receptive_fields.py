@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,14 @@ import pytest
 import xarray
 from scipy.optimize import curve_fit
 from support.gabor_bank import GaborBank
-from support.live_server import ROOT, Server, serving
+from support.live_server import Server
 from v1t_client import Client, ConnectionFailed, InvalidArgument, InvalidRequest
+from v1t_client._cli import main
 from v1t_client.insilico import Receipt, Result, perform
 from v1t_client.insilico.experiments.receptive_field_stream import server_sums
 from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
 from v1t_client.insilico.fitting.gaussian import fit_gaussians
 from v1t_client.insilico.stimuli.noise import NoiseSums, noise_grid, white_noise
-
-DEMO = ROOT / "exported_models" / "demo"
 
 
 def hill(
@@ -250,13 +248,6 @@ def test_a_refusal_within_the_stream_is_the_server_s_error() -> None:
         server_sums(client, {"mouse": "A"})
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(DEMO, tmp_path_factory.mktemp("home"), V1T_THREADS="1") as server:
-        server.wait_for("/readyz", 200)
-        yield server
-
-
 class Elsewhere:
     """A predictor that is no `Client`: the noise is summed up here."""
 
@@ -265,9 +256,9 @@ class Elsewhere:
 
 
 @pytest.mark.slow
-def test_the_server_sums_what_the_client_would(server: Server) -> None:
+def test_the_server_sums_what_the_client_would(demo_server: Server) -> None:
     experiment = ReceptiveFields(mouse="SIM1", n_images=100, chunk=60, seed=2, running_speed=4.0)
-    with Client(server.url) as client:
+    with Client(demo_server.url) as client:
         there = experiment.run(client)
         here = experiment.run(Elsewhere(client))
     peak = float(np.abs(here.dataset["map"]).max())
@@ -278,28 +269,32 @@ def test_the_server_sums_what_the_client_would(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_command_maps_a_mouse_and_refuses_to_do_it_twice(server: Server, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "v1t_client", "rf", "SIM1", "--url", server.url, "--images", "100", "--neuron-ids"]
-    command += ["48,369", "--output", str(tmp_path / "rf")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "2 neurons have a receptive field over 100 images" in done.stdout
-    assert "imulated" in done.stderr
+def test_command_maps_a_mouse_and_refuses_to_do_it_twice(
+    demo_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def v1t(*more: str, neurons: str = "48,369") -> int:
+        command = ["rf", "SIM1", "--url", demo_server.url, "--images", "100", "--neuron-ids", neurons]
+        command += ["--output", str(tmp_path / "rf"), *more]
+        monkeypatch.setattr(sys, "argv", ["v1t", *command])
+        return main(command)
+
+    assert v1t() == 0
+    said = capsys.readouterr()
+    assert "2 neurons have a receptive field over 100 images" in said.out
+    assert "imulated" in said.err
     result = Result.load(tmp_path / "rf")
     assert result.dataset["neuron"].values.tolist() == [48, 369]
     assert Receipt.load(tmp_path / "rf").command.startswith("v1t rf SIM1")
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2
-    assert "--force" in again.stderr
-    command[command.index("48,369")] = "48,-7"
-    unknown = subprocess.run([*command, "--force"], capture_output=True, text=True)
-    assert unknown.returncode == 2
-    assert "no such neurons" in unknown.stderr
+    assert v1t() == 2
+    assert "--force" in capsys.readouterr().err
+    assert v1t("--force", neurons="48,-7") == 2
+    assert "no such neurons" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(server: Server, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "v1t_client", "rf", "SIM1", "--url", server.url, "--neuron-ids", "48,369"]
-    command += ["--images", "1500", "--chunk", "100", "--output", str(tmp_path / "rf")]
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(demo_server: Server, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "v1t_client", "rf", "SIM1", "--url", demo_server.url, "--neuron-ids", "48,369"]
+    command += ["--images", "1000", "--chunk", "100", "--output", str(tmp_path / "rf")]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -315,11 +310,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(server: Server, 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in said
+    assert "run the same command again" in said
     assert "Traceback" not in said
     with np.load(kept) as sums:
         before = int(sums["n_images"])
-    assert 100 <= before < 1500
+    assert 100 <= before < 1000
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "over 1,500 images" in done.stdout
+    assert "over 1,000 images" in done.stdout
     assert not kept.exists()

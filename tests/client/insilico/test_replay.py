@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray
 from support.gabor_bank import GaborBank
-from support.live_server import ROOT
+from support.live_server import ROOT, Server
 from v1t_client import InvalidArgument, Model
 from v1t_client._cli import main
 from v1t_client.insilico import EXPERIMENTS, Result, perform
@@ -19,10 +20,16 @@ from v1t_client.insilico.replay import differences, replay
 SEARCH = MostExcitingInputs(mouse="BANK", recipe="quick", steps=6, starts=2, noise=5, best=2, seed=9)
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched") / "meis"
+    perform(SEARCH, GaborBank(4), folder, quiet=True)
+    return folder
+
+
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
-    perform(SEARCH, GaborBank(4), tmp_path / "meis", quiet=True)
-    return tmp_path / "meis"
+def made(searched: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(searched, tmp_path / "meis"))
 
 
 @pytest.mark.parametrize("given", ["folder", "file"])
@@ -96,10 +103,14 @@ def test_every_experiment_of_the_catalogue_is_replayed_by_its_own_name(name: str
 
 
 @pytest.mark.slow
-def test_the_command_replays_on_a_served_twin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo, output = str(ROOT / "exported_models" / "demo"), str(tmp_path / "meis")
+def test_the_command_replays_on_a_served_twin(
+    demo_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "meis")
     options = ["--best", "2", "--recipe", "quick", "--steps", "3", "--starts", "1", "--noise", "0", "--quiet"]
-    assert main(["mei", "SIM1", *options, "--bundle", demo, "--output", output]) == 0
-    assert main(["replay", output, "--quiet"]) == 0  # the receipt knows the bundle
+    assert main(["mei", "SIM1", *options, "--url", demo_server.url, "--output", output]) == 0
+    assert main(["replay", output, "--quiet"]) == 0  # on the server of the receipt
+    assert "the same" in capsys.readouterr().out
+    assert main(["replay", output, "--bundle", str(ROOT / "exported_models" / "demo"), "--quiet"]) == 0
     assert "the same" in capsys.readouterr().out
     assert main(["replay", output, "--url", "http://127.0.0.1:9", "--retries", "0"]) == 1

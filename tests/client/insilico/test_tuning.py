@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from v1t_client.insilico.experiments.tuning import Tuning
 from v1t_client.insilico.fitting import tuning_curves as curves
 
 
-def bank_of(n: int = 12, **options: object) -> GaborBank:
-    return GaborBank(n=n, **options)  # type: ignore[arg-type]
+def bank_of(n: int = 12, **options: Any) -> GaborBank:
+    return GaborBank(n=n, **options)
 
 
 def wave(bank: GaborBank, i: int, phase: float, orientation: float, frequency: float) -> np.ndarray:
@@ -195,20 +196,22 @@ def test_sizes_are_centred_on_receptive_fields(tmp_path: Path) -> None:
 
 def test_an_interrupted_tuning_goes_on(tmp_path: Path) -> None:
     experiment = Tuning(mouse="BANK", n_orientations=6, n_phases=4)
+    small: dict[str, Any] = {"n": 4, "shape": (18, 32)}
     with pytest.raises(ConnectionFailed):
-        perform(experiment, bank_of(limit=150), tmp_path / "out", quiet=True)
-    bank = bank_of()
+        perform(experiment, bank_of(**small, limit=150), tmp_path / "out", quiet=True)
+    bank = bank_of(**small)
     result = perform(experiment, bank, tmp_path / "out", quiet=True)
-    fresh = bank_of()
+    fresh = bank_of(**small)
     xarray.testing.assert_identical(result.dataset, experiment.run(fresh).dataset)
     assert bank.asked == fresh.asked - 128  # 32 cells of 4 phases were kept
 
 
 def test_frequencies_are_per_degree_where_there_is_a_monitor() -> None:
     monitor = Monitor(width_cm=56.5, height_cm=31.8, distance_cm=15)
-    bank = bank_of()
-    degrees = Tuning(mouse="BANK", monitor=monitor).run(bank).dataset
-    pixels = Tuning(mouse="BANK").run(bank).dataset
+    bank = bank_of(n=4)
+    few: dict[str, Any] = {"mouse": "BANK", "n_orientations": 4, "n_phases": 4}
+    degrees = Tuning(**few, monitor=monitor).run(bank).dataset
+    pixels = Tuning(**few).run(bank).dataset
     k = monitor.fitted(36, 64).pixels_per_degree
     np.testing.assert_allclose(degrees["preferred_frequency"], pixels["preferred_frequency"] * k, rtol=1e-3)
     assert degrees["preferred_frequency"].attrs["units"] == "cycles/deg"

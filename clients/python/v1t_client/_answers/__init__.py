@@ -1,1 +1,1 @@
-"""What the client returns: predictions, gradients, attention maps and mice."""
+"""The types that the client returns: predictions, gradients, attention maps, mice and neurons."""

@@ -1,4 +1,4 @@
-"""The labelled answer to `attention`: where the twin's core looks."""
+"""Attention rollout maps: where the core of the twin looks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Attention:
     """Attention rollout maps, one per image and member.
 
     Attributes:
-        maps: (B, M, h, w) float32 in [0, 1], at the size of the core's image.
-        mouse: the mouse that was asked.
-        model: the bundle that answered.
+        maps: (B, M, h, w) float32 in [0, 1], at the size of the core's input image.
+        mouse: mouse id.
+        model: the bundle that computed it.
         assumed: what the server filled in or changed, one sentence each.
-        request_id: names this request in the server's log.
+        request_id: identifies the request in the server's log.
     """
 
     maps: npt.NDArray[np.float32]
@@ -31,7 +31,7 @@ class Attention:
     request_id: str | None = None
 
     def __len__(self) -> int:
-        """How many images were asked about."""
+        """The number of images."""
         return len(self.maps)
 
     def __repr__(self) -> str:
@@ -44,5 +44,4 @@ class Attention:
 
     def mean(self) -> npt.NDArray[np.float32]:
         """(B, h, w), the mean over members."""
-        mean: npt.NDArray[np.float32] = self.maps.mean(axis=1)
-        return mean
+        return self.maps.mean(axis=1)

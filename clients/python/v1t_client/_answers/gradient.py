@@ -1,4 +1,4 @@
-"""The labelled answer to `gradient`: how a weighted sum of responses changes with each input."""
+"""The gradient of a weighted sum of responses with respect to each input."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ BEHAVIOR_NAMES: Final = ("pupil_dilation", "pupil_dilation_derivative", "running
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gradient:
-    """For each image, d(sum over n of weights times responses) / d(input), per unit of the recording.
+    """d(sum over n of weights times responses) / d(input) for each image, per unit of the recording.
 
     Attributes:
         image: (B, C, H, W) float32, per grey level.
         behavior: (B, 3) float32: per eye-camera pixel of dilation, per pixel/s of its derivative, per cm/s of running.
         pupil_center: (B, 2) float32, x and y, per eye-camera pixel.
-        responses: (B, n) float32, in `units`, as `predict` gives them.
+        responses: (B, n) float32, in `units`, as in a prediction.
         neuron_ids: (n,) int64, of the columns of `responses`.
-        mouse: the mouse that was asked.
+        mouse: mouse id.
         units: "standardized" or "raw", of the responses and so of their derivatives.
-        model: the bundle that answered.
+        model: the bundle that computed it.
         assumed: what the server filled in or changed, one sentence each.
-        request_id: names this request in the server's log.
+        request_id: identifies the request in the server's log.
     """
 
     image: npt.NDArray[np.float32]
@@ -44,7 +44,7 @@ class Gradient:
     request_id: str | None = None
 
     def __len__(self) -> int:
-        """How many images were asked about."""
+        """The number of images."""
         return len(self.image)
 
     def __repr__(self) -> str:

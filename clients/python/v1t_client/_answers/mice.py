@@ -1,13 +1,13 @@
-"""What can be asked of a mouse, and the statistics of the recording that its twin was trained on."""
+"""Mice and neurons: sizes, statistics of the recording, positions and test scores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from v1t_client._answers.prediction import Model
+from v1t_client._answers.prediction import Model, count
 from v1t_client._errors import InvalidArgument
 
 __all__ = ["Channel", "Mouse", "MouseDetail", "NeuronTable"]
@@ -15,7 +15,7 @@ __all__ = ["Channel", "Mouse", "MouseDetail", "NeuronTable"]
 
 @dataclass(frozen=True)
 class Channel:
-    """One input channel: its unit, and what it was over the training trials (None where that is not known)."""
+    """One input channel: its unit, and its statistics over the training trials (None where unknown)."""
 
     name: str
     unit: str
@@ -29,14 +29,14 @@ class Channel:
 
 @dataclass(frozen=True, kw_only=True)
 class Mouse:
-    """A mouse that a server can be asked about.
+    """A mouse that a server serves.
 
     Attributes:
-        mouse_id: what `predict` takes, such as "A".
-        model: name of the bundle that holds it.
-        n_neurons: how many neurons answer.
-        image_shape: (C, H, W), the recording's own.
-        uses: the inputs that change the responses, of image, behavior and pupil_center.
+        mouse_id: the argument of `predict`, such as "A".
+        model: name of the bundle that contains it.
+        n_neurons: number of neurons.
+        image_shape: (C, H, W), of the recording.
+        uses: those inputs of image, behavior and pupil_center that affect the responses.
         simulated: True if the recording was simulated.
         data_key: the recording's name: animal-session-scan.
     """
@@ -55,11 +55,11 @@ class MouseDetail(Mouse):
     """A mouse with its statistics and provenance.
 
     Attributes:
-        bundle: the bundle that answers, with its hash.
-        image_channels, behavior, pupil_center: the input channels in order.
-        standardized_inputs: True if no statistics are known and inputs must be standardised already.
-        scores: mean over neurons on the test set, where known.
-        members: how many networks are averaged.
+        bundle: the bundle, with its hash.
+        image_channels, behavior, pupil_center: the input channels, in order.
+        standardized_inputs: True if no statistics are known, so that inputs must be standardised.
+        scores: mean test scores over neurons, where known.
+        members: number of networks that are averaged.
     """
 
     bundle: Model
@@ -76,12 +76,12 @@ class MouseDetail(Mouse):
         """The input channel of this name, such as `running_speed` or `pupil_center_x`.
 
         Raises:
-            InvalidArgument: this mouse has no such channel; says which there are.
+            InvalidArgument: this mouse has no such channel.
         """
         channels = {channel.name: channel for channel in (*self.image_channels, *self.behavior, *self.pupil_center)}
         if name not in channels:
             raise InvalidArgument(
-                f"mouse {self.mouse_id!r} has no channel of this name", got=name, expected=", ".join(channels)
+                f"mouse {self.mouse_id!r} has no such channel", got=name, expected=", ".join(channels)
             )
         return channels[name]
 
@@ -91,14 +91,14 @@ class NeuronTable:
     """Neurons of one mouse, in the order of the responses.
 
     Attributes:
-        mouse: the mouse.
+        mouse: mouse id.
         model: name of the bundle.
         neuron_ids: (n,) int64, the recording's unit ids.
         coordinates_um: (n, 3) float32, cortical position [um], NaN where unknown.
         response_std: (n,) float32; a raw response is the standardized one times this. NaN where unknown.
         scores: name -> (n,) float32, per-neuron test scores, NaN where unknown.
-        total: how many neurons passed the filters, also beyond a limit.
-        model_hash: of the bundle; None where an older server does not say it.
+        total: number of neurons that pass the filters, regardless of `limit`.
+        model_hash: hash of the bundle; None from older servers.
     """
 
     mouse: str
@@ -116,8 +116,19 @@ class NeuronTable:
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} median {np.nanmedian(values):.3f}" for name, values in self._known_scores())
         return (
-            f"<NeuronTable: {len(self):,} of {self.total:,} neurons of mouse {self.mouse!r}, model {self.model}; "
-            f"scores: {scores or 'none known'}>"
+            f"<NeuronTable: {len(self):,} of {count(self.total, 'neuron')} of mouse {self.mouse!r}, "
+            f"model {self.model}; scores: {scores or 'none known'}>"
+        )
+
+    def rows(self, rows: npt.NDArray[np.intp]) -> NeuronTable:
+        """The neurons at these positions, in this order."""
+        return replace(
+            self,
+            neuron_ids=self.neuron_ids[rows],
+            coordinates_um=self.coordinates_um[rows],
+            response_std=self.response_std[rows],
+            scores={name: score[rows] for name, score in self.scores.items()},
+            total=len(rows),
         )
 
     def _known_scores(self) -> list[tuple[str, npt.NDArray[np.float32]]]:

@@ -1,4 +1,4 @@
-"""The labelled answer: responses, and everything needed to know what they are responses of."""
+"""Predictions: responses with their neuron ids, units and model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from v1t_client._errors import InvalidArgument, MissingExtra, ModelChanged
+from v1t_client._errors import InvalidArgument, ModelChanged
+from v1t_client._extras import needed
 
 if TYPE_CHECKING:
     import xarray
@@ -19,15 +20,15 @@ __all__ = ["Model", "Prediction", "check_same_model", "concatenated", "count"]
 
 @dataclass(frozen=True)
 class Model:
-    """The bundle that answered.
+    """The bundle that made a prediction.
 
     Attributes:
         name: the bundle's name.
         hash: SHA-256 of its manifest, which covers every weight.
         members: how many networks are averaged.
         simulated: True if it was trained on a simulated recording.
-        notice: what its makers want said with every answer.
-        version: of the model; None where an older server does not say it.
+        notice: shown with every answer, such as that the recording was simulated.
+        version: of the model; None from older servers.
     """
 
     name: str
@@ -45,12 +46,12 @@ class Prediction:
     Attributes:
         responses: (B, n) float32, predicted spikes or deconvolved calcium, in `units`.
         neuron_ids: (n,) int64, the recording's unit ids: column j of `responses` is neuron `neuron_ids[j]`.
-        mouse: the mouse that was asked.
+        mouse: mouse id.
         units: "standardized" (divided by the neuron's response std) or "raw".
-        model: the bundle that answered.
-        spread: (B, n) float32, standard deviation over the ensemble's members, or None if it was not asked for.
-        assumed: what the server filled in or changed, one sentence each. Worth reading.
-        request_id: names this request in the server's log.
+        model: the bundle that made the prediction.
+        spread: (B, n) float32, standard deviation over the ensemble's members; None unless requested.
+        assumed: what the server filled in or changed, one sentence each. Check it.
+        request_id: identifies the request in the server's log.
     """
 
     responses: npt.NDArray[np.float32]
@@ -63,7 +64,7 @@ class Prediction:
     request_id: str | None = None
 
     def __len__(self) -> int:
-        """How many images were asked about."""
+        """The number of images."""
         return len(self.responses)
 
     def __repr__(self) -> str:
@@ -84,7 +85,7 @@ class Prediction:
         return "\n".join(lines)
 
     def select(self, neuron_ids: Sequence[int] | npt.NDArray[np.int64]) -> Prediction:
-        """The same prediction for these neurons only, in this order.
+        """The prediction for these neurons only, in this order.
 
         Raises:
             InvalidArgument: a neuron is not part of this prediction.
@@ -107,16 +108,12 @@ class Prediction:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, as in the server's JSON reply."""
+        """Lists and numbers, as in the server's JSON reply."""
         content: dict[str, Any] = {
             "request_id": self.request_id,
             "model": {
-                "name": self.model.name,
-                "version": self.model.version,
-                "hash": self.model.hash,
-                "members": self.model.members,
-                "simulated": self.model.simulated,
-                "notice": self.model.notice,
+                name: getattr(self.model, name)
+                for name in ("name", "version", "hash", "members", "simulated", "notice")
             },
             "mouse": self.mouse,
             "units": self.units,
@@ -129,17 +126,12 @@ class Prediction:
         return content
 
     def to_xarray(self) -> xarray.Dataset:
-        """An `xarray.Dataset` with dimensions `image` and `neuron`; what was asked and assumed is in its attributes.
+        """An `xarray.Dataset` with dimensions `image` and `neuron`; mouse, model and assumptions are attributes.
 
         Raises:
             MissingExtra: xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError as error:
-            raise MissingExtra(
-                "to_xarray() needs xarray, which is not installed", hint="pip install 'v1t-client[xarray]'"
-            ) from error
+        xarray = needed("xarray", extra="xarray")
         dims = ("image", "neuron")
         variables: dict[str, Any] = {"responses": (dims, self.responses, {"units": self.units})}
         if self.spread is not None:
@@ -152,7 +144,7 @@ class Prediction:
                 "model": self.model.name,
                 "model_hash": self.model.hash,
                 "members": self.model.members,
-                "simulated": int(self.model.simulated),  # NetCDF attributes know no booleans
+                "simulated": int(self.model.simulated),  # NetCDF attributes cannot be booleans
                 "notice": self.model.notice or "",
                 "assumed": "\n".join(self.assumed),
                 "request_id": self.request_id or "",
@@ -161,25 +153,25 @@ class Prediction:
 
 
 def check_same_model(model_hash: str, prediction: Prediction) -> None:
-    """Passes if the bundle of this hash gave the prediction.
+    """Checks that the bundle of this hash made the prediction.
 
     Raises:
-        ModelChanged: another did.
+        ModelChanged: another bundle made it.
     """
     if prediction.model.hash != model_hash:
         raise ModelChanged(
-            f"the server has loaded another bundle of the name {prediction.model.name!r} meanwhile",
+            f"the server loaded another bundle named {prediction.model.name!r} in the meantime",
             got=prediction.model.hash[:12],
             expected=model_hash[:12],
-            hint="Answers of two models do not belong into one array: start again.",
+            hint="Predictions of two models are never joined in one array. Start again.",
         )
 
 
 def concatenated(predictions: Sequence[Prediction]) -> Prediction:
-    """One prediction of all images, of predictions of some of them each.
+    """Joins predictions for consecutive images into one.
 
     Raises:
-        ModelChanged: two bundles gave them.
+        ModelChanged: different bundles made them.
     """
     first = predictions[0]
     for prediction in predictions:

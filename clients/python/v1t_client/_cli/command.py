@@ -1,25 +1,26 @@
-"""The command `v1t`: one verb per question, a readable table on stdout, what was assumed on stderr."""
+"""The command `v1t`: one verb per method of the client; results on stdout, notes about them on stderr."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 from urllib.parse import quote
 
 from v1t_client._answers.prediction import Prediction
 from v1t_client._cli import experiments as insilico
 from v1t_client._cli import tables
+from v1t_client._cli.output import check_output_file, write_prediction
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument, ServerError, V1TError
 from v1t_client._large_sets.chunks import CHUNK
 from v1t_client._large_sets.image_sets import open_images
-from v1t_client._large_sets.responses_file import is_begun
-from v1t_client._protocol.requests import Asked
+from v1t_client._large_sets.responses_file import can_resume
+from v1t_client._options import count, integers, number, positive
+from v1t_client._protocol.arguments import NeuronFilters, PredictOptions
 from v1t_client._version import __version__
 
 __all__ = ["main"]
@@ -29,15 +30,15 @@ _DEFAULT_URL = "http://127.0.0.1:3000"
 _EXAMPLES = """\
 examples:
   v1t ready --wait 30                    wait until the server's models are loaded
-  v1t mice                               which mice can be asked about
+  v1t mice                               list the mice that the server serves
   v1t mouse A                            image size, behaviour ranges, test scores of mouse A
   v1t neurons A --score-min 0.3          neurons whose test correlation is at least 0.3
   v1t predict image.png --mouse A --pupil-dilation 41 --running-speed 3
-                                         what the neurons of mouse A would do, shown image.png
+                                         predict the responses of mouse A to image.png
 
 environment:
   V1T_URL       address of the server (default http://127.0.0.1:3000)
-  V1T_API_KEY   sent where the server asks for a key
+  V1T_API_KEY   the API key, for servers that require one
 """
 
 _PREDICT_EXAMPLES = """\
@@ -48,15 +49,15 @@ examples:
   v1t predict image.png --mouse A --mouse B --output responses.npy
                                          writes responses.A.npy and responses.B.npy
   v1t predict stimulus.npy --mouse A --pupil-center 3.5 -1.2 --units raw --output responses.npy
-                                         any number of images; interrupted, the same command goes on
+                                         any number of images; if interrupted, run the command again to resume
 
-Behaviour that is left out becomes the mouse's training mean; the lines `assumed:` on stderr say so.
-`v1t mouse A` shows the values that each input had in the recording.
+Behaviour that is left out is replaced by the mouse's training mean; lines `assumed:` on stderr list it.
+`v1t mouse A` shows the range of each input in the recording.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `v1t`. Returns the exit code: 0 answered, 1 the server did not answer this, 2 wrong usage."""
+    """Runs `v1t`. Returns the exit code: 0 success, 1 the server failed or refused, 2 wrong usage."""
     try:
         options = _parser().parse_args(argv)
         code = _run(options)
@@ -75,61 +76,51 @@ def _run(options: argparse.Namespace) -> int:
         if options.verb in insilico.VERBS:
             return insilico.run(options)
         with Client(options.url, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as client:
-            return _VERBS[options.verb](client, options)
+            return _COMMANDS[options.verb](client, options)
     except V1TError as error:
-        print(_explain(error), file=sys.stderr)
+        print(_format_error(error), file=sys.stderr)
         return 2 if isinstance(error, InvalidArgument) else 1
 
 
 def _predict(client: Client, options: argparse.Namespace) -> int:
     images = options.images if len(options.images) > 1 else options.images[0]
-    asked: Asked = {
-        "pupil_dilation": options.pupil_dilation,
-        "pupil_dilation_derivative": options.pupil_dilation_derivative,
-        "running_speed": options.running_speed,
-        "pupil_center": options.pupil_center,
-        "neuron_ids": options.neuron_ids,
-        "units": options.units,
-        "spread": options.spread,
-        "resize": options.resize,
-        "model": options.model,
-    }
-    mice = _mice_asked(client, options)
+    arguments = cast("PredictOptions", {name: getattr(options, name) for name in PredictOptions.__optional_keys__})
+    mice = _chosen_mice(client, options)
     outputs = {mouse: _output_of(mouse, mice, options.output) for mouse in mice}
     for output in outputs.values():
-        tables.check_output(output, force=options.force)
+        check_output_file(output, force=options.force)
     n_images = open_images(images).n_images or 0
     is_large = n_images > CHUNK
     if is_large and options.output is None:
         raise InvalidArgument(
-            "there are too many images for a table",
+            "too many images for a table",
             got=f"{n_images:,}",
             expected=f"at most {CHUNK} without --output",
-            hint="--output responses.npy takes the responses as they come.",
+            hint="--output responses.npy writes the responses as they arrive.",
         )
     if is_large or (isinstance(images, str) and Path(images).is_dir()):
         for mouse, output in outputs.items():
             as_it_comes = is_large and output is not None and output.suffix == ".npy"
             try:
                 prediction = client.predict_many(
-                    mouse, images, output=output if as_it_comes else None, force=options.force, **asked
+                    mouse, images, output=output if as_it_comes else None, force=options.force, **arguments
                 )
             except (KeyboardInterrupt, V1TError):
-                if output is not None and is_begun(output):
-                    print("v1t: what was answered is kept; the same command goes on from there", file=sys.stderr)
+                if output is not None and can_resume(output):
+                    print("v1t: finished responses are kept; run the same command again to resume", file=sys.stderr)
                 raise
             _show(prediction, output, written=as_it_comes, top=0 if is_large else options.top)
         return 0
     if len(mice) == 1:
-        predictions = {mice[0]: client.predict(mice[0], images, **asked)}
+        predictions = {mice[0]: client.predict(mice[0], images, **arguments)}
     else:
-        predictions = client.predict_mice(mice, images, **asked)
+        predictions = client.predict_mice(mice, images, **arguments)
     for mouse, output in outputs.items():
         _show(predictions[mouse], output, written=False, top=options.top)
     return 0
 
 
-def _mice_asked(client: Client, options: argparse.Namespace) -> list[str]:
+def _chosen_mice(client: Client, options: argparse.Namespace) -> list[str]:
     if "*" not in options.mouse:
         return list(dict.fromkeys(options.mouse))
     known = [mouse for mouse in client.mice() if options.model in (None, mouse.model)]
@@ -140,7 +131,7 @@ def _mice_asked(client: Client, options: argparse.Namespace) -> list[str]:
 
 
 def _output_of(mouse: str, mice: Sequence[str], output: Path | None) -> Path | None:
-    """`responses.npy`, or of one of several mice `responses.A.npy`."""
+    """`responses.npy`, or `responses.A.npy` where there are several mice."""
     if output is None or len(mice) == 1:
         return output
     return output.with_name(f"{output.stem}.{quote(mouse, safe=' ')}{output.suffix}")
@@ -151,7 +142,7 @@ def _show(prediction: Prediction, output: Path | None, *, written: bool, top: in
         print(line, file=sys.stderr)
     if output is not None:
         if not written:
-            tables.write_prediction(prediction, output)
+            write_prediction(prediction, output)
         print(f"wrote {output}", file=sys.stderr)
     if top:
         print(tables.prediction_table(prediction, top=top))
@@ -168,16 +159,9 @@ def _mouse(client: Client, options: argparse.Namespace) -> int:
 
 
 def _neurons(client: Client, options: argparse.Namespace) -> int:
-    bounds = {f"{axis}_{end}": getattr(options, f"{axis}_{end}") for axis in "xyz" for end in ("min", "max")}
-    neurons = client.neurons(
-        options.mouse,
-        model=options.model,
-        score=options.score,
-        score_min=options.score_min,
-        limit=options.limit or None,
-        offset=options.offset,
-        **bounds,
-    )
+    filters = cast("NeuronFilters", {name: getattr(options, name) for name in NeuronFilters.__optional_keys__})
+    filters["limit"] = options.limit or None
+    neurons = client.neurons(options.mouse, **filters)
     print(tables.neurons_table(neurons))
     if len(neurons) < neurons.total:
         print(f"{len(neurons):,} of {neurons.total:,} neurons; --limit 0 shows all", file=sys.stderr)
@@ -188,16 +172,18 @@ def _ready(client: Client, options: argparse.Namespace) -> int:
     if options.wait:
         client.wait_until_ready(options.wait)
     elif not client.ready():
-        print(f"{options.url} is not ready yet: its models are not loaded (--wait SECONDS waits)", file=sys.stderr)
+        print(
+            f"{options.url} is not ready yet: its models are not loaded (use --wait SECONDS to wait)", file=sys.stderr
+        )
         return 1
     print(f"{options.url} is ready")
     return 0
 
 
-_VERBS = {"predict": _predict, "mice": _mice, "mouse": _mouse, "neurons": _neurons, "ready": _ready}
+_COMMANDS = {"predict": _predict, "mice": _mice, "mouse": _mouse, "neurons": _neurons, "ready": _ready}
 
 
-def _explain(error: V1TError) -> str:
+def _format_error(error: V1TError) -> str:
     lines = [f"v1t: {error.message}"]
     for name in ("got", "expected", "hint"):
         value = getattr(error, name)
@@ -209,7 +195,7 @@ def _explain(error: V1TError) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says how to get help in place of repeating a long usage."""
+    """Points to --help instead of printing the long usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n  `{self.prog} --help` shows examples\n")
@@ -219,7 +205,7 @@ def _parser() -> _Parser:
     text = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="v1t",
-        description="Ask a digital twin of mouse visual cortex what its neurons would do.",
+        description="Predict the responses of mouse visual cortex with a digital twin.",
         epilog=_EXAMPLES,
         formatter_class=text,
         allow_abbrev=False,
@@ -239,13 +225,13 @@ def _parser() -> _Parser:
         )
 
     _add_predict(verb("predict", "predict the responses of a mouse's neurons to one or more images", _PREDICT_EXAMPLES))
-    verb("mice", "list the mice that can be asked about")
+    verb("mice", "list the mice that the server serves")
     mouse = verb("mouse", "show a mouse: image size, input statistics, test scores, licence")
     mouse.add_argument("mouse", metavar="MOUSE", help="mouse id, from `v1t mice`")
-    mouse.add_argument("--model", help="bundle name, where several bundles hold this mouse")
+    mouse.add_argument("--model", help="bundle name, if several bundles contain this mouse")
     _add_neurons(verb("neurons", "list a mouse's neurons by position and score"))
-    ready = verb("ready", "say whether the server is ready (exit code 0) or not (1)")
-    ready.add_argument("--wait", type=_positive, metavar="SECONDS", help="wait up to so long")
+    ready = verb("ready", "check whether the server is ready (exit code 0) or not (1)")
+    ready.add_argument("--wait", type=positive, metavar="SECONDS", help="wait up to this long")
     insilico.add_verbs(verb)
     return parser
 
@@ -255,9 +241,11 @@ def _shared_options() -> _Parser:
     server = shared.add_argument_group("server")
     url = os.environ.get("V1T_URL") or _DEFAULT_URL
     server.add_argument("--url", default=url, help="address of the server (default: $V1T_URL, else %(default)s)")
-    server.add_argument("--timeout", type=_positive, default=60.0, metavar="SECONDS", help="for the whole call (60)")
-    server.add_argument("--retries", type=_count, default=3, metavar="N", help="if it is busy or unreachable (3)")
-    # A key on a command line would be seen by everyone on the machine, so it comes from the environment only.
+    server.add_argument("--timeout", type=positive, default=60.0, metavar="SECONDS", help="for the whole call (60)")
+    server.add_argument(
+        "--retries", type=count, default=3, metavar="N", help="retries if the server is busy or unreachable (3)"
+    )
+    # Other users of the machine can read command lines, so the key is taken from the environment only.
     shared.set_defaults(api_key=os.environ.get("V1T_API_KEY") or None)
     return shared
 
@@ -265,63 +253,31 @@ def _shared_options() -> _Parser:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or .npy file, or a folder")
     parser.add_argument(
-        "--mouse", required=True, action="append", help="mouse id, from `v1t mice`; once for each of several, or '*'"
+        "--mouse", required=True, action="append", help="mouse id, from `v1t mice`; may be repeated, or '*' for all"
     )
     inputs = parser.add_argument_group("behaviour, in the recording's own units")
-    inputs.add_argument("--pupil-dilation", type=_number, metavar="PX", help="eye-camera pixels")
-    inputs.add_argument("--pupil-dilation-derivative", type=_number, metavar="PX/S", help="eye-camera pixels/s")
-    inputs.add_argument("--running-speed", type=_number, metavar="CM/S")
-    inputs.add_argument("--pupil-center", type=_number, nargs=2, metavar=("X", "Y"), help="eye-camera pixels")
+    inputs.add_argument("--pupil-dilation", type=number, metavar="PX", help="eye-camera pixels")
+    inputs.add_argument("--pupil-dilation-derivative", type=number, metavar="PX/S", help="eye-camera pixels/s")
+    inputs.add_argument("--running-speed", type=number, metavar="CM/S")
+    inputs.add_argument("--pupil-center", type=number, nargs=2, metavar=("X", "Y"), help="eye-camera pixels")
     answer = parser.add_argument_group("answer")
-    answer.add_argument("--neuron-ids", type=_ids, metavar="ID,ID,...", help="only these neurons, in this order")
-    answer.add_argument("--units", choices=("standardized", "raw"), default="standardized")
+    answer.add_argument("--neuron-ids", type=integers, metavar="ID,ID,...", help="only these neurons, in this order")
+    answer.add_argument("--units", choices=("standardized", "raw"), default="standardized", help="default: %(default)s")
     answer.add_argument("--spread", action="store_true", help="also the std over the ensemble's members")
-    answer.add_argument("--resize", choices=("fit", "fill", "crop"), help="if an image has another size")
-    answer.add_argument("--model", help="bundle name, where several bundles hold this mouse")
-    answer.add_argument("--top", type=_count, default=10, metavar="N", help="print the N strongest per image (10)")
-    answer.add_argument(
-        "--output", type=Path, metavar="FILE", help="write all responses: .npy, .csv or .json by its ending"
-    )
+    answer.add_argument("--resize", choices=("fit", "fill", "crop"), help="how to fit an image of another size")
+    answer.add_argument("--model", help="bundle name, if several bundles contain this mouse")
+    answer.add_argument("--top", type=count, default=10, metavar="N", help="print the N strongest per image (10)")
+    answer.add_argument("--output", type=Path, metavar="FILE", help="write all responses to a .npy, .csv or .json file")
     answer.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
 def _add_neurons(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mouse", metavar="MOUSE", help="mouse id, from `v1t mice`")
-    parser.add_argument("--model", help="bundle name, where several bundles hold this mouse")
+    parser.add_argument("--model", help="bundle name, if several bundles contain this mouse")
     parser.add_argument("--score", metavar="NAME", help="which test score (single_trial_correlation)")
-    parser.add_argument("--score-min", type=_number, metavar="R", help="only neurons that score at least this")
+    parser.add_argument("--score-min", type=number, metavar="R", help="only neurons that score at least this")
     for axis in "xyz":
         for end in ("min", "max"):
-            parser.add_argument(f"--{axis}-{end}", type=_number, metavar="UM", help=f"cortical {axis}, um")
-    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="show so many (20); 0 shows all")
-    parser.add_argument("--offset", type=_count, metavar="N", help="leave out the first N")
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return value
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count (0, 1, 2, ...)")
-    return int(text)
-
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of neuron ids such as 12,99,7") from None
+            parser.add_argument(f"--{axis}-{end}", type=number, metavar="UM", help=f"cortical {axis}, um")
+    parser.add_argument("--limit", type=count, default=20, metavar="N", help="show at most N (20); 0 shows all")
+    parser.add_argument("--offset", type=count, metavar="N", help="skip the first N")

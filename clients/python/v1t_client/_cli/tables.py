@@ -1,33 +1,25 @@
-"""What the command line prints and writes: tables for people, files for programs."""
+"""The tables that the command line prints."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction, count
-from v1t_client._errors import InvalidArgument
 
 __all__ = [
-    "check_output",
     "mice_table",
     "mouse_card",
     "neurons_table",
     "notes",
     "prediction_table",
-    "write_prediction",
 ]
-
-_ENDINGS = (".npy", ".csv", ".json")
 
 
 def notes(prediction: Prediction) -> list[str]:
-    """What has to be said beside the numbers: simulated, and what was assumed."""
+    """Notes about a prediction: whether it is simulated, and what was assumed."""
     lines = []
     if prediction.model.simulated:
         lines.append(f"simulated: {prediction.model.notice or 'this twin was trained on a simulated recording'}")
@@ -37,7 +29,7 @@ def notes(prediction: Prediction) -> list[str]:
 
 
 def prediction_table(prediction: Prediction, *, top: int) -> str:
-    """The strongest `top` responses of each image."""
+    """The `top` strongest responses to each image."""
     n_images, n_neurons = prediction.responses.shape
     model = prediction.model
     title = (
@@ -71,7 +63,7 @@ def mice_table(mice: Sequence[Mouse]) -> str:
 
 
 def mouse_card(mouse: MouseDetail) -> str:
-    """Everything that is known of one mouse."""
+    """All information about one mouse."""
     recording = mouse.data_key or "unnamed"
     facts = [
         ("mouse", mouse.mouse_id),
@@ -88,7 +80,7 @@ def mouse_card(mouse: MouseDetail) -> str:
     width = max(len(name) for name, value in facts if value)
     lines = [f"{name:<{width}}  {value}" for name, value in facts if value]
     if mouse.standardized_inputs:
-        lines.append("inputs are taken as standardised already: the recording's statistics are not known")
+        lines.append("inputs must be standardised, because the statistics of the recording are not known")
     channels = [*mouse.image_channels, *mouse.behavior, *mouse.pupil_center]
     return "\n".join([*lines, "", _table(["input", "unit", "mean", "std", "min", "max"], map(_channel_row, channels))])
 
@@ -108,52 +100,6 @@ def neurons_table(neurons: NeuronTable) -> str:
     return _table(header, rows)
 
 
-def check_output(path: Path | None, *, force: bool) -> None:
-    """Refuses an output file before anything is asked, not after.
-
-    Raises:
-        InvalidArgument: unknown ending, no such folder, or the file is there already.
-    """
-    if path is None:
-        return
-    if path.suffix not in _ENDINGS:
-        raise InvalidArgument("--output has an unknown ending", got=path.name, expected=" or ".join(_ENDINGS))
-    if not path.parent.is_dir():
-        raise InvalidArgument("--output is in a folder that does not exist", got=path)
-    if path.exists() and not force:
-        raise InvalidArgument("--output exists already", got=path, hint="Choose another name, or add --force.")
-
-
-def write_prediction(prediction: Prediction, path: Path) -> None:
-    """Writes all responses: .npy (B, n) or (2, B, n) with spread, .csv one row per image and neuron, .json all.
-
-    Raises:
-        InvalidArgument: the file cannot be written.
-    """
-    try:
-        if path.suffix == ".npy":
-            arrays = prediction.responses if prediction.spread is None else [prediction.responses, prediction.spread]
-            with path.open("wb") as stream:
-                np.save(stream, np.asarray(arrays, dtype=np.float32), allow_pickle=False)
-        elif path.suffix == ".json":
-            path.write_text(json.dumps(prediction.to_dict(), indent=1) + "\n", encoding="utf-8")
-        else:
-            _write_csv(prediction, path)
-    except OSError as error:
-        raise InvalidArgument(f"--output cannot be written: {error.strerror or error}", got=path) from error
-
-
-def _write_csv(prediction: Prediction, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["image", "neuron_id", "response"] + (["spread"] if prediction.spread is not None else []))
-        for i in range(len(prediction)):
-            columns = [prediction.neuron_ids.tolist(), prediction.responses[i].tolist()]
-            if prediction.spread is not None:
-                columns.append(prediction.spread[i].tolist())
-            writer.writerows([i, *row] for row in zip(*columns, strict=True))
-
-
 def _channel_row(channel: Channel) -> list[str]:
     statistics = (channel.mean, channel.std, channel.min, channel.max)
     return [channel.name, channel.unit, *(_value(value, ".4g") for value in statistics)]
@@ -164,7 +110,7 @@ def _value(value: float | None, form: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they need; numbers to the right, words to the left."""
+    """Aligned columns: numbers to the right, words to the left."""
     rows = list(rows)
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]

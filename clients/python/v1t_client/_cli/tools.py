@@ -1,17 +1,18 @@
-"""Verbs of `v1t` that work on results: `replay` does one again; `pack` and `score` close the inception loop."""
+"""Verbs of `v1t` that work on results: `replay` repeats one; `pack` and `score` are for inception loops."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from v1t_client._errors import InvalidArgument
-from v1t_client._options import count, number
-from v1t_client.insilico.framework.predictors import open_predictor
+from v1t_client._answers.prediction import count as counted
+from v1t_client._cli.output import check_output
+from v1t_client._cli.predictor_options import add_bundle, open_from
+from v1t_client._options import count, number, words
+from v1t_client.insilico.framework.checkpoint import new_folder
 from v1t_client.insilico.framework.receipt import Receipt
 from v1t_client.insilico.framework.result import Result
 from v1t_client.insilico.inception_loop.pack import KINDS, PackOptions, make_pack
@@ -22,11 +23,11 @@ __all__ = ["TOOLS", "add_tools"]
 
 _REPLAY = """\
 examples:
-  v1t replay meis                               the result's folder, or its receipt.json; asks whom the receipt names
-  v1t replay meis --url http://twins:3000       asks another server
+  v1t replay meis                               a result's folder, or its receipt.json; uses the server of the receipt
+  v1t replay meis --url http://twins:3000       uses another server
   v1t replay meis --bundle exported_models/mine --output meis-again
 
-Exit code 0: the same bundle gave the same result; 1: it did not, and the lines say where.
+Exit code 0: the same bundle gave the same result; 1: it did not, and the differences are listed.
 """
 
 
@@ -43,60 +44,69 @@ compares the new recording with it.
 _SCORE = """\
 examples:
   v1t score pack responses.npy --output scores     (trials, units), in the order of trials.csv and manifest.json
-  v1t score pack responses.csv --output scores     a column per unit, headed by its id; units not found again left out
+  v1t score pack responses.csv --output scores     a column per unit, headed by its id, without lost units
 """
 
 
 def add_tools(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
-    """Adds the verbs; see `commands.add_verbs`."""
-    parser = verb("replay", "do again what a receipt says, and compare with its result", _REPLAY)
-    parser.set_defaults(url=None)  # the receipt's own
+    """Adds the verbs; see `experiments.add_verbs`."""
+    parser = verb("replay", "repeat the experiment of a receipt, and compare the results", _REPLAY)
+    parser.set_defaults(url=None)  # that of the receipt
     parser.add_argument("receipt", type=Path, metavar="RECEIPT", help="a receipt.json, or the folder of a result")
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="open a bundle locally in place of --url")
+    add_bundle(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the new result")
     parser.add_argument("--force", action="store_true", help="overwrite FOLDER")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument(
-        "--tolerance", type=number, default=TOLERANCE, metavar="X", help="of a variable's largest value (%(default)s)"
+        "--tolerance",
+        type=number,
+        default=TOLERANCE,
+        metavar="X",
+        help="allowed share of a variable's largest value (%(default)s)",
     )
     _add_pack(verb("pack", "make an inception-loop pack of most exciting inputs: frames, trials, predictions", _PACK))
     parser = verb("score", "compare the recording of a pack with its predictions", _SCORE)
     parser.add_argument("pack", type=Path, metavar="PACK", help="folder of `v1t pack`")
-    parser.add_argument("responses", type=Path, metavar="RESPONSES", help="a .npy or .csv")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the result goes")
+    parser.add_argument("responses", type=Path, metavar="RESPONSES", help="recorded responses, .npy or .csv")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(url=None)  # the receipt's own
+    parser.set_defaults(url=None)  # that of the receipt
     parser.add_argument("result", type=Path, metavar="RESULT", help="folder of `v1t mei`")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the pack goes")
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="open a bundle locally in place of --url")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the pack")
+    add_bundle(parser)
     units = parser.add_argument_group("units")
-    units.add_argument("--n-units", type=count, default=PackOptions.n_units, metavar="N", help="at most (%(default)s)")
-    units.add_argument("--score", metavar="NAME", help="test score to choose by (the first that is known)")
-    units.add_argument("--score-min", type=number, metavar="R")
     units.add_argument(
-        "--min-distance-um", type=number, default=PackOptions.min_distance_um, metavar="UM", help="(%(default)s)"
+        "--n-units", type=count, default=PackOptions.n_units, metavar="N", help="most units (%(default)s)"
+    )
+    units.add_argument("--score", metavar="NAME", help="test score to choose by (default: the first known)")
+    units.add_argument("--score-min", type=number, metavar="R", help="only units with at least this score")
+    units.add_argument(
+        "--min-distance-um",
+        type=number,
+        default=PackOptions.min_distance_um,
+        metavar="UM",
+        help="between two units (%(default)s)",
     )
     frames = parser.add_argument_group("frames")
-    frames.add_argument("--kinds", type=_words, metavar="KIND,...", help=f"of {', '.join(KINDS)} (all there are)")
-    frames.add_argument("--luminance", type=number, metavar="LEVEL", help="mean of each frame (the training mean)")
-    frames.add_argument("--contrast", type=number, metavar="LEVEL", help="std of each frame (their median)")
-    frames.add_argument("--repeats", type=count, default=PackOptions.repeats, metavar="N", help="(%(default)s)")
-    frames.add_argument("--seed", type=count, default=0, metavar="N", help="of the order (%(default)s)")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+    frames.add_argument("--kinds", type=words, metavar="KIND,...", help=f"of {', '.join(KINDS)} (default: all)")
+    frames.add_argument(
+        "--luminance", type=number, metavar="LEVEL", help="mean of each frame (default: the training mean)"
+    )
+    frames.add_argument(
+        "--contrast", type=number, metavar="LEVEL", help="std of each frame (default: the images' median)"
+    )
+    frames.add_argument(
+        "--repeats", type=count, default=PackOptions.repeats, metavar="N", help="of each frame (%(default)s)"
+    )
+    frames.add_argument("--seed", type=count, default=0, metavar="N", help="seed of the order (%(default)s)")
 
 
 def _replay(options: argparse.Namespace) -> int:
-    where = str(options.bundle or options.url or Receipt.load(options.receipt).predictor)
-    if not where:
-        raise InvalidArgument("the receipt does not say who was asked", hint="Give --url or --bundle.")
-    if options.output is not None and options.output.exists() and not options.force:
-        raise InvalidArgument("--output exists already", got=options.output, hint="Choose another name, or --force.")
-    with open_predictor(where, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as predictor:
+    receipt = Receipt.load(options.receipt)
+    check_output(options.output, force=options.force)
+    with open_from(options, default=receipt.predictor) as predictor:
         done = replay(
             options.receipt,
             predictor,
@@ -110,35 +120,29 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _pack(options: argparse.Namespace) -> int:
     result = Result.load(options.result)
-    if options.output.exists():
-        raise InvalidArgument("--output exists already", got=options.output, hint="Choose another name.")
+    check_output(options.output, may_force=False, needs_parent=False)
     chosen = PackOptions(**{name: getattr(options, name) for name in PackOptions.__dataclass_fields__})
-    where = str(options.bundle or options.url or result.receipt.predictor)
-    with open_predictor(where, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as predictor:
+    with open_from(options, default=result.receipt.predictor) as predictor:
         manifest = make_pack(result, predictor, options.output, chosen)
     if not manifest["same_bundle"]:
-        print("note: another bundle than the images were made with has predicted the frames", file=sys.stderr)
+        print("note: the frames were predicted by another bundle than the images were made with", file=sys.stderr)
     for line in manifest["assumed"]:
         print(f"assumed: {line}", file=sys.stderr)
     n_units, n_frames = len(manifest["units"]), len(manifest["frames"])
     print(
-        f"{n_units} units by {manifest['chosen_by']}, {n_frames} frames of mean {manifest['luminance']:.4g} and std "
-        f"{manifest['contrast']:.3g}, {manifest['n_trials']} trials"
+        f"{counted(n_units, 'unit')} by {manifest['chosen_by']}, {counted(n_frames, 'frame')} of mean "
+        f"{manifest['luminance']:.4g} and std "
+        f"{manifest['contrast']:.3g}, {counted(manifest['n_trials'], 'trial')}"
     )
     print(f"wrote {options.output}", file=sys.stderr)
     return 0
 
 
 def _score(options: argparse.Namespace) -> int:
-    if options.output.exists():
-        raise InvalidArgument("--output exists already", got=options.output, hint="Choose another name.")
-    if not options.output.parent.is_dir():
-        raise InvalidArgument("--output is in a folder that does not exist", got=options.output)
+    check_output(options.output, may_force=False)
     result = score_pack(options.pack, options.responses, command=shlex.join(["v1t", *sys.argv[1:]]))
-    made = options.output.with_name(f"{options.output.name}.partial")
-    shutil.rmtree(made, ignore_errors=True)
-    result.write(made, score_figures(result))
-    made.rename(options.output)
+    with new_folder(options.output) as made:
+        result.write(made, score_figures(result))
     print(summary_of(result))
     print(f"wrote {options.output}", file=sys.stderr)
     return 0

@@ -1,1 +1,1 @@
-"""Sets of images larger than one request: read, cut, asked and written."""
+"""Sets of images that are larger than one request: read, cut into chunks, predicted and written."""

@@ -1,7 +1,7 @@
-"""Predictions of sets of images that are larger than a request: cut into chunks, a few under way, answers in order.
+"""Predictions of image sets that are larger than one request: cut into chunks, with a few requests in flight.
 
-A chunk is a request of its own, and asked again until it is answered or its time is up. So a set outlives a busy or
-restarting server and passes any proxy, which one request of an hour would not.
+Each chunk is a request of its own and is retried until it succeeds or its time is up. A large set therefore survives a
+busy or restarting server and passes through any proxy, which one request of an hour would not.
 """
 
 from __future__ import annotations
@@ -14,88 +14,96 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from v1t_client._answers.prediction import Prediction, check_same_model
-from v1t_client._errors import InvalidArgument
-from v1t_client._large_sets.image_sets import ImageSet
+from v1t_client._errors import InvalidArgument, check_count
+from v1t_client._large_sets.image_sets import Images, open_images
+from v1t_client._protocol.arguments import PredictOptions, PredictRequest, part_of, per_image
 from v1t_client._protocol.operations import Flow, Operations
-from v1t_client._protocol.requests import Asked, Question, part_of, per_image
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Stream", "answers", "answers_async"]
+__all__ = ["CHUNK", "ChunkedRequest", "run_chunks", "run_chunks_async"]
 
-CHUNK = 64  # images; small enough for a slow model to answer in its time, large enough to hide a request's own cost
+CHUNK = 64  # images; few enough for a slow model to answer in time, enough to hide the overhead of a request
+IN_FLIGHT = 2  # chunks; the server computes one while the other is on its way
 
 Handle = TypeVar("Handle", bound="Cancellable")
 
 
-class Stream:
-    """One set of images on its way.
+class ChunkedRequest:
+    """A set of images with the arguments of their prediction, cut into requests.
 
     Args:
-        chunk: images in one request, at most.
+        chunk: most images in one request.
 
     Attributes:
-        images: what is shown.
-        question: what is asked of them.
+        images: the images, opened.
+        request: the arguments, for all images.
+        in_flight: number of requests that are sent at the same time.
+        first: index of the first image.
     """
 
     def __init__(
         self,
         operations: Operations,
         mouse: str,
-        images: ImageSet,
+        images: Images,
         *,
         chunk: int = CHUNK,
-        **asked: Unpack[Asked],
+        in_flight: int = IN_FLIGHT,
+        first: int = 0,
+        **options: Unpack[PredictOptions],
     ) -> None:
-        if not isinstance(chunk, int) or chunk < 1:
-            raise InvalidArgument("chunk is no count", got=repr(chunk), expected="an integer, 1 or more")
+        check_count("chunk", chunk, least=1)
+        check_count("in_flight", in_flight, least=1)
+        check_count("first", first, least=0)
         self._operations = operations
         self._chunk = chunk
-        self._hash: str | None = None
-        self.images = images
-        self.question = Question(mouse=mouse, image=None, **asked)
-        for name, value in per_image(self.question).items():
-            if images.n_images is not None and len(value) != images.n_images:
+        self._model_hash: str | None = None
+        self.in_flight, self.first = in_flight, first
+        self.request = PredictRequest(mouse=mouse, image=None, **options)
+        self.images = open_images(images)
+        n_images = self.images.n_images
+        for name, value in per_image(self.request).items():
+            if n_images is not None and len(value) != n_images:
                 raise InvalidArgument(
-                    f"{name} does not fit the images", got=len(value), expected=f"one for all, or {images.n_images}"
+                    f"{name} does not fit the images", got=len(value), expected=f"one for all, or {n_images}"
                 )
 
-    def flows(self, first: int) -> Iterator[Flow[Prediction]]:
-        """One flow per chunk, from the first image on; each chunk is read when its flow is asked for."""
-        start = first
-        for image in self.images.read(first, self._chunk):
+    def flows(self) -> Iterator[Flow[Prediction]]:
+        """One flow per chunk, starting at image `first`. A chunk is read when its flow is taken."""
+        start = self.first
+        for image in self.images.read(start, self._chunk):
             rows = slice(start, start + len(image))
-            yield self._operations.predict_patiently(part_of(self.question, image, rows))
+            yield self._operations.predict_chunk(part_of(self.request, image, rows))
             start = rows.stop
 
-    def accept(self, prediction: Prediction) -> Prediction:
-        """The chunk's answer, if the same bundle gave it that answered those before.
+    def check(self, prediction: Prediction) -> Prediction:
+        """Returns the prediction of a chunk if the same bundle made the ones before.
 
         Raises:
-            ModelChanged: another did.
+            ModelChanged: another bundle made it.
         """
-        self._hash = self._hash or prediction.model.hash
-        check_same_model(self._hash, prediction)
+        self._model_hash = self._model_hash or prediction.model.hash
+        check_same_model(self._model_hash, prediction)
         return prediction
 
 
 class Cancellable(Protocol):
-    """What was started and may be given up."""
+    """A started computation that can be cancelled."""
 
     def cancel(self, /) -> object: ...
 
 
-def ahead(flows: Iterable[Flow[Prediction]], start: Callable[[Flow[Prediction]], Handle], n: int) -> Iterator[Handle]:
-    """Starts flows, n at a time, and gives them out in order, to be waited for."""
-    if not isinstance(n, int) or n < 1:
-        raise InvalidArgument("in_flight is no count", got=repr(n), expected="an integer, 1 or more")
+def start_ahead(
+    flows: Iterable[Flow[Prediction]], start: Callable[[Flow[Prediction]], Handle], in_flight: int
+) -> Iterator[Handle]:
+    """Starts flows, `in_flight` at a time, and yields them in order."""
     started: deque[Handle] = deque()
     try:
         for flow in flows:
             started.append(start(flow))
-            if len(started) == n:
+            if len(started) == in_flight:
                 yield started.popleft()
         while started:
             yield started.popleft()
@@ -104,10 +112,8 @@ def ahead(flows: Iterable[Flow[Prediction]], start: Callable[[Flow[Prediction]],
             handle.cancel()
 
 
-def answers(
-    stream: Stream, run: Callable[[Flow[Prediction]], Prediction], *, in_flight: int, first: int
-) -> Iterator[Prediction]:
-    """The answers of a stream, each chunk asked in a thread of its own."""
+def run_chunks(chunks: ChunkedRequest, run: Callable[[Flow[Prediction]], Prediction]) -> Iterator[Prediction]:
+    """The predictions of all chunks in order; each chunk runs in its own thread."""
 
     def start(flow: Flow[Prediction]) -> Future[Prediction]:
         future: Future[Prediction] = Future()
@@ -119,25 +125,25 @@ def answers(
                 except BaseException as error:
                     future.set_exception(error)
 
-        # No pool: a program that is interrupted does not wait for answers that nobody reads.
+        # Not a pool: its threads would keep an interrupted program waiting for replies that nobody reads.
         threading.Thread(target=work, name="v1t-stream", daemon=True).start()
         return future
 
-    for future in ahead(stream.flows(first), start, in_flight):
-        yield stream.accept(future.result())
+    for future in start_ahead(chunks.flows(), start, chunks.in_flight):
+        yield chunks.check(future.result())
 
 
-async def answers_async(
-    stream: Stream, run: Callable[[Flow[Prediction]], Coroutine[Any, Any, Prediction]], *, in_flight: int, first: int
+async def run_chunks_async(
+    chunks: ChunkedRequest, run: Callable[[Flow[Prediction]], Coroutine[Any, Any, Prediction]]
 ) -> AsyncIterator[Prediction]:
     """The same on an event loop."""
-    started = ahead(stream.flows(first), lambda flow: asyncio.ensure_future(run(flow)), in_flight)
+    tasks = start_ahead(chunks.flows(), lambda flow: asyncio.ensure_future(run(flow)), chunks.in_flight)
     try:
-        for task in started:
+        for task in tasks:
             try:
                 prediction = await task
             finally:
                 task.cancel()
-            yield stream.accept(prediction)
+            yield chunks.check(prediction)
     finally:
-        started.close()  # type: ignore[attr-defined]  # a generator: what is under way is cancelled
+        tasks.close()  # type: ignore[attr-defined]  # a generator: closing it cancels what is in flight

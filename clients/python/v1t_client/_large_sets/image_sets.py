@@ -1,4 +1,4 @@
-"""Large sets of images, read a chunk at a time: a .npy file, a folder, an array, or whatever can be gone through."""
+"""Large sets of images that are read in chunks: a .npy file, a folder, an array, a list or an iterator."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import numpy.typing as npt
 from v1t_client._errors import InvalidArgument
 from v1t_client._images import Image
 
-__all__ = ["Chunk", "ImageSet", "Images", "open_images"]
+__all__ = ["Chunk", "ImageSet", "Images", "image_files", "open_images"]
 
-# Anything of which `Image` is one; a .npy file of many, by its path; a folder of files; or an iterator over images.
+# An array of images or the path of such a .npy file, a folder of image files, a single image, or an iterable of images.
 Images: TypeAlias = Image | Iterable[Any]
 Chunk: TypeAlias = list[Any] | npt.NDArray[Any]
 
@@ -32,29 +32,30 @@ class ImageSet:
     """Images that are read when they are needed.
 
     Attributes:
-        n_images: how many; None where only going through them tells.
-        read: the images from the first that is asked for, in chunks of at most so many, each as `predict` takes them.
+        n_images: how many; None for an iterator.
+        read: read(first, size) yields the images from index `first` on, in chunks of at most `size`, as `predict`
+            takes them.
     """
 
     n_images: int | None
     read: Callable[[int, int], Iterator[Chunk]]
 
     def digest(self) -> str:
-        """Tells sets apart, by their size and their first image; going through an iterator would spend it."""
+        """Identifies the set by its size and its first image. An iterator is not read."""
         first = b"" if self.n_images is None else _content(next(self.read(0, 1)))
         return hashlib.sha256(str(self.n_images).encode() + first).hexdigest()
 
 
 def open_images(images: Images) -> ImageSet:
-    """A set of images; nothing is read yet but the header of a .npy file.
+    """Opens a set of images. Only the header of a .npy file is read.
 
     Raises:
-        InvalidArgument: it is no set of images.
+        InvalidArgument: these are not images.
     """
     if isinstance(images, (str, os.PathLike)):
         path = Path(images)
         if path.is_dir():
-            return _listed(_files(path))
+            return _listed(image_files(path))
         if path.suffix.lower() == ".npy":
             return _npy_file(path)
         return _listed([images])
@@ -69,11 +70,18 @@ def open_images(images: Images) -> ImageSet:
     return _listed([images])
 
 
-def _files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder (PNG, JPEG, .npy), sorted by name.
+
+    Raises:
+        InvalidArgument: there is no such folder, or it has no images.
+    """
+    if not folder.is_dir():
+        raise InvalidArgument("no such folder of images", got=folder)
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
     if not files:
         raise InvalidArgument(
-            "the folder holds no images", got=folder, expected=f"files that end {', '.join(_ENDINGS)}"
+            "the folder has no images", got=folder, expected=f"files that end in {', '.join(_ENDINGS)}"
         )
     return files
 
@@ -107,7 +115,7 @@ def _array(array: npt.NDArray[Any]) -> ImageSet:
 
 
 def _npy_file(path: Path) -> ImageSet:
-    """Read by position, not mapped: pages of a mapping stay resident once they were touched."""
+    """Read by position rather than memory-mapped: pages of a mapping stay resident once they were touched."""
     try:
         with path.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
@@ -117,7 +125,7 @@ def _npy_file(path: Path) -> ImageSet:
     except OSError as error:
         raise InvalidArgument(f"the file cannot be read: {error.strerror or error}", got=path) from error
     except (ValueError, KeyError) as error:
-        raise InvalidArgument(f"the file is no .npy file that we read: {error}", got=path) from error
+        raise InvalidArgument(f"the file is not a readable .npy file: {error}", got=path) from error
     if len(shape) != 4:
         return _listed([path])
     if dtype.hasobject or fortran_order:

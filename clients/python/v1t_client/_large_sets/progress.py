@@ -1,4 +1,4 @@
-"""How far a long call is: one line on a terminal, nothing elsewhere."""
+"""The progress line of a long call: one line on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import sys
 import time
 from typing import TextIO
 
+from v1t_client._answers.prediction import count
+
 __all__ = ["Progress"]
 
-_EVERY = 0.2  # seconds between two looks of the line
+_EVERY = 0.2  # seconds between two updates of the line
 
 
 class Progress:
-    """A line that says what is done, how fast, and how long the rest takes.
+    """A line with the number of images done, the rate and the time left.
 
     Args:
-        total: images in all; None where that is not known.
-        done: images that were done before.
-        shown: None: if the stream is a terminal.
+        total: number of images; None where it is not known.
+        done: images that an earlier call has done.
+        shown: whether to print; None: only if the stream is a terminal.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Progress:
             self._stream.flush()
 
     def update(self, done: int) -> None:
-        """Takes note, and shows it every now and then."""
+        """Sets how many images are done, and prints the line if the last one is old enough."""
         self._done = done
         now = time.monotonic()
         if self._shown and now >= self._next:
@@ -50,9 +52,9 @@ class Progress:
         """`3,200 of 10,000 images, 412/s, 17 s left`."""
         rate = (self._done - self._first) / max(now - self._start, 1e-9)
         if self._total is None:
-            return f"{self._done:,} images, {rate:.3g}/s"
+            return f"{count(self._done, 'image')}, {rate:.3g}/s"
         left = "" if rate <= 0 else f", {_duration((self._total - self._done) / rate)} left"
-        return f"{self._done:,} of {self._total:,} images, {rate:.3g}/s{left}"
+        return f"{self._done:,} of {count(self._total, 'image')}, {rate:.3g}/s{left}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""A .npy of responses that grows as they come, and goes on where it was interrupted.
+"""A .npy file of responses that grows as they arrive, and can be resumed after an interruption.
 
-Until it is whole it goes by its name with `.part`; a small JSON beside that says what was asked and how far it is.
+Until it is complete its name ends in `.part`; a JSON file beside it holds a digest of the request and the progress.
 """
 
 from __future__ import annotations
@@ -18,68 +18,68 @@ import numpy as np
 from v1t_client._answers.prediction import Prediction, check_same_model
 from v1t_client._errors import InvalidArgument
 from v1t_client._large_sets.image_sets import ImageSet
-from v1t_client._protocol.requests import Question
+from v1t_client._protocol.arguments import PredictRequest
 
-__all__ = ["ResponsesFile", "digest", "is_begun"]
+__all__ = ["ResponsesFile", "can_resume", "digest"]
 
 
-def digest(question: Question, images: ImageSet) -> str | None:
-    """Tells what was asked, so that nobody goes on with the answers to another question; None for an iterator, which
-    cannot be gone through again."""
+def digest(request: PredictRequest, images: ImageSet) -> str | None:
+    """Identifies a request, so that only the same request resumes a file; None for an iterator, which cannot be read
+    twice."""
     if images.n_images is None:
         return None
     of_all = hashlib.sha256(images.digest().encode())
-    for field in fields(question):
-        value = getattr(question, field.name)
+    for field in fields(request):
+        value = getattr(request, field.name)
         if field.name != "image" and value is not None:
             of_all.update(f"{field.name}={np.asarray(value).tolist()};".encode())
     return of_all.hexdigest()
 
 
-def is_begun(path: Path) -> bool:
-    """Whether answers were kept that the same call would go on with."""
+def can_resume(path: Path) -> bool:
+    """Whether an interrupted call left responses that the same call would resume from."""
     return path.with_name(f"{path.name}.part.json").exists()
 
 
 class ResponsesFile:
-    """Opens the file, or goes on with it.
+    """Opens the file for writing, or resumes an interrupted one.
 
     Args:
         path: the .npy to write: (B, n), or (2, B, n) with spread.
-        question: what `digest` gives.
-        n_images: B; None where only the end tells.
-        force: begin anew, and replace what is there.
+        digest: identifies the request; see the function `digest`.
+        n_images: B; None where it is known only at the end.
+        force: start from the beginning, and replace an existing file.
 
     Attributes:
-        done: how many images were answered already.
-        model_hash: of the bundle that answered them.
+        done: how many images have been predicted.
+        model_hash: hash of the bundle that predicted them.
 
     Raises:
-        InvalidArgument: the file is there already, or holds the beginning of another question's answer.
+        InvalidArgument: the file exists already, or its `.part` belongs to another request.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, question: str | None, n_images: int | None, spread: bool, force: bool
+        self, path: str | os.PathLike[str], *, digest: str | None, n_images: int | None, spread: bool, force: bool
     ) -> None:
         self.path = Path(path)
         self._part = self.path.with_name(f"{self.path.name}.part")
         self._state = self.path.with_name(f"{self.path.name}.part.json")
-        self._question, self._n_images, self._spread = question, n_images, spread
+        self._digest, self._n_images, self._spread = digest, n_images, spread
         self._last: Prediction | None = None
         self._header = b""
         self.done = 0
         self.model_hash: str | None = None
         if self.path.suffix != ".npy":
-            raise InvalidArgument("output is no .npy file", got=self.path.name, expected="a name that ends .npy")
+            raise InvalidArgument("output is not a .npy file", got=self.path.name, expected="a name that ends in .npy")
         if spread and n_images is None:
             raise InvalidArgument(
-                "responses and their spread of an unknown number of images cannot be written as they come",
-                hint="Pass a list, an array or the path of a .npy file, or write the two by two calls.",
+                "responses with their spread cannot be written for an unknown number of images",
+                hint="Pass a list, an array or the path of a .npy file, or write each with a call of its own.",
             )
         if self.path.exists() and not force:
             raise InvalidArgument("output exists already", got=self.path, hint="Choose another name, or add force.")
         if not force:
-            self._go_on()
+            self._resume()
         try:
             self._stream: io.BufferedRandom = self._part.open("r+b" if self.done else "w+b")
         except OSError as error:
@@ -91,27 +91,27 @@ class ResponsesFile:
     def __exit__(self, *_: object) -> None:
         self._stream.close()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         try:
             state = json.loads(self._state.read_text())
             size = self._part.stat().st_size
-            question, done, model_hash = state["question"], int(state["done"]), str(state["model"])
+            digest, done, model_hash = state["question"], int(state["done"]), str(state["model"])
         except (OSError, ValueError, KeyError, TypeError):
-            return  # there is no beginning that could be used
-        if question != self._question or question is None or size == 0:
+            return  # there is nothing to resume from
+        if digest != self._digest or digest is None or size == 0:
             raise InvalidArgument(
-                "output was begun by another question",
+                "output belongs to another, unfinished call",
                 got=self._part,
-                hint="Ask the same again to go on with it, or add force to begin anew.",
+                hint="Repeat that call to finish it, or add force to start from the beginning.",
             )
-        # The last image is asked again if all were answered: whatever is said beside the numbers comes with it.
+        # If all images are done, the last is sent again, for the metadata of its reply.
         self.done, self.model_hash = min(done, (self._n_images or done) - 1), model_hash
 
     def add(self, prediction: Prediction) -> None:
-        """Writes the next images' responses; what was added is not lost, whatever comes.
+        """Writes the responses to the next images. They survive any later failure.
 
         Raises:
-            ModelChanged: another bundle answered the images before.
+            ModelChanged: another bundle predicted the images before.
         """
         if self.model_hash is not None:
             check_same_model(self.model_hash, prediction)
@@ -128,14 +128,14 @@ class ResponsesFile:
         self._stream.flush()
         self.done += n_images
         self._last = replace(prediction, responses=prediction.responses[:0], spread=None)
-        if self._question is not None:
-            state = {"question": self._question, "done": self.done, "model": self.model_hash}
+        if self._digest is not None:
+            state = {"question": self._digest, "done": self.done, "model": self.model_hash}
             beside = self._state.with_suffix(".new")
             beside.write_text(json.dumps(state))
             beside.replace(self._state)
 
     def finish(self) -> Prediction:
-        """Gives the file its name; the prediction's arrays are those of the file, mapped and not loaded."""
+        """Renames the finished file. The arrays of the returned prediction are mapped from it, not loaded."""
         if self._last is None:
             raise InvalidArgument("there are no images", expected="at least one")
         header = self._npy_header(self.done, self._last.responses.shape[1])
@@ -151,7 +151,7 @@ class ResponsesFile:
         return replace(self._last, responses=array)
 
     def _npy_header(self, n_images: int, n_neurons: int) -> bytes:
-        """Of one length for any number of images: numpy's own padding may not suffice."""
+        """A header whose length does not depend on the number of images; numpy's padding can be too short."""
         shape = (2, n_images, n_neurons) if self._spread else (n_images, n_neurons)
         words = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
         return b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words.encode()

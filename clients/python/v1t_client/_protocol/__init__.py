@@ -1,1 +1,1 @@
-"""The HTTP contract as the client sees it: requests, replies, operations and retries. No I/O but `http`."""
+"""The HTTP contract on the client's side: arguments, requests, replies, operations and retries, without I/O."""

@@ -1,7 +1,7 @@
-"""What the client does, without I/O: each operation is a generator that asks for its sends and sleeps.
+"""The operations of the client without I/O: each is a generator, so that both clients can run it.
 
-A flow yields `Send` and gets an `httpx.Response` back (or an `httpx.RequestError` thrown in), or yields `Sleep`. The
-clients run flows, one with blocking calls and one with `await`, so nothing here is written twice.
+A flow yields `Send` and receives an `httpx.Response` (or has an `httpx.RequestError` thrown in), or yields `Sleep`.
+`Client` runs flows with blocking calls, `AsyncClient` with `await`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
 import numpy as np
@@ -30,34 +30,28 @@ from v1t_client._errors import (
     TooLarge,
     V1TError,
 )
-from v1t_client._protocol import requests
-from v1t_client._protocol.replies import (
-    read_attention,
-    read_gradient,
-    read_mice,
-    read_mouse,
-    read_neurons,
-    read_prediction,
-    read_predictions,
-    read_refusal,
-)
-from v1t_client._protocol.requests import Call, GradientQuestion, Question, Shown, part_of
+from v1t_client._protocol import replies, requests
+from v1t_client._protocol.arguments import GradientRequest, ImageRequest, NeuronFilters, PredictRequest, part_of
+from v1t_client._protocol.requests import HttpRequest
 from v1t_client._protocol.retry import RETRIED_ERRORS, RETRIED_STATUSES, Retry
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Flow", "Operations", "Send", "Sleep"]
 
 
 @dataclass(frozen=True)
 class Send:
-    """Send this request and hand back the reply, within `timeout` seconds."""
+    """Send this request and return the reply, within `timeout` seconds."""
 
-    call: Call
+    request: HttpRequest
     timeout: float
 
 
 @dataclass(frozen=True)
 class Sleep:
-    """Do nothing for so long."""
+    """Wait."""
 
     seconds: float
 
@@ -68,122 +62,117 @@ Flow = Generator["Send | Sleep", "httpx.Response | None", T]
 
 
 class Operations:
-    """The operations of one client, and what it remembers between them.
+    """The operations of one client, and its cache of neuron ids.
 
     Args:
-        url: where the server is; used in messages only.
-        retry: when to ask again.
+        url: the server's address, for error messages.
+        retry: when to send a request again.
     """
 
     def __init__(self, *, url: str, retry: Retry) -> None:
         self._url = url
         self._retry = retry
-        self._patient = replace(retry, retries=sys.maxsize)
+        self._until_deadline = replace(retry, retries=sys.maxsize)
         self._neuron_ids: dict[tuple[str, str], npt.NDArray[np.int64]] = {}  # (mouse, model hash) -> (N,)
 
     def predict(
-        self, question: Question, *, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
+        self, request: PredictRequest, *, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
     ) -> Flow[Prediction]:
-        call, n_images = requests.build_predict(question)
-        asked = _asked(question.neuron_ids)
+        http_request, n_images = requests.build_predict(request)
 
-        def ask() -> Flow[Prediction]:
-            response = yield from self._exchange(call, retry, statuses)
-            prediction = read_prediction(
-                response, mouse=question.mouse, n_images=n_images, spread=question.spread, neuron_ids=asked
-            )
-            return (yield from self._with_neuron_ids(prediction))
+        def attempt() -> Flow[Prediction]:
+            response = yield from self._exchange(http_request, retry, statuses)
+            return (yield from self._with_neuron_ids(replies.read_prediction(response, request, n_images)))
 
-        return (yield from _once_more(ask))
+        return (yield from _repeat_if_model_changed(attempt))
 
-    def predict_mice(self, mice: Sequence[str] | Literal["*"], question: Question) -> Flow[dict[str, Prediction]]:
-        """One request; of a server that is older than such requests, one for each mouse."""
-        call, n_images = requests.build_predict_mice(mice, question)
-        asked = None if mice == "*" else list(mice)
+    def predict_mice(self, mice: Sequence[str] | Literal["*"], request: PredictRequest) -> Flow[dict[str, Prediction]]:
+        """One request, or one per mouse where an older server refuses requests for several mice."""
+        http_request, n_images = requests.build_predict_mice(mice, request)
+        names = None if mice == "*" else list(mice)
 
-        def ask() -> Flow[dict[str, Prediction]]:
+        def attempt() -> Flow[dict[str, Prediction]]:
             try:
-                response = yield from self._exchange(call)
+                response = yield from self._exchange(http_request)
             except NotFound as refusal:
-                return (yield from self._one_by_one(asked, question, refusal))
-            answers = {}
-            for prediction in read_predictions(response, mice=asked, n_images=n_images, spread=question.spread):
-                answers[prediction.mouse] = yield from self._with_neuron_ids(prediction)
-            return answers
+                return (yield from self._predict_each_mouse(names, request, refusal))
+            predictions = {}
+            for prediction in replies.read_predictions(response, request, n_images, mice=names):
+                predictions[prediction.mouse] = yield from self._with_neuron_ids(prediction)
+            return predictions
 
-        return (yield from _once_more(ask))
+        return (yield from _repeat_if_model_changed(attempt))
 
-    def _one_by_one(self, mice: list[str] | None, question: Question, refusal: NotFound) -> Flow[dict[str, Prediction]]:
-        """Asks a server that refused them together; raises its refusal if it does not have them all."""
+    def _predict_each_mouse(
+        self, mice: list[str] | None, request: PredictRequest, refusal: NotFound
+    ) -> Flow[dict[str, Prediction]]:
+        """One request per mouse; raises the server's refusal if one of the mice does not exist."""
         known = yield from self.mice()
-        there = [mouse.mouse_id for mouse in known if question.model in (None, mouse.model)]
-        wanted = there if mice is None else mice
-        if not wanted or not set(wanted) <= set(there):
+        available = [mouse.mouse_id for mouse in known if request.model in (None, mouse.model)]
+        names = available if mice is None else mice
+        if not names or not set(names) <= set(available):
             raise refusal
-        answers: dict[str, Prediction] = {}
-        for mouse in wanted:
-            answers[mouse] = yield from self.predict(replace(question, mouse=mouse))
-            check_same_model(answers[wanted[0]].model.hash, answers[mouse])
-        return answers
+        predictions: dict[str, Prediction] = {}
+        for mouse in names:
+            predictions[mouse] = yield from self.predict(replace(request, mouse=mouse))
+            check_same_model(predictions[names[0]].model.hash, predictions[mouse])
+        return predictions
 
-    def predict_patiently(self, question: Question) -> Flow[Prediction]:
-        """Asks as often as the timeout allows; what is too much for one request is asked in halves.
+    def predict_chunk(self, request: PredictRequest) -> Flow[Prediction]:
+        """Retries until the timeout. A request that is too large or too slow is split into halves.
 
-        The question's image is a list or an array of images.
+        The image of the request is a list or an array of images.
         """
-        image: Any = question.image
+        image: Any = request.image
         n = len(image)
         if n == 1:
-            return (yield from self.predict(question, retry=self._patient))
+            return (yield from self.predict(request, retry=self._until_deadline))
         try:
-            return (yield from self.predict(question, retry=self._patient, statuses=RETRIED_STATUSES - {504}))
+            return (yield from self.predict(request, retry=self._until_deadline, statuses=RETRIED_STATUSES - {504}))
         except (DeadlineExceeded, TimedOut, TooLarge):
             first, rest = slice(0, n // 2), slice(n // 2, n)
-        before = yield from self.predict_patiently(part_of(question, image[first], first))
-        after = yield from self.predict_patiently(part_of(question, image[rest], rest))
+        before = yield from self.predict_chunk(part_of(request, image[first], first))
+        after = yield from self.predict_chunk(part_of(request, image[rest], rest))
         return concatenated([before, after])
 
-    def gradient(self, question: GradientQuestion) -> Flow[Gradient]:
-        call, n_images = requests.build_gradient(question)
-        asked = _asked(question.neuron_ids)
+    def gradient(self, request: GradientRequest) -> Flow[Gradient]:
+        http_request, n_images = requests.build_gradient(request)
 
-        def ask() -> Flow[Gradient]:
-            response = yield from self._exchange(call)
-            gradient = read_gradient(response, mouse=question.mouse, n_images=n_images, neuron_ids=asked)
-            return (yield from self._with_neuron_ids(gradient))
+        def attempt() -> Flow[Gradient]:
+            response = yield from self._exchange(http_request)
+            return (yield from self._with_neuron_ids(replies.read_gradient(response, request, n_images)))
 
-        return (yield from _once_more(ask))
+        return (yield from _repeat_if_model_changed(attempt))
 
-    def attention(self, shown: Shown) -> Flow[Attention]:
-        call, n_images = requests.build_attention(shown)
-        return read_attention((yield from self._exchange(call)), mouse=shown.mouse, n_images=n_images)
+    def attention(self, request: ImageRequest) -> Flow[Attention]:
+        http_request, n_images = requests.build_attention(request)
+        return replies.read_attention((yield from self._exchange(http_request)), request, n_images)
 
     def mice(self) -> Flow[list[Mouse]]:
-        return read_mice((yield from self._exchange(requests.build_mice())))
+        return replies.read_mice((yield from self._exchange(requests.build_mice())))
 
     def mouse(self, mouse: str, *, model: str | None) -> Flow[MouseDetail]:
-        return read_mouse((yield from self._exchange(requests.build_mouse(mouse, model=model))))
+        return replies.read_mouse((yield from self._exchange(requests.build_mouse(mouse, model=model))))
 
-    def neurons(
-        self, mouse: str, *, limit: int | None, offset: int | None, **filters: str | float | None
-    ) -> Flow[NeuronTable]:
-        """One request with a limit; without one, as many as it takes to have every neuron."""
+    def neurons(self, mouse: str, **filters: Unpack[NeuronFilters]) -> Flow[NeuronTable]:
+        """One request if there is a limit; otherwise as many as it takes to read every neuron."""
         pages: list[NeuronTable] = []
-        start = offset or 0
+        start = filters.get("offset") or 0
         while True:
-            call = requests.build_neurons(mouse, **filters, limit=limit, offset=start or None)
-            page = read_neurons((yield from self._exchange(call)))
+            filters["offset"] = start or None
+            request = requests.build_neurons(mouse, **filters)
+            page = replies.read_neurons((yield from self._exchange(request)))
             if pages and page.model_hash != pages[0].model_hash:
                 raise ModelChanged(
-                    "the server has loaded another bundle between two pages of neurons", hint="Ask again."
+                    "the server loaded another bundle between two pages of neurons", hint="Repeat the call."
                 )
             pages.append(page)
             start += len(page)
-            if limit is not None or len(page) == 0 or start >= page.total:
+            if filters.get("limit") is not None or len(page) == 0 or start >= page.total:
                 return _join(pages)
 
     def ready(self) -> Flow[bool]:
-        """One look, without retries."""
+        """One request, without retries."""
         timeout = self._retry.timeout
         try:
             response = yield Send(requests.build_ready(), timeout)
@@ -193,11 +182,11 @@ class Operations:
         if response.status_code == 503:
             return False
         if response.status_code != 200:
-            raise read_refusal(response)
+            raise replies.read_refusal(response)
         return True
 
     def wait_until_ready(self, timeout: float) -> Flow[None]:
-        """Looks until the server is ready, also while nothing answers at the URL yet."""
+        """Polls until the server is ready, also while nothing answers at the URL yet."""
         started = self._retry.clock()
         pause = 0.1
         while True:
@@ -207,7 +196,7 @@ class Operations:
                 assert response is not None
                 if response.status_code == 200:
                     return
-                failure: V1TError = read_refusal(response)
+                failure: V1TError = replies.read_refusal(response)
                 if response.status_code not in RETRIED_STATUSES:
                     raise failure
                 if response.status_code == 503:
@@ -215,7 +204,7 @@ class Operations:
                         f"the server at {self._url} is not ready after {timeout:g} s",
                         status=503,
                         code="not_ready",
-                        hint="Its log says which bundle it loads, or refuses.",
+                        hint="Its log shows which bundle it is loading, or why it refused one.",
                     )
             except (*RETRIED_ERRORS, httpx.TimeoutException) as error:
                 failure = self._no_reply(error, attempts=1)
@@ -227,7 +216,7 @@ class Operations:
             pause = min(2.0, pause * 1.5)
 
     def _with_neuron_ids(self, answer: Answer) -> Flow[Answer]:
-        """The answer with the ids of its neurons, which a binary reply about all of them leaves out."""
+        """Adds the neuron ids, which a binary reply about all neurons leaves out."""
         n_neurons = answer.responses.shape[1]
         if len(answer.neuron_ids) == n_neurons:
             return answer
@@ -235,13 +224,13 @@ class Operations:
         if key not in self._neuron_ids:
             name, version = answer.model.name, answer.model.version
             model = name if version is None else f"{name}@{version}"
-            table = yield from self.neurons(answer.mouse, model=model, limit=None, offset=None)
+            table = yield from self.neurons(answer.mouse, model=model)
             if table.model_hash not in (None, answer.model.hash):
                 raise ModelChanged(
-                    f"the server has loaded another bundle of the name {name!r} between an answer and its neuron ids",
+                    f"the server loaded another bundle named {name!r} between a reply and its neuron ids",
                     got=str(table.model_hash)[:12],
                     expected=answer.model.hash[:12],
-                    hint="Ask again.",
+                    hint="Repeat the call.",
                 )
             self._neuron_ids[key] = table.neuron_ids
         ids = self._neuron_ids[key]
@@ -250,14 +239,14 @@ class Operations:
                 f"unexpected reply: the neurons of mouse {answer.mouse!r} changed between two requests",
                 got=f"{len(ids)} neuron ids",
                 expected=n_neurons,
-                hint="The server may just have loaded another bundle of this name; ask again.",
+                hint="The server may have just loaded another bundle of this name. Repeat the call.",
             )
         return replace(answer, neuron_ids=ids)
 
     def _exchange(
-        self, call: Call, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
+        self, request: HttpRequest, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
     ) -> Flow[httpx.Response]:
-        """Sends until a reply with status 200 comes, as far as the retries and the deadline reach."""
+        """Sends until a reply has status 200, within the retries and the deadline."""
         retry = retry or self._retry
         started = retry.clock()
         attempt = 0
@@ -267,7 +256,7 @@ class Operations:
             cause: Exception | None = None
             failure: V1TError
             try:
-                response = yield Send(call, max(0.05, retry.timeout - elapsed))
+                response = yield Send(request, max(0.05, retry.timeout - elapsed))
             except httpx.RequestError as error:
                 failure, cause = self._no_reply(error, attempts=attempt + 1), error
                 again = isinstance(error, RETRIED_ERRORS)
@@ -275,7 +264,7 @@ class Operations:
                 assert response is not None
                 if response.status_code == 200:
                     return response
-                failure = refusal = read_refusal(response)
+                failure = refusal = replies.read_refusal(response)
                 again, retry_after = refusal.status in statuses, refusal.retry_after
             elapsed = retry.clock() - started
             pause = retry.pause(attempt, elapsed=elapsed, retry_after=retry_after) if again else None
@@ -292,12 +281,12 @@ class Operations:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return TimedOut(
                 f"no reply from {self._url} in time ({reason}){tried}",
-                hint="Ask for fewer images at once, or give Client(timeout=...) more seconds.",
+                hint="Send fewer images per call, or raise Client(timeout=...).",
             )
         if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return ConnectionFailed(
-                f"the connection to {self._url} broke before the reply was whole: {reason}{tried}",
-                hint="Has the server been restarted, or is there a proxy between? Ask again; its log may say more.",
+                f"the connection to {self._url} broke before the reply was complete: {reason}{tried}",
+                hint="Was the server restarted, or is there a proxy in between? Repeat the call; its log may say more.",
             )
         return ConnectionFailed(
             f"no answer from {self._url}: {reason}{tried}",
@@ -305,16 +294,12 @@ class Operations:
         )
 
 
-def _asked(neuron_ids: Sequence[int] | npt.ArrayLike | None) -> npt.NDArray[np.int64] | None:
-    return None if neuron_ids is None else np.asarray(neuron_ids, dtype=np.int64)
-
-
-def _once_more(ask: Callable[[], Flow[T]]) -> Flow[T]:
-    """Asks again if the server changed its bundle between the requests that an answer takes."""
+def _repeat_if_model_changed(attempt: Callable[[], Flow[T]]) -> Flow[T]:
+    """Runs it again, once, if the server changed its bundle between the requests that one answer takes."""
     try:
-        return (yield from ask())
+        return (yield from attempt())
     except ModelChanged:
-        return (yield from ask())
+        return (yield from attempt())
 
 
 def _join(pages: list[NeuronTable]) -> NeuronTable:

@@ -1,4 +1,4 @@
-"""Replies of the HTTP contract, read and checked. Fields that we do not know are ignored, so newer servers work too."""
+"""The replies of the HTTP contract, read and checked. Unknown fields are ignored, so that newer servers work too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -19,29 +20,31 @@ from v1t_client._answers.gradient import BEHAVIOR_NAMES, Gradient
 from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Model, Prediction
 from v1t_client._errors import ReplyInvalid, ServerError, server_error_class
+from v1t_client._protocol.arguments import GradientRequest, ImageRequest, PredictRequest
 from v1t_client._protocol.requests import NPY
 
 __all__ = [
     "REPLY_HEADER",
-    "read_about",
     "read_attention",
     "read_gradient",
+    "read_metadata",
     "read_mice",
     "read_mouse",
     "read_neurons",
     "read_prediction",
     "read_predictions",
     "read_refusal",
+    "refusal_of",
 ]
 
 REPLY_HEADER = "V1T-Reply"
-_OTHER_PROGRAM = "Is this URL a v1t server, of the same major version as this client?"
+_OTHER_PROGRAM = "Is this the URL of a v1t server, of the same major version as this client?"
 
 T = TypeVar("T")
 
 
 def read_refusal(response: httpx.Response) -> ServerError:
-    """The error that a reply with another status than 200 stands for, whoever wrote it."""
+    """The error for a reply with another status than 200, whether the server or a proxy sent it."""
     status = response.status_code
     try:
         content = response.json()
@@ -49,21 +52,24 @@ def read_refusal(response: httpx.Response) -> ServerError:
         content = None
     content = content if isinstance(content, dict) else {}
     error = content.get("error")
-    request_id = content.get("request_id") or response.headers.get("x-request-id")
-    retry_after = _retry_after(response.headers.get("retry-after"))
     if not isinstance(error, dict):
-        reason = f"HTTP {status} {response.reason_phrase}".rstrip()
-        hint = f"The reply is not in the server's own form: a proxy, or another program? {_OTHER_PROGRAM}"
+        hint = f"The reply does not have the server's format. Is it from a proxy, or another program? {_OTHER_PROGRAM}"
         if response.is_redirect:
-            hint = f"Redirects are not followed. Use the URL it points to: {response.headers.get('location')}"
-        return server_error_class(status)(
-            f"{reason} from {response.request.url}",
-            status=status,
-            code=f"http_{status}",
-            hint=hint,
-            request_id=request_id,
-            retry_after=retry_after,
-        )
+            hint = f"Redirects are not followed. Use the URL that it points to: {response.headers.get('location')}"
+        reason = f"HTTP {status} {response.reason_phrase}".rstrip()
+        error = {"message": f"{reason} from {response.request.url}", "hint": hint}
+    return refusal_of(
+        error,
+        status=status,
+        request_id=content.get("request_id") or response.headers.get("x-request-id"),
+        retry_after=_retry_after(response.headers.get("retry-after")),
+    )
+
+
+def refusal_of(
+    error: Mapping[str, Any], *, status: int, request_id: str | None, retry_after: float | None
+) -> ServerError:
+    """The exception for the `error` object of the HTTP contract."""
     return server_error_class(status)(
         str(error.get("message") or f"HTTP {status}"),
         status=status,
@@ -76,32 +82,21 @@ def read_refusal(response: httpx.Response) -> ServerError:
     )
 
 
-def read_prediction(
-    response: httpx.Response,
-    *,
-    mouse: str,
-    n_images: int | None,
-    spread: bool,
-    neuron_ids: npt.NDArray[np.int64] | None,
-) -> Prediction:
-    """A binary `/predict` reply. Its `neuron_ids` stay empty if neither the caller nor the reply names the neurons.
+def read_prediction(response: httpx.Response, request: PredictRequest, n_images: int | None) -> Prediction:
+    """A binary `/predict` reply. Its `neuron_ids` are empty if neither the request nor the reply names the neurons.
 
     Args:
-        mouse, n_images, spread, neuron_ids: what was asked; the reply has to fit.
+        request, n_images: what the reply must match; None where the number of images is not known.
     """
     reply = _header(response)
     (array,) = _npy(response, 1)
-    return _prediction(response, reply, array, mouse, n_images, spread, neuron_ids)
+    return _prediction(response, reply, array, request, n_images)
 
 
 def read_predictions(
-    response: httpx.Response, *, mice: Sequence[str] | None, n_images: int | None, spread: bool
+    response: httpx.Response, request: PredictRequest, n_images: int | None, *, mice: Sequence[str] | None
 ) -> list[Prediction]:
-    """The same of several mice.
-
-    Args:
-        mice: those that were asked; None: all.
-    """
+    """A binary `/predict` reply for several mice: those named, or all of a bundle if None."""
     reply = _header(response)
     described = _field(reply, "mice", list)
     if not all(isinstance(of_mouse, dict) for of_mouse in described):
@@ -109,10 +104,9 @@ def read_predictions(
     names = [_field(of_mouse, "mouse", str) for of_mouse in described]
     if mice is not None and names != list(mice):
         raise _invalid("the reply is for other mice", names, list(mice))
-    arrays = _npy(response, len(names))
     return [
-        _prediction(response, {**reply, **of_mouse}, array, name, n_images, spread, None)
-        for of_mouse, array, name in zip(described, arrays, names, strict=True)
+        _prediction(response, {**reply, **of_mouse}, array, replace(request, mouse=name, neuron_ids=None), n_images)
+        for of_mouse, array, name in zip(described, _npy(response, len(names)), names, strict=True)
     ]
 
 
@@ -120,84 +114,81 @@ def _prediction(
     response: httpx.Response,
     reply: dict[str, Any],
     array: npt.NDArray[np.float32],
-    mouse: str,
+    request: PredictRequest,
     n_images: int | None,
-    spread: bool,
-    neuron_ids: npt.NDArray[np.int64] | None,
 ) -> Prediction:
-    """Of an array (B, n), or (2, B, n) with spread."""
-    if array.ndim != (3 if spread else 2) or (spread and len(array) != 2):
-        raise _invalid("the array has the wrong shape", array.shape, "(2, B, n)" if spread else "(B, n)")
-    responses, deviation = (array[0], array[1]) if spread else (array, None)
+    """From an array (B, n), or (2, B, n) with spread."""
+    if array.ndim != (3 if request.spread else 2) or (request.spread and len(array) != 2):
+        raise _invalid("the array has the wrong shape", array.shape, "(2, B, n)" if request.spread else "(B, n)")
+    responses, spread = (array[0], array[1]) if request.spread else (array, None)
     return Prediction(
         responses=responses,
-        neuron_ids=_neuron_ids(reply, neuron_ids, responses),
+        neuron_ids=_neuron_ids(reply, request, responses),
         units=_field(reply, "units", str),
-        spread=deviation,
-        **_envelope(response, reply, mouse=mouse, got=len(responses), n_images=n_images),
+        spread=spread,
+        **_metadata(response, reply, mouse=request.mouse, got=len(responses), n_images=n_images),
     )
 
 
-def read_gradient(
-    response: httpx.Response, *, mouse: str, n_images: int | None, neuron_ids: npt.NDArray[np.int64] | None
-) -> Gradient:
+def read_gradient(response: httpx.Response, request: GradientRequest, n_images: int | None) -> Gradient:
     """A binary `/gradient` reply; see `read_prediction`."""
     reply = _header(response)
     image, responses, behavior, pupil_center = _npy(response, 4)
-    n = len(responses)
-    expected = (f"({n}, C, H, W)", f"({n}, n)", f"({n}, {len(BEHAVIOR_NAMES)})", f"({n}, 2)")
+    n, K = len(responses), len(BEHAVIOR_NAMES)
     shapes = (image.shape, responses.shape, behavior.shape, pupil_center.shape)
-    if (image.ndim, responses.ndim) != (4, 2) or len(image) != n or shapes[2:] != ((n, len(BEHAVIOR_NAMES)), (n, 2)):
-        raise _invalid("the arrays have the wrong shapes", shapes, ", ".join(expected))
+    if (image.ndim, responses.ndim) != (4, 2) or len(image) != n or shapes[2:] != ((n, K), (n, 2)):
+        expected = f"({n}, C, H, W), ({n}, n), ({n}, {K}), ({n}, 2)"
+        raise _invalid("the arrays have the wrong shapes", shapes, expected)
     return Gradient(
         image=image,
         behavior=behavior,
         pupil_center=pupil_center,
         responses=responses,
-        neuron_ids=_neuron_ids(reply, neuron_ids, responses),
+        neuron_ids=_neuron_ids(reply, request, responses),
         units=_field(reply, "units", str),
-        **_envelope(response, reply, mouse=mouse, got=n, n_images=n_images),
+        **_metadata(response, reply, mouse=request.mouse, got=n, n_images=n_images),
     )
 
 
-def read_attention(response: httpx.Response, *, mouse: str, n_images: int | None) -> Attention:
-    """A binary `/attention` reply."""
+def read_attention(response: httpx.Response, request: ImageRequest, n_images: int | None) -> Attention:
+    """A binary `/attention` reply; see `read_prediction`."""
     reply = _header(response)
     (maps,) = _npy(response, 1)
     if maps.ndim != 4:
         raise _invalid("the array has the wrong shape", maps.shape, "(B, M, h, w)")
-    return Attention(maps=maps, **_envelope(response, reply, mouse=mouse, got=len(maps), n_images=n_images))
+    return Attention(maps=maps, **_metadata(response, reply, mouse=request.mouse, got=len(maps), n_images=n_images))
 
 
-def read_about(response: httpx.Response, *, mouse: str) -> Prediction:
-    """What a reply says beside its arrays, as a prediction without responses."""
+def read_metadata(response: httpx.Response, *, mouse: str) -> Prediction:
+    """The metadata of a reply, as a prediction without responses."""
     reply = _header(response)
     return Prediction(
         responses=np.empty((0, 0), dtype=np.float32),
         neuron_ids=np.empty(0, dtype=np.int64),
         units=_field(reply, "units", str),
-        **_envelope(response, reply, mouse=mouse, got=0, n_images=None),
+        **_metadata(response, reply, mouse=mouse, got=0, n_images=None),
     )
 
 
 def _neuron_ids(
-    reply: dict[str, Any], asked: npt.NDArray[np.int64] | None, responses: npt.NDArray[np.float32]
+    reply: dict[str, Any], request: PredictRequest | GradientRequest, responses: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.int64]:
-    """(n,) as asked for or as the reply says; empty if neither does."""
-    ids = asked
+    """(n,) as requested or as in the reply; empty if neither names them."""
+    requested = None if request.neuron_ids is None else np.asarray(request.neuron_ids, dtype=np.int64)
+    ids = requested
     if reply.get("neuron_ids") is not None:
         ids = np.asarray(_field(reply, "neuron_ids", list), dtype=np.int64)
-        if asked is not None and not np.array_equal(ids, asked):
-            raise _invalid("the reply is for other neurons than were asked for", len(ids), len(asked))
+        if requested is not None and not np.array_equal(ids, requested):
+            raise _invalid("the reply is for other neurons than were requested", len(ids), len(requested))
     if ids is not None and len(ids) != responses.shape[1]:
         raise _invalid("the reply has another number of neurons", responses.shape[1], len(ids))
     return np.empty(0, dtype=np.int64) if ids is None else ids
 
 
-def _envelope(
+def _metadata(
     response: httpx.Response, reply: dict[str, Any], *, mouse: str, got: int, n_images: int | None
 ) -> dict[str, Any]:
-    """What every answer about images carries: who answered, and what was assumed."""
+    """The fields that every answer about images has: mouse, model, assumptions and request id."""
     if n_images is not None and got != n_images:
         raise _invalid("the reply has another number of images", got, n_images)
     answered = _field(reply, "mouse", str)
@@ -261,7 +252,7 @@ def read_neurons(response: httpx.Response) -> NeuronTable:
 
 def _summary(reply: Any) -> dict[str, Any]:
     if not isinstance(reply, dict):
-        raise _invalid("a mouse is no object", type(reply).__name__, "an object")
+        raise _invalid("a mouse is not an object", type(reply).__name__, "an object")
     shape = tuple(_field(reply, "image_shape", list))
     if len(shape) != 3:
         raise _invalid("image_shape has the wrong length", shape, "(C, H, W)")

@@ -1,11 +1,11 @@
-"""Requests of the HTTP contract, built without sending them."""
+"""The requests of the HTTP contract, built and checked without sending them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -13,17 +13,15 @@ import numpy.typing as npt
 
 from v1t_client._answers.gradient import BEHAVIOR_NAMES
 from v1t_client._errors import InvalidArgument
-from v1t_client._images import Image, ImagePart, encode_images
+from v1t_client._images import ImagePart, encode_images
+from v1t_client._protocol.arguments import GradientRequest, ImageRequest, NeuronFilters, PredictRequest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "NPY",
-    "Asked",
-    "Call",
-    "GradientQuestion",
-    "Question",
-    "Resize",
-    "Shown",
-    "Units",
+    "HttpRequest",
     "build_attention",
     "build_gradient",
     "build_mice",
@@ -32,19 +30,14 @@ __all__ = [
     "build_predict",
     "build_predict_mice",
     "build_ready",
-    "part_of",
-    "per_image",
 ]
-
-Units = Literal["standardized", "raw"]
-Resize = Literal["fit", "fill", "crop"]
 
 NPY = "application/x-npy"
 
 
 @dataclass(frozen=True)
-class Call:
-    """One HTTP request, ready to be sent as often as it takes: nothing that we ask changes the server."""
+class HttpRequest:
+    """One HTTP request. It can be sent repeatedly, because no request changes the server."""
 
     method: str
     path: str
@@ -54,159 +47,98 @@ class Call:
     images: Sequence[ImagePart] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What a mouse is shown and what it does, as the caller gave it."""
-
-    mouse: str
-    image: Image
-    pupil_dilation: npt.ArrayLike | None = None
-    pupil_dilation_derivative: npt.ArrayLike | None = None
-    running_speed: npt.ArrayLike | None = None
-    pupil_center: npt.ArrayLike | None = None
-    resize: Resize | None = None
-    model: str | None = None
+# The fields that hold numbers: how many dimensions they may have, and what to say otherwise.
+_PER_IMAGE = ((0, 1), "a number, or one per image: (B,)")
+_NUMBERS = {
+    **dict.fromkeys(BEHAVIOR_NAMES, _PER_IMAGE),
+    "pupil_center": ((1, 2), "[x, y], or one per image: (B, 2)"),
+    "weights": ((1, 2), "one per neuron: (n,), or (B, n) for B images"),
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question(Shown):
-    """The arguments of one `predict`."""
-
-    neuron_ids: Sequence[int] | npt.ArrayLike | None = None
-    units: Units = "standardized"
-    spread: bool = False
-
-
-class Asked(TypedDict, total=False):
-    """What may be asked beside mouse and image; as in `Client.predict`."""
-
-    pupil_dilation: npt.ArrayLike | None
-    pupil_dilation_derivative: npt.ArrayLike | None
-    running_speed: npt.ArrayLike | None
-    pupil_center: npt.ArrayLike | None
-    neuron_ids: Sequence[int] | npt.ArrayLike | None
-    units: Units
-    spread: bool
-    resize: Resize | None
-    model: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientQuestion(Shown):
-    """The arguments of one `gradient`."""
-
-    weights: npt.ArrayLike
-    neuron_ids: Sequence[int] | npt.ArrayLike | None = None
-    units: Units = "standardized"
-
-
-def per_image(question: Question) -> dict[str, npt.NDArray[Any]]:
-    """The arguments that hold a value for each image, not one for all."""
-    values = {name: np.asarray(getattr(question, name)) for name in (*BEHAVIOR_NAMES, "pupil_center")}
-    return {name: value for name, value in values.items() if value.ndim > (name == "pupil_center")}
-
-
-def part_of(question: Question, image: Image, rows: slice) -> Question:
-    """The same question of some of the images: those of `rows`, which `image` holds."""
-    parts: dict[str, Any] = {name: value[rows] for name, value in per_image(question).items()}
-    return replace(question, image=image, **parts)
-
-
-def build_predict(question: Question) -> tuple[Call, int | None]:
-    """`POST /predict` as multipart, and how many images it holds (None where only the server can tell).
+def build_predict(request: PredictRequest) -> tuple[HttpRequest, int | None]:
+    """`POST /predict` as multipart, and the number of its images (None where only the server can tell).
 
     Raises:
-        InvalidArgument: an argument cannot be sent at all. Shapes and ranges are the server's to judge.
+        InvalidArgument: an argument cannot be sent. The server checks shapes and ranges.
     """
-    _check_mouse(question.mouse)
-    return _build("/predict", question, _of_prediction(question))
+    return _build("/predict", request)
 
 
-def build_predict_mice(mice: Sequence[str] | Literal["*"], question: Question) -> tuple[Call, int | None]:
-    """The same for several mice, "*" for all; the question's own mouse does not count."""
+def build_predict_mice(mice: Sequence[str] | Literal["*"], request: PredictRequest) -> tuple[HttpRequest, int | None]:
+    """`POST /predict` for several mice, "*" for all. The mouse of the request is ignored."""
     if isinstance(mice, str):
         if mice != "*":
             raise InvalidArgument(
                 "mice is one name",
                 got=repr(mice),
-                expected="a list of them, or '*' for all",
-                hint="client.predict asks one.",
+                expected="a list of names, or '*' for all",
+                hint="Use client.predict for one mouse.",
             )
-        return _build("/predict", replace(question, mouse="*"), _of_prediction(question))
+        return _build("/predict", replace(request, mouse="*"))
     names = list(mice)
     for mouse in names:
         _check_mouse(mouse)
     if not names or len(set(names)) < len(names):
-        raise InvalidArgument("mice holds no mouse, or one twice", got=_short(names), expected="each mouse once")
-    return _build("/predict", replace(question, mouse=json.dumps(names)), _of_prediction(question))
+        raise InvalidArgument("mice holds no mouse, or names one twice", got=_short(names), expected="each mouse once")
+    return _build("/predict", replace(request, mouse=json.dumps(names)))
 
 
-def _of_prediction(question: Question) -> dict[str, str]:
-    more = _of_neurons(question.neuron_ids, question.units)
-    if question.spread:
-        more["spread"] = "true"
-    return more
-
-
-def build_gradient(question: GradientQuestion) -> tuple[Call, int | None]:
+def build_gradient(request: GradientRequest) -> tuple[HttpRequest, int | None]:
     """`POST /gradient`; see `build_predict`."""
-    _check_mouse(question.mouse)
-    more = _of_neurons(question.neuron_ids, question.units)
-    more["weights"] = _numbers(
-        "weights", question.weights, dimensions=(1, 2), expected="one per neuron: (n,), or (B, n) for B images"
-    )
-    return _build("/gradient", question, more)
+    return _build("/gradient", request)
 
 
-def build_attention(shown: Shown) -> tuple[Call, int | None]:
+def build_attention(request: ImageRequest) -> tuple[HttpRequest, int | None]:
     """`POST /attention`; see `build_predict`."""
-    _check_mouse(shown.mouse)
-    return _build("/attention", shown, {})
+    return _build("/attention", request)
 
 
-def _of_neurons(neuron_ids: Sequence[int] | npt.ArrayLike | None, units: Units) -> dict[str, str]:
-    return {"units": units} | ({} if neuron_ids is None else {"neuron_ids": _integers("neuron_ids", neuron_ids)})
+def _build(path: str, request: ImageRequest) -> tuple[HttpRequest, int | None]:
+    _check_mouse(request.mouse)
+    form = {"mouse": request.mouse}
+    for field_ in fields(request):
+        name, value = field_.name, getattr(request, field_.name)
+        if name in _NUMBERS and value is not None:
+            dimensions, expected = _NUMBERS[name]
+            form[name] = _numbers(name, value, dimensions=dimensions, expected=expected)
+        elif name in ("units", "resize", "model") and value is not None:
+            form[name] = value
+        elif name == "neuron_ids" and value is not None:
+            form[name] = _integers(name, value)
+        elif name == "spread" and value:
+            form[name] = "true"
+    images, n_images = encode_images(request.image)
+    return HttpRequest("POST", path, accept=NPY, form=form, images=images), n_images
 
 
-def _build(path: str, shown: Shown, more: Mapping[str, str]) -> tuple[Call, int | None]:
-    form = {"mouse": shown.mouse, **more}
-    for name in BEHAVIOR_NAMES:
-        value = getattr(shown, name)
-        if value is not None:
-            form[name] = _numbers(name, value, dimensions=(0, 1), expected="a number, or one per image: (B,)")
-    if shown.pupil_center is not None:
-        form["pupil_center"] = _numbers(
-            "pupil_center", shown.pupil_center, dimensions=(1, 2), expected="[x, y], or one per image: (B, 2)"
-        )
-    if shown.resize is not None:
-        form["resize"] = shown.resize
-    if shown.model is not None:
-        form["model"] = shown.model
-    images, n_images = encode_images(shown.image)
-    return Call("POST", path, accept=NPY, form=form, images=images), n_images
-
-
-def build_mice() -> Call:
+def build_mice() -> HttpRequest:
     """`GET /mice`."""
-    return Call("GET", "/mice")
+    return HttpRequest("GET", "/mice")
 
 
-def build_mouse(mouse: str, *, model: str | None = None) -> Call:
+def build_mouse(mouse: str, *, model: str | None = None) -> HttpRequest:
     """`GET /mice/{id}`."""
-    return Call("GET", _mouse_path(mouse), params=_query(model=model))
+    return HttpRequest("GET", _mouse_path(mouse), params=_query(model=model))
 
 
-def build_neurons(mouse: str, **filters: str | float | None) -> Call:
-    """`GET /mice/{id}/neurons`; filters that are None are left out."""
-    return Call("GET", f"{_mouse_path(mouse)}/neurons", params=_query(**filters))
+def build_neurons(mouse: str, **filters: Unpack[NeuronFilters]) -> HttpRequest:
+    """`GET /mice/{id}/neurons`; filters that are None are left out.
+
+    Raises:
+        TypeError: there is no such filter.
+    """
+    if unknown := sorted(set(filters) - NeuronFilters.__optional_keys__):
+        raise TypeError(f"neurons() got an unexpected keyword argument {unknown[0]!r}")
+    return HttpRequest("GET", f"{_mouse_path(mouse)}/neurons", params=_query(**filters))
 
 
-def build_ready() -> Call:
+def build_ready() -> HttpRequest:
     """`GET /readyz`."""
-    return Call("GET", "/readyz", accept="*/*")
+    return HttpRequest("GET", "/readyz", accept="*/*")
 
 
-def _query(**values: str | float | None) -> dict[str, str]:
+def _query(**values: Any) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
@@ -218,17 +150,17 @@ def _mouse_path(mouse: str) -> str:
 def _check_mouse(mouse: str) -> None:
     if not isinstance(mouse, str) or mouse in ("", ".", ".."):
         raise InvalidArgument(
-            "mouse is no mouse id",
+            "mouse is not a mouse id",
             got=_short(mouse),
             expected="a string such as 'A'",
-            hint="client.predict_mice asks several."
+            hint="client.predict_mice asks several mice."
             if isinstance(mouse, (list, tuple))
-            else "client.mice() lists them.",
+            else "client.mice() lists the ids.",
         )
 
 
 def _numbers(name: str, value: npt.ArrayLike, *, dimensions: tuple[int, ...], expected: str) -> str:
-    """Text of a form field: a bare number, or a JSON list."""
+    """The text of a form field: a number or a JSON list."""
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -247,10 +179,10 @@ def _integers(name: str, value: Sequence[int] | npt.ArrayLike) -> str:
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f"{name} is no list of integers", got=_short(value), expected=expected) from error
-    empty = array.ndim == 1 and array.size == 0  # numpy reads [] as floats; the server judges it
+        raise InvalidArgument(f"{name} is not a list of integers", got=_short(value), expected=expected) from error
+    empty = array.ndim == 1 and array.size == 0  # numpy reads [] as floats; the server refuses it
     if array.ndim != 1 or not (array.dtype.kind in "iu" or empty):
-        raise InvalidArgument(f"{name} is no list of integers", got=_short(value), expected=expected)
+        raise InvalidArgument(f"{name} is not a list of integers", got=_short(value), expected=expected)
     return json.dumps(array.tolist())
 
 

@@ -1,4 +1,4 @@
-"""When to ask again, and after how long."""
+"""When to send a request again, and after how long."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from v1t_client._errors import InvalidArgument
+from v1t_client._errors import InvalidArgument, check_count
 
 __all__ = ["RETRIED_ERRORS", "RETRIED_STATUSES", "Retry"]
 
-# A full queue, a proxy without its server, a server that starts or was too late: all may pass.
+# A full queue, a proxy whose server is down, a server that is starting or exceeded a deadline: temporary conditions.
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-# No connection, or one that broke before the reply was whole. Nothing that we ask changes the server, so asking twice
-# is harmless.
+# No connection, or one that broke before the reply was complete. No request changes the server, so sending one twice is
+# harmless.
 RETRIED_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
 
@@ -25,10 +25,10 @@ class Retry:
     """Exponential backoff with full jitter (each pause is uniform from 0 to the backoff), inside one total deadline.
 
     Args:
-        retries: how often to ask again after the first time.
+        retries: how often to send a request again after the first attempt.
         timeout: seconds for the whole call, pauses and retries included.
         base, cap: the backoff doubles from `base` up to `cap` seconds.
-        rng: where the jitter comes from.
+        rng: random numbers for the jitter.
         clock: monotonic seconds.
     """
 
@@ -40,16 +40,15 @@ class Retry:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        if not isinstance(self.retries, int) or self.retries < 0:
-            raise InvalidArgument("retries is no count", got=repr(self.retries), expected="an integer, 0 or more")
+        check_count("retries", self.retries, least=0)
         if not (isinstance(self.timeout, (int, float)) and 0 < self.timeout < float("inf")):
-            raise InvalidArgument("timeout is no duration", got=repr(self.timeout), expected="seconds above 0")
+            raise InvalidArgument("timeout is not a duration", got=repr(self.timeout), expected="seconds above 0")
 
     def pause(self, attempt: int, *, elapsed: float, retry_after: float | None = None) -> float | None:
-        """Seconds to wait after attempt number `attempt` (from 0) failed, or None to give up.
+        """Seconds to wait after attempt number `attempt` (from 0) failed, or None to stop retrying.
 
-        A server's Retry-After is a lower bound: the jitter comes on top, so that those who were told the same number
-        do not come back together.
+        A server's Retry-After is a lower bound: the jitter is added to it, so that clients that received the same
+        number do not return at the same time.
         """
         if attempt >= self.retries:
             return None

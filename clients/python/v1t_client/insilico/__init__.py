@@ -1,4 +1,4 @@
-"""In-silico experiments on a digital twin, one call each. Needs `pip install 'v1t-client[insilico]'`.
+"""In-silico experiments on a digital twin. Needs `pip install 'v1t-client[insilico]'`.
 
     from v1t_client.insilico import EXPERIMENTS, open_predictor, perform
 
@@ -6,8 +6,8 @@
         result = EXPERIMENTS["rf"](mouse="A", best=100).run(twin)  # in memory
     result.dataset  # an xarray.Dataset with units and neuron ids
 
-Each experiment is a frozen set of parameters (`Experiment`) that runs on any `Predictor`; `perform` also saves it, with
-figures and a receipt, and goes on after an interruption. On the command line each is a verb of `v1t`.
+Each experiment is a frozen set of parameters (`Experiment`) that runs on any `Predictor`. `perform` also saves the
+result with figures and a receipt, and resumes after an interruption. Each is also a verb of the command `v1t`.
 """
 
 from __future__ import annotations

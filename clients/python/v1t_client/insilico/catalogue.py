@@ -1,4 +1,4 @@
-"""Which experiments there are, by the name of their command. A receipt names one of them."""
+"""All experiments by name. The name is the verb of `v1t`, and receipts contain it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replays a receipt: the same experiment again, and what of its result comes out differently."""
+"""Replays a receipt: runs the same experiment again, and compares the results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._predictor import Predictor
 from v1t_client.insilico.catalogue import EXPERIMENTS
@@ -26,13 +27,13 @@ TOLERANCE = 1e-3  # of a variable's largest magnitude: other machines and batche
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A replayed result beside the one that its receipt is of.
+    """A replayed result and its comparison with the original.
 
     Attributes:
         before: the receipt that was replayed.
-        result: what came out now.
-        differences: of each variable, the largest difference over its largest magnitude; inf where only one of the two
-            has it or the shapes differ. None if the old result is not there to compare with.
+        result: the new result.
+        differences: for each variable, the largest difference divided by its largest magnitude; inf if only one result
+            has it or the shapes differ. None if there is no original result to compare with.
     """
 
     before: Receipt
@@ -44,31 +45,31 @@ class Replay:
         return bool(self.before.model.get("hash") == self.result.receipt.model.get("hash"))
 
     def same(self, tolerance: float = TOLERANCE) -> bool:
-        """Whether the bundle is the same and every variable came out within the tolerance."""
+        """Whether the bundle is the same and all variables agree within the tolerance."""
         return self.same_bundle and max((self.differences or {}).values(), default=0.0) <= tolerance
 
     def report(self, tolerance: float = TOLERANCE) -> str:
-        """What differs, worst first, in lines for the terminal."""
+        """The differences, largest first, as lines for the terminal."""
         lines = []
         if not self.same_bundle:
             was, now = (str(receipt.model.get("hash"))[:12] for receipt in (self.before, self.result.receipt))
-            lines.append(f"another bundle answered: {was} then, {now} now; a difference may be the model's")
-        there = versions()
+            lines.append(f"another bundle answered: {was} then, {now} now; it may be the cause of a difference")
+        current = versions()
         changed = [
-            f"{name} {version} -> {there.get(name, 'missing')}"
+            f"{name} {version} -> {current.get(name, 'missing')}"
             for name, version in self.before.versions.items()
-            if there.get(name) != version
+            if current.get(name) != version
         ]
         if changed:
             lines.append(f"other versions: {', '.join(changed)}")
         if self.differences is None:
-            return "\n".join([*lines, "the old result is not beside its receipt, so nothing was compared"])
+            return "\n".join([*lines, "the original result is not beside its receipt, so nothing was compared"])
         worst = sorted(((d, name) for name, d in self.differences.items() if d > 0), reverse=True)
         if not worst:
-            return "\n".join([*lines, f"the same, bit by bit: {len(self.differences)} variables"])
+            return "\n".join([*lines, f"the same, bit by bit: {counted(len(self.differences), 'variable')}"])
         verdict = "the same" if worst[0][0] <= tolerance else "NOT the same"
         equal = len(self.differences) - len(worst)
-        lines.append(f"{verdict} within {tolerance:g} of each variable's largest value; {equal} are equal bit by bit")
+        lines.append(f"{verdict} within {tolerance:g} of each variable's largest value; equal bit by bit: {equal}")
         lines += [f"  {name:<28} {difference:.2g}" for difference, name in worst[:10]]
         return "\n".join(lines)
 
@@ -76,19 +77,19 @@ class Replay:
 def replay(
     path: Path, predictor: Predictor, *, output: Path | None = None, force: bool = False, quiet: bool = False
 ) -> Replay:
-    """Does again what a receipt says, and compares with the result beside it.
+    """Runs the experiment of a receipt again, and compares with the result beside it.
 
     Args:
         path: a receipt.json, or the folder of a result.
-        output: keep the new result here; resumable as any run. In memory if left out.
+        output: folder for the new result, resumable like any run; in memory by default.
 
     Raises:
-        InvalidArgument: it is no receipt, or of an experiment or parameters that this version does not know.
+        InvalidArgument: this is not a receipt, or this version does not know its experiment or parameters.
     """
     before = Receipt.load(path)
     if before.experiment not in EXPERIMENTS:
         raise InvalidArgument(
-            "the receipt is of no experiment of this version", got=before.experiment, expected=", ".join(EXPERIMENTS)
+            "unknown experiment in the receipt", got=before.experiment, expected=", ".join(EXPERIMENTS)
         )
     experiment = EXPERIMENTS[before.experiment].from_dict(before.parameters)
     if output is None:
@@ -104,7 +105,7 @@ def replay(
 
 
 def differences(before: xarray.Dataset, after: xarray.Dataset) -> dict[str, float]:
-    """Variable -> the largest difference over the largest magnitude of the two; 0 only where they are equal."""
+    """Variable -> the largest difference divided by the largest magnitude of the two; 0 only if they are equal."""
     names = [str(name) for name in {**before.variables, **after.variables}]
     return {
         name: _difference(before[name].values, after[name].values)

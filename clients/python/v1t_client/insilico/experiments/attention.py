@@ -18,7 +18,7 @@ from v1t_client._options import count
 from v1t_client.insilico.experiments.attention_figures import figures_of
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import BATCH, Subject
 from v1t_client.insilico.stimuli.trials import Trials
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["AttentionMaps", "center_of_mass", "correlation"]
 
-KEPT_EVERY = 8  # batches
-SHOWN = 12  # images that the result keeps, to draw the maps over
+SAVED_EVERY = 256  # images
+SHOWN = 12  # images that the result contains, for the figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMaps(Experiment):
-    """Shows each trial's image in its own behaviour and gaze; see `Trials.open` for the paths.
+    """Attention maps of trials, each with its own image, behaviour and gaze; see `Trials.open` for the paths.
 
     Attributes:
-        images: a .npy, a folder of pictures, or a folder with images.npy, behavior.npy and pupil_center.npy.
-        trial_behavior, trial_pupil_center: .npy files, a row per image.
-        limit: only the first so many trials.
+        images: a .npy file, a folder of image files, or a folder with images.npy, behavior.npy and pupil_center.npy.
+        trial_behavior, trial_pupil_center: .npy files with one row per image.
+        limit: use only the first `limit` trials.
     """
 
     name: ClassVar[str] = "attention"
@@ -49,8 +49,8 @@ examples:
   v1t attention A --images images.npy --trial-pupil-center gaze.npy --output attention
   v1t attention A --images photographs/ --running-speed 10 --output attention
 
-trials/ holds images.npy (B, H, W), and if there are such behavior.npy (B, 3: pupil dilation, its derivative, running
-speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins with a cls token have attention maps.
+trials/ contains images.npy (B, H, W) and, optionally, behavior.npy (B, 3: pupil dilation, its derivative, running
+speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins with a cls token have attention maps.
 """
 
     images: str
@@ -71,33 +71,33 @@ speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins wi
         maps = _maps(subject, trials, n, work)  # (n, M, h, w)
         mean = maps.mean(1)
         variables: dict[str, Any] = {
-            "attention": (("image", "map_y", "map_x"), mean, {"units": "1", "long_name": "rollout, mean of members"}),
+            "attention": variable(mean, "1", "rollout, mean of members", dims=("image", "map_y", "map_x")),
         }
         of_mean, of_members = center_of_mass(mean), center_of_mass(maps)  # (n, 2), (n, M, 2)
         for i, axis in enumerate("xy"):
-            relative = {"units": "1", "long_name": "of the map's width or height, from its middle"}
-            variables[f"center_{axis}"] = ("image", of_mean[:, i], relative)
+            variables[f"center_{axis}"] = variable(
+                of_mean[:, i], "1", "of the map's width or height, from its middle", dims="image"
+            )
         pupil = trials.state.get("pupil_center")
         if pupil is not None:
             for i, axis in enumerate("xy"):
                 r, p = correlation(of_mean[:, i], pupil[:n, i])
                 each = [correlation(of_members[:, m, i], pupil[:n, i])[0] for m in range(maps.shape[1])]
                 variables |= {
-                    f"pupil_center_{axis}": ("image", pupil[:n, i], {"units": "recording"}),
-                    f"correlation_{axis}": ((), r, {"units": "1", "long_name": "of center with pupil center"}),
-                    f"p_value_{axis}": ((), p, {"units": "1", "long_name": "two-sided, of that correlation"}),
-                    f"member_correlation_{axis}": ("member", np.array(each), {"units": "1"}),
+                    f"pupil_center_{axis}": variable(pupil[:n, i], "recording", dims="image"),
+                    f"correlation_{axis}": variable(r, "1", "of center with pupil center", dims=()),
+                    f"p_value_{axis}": variable(p, "1", "two-sided, of that correlation", dims=()),
+                    f"member_correlation_{axis}": variable(np.array(each), "1", dims="member"),
                 }
-        shown = _spread(n, pupil)
+        shown = _shown_trials(n, pupil)
         pixels = np.concatenate([trials.read(slice(i, i + 1))[0] for i in shown])
-        variables["shown"] = ("nth", shown, {"units": "1", "long_name": "images that are kept below"})
-        variables["shown_image"] = (("nth", "channel", "y", "x"), pixels, {"units": "recording"})
-        dataset: xarray.Dataset = needed("xarray").Dataset(
+        variables["shown"] = variable(shown, "1", "images that are kept below", dims="nth")
+        variables["shown_image"] = variable(pixels, "recording", dims=("nth", "channel", "y", "x"))
+        return needed("xarray").Dataset(
             variables,
             coords={"image": ("image", np.arange(n), {"long_name": "number of the trial"})},
             attrs=subject.attributes,
         )
-        return dataset
 
     def figures(self, result: Result) -> dict[str, Any]:
         return figures_of(result)
@@ -116,36 +116,35 @@ speed) and pupil_center.npy (B, 2). The table has a row per image. Only twins wi
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         trials = parser.add_argument_group("trials")
-        trials.add_argument("--images", required=True, metavar="PATH", help="a .npy, a folder of pictures or of arrays")
+        trials.add_argument(
+            "--images", required=True, metavar="PATH", help="a .npy file, or a folder of images or arrays"
+        )
         trials.add_argument("--trial-behavior", metavar="FILE", help="a .npy of (B, 3)")
         trials.add_argument("--trial-pupil-center", metavar="FILE", help="a .npy of (B, 2)")
         trials.add_argument("--limit", type=count, metavar="N", help="only the first N")
 
 
 def _maps(subject: Subject, trials: Trials, n: int, work: Work) -> npt.NDArray[np.float32]:
-    """(n, M, h, w); an interrupted run goes on where it was."""
+    """(n, M, h, w)."""
     attend = getattr(subject.predictor, "attention", None)
     if attend is None:
         raise InvalidArgument(
             "this predictor has no attention", got=type(subject.predictor).__name__, expected="a method `attention`"
         )
-    kept = work.load("attention")
-    parts = [] if kept is None else [kept["maps"]]
-    done = sum(map(len, parts))
-    with work.progress(n, "attention", done=done) as bar:
-        for k, start in enumerate(range(done, n, BATCH), start=1):
-            piece = slice(start, min(start + BATCH, n))
-            images, state = trials.read(piece)
-            answer: Attention = attend(
-                subject.mouse.mouse_id, images, model=subject.mouse.model, **{**subject.state, **state}
-            )
-            subject.note(answer)
-            parts.append(answer.maps)
-            if k % KEPT_EVERY == 0 or piece.stop == n:
-                parts = [np.concatenate(parts)]
-                work.save("attention", maps=parts[0])
-            bar.update(len(images))
-    return np.concatenate(parts)
+    state: dict[str, Any] = {}
+    with work.resume("attention", state, n, batch=SAVED_EVERY, counter=None) as loop:
+        for piece in loop:
+            parts = [state["maps"]] if state else []
+            for start in range(piece.start, piece.stop, BATCH):
+                images, behavior = trials.read(slice(start, min(start + BATCH, piece.stop)))
+                answer: Attention = attend(
+                    subject.mouse.mouse_id, images, model=subject.mouse.model, **{**subject.state, **behavior}
+                )
+                subject.note(answer)
+                parts.append(answer.maps)
+                loop.advance(len(images))
+            state["maps"] = np.concatenate(parts)
+    return state["maps"]
 
 
 def center_of_mass(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -169,8 +168,7 @@ def correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> tup
     return float(found.statistic), float(found.pvalue)
 
 
-def _spread(n: int, pupil: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
-    """Trials to show: evenly over gaze from left to right where that is known."""
+def _shown_trials(n: int, pupil: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+    """Trials for the figure, spaced evenly over gaze from left to right where it is known."""
     order = np.arange(n) if pupil is None else np.argsort(pupil[:n, 0], kind="stable")
-    chosen: npt.NDArray[np.int64] = order[np.unique(np.linspace(0, n - 1, min(SHOWN, n)).round().astype(int))]
-    return chosen
+    return order[np.unique(np.linspace(0, n - 1, min(SHOWN, n)).round().astype(int))]

@@ -1,4 +1,4 @@
-"""Figures of attention: maps over images from gaze left to gaze right, and centers of mass against gaze."""
+"""Figures of attention: maps over images, ordered by gaze, and centers of mass against gaze."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def figures_of(result: Result) -> dict[str, Any]:
 
 
 def _overlays(result: Result) -> Any:
-    """The map over the image, and where its center of mass lies; the core's image is taken to be the whole image."""
+    """Each map over its image, with its center of mass. Assumes that the core sees the whole image."""
     dataset = result.dataset
     H, W = dataset["shown_image"].shape[2:]
     figure, axes = axes_grid(dataset.sizes["nth"], columns=4, size=(2.2, 2.2 * H / W + 0.3))

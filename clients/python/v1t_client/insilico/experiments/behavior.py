@@ -1,4 +1,4 @@
-"""Behaviour: how responses change with pupil, running and gaze, over the values that the mouse had in training.
+"""Behaviour: how responses change with pupil, running and gaze, over the range of the training trials.
 
 modulation index = (r_high - r_low) / (r_high + r_low),  the mean responses at the highest and the lowest value
 """
@@ -6,7 +6,6 @@ modulation index = (r_high - r_low) / (r_high + r_low),  the mean responses at t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +19,7 @@ from v1t_client._options import count
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
 from v1t_client.insilico.stimuli.pictures import Pictures
 from v1t_client.insilico.stimuli.screen import Screen
@@ -39,15 +38,15 @@ QUANTILES = dict(zip(PERCENTILES, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=Tr
 
 @dataclass(frozen=True, kw_only=True)
 class Behavior(Experiment):
-    """Responses over behaviour.
+    """Responses as a function of behaviour.
 
     Attributes:
-        channels: which inputs; None: all that the twin uses.
-        values: values of an input in place of its training percentiles, such as "running_speed=0,5,20".
+        channels: which inputs to vary; None: all that the twin uses.
+        values: values of an input instead of its training percentiles, such as "running_speed=0,5,20".
         grid: two channels that are varied together, such as ("pupil_dilation", "running_speed").
-        images: natural images to average over, a folder or .npy; None: `n_images` of pink noise with the training
-            images' mean and contrast.
-        n_images: how many images, at most.
+        images: natural images to average over, a folder or .npy file; None: `n_images` images of pink noise with the
+            mean and contrast of the training images.
+        n_images: most images to average over.
     """
 
     name: ClassVar[str] = "behavior"
@@ -69,44 +68,50 @@ examples:
         known = (*BEHAVIOR, *GAZE)
         for name in (*(self.channels or ()), *(self.grid or ()), *(value.partition("=")[0] for value in self.values)):
             if name not in known:
-                raise InvalidArgument("there is no such channel of behaviour", got=name, expected=", ".join(known))
+                raise InvalidArgument("no such behaviour channel", got=name, expected=", ".join(known))
         if self.grid is not None and len(set(self.grid)) < 2:
             raise InvalidArgument("a grid needs two different channels", got=self.grid[0])
         if self.n_images < 1:
-            raise InvalidArgument("there are no images", got=self.n_images, expected="1 or more")
+            raise InvalidArgument("n_images is too small", got=self.n_images, expected="1 or more")
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         own = parser.add_argument_group("behaviour")
         own.add_argument("--channels", nargs="+", metavar="NAME", help=f"of {', '.join((*BEHAVIOR, *GAZE))} (all used)")
-        own.add_argument("--values", nargs="+", default=(), metavar="NAME=V,V", help="in place of percentiles")
+        own.add_argument(
+            "--values", nargs="+", default=(), metavar="NAME=V,V", help="values to use instead of percentiles"
+        )
         own.add_argument("--grid", nargs=2, metavar="NAME", help="vary two channels together")
         own.add_argument("--images", metavar="FOLDER", help="natural images to average over (default: pink noise)")
-        own.add_argument("--n-images", type=count, default=cls.n_images, metavar="N", help="at most (%(default)s)")
+        own.add_argument(
+            "--n-images",
+            type=count,
+            default=cls.n_images,
+            metavar="N",
+            help="most images to average over (%(default)s)",
+        )
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
         images = self._images(subject)
         names = self.channels or _used(subject)
         if not names:
-            raise InvalidArgument(f"the responses of mouse {self.mouse!r} depend on no behaviour in this model")
+            raise InvalidArgument(f"the responses of mouse {self.mouse!r} do not depend on behaviour in this model")
         axes = {name: _axis(subject, name, self._given(name)) for name in dict.fromkeys((*names, *(self.grid or ())))}
-        one = {"units": "1"}
         variables: dict[str, Any] = {}
-        coords = {name: (name, axis, {"units": subject.mouse.channel(name).unit}) for name, axis in axes.items()}
+        coords = {name: variable(axis, subject.mouse.channel(name).unit, dims=name) for name, axis in axes.items()}
         for name in names:
             states = [{name: value} for value in axes[name]]
-            curve = np.stack(list(_shown(subject, work, name, images, states)), axis=1)  # (n, values)
+            curve = _responses(subject, work, name, images, states)  # (n, values)
             total = curve[:, -1] + curve[:, 0]
             index = (curve[:, -1] - curve[:, 0]) / np.where(total > 0, total, np.inf)
-            described = {**one, "long_name": f"(r at {axes[name][-1]:.4g} - r at {axes[name][0]:.4g}) / their sum"}
-            variables[f"response_{name}"] = (("neuron", name), curve, {"units": "std of responses"})
-            variables[f"modulation_{name}"] = ("neuron", index, described)
+            described = f"(r at {axes[name][-1]:.4g} - r at {axes[name][0]:.4g}) / their sum"
+            variables[f"response_{name}"] = variable(curve, "std of responses", dims=("neuron", name))
+            variables[f"modulation_{name}"] = variable(index, "1", described)
         if self.grid is not None:
             a, b = self.grid
             states = [{a: x, b: y} for x in axes[a] for y in axes[b]]
-            flat = np.stack(list(_shown(subject, work, "grid", images, states)), axis=1)
-            grid = flat.reshape(len(subject), len(axes[a]), len(axes[b]))
-            variables["response_grid"] = (("neuron", a, b), grid, {"units": "std of responses"})
+            grid = _responses(subject, work, "grid", images, states).reshape(len(subject), len(axes[a]), len(axes[b]))
+            variables["response_grid"] = variable(grid, "std of responses", dims=("neuron", a, b))
         return subject.dataset(variables, coords).assign_attrs(n_images=len(images))
 
     def _given(self, name: str) -> str | None:
@@ -137,7 +142,7 @@ examples:
 
 
 def pink_noise(screen: Screen, n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """(n, H, W) noise whose amplitude falls as 1/f, as natural images' does, with their mean and contrast."""
+    """(n, H, W) noise whose amplitude falls as 1/f like that of natural images, with their mean and contrast."""
     _, H, W = screen.shape
     frequency = np.hypot(np.fft.fftfreq(H)[:, None], np.fft.rfftfreq(W)[None, :])
     frequency[0, 0] = np.inf
@@ -152,7 +157,7 @@ def _used(subject: Subject) -> tuple[str, ...]:
 
 
 def _axis(subject: Subject, name: str, given: str | None) -> Array:
-    """The values of a channel, rising; what lies outside of the training range is said."""
+    """The values of a channel, increasing; values outside the training range are noted in `assumed`."""
     channel = subject.mouse.channel(name)
     values = _percentiles(subject, channel) if given is None else _parsed(name, given)
     low, high = channel.min, channel.max
@@ -160,8 +165,7 @@ def _axis(subject: Subject, name: str, given: str | None) -> Array:
         outside = [f"{value:.4g}" for value in values if not low <= value <= high]
         if outside:
             subject.assumed.append(
-                f"{name} at {', '.join(outside)} {channel.unit} is outside of the training range, {low:.4g} to "
-                f"{high:.4g}"
+                f"{name} at {', '.join(outside)} {channel.unit} is outside the training range, {low:.4g} to {high:.4g}"
             )
     return values
 
@@ -172,7 +176,9 @@ def _parsed(name: str, given: str) -> Array:
     except ValueError:
         values = np.array([])
     if len(values) < 2 or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
-        raise InvalidArgument(f"the values of {name} make no curve", got=given, expected="two or more numbers, rising")
+        raise InvalidArgument(
+            f"the values of {name} are not a curve", got=given, expected="two or more increasing numbers"
+        )
     return values
 
 
@@ -188,7 +194,7 @@ def _percentiles(subject: Subject, channel: Channel) -> Array:
     elif subject.mouse.standardized_inputs:
         values = np.array(list(QUANTILES.values())) + (0.0 if channel.name in GAZE else 1.645)
         subject.assumed.append(
-            f"{channel.name} is standardised and its distribution not known: about a normal one's was used"
+            f"{channel.name} is standardised and its distribution is not known: a normal distribution was used"
         )
     else:
         raise InvalidArgument(
@@ -197,30 +203,26 @@ def _percentiles(subject: Subject, channel: Channel) -> Array:
     return np.unique(values)
 
 
-def _shown(
+def _responses(
     subject: Subject, work: Work, name: str, images: npt.NDArray[np.float32], states: list[dict[str, float]]
-) -> Iterator[Array]:
-    """(n,) mean response over the images, for each state; one that was computed before is not again."""
-    saved = work.load(name)
-    kept = np.full((len(states), len(subject)), np.nan) if saved is None else saved["kept"]
-    done = 0 if saved is None else int(saved["done"])
-    with work.progress(len(states) * len(images), name, done=done * len(images)) as bar:
-        for i, state in enumerate(states):
-            if i >= done:
-                kept[i] = subject.respond(images, **_state(subject, state)).mean(0, dtype=np.float64)
-                work.save(name, kept=kept, done=i + 1)
-                bar.update(len(images))
-            yield kept[i]
+) -> Array:
+    """(n, states), the mean response over the images in each state."""
+    state = {"kept": np.full((len(states), len(subject)), np.nan)}
+    with work.resume(name, state, len(states)) as loop:
+        for (i,) in loop:
+            responses = subject.respond(images, **_behavior(subject, states[i]))
+            state["kept"][i] = responses.mean(0, dtype=np.float64)
+    return state["kept"].T
 
 
-def _state(subject: Subject, state: dict[str, float]) -> dict[str, Any]:
-    """As `predict` takes it: a gaze is both of its coordinates, the other at what it is held at or its mean."""
-    asked: dict[str, Any] = {name: float(value) for name, value in state.items() if name in BEHAVIOR}
+def _behavior(subject: Subject, state: dict[str, float]) -> dict[str, Any]:
+    """Arguments of `predict`. Where one coordinate of the gaze varies, the other stays as it is for the subject."""
+    arguments: dict[str, Any] = {name: float(value) for name, value in state.items() if name in BEHAVIOR}
     if set(state) & set(GAZE):
         held = subject.state.get("pupil_center")
         rest = held if held is not None else [subject.mouse.channel(name).mean or 0.0 for name in GAZE]
-        asked["pupil_center"] = [float(state.get(name, rest[i])) for i, name in enumerate(GAZE)]
-    return asked
+        arguments["pupil_center"] = [float(state.get(name, rest[i])) for i, name in enumerate(GAZE)]
+    return arguments
 
 
 def _measured(result: Result) -> list[str]:
@@ -228,7 +230,7 @@ def _measured(result: Result) -> list[str]:
 
 
 def _curves(result: Result) -> Any:
-    """Above: responses over each neuron's own mean, quartiles over neurons; below: modulation indices."""
+    """Top: responses divided by each neuron's mean, quartiles over neurons. Bottom: modulation indices."""
     data, names = result.dataset, _measured(result)
     made = figures.figure(1.9 * len(names), 3.2)
     axes = made.subplots(2, len(names), squeeze=False)

@@ -11,12 +11,12 @@ from v1t_client.insilico.framework.result import Result
 
 __all__ = ["centers", "maps", "sizes"]
 
-WORST_SIGMAS = 0.05  # share of the widest fits that the size figure leaves out (paper A.5)
+WORST_SIGMAS = 0.05  # share of the widest fits that the size figure omits (paper A.5)
 SHOWN = 20
 
 
 def maps(result: Result) -> Any:
-    """The clearest maps with an ellipse of one sigma."""
+    """The clearest maps with the ellipse of one sigma."""
     data = result.dataset
     rows = np.argsort(-np.where(data["fitted"].values, data["peak"].values, -1), kind="stable")[:SHOWN]
     chosen = data.isel(neuron=rows)
@@ -60,7 +60,7 @@ def sizes(result: Result) -> Any:
 
 
 def centers(result: Result) -> Any:
-    """Where the receptive fields lie on the image (Fig. A.2c)."""
+    """The positions of the receptive fields on the image (Fig. A.2c)."""
     data = result.dataset.isel(neuron=result.dataset["reliable"].values)
     height, width = result.dataset.attrs["image_height"], result.dataset.attrs["image_width"]
     made = figures.figure(4.0, 0.6 + 3.4 * height / width)

@@ -1,6 +1,6 @@
-"""Receptive fields that a server sums up: asked as `POST /receptive_fields`, watched, and asked again when it breaks.
+"""Receptive fields that the server accumulates: `POST /receptive_fields`, with progress, and retried if it breaks.
 
-The reply is a stream of events, each a line of JSON and as many bytes after it as its `bytes` says.
+The reply is a stream of events. Each is a line of JSON, followed by as many bytes as its field `bytes` says.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from v1t_client._answers.prediction import Prediction
 from v1t_client._client import Client
-from v1t_client._errors import ConnectionFailed, ReplyInvalid, ServerError, V1TError, server_error_class
-from v1t_client._protocol.replies import read_about, read_refusal
+from v1t_client._errors import ConnectionFailed, ReplyInvalid, V1TError
+from v1t_client._protocol.replies import read_metadata, read_refusal, refusal_of
 from v1t_client._protocol.retry import RETRIED_ERRORS, RETRIED_STATUSES
 from v1t_client.insilico.stimuli.noise import NoiseSums
 
@@ -30,56 +30,61 @@ _LONGEST_PAUSE = 30.0  # seconds
 
 
 def server_sums(
-    client: Client, question: Mapping[str, Any], *, progress: Callable[[int], object] = lambda n: None
+    client: Client, arguments: Mapping[str, Any], *, progress: Callable[[int], object] = lambda n: None
 ) -> tuple[NoiseSums, Prediction]:
-    """The sums, and what the reply says beside them as a prediction without responses.
+    """The sums, and the metadata of the reply as a prediction without responses.
 
     Args:
-        question: the fields of the request.
-        progress: told of every few images that are done. When the server breaks off and is asked again, they are
-            counted once.
+        arguments: the fields of the request.
+        progress: called with the number of images that were finished since the last call. After a retry no image is
+            counted twice.
 
     Raises:
         ServerError: the server refused.
-        ConnectionFailed: it went away, and did not come back.
+        ConnectionFailed: the connection broke, and so did the retries.
     """
     seen = 0
     for attempt in range(_ATTEMPTS):
         try:
-            for event, body, reply in _events(client, question):
+            for event, body, reply in _events(client, arguments):
                 if event["event"] == "progress":
                     if int(event["done"]) > seen:
                         progress(int(event["done"]) - seen)
                         seen = int(event["done"])
                 elif event["event"] == "part":
-                    return _read(body, int(event["n_images"])), read_about(reply, mouse=question["mouse"])
+                    return _read(body, int(event["n_images"])), read_metadata(reply, mouse=arguments["mouse"])
             raise ReplyInvalid("unexpected reply: the stream ended without its sums")
         except V1TError as error:
-            passes = getattr(error, "status", None) in RETRIED_STATUSES or isinstance(error, ConnectionFailed)
-            if not passes or attempt == _ATTEMPTS - 1:
+            is_temporary = getattr(error, "status", None) in RETRIED_STATUSES or isinstance(error, ConnectionFailed)
+            if not is_temporary or attempt == _ATTEMPTS - 1:
                 raise
             wait = getattr(error, "retry_after", None) or 2.0**attempt * random.uniform(0.5, 1)
             time.sleep(min(wait, _LONGEST_PAUSE))
     raise AssertionError  # the last attempt returned or raised
 
 
-def _events(client: Client, question: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes, httpx.Response]]:
-    """Each event with its body."""
+def _events(client: Client, arguments: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes, httpx.Response]]:
+    """Each event with its body, and the reply."""
     try:
-        with client._stream("/receptive_fields", question, accept=_EVENTS) as response:
+        with client._stream("/receptive_fields", arguments, accept=_EVENTS) as response:
             if response.status_code != 200:
                 response.read()
                 raise read_refusal(response)
             for line, body in _lines(response.iter_bytes()):
                 if line.get("event") == "error":
-                    raise _refusal(line)
+                    raise refusal_of(
+                        line.get("error") or {},
+                        status=int(line.get("status", 500)),
+                        request_id=line.get("request_id"),
+                        retry_after=line.get("retry_after"),
+                    )
                 yield line, body, response
     except RETRIED_ERRORS as error:
         raise ConnectionFailed(
             f"the connection broke: {error}", hint="Is the server running? Its log may say more."
         ) from error
     except httpx.TimeoutException as error:
-        raise ConnectionFailed("the server went silent", hint="Its log may say more.") from error
+        raise ConnectionFailed("the server stopped sending", hint="Its log may say more.") from error
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -102,21 +107,6 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
             line = None
     if line is not None or buffer:
         raise ConnectionFailed("the stream stopped in the middle")
-
-
-def _refusal(line: dict[str, Any]) -> ServerError:
-    """An error that ends a stream."""
-    error, status = line.get("error") or {}, int(line.get("status", 500))
-    return server_error_class(status)(
-        str(error.get("message") or f"HTTP {status}"),
-        status=status,
-        code=str(error.get("code") or "error"),
-        got=error.get("got"),
-        expected=error.get("expected"),
-        hint=error.get("hint"),
-        request_id=line.get("request_id"),
-        retry_after=line.get("retry_after"),
-    )
 
 
 def _read(body: bytes, n_images: int) -> NoiseSums:

@@ -1,11 +1,12 @@
-"""Artificial receptive fields (paper A.5): what white noise a neuron of the twin likes, and a Gaussian around it.
+"""Artificial receptive fields (paper A.5): response-weighted white noise, and a Gaussian fitted to it.
 
     map = covariance of response and noise over N images      then |map| / chance ~ offset + a 2-D Gaussian
 
-A field with lobes has one Gaussian too few: the fit may sit on the strongest lobe. So the middle of the whole is
-measured as well, as the centre of a Gaussian fitted to the map's energy, blurred by 2 elements (`envelope_x`, `_y`).
+One Gaussian cannot describe a field with several lobes: the fit may settle on the strongest lobe. The centre of the
+whole field is therefore measured as well, with a Gaussian fitted to the map's energy blurred by 2 elements
+(`envelope_x`, `envelope_y`).
 
-The maps are accumulated where the responses are: on the server where it has `POST /receptive_fields`, here otherwise.
+With a `Client` the server accumulates the maps (`POST /receptive_fields`); with any other predictor this module does.
 Memory does not grow with N.
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import count, number
@@ -28,7 +30,7 @@ from v1t_client.insilico.experiments.receptive_field_stream import server_sums
 from v1t_client.insilico.fitting.gaussian import GaussianFit, blurred, fit_gaussians
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import BATCH, Subject
 from v1t_client.insilico.stimuli.noise import NoiseSums, enlarge, noise_grid, white_noise
 
@@ -38,20 +40,20 @@ if TYPE_CHECKING:
 __all__ = ["ReceptiveFields", "noise_sums", "receptive_field_centers"]
 
 Array = npt.NDArray[np.float64]
-RELIABLE = 6.0  # a peak so many chance levels high is no accident: of 2,304 elements the highest is at 3.9 by chance
+RELIABLE = 6.0  # chance levels; the highest of 2,304 elements without a field is at 3.9
 ENVELOPE = 2.0  # blur of the energy, elements at 36 rows: about the distance between lobes
 BLOCK = 256  # images in one matrix product
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceptiveFields(Experiment):
-    """Receptive fields of neurons by white noise.
+    """Receptive fields measured with white noise.
 
     Attributes:
-        n_images: how many noise images. The paper has 500,000; a map's noise falls with the root.
+        n_images: how many noise images. The paper uses 500,000; the noise of a map falls with the square root.
         contrast: std of the noise, in stds of the training images.
-        rows: rows of noise squares; None: 36 where that goes up, as the published models see.
-        chunk: images between two savings, and in one request.
+        rows: rows of noise squares; None: 36 as in the published models, where the image height is a multiple of it.
+        chunk: images per request, and between two saves.
     """
 
     name: ClassVar[str] = "rf"
@@ -70,7 +72,7 @@ examples:
 
     def __post_init__(self) -> None:
         if self.n_images < 100 or self.chunk < 1:
-            raise InvalidArgument("there are too few noise images", got=self.n_images, expected="at least 100")
+            raise InvalidArgument("too few noise images", got=self.n_images, expected="at least 100")
         if not 0 < self.contrast <= 10:
             raise InvalidArgument("contrast is out of range", got=self.contrast, expected="above 0, up to 10")
 
@@ -78,20 +80,25 @@ examples:
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         own = parser.add_argument_group("noise")
         own.add_argument(
-            "--images", dest="n_images", type=count, default=cls.n_images, metavar="N", help="(%(default)s)"
+            "--images",
+            dest="n_images",
+            type=count,
+            default=cls.n_images,
+            metavar="N",
+            help="number of images (%(default)s)",
         )
         own.add_argument(
-            "--contrast", type=number, default=cls.contrast, help="std, in the training images' (%(default)s)"
+            "--contrast", type=number, default=cls.contrast, help="std, in stds of the training images (%(default)s)"
         )
-        own.add_argument("--rows", type=count, help="rows of noise squares (36 where that goes up)")
-        own.add_argument("--chunk", type=count, default=cls.chunk, help="images between two savings (%(default)s)")
+        own.add_argument("--rows", type=count, help="rows of noise squares (36 if it divides the height)")
+        own.add_argument("--chunk", type=count, default=cls.chunk, help="images between two saves (%(default)s)")
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
         grid = noise_grid(subject.mouse.image_shape, self.rows)
         sums = self._sums(subject, work, grid)
         chance = sums.chance()
         maps = sums.weighted_average()
-        # Scored against chance, which has mean 0: a map's own mean would dig a moat around a field of one sign.
+        # Scored against chance, which has mean 0: subtracting the map's own mean would bias the surround of a field.
         z = np.abs(maps) / np.where(chance > 0, chance, np.inf)[:, None, None]
         peak = z.max((1, 2))
         with work.progress(2 * len(subject), "Gaussian fits") as bar:
@@ -100,13 +107,13 @@ examples:
         return self._dataset(subject, sums, maps, peak, fit, envelope, grid)
 
     def _sums(self, subject: Subject, work: Work, grid: tuple[int, int]) -> NoiseSums:
-        saved = work.load("sums")
-        sums = NoiseSums.empty(len(subject), grid) if saved is None else NoiseSums.from_arrays(saved)
-        with work.progress(self.n_images, "noise images", done=sums.n_images) as bar:
-            while sums.n_images < self.n_images:
-                n = min(self.chunk, self.n_images - sums.n_images)
-                sums.add(noise_sums(subject, self, first=sums.n_images, n=n, grid=grid, progress=bar.update))
-                work.save("sums", **sums.arrays())
+        state: dict[str, Any] = NoiseSums.empty(len(subject), grid).arrays()
+        with work.resume(
+            "sums", state, self.n_images, batch=self.chunk, counter="n_images", label="noise images"
+        ) as loop:
+            sums = NoiseSums.from_arrays(state)  # shares the arrays of the state
+            for piece in loop:
+                sums.add(noise_sums(subject, self, first=piece.start, n=len(piece), grid=grid, progress=loop.advance))
         return sums
 
     def _dataset(
@@ -121,47 +128,44 @@ examples:
     ) -> xarray.Dataset:
         factor = subject.mouse.image_shape[1] // grid[0]
         center = factor * (fit.center + 0.5) - 0.5  # px of the image
-        # Where the envelope has no fit, the field's own stands in.
+        # Where the fit of the envelope failed, the centre of the field is used.
         middle = np.where(envelope.ok[:, None], factor * (envelope.center + 0.5) - 0.5, center)
-        px, one = {"units": "px"}, {"units": "1"}
         ok = fit.ok & (peak > 0)
         variables = {
-            "map": (
-                ("neuron", "y", "x"),
+            "map": variable(
                 maps.astype(np.float32),
-                {"units": "1", "long_name": "covariance of standardised response and standardised noise"},
+                "1",
+                "covariance of standardised response and standardised noise",
+                dims=("neuron", "y", "x"),
             ),
-            "center_x": ("neuron", center[:, 0], {**px, "long_name": "centre of the fitted Gaussian, right"}),
-            "center_y": ("neuron", center[:, 1], {**px, "long_name": "centre of the fitted Gaussian, down"}),
-            "envelope_x": ("neuron", middle[:, 0], {**px, "long_name": "middle of the whole field, right"}),
-            "envelope_y": ("neuron", middle[:, 1], {**px, "long_name": "middle of the whole field, down"}),
-            "sigma_major": ("neuron", factor * fit.major, px),
-            "sigma_minor": ("neuron", factor * fit.minor, px),
-            "angle": ("neuron", fit.angle, {"units": "deg", "long_name": "of the major axis, from x towards y"}),
-            "amplitude": ("neuron", fit.amplitude, {**one, "long_name": "of the fitted Gaussian, z"}),
-            "offset": ("neuron", fit.offset, {**one, "long_name": "of the fitted Gaussian, z"}),
-            "fit_r2": ("neuron", fit.r2, {**one, "long_name": "share of the map's variance that the fit explains"}),
-            "fitted": ("neuron", ok, {**one, "long_name": "False: no fit; the fit's values are what was tried"}),
-            "peak": ("neuron", peak, {**one, "long_name": "highest element over its chance level"}),
-            "reliable": ("neuron", ok & (peak > RELIABLE), {**one, "long_name": f"fitted, with peak > {RELIABLE:g}"}),
-            "response_mean": ("neuron", sums.total / sums.n_images, {"units": "std of responses"}),
+            "center_x": variable(center[:, 0], "px", "centre of the fitted Gaussian, right"),
+            "center_y": variable(center[:, 1], "px", "centre of the fitted Gaussian, down"),
+            "envelope_x": variable(middle[:, 0], "px", "middle of the whole field, right"),
+            "envelope_y": variable(middle[:, 1], "px", "middle of the whole field, down"),
+            "sigma_major": variable(factor * fit.major, "px"),
+            "sigma_minor": variable(factor * fit.minor, "px"),
+            "angle": variable(fit.angle, "deg", "of the major axis, from x towards y"),
+            "amplitude": variable(fit.amplitude, "1", "of the fitted Gaussian, z"),
+            "offset": variable(fit.offset, "1", "of the fitted Gaussian, z"),
+            "fit_r2": variable(fit.r2, "1", "share of the map's variance that the fit explains"),
+            "fitted": variable(ok, "1", "False: no fit; the fit's values are what was tried"),
+            "peak": variable(peak, "1", "highest element over its chance level"),
+            "reliable": variable(ok & (peak > RELIABLE), "1", f"fitted, with peak > {RELIABLE:g}"),
+            "response_mean": variable(sums.total / sums.n_images, "std of responses"),
         }
         monitor = subject.screen.monitor
         if monitor is not None:
-            deg = {"units": "deg"}
             x, y = subject.screen.place(center[:, 0], center[:, 1])
             variables |= {
-                "azimuth": ("neuron", x, {**deg, "long_name": "centre, right of the screen's middle"}),
-                "elevation": ("neuron", -y, {**deg, "long_name": "centre, above the screen's middle"}),
-                "sigma_deg": (
-                    "neuron",
-                    np.asarray(monitor.degrees(factor * (fit.major + fit.minor) / 2)),
-                    {**deg, "long_name": "mean of both sigmas"},
+                "azimuth": variable(x, "deg", "centre, right of the screen's middle"),
+                "elevation": variable(-y, "deg", "centre, above the screen's middle"),
+                "sigma_deg": variable(
+                    np.asarray(monitor.degrees(factor * (fit.major + fit.minor) / 2)), "deg", "mean of both sigmas"
                 ),
             }
         coords = {
-            "x": ("x", factor * (np.arange(grid[1]) + 0.5) - 0.5, px),
-            "y": ("y", factor * (np.arange(grid[0]) + 0.5) - 0.5, px),
+            "x": variable(factor * (np.arange(grid[1]) + 0.5) - 0.5, "px", dims="x"),
+            "y": variable(factor * (np.arange(grid[0]) + 0.5) - 0.5, "px", dims="y"),
         }
         dataset = subject.dataset(variables, coords)
         return dataset.assign_attrs(
@@ -178,9 +182,10 @@ examples:
     def summarize(self, result: Result) -> str:
         data = result.dataset
         reliable = data["reliable"].values
+        n_images, n_failed = data.attrs["n_images"], int((~data["fitted"].values).sum())
         lines = [
-            f"{reliable.sum():,} of {len(reliable):,} neurons have a receptive field over {data.attrs['n_images']:,} "
-            f"images; {(~data['fitted'].values).sum():,} without a fit are marked in the table",
+            f"{reliable.sum():,} of {counted(len(reliable), 'neuron')} {'has' if len(reliable) == 1 else 'have'} a "
+            f"receptive field over {counted(n_images, 'image')}; {n_failed:,} without a fit are marked in the table"
         ]
         if reliable.any():
             chosen = data.isel(neuron=reliable)
@@ -199,11 +204,11 @@ def noise_sums(
     grid: tuple[int, int],
     progress: Callable[[int], object] = lambda n: None,
 ) -> NoiseSums:
-    """The sums over noise images first to first + n - 1, accumulated by the server where there is one, else here."""
+    """The sums over noise images first to first + n - 1, accumulated by the server, or here without a server."""
     screen = subject.screen
     std = experiment.contrast * screen.noise_std
     if isinstance(subject.predictor, Client):
-        question = {
+        arguments = {
             "mouse": subject.mouse.mouse_id,
             "model": subject.mouse.model,
             "seed": experiment.seed,
@@ -215,7 +220,7 @@ def noise_sums(
             **({} if subject.all_neurons else {"neuron_ids": subject.neurons.neuron_ids.tolist()}),
             **subject.state,
         }
-        sums, about = server_sums(subject.predictor, question, progress=progress)
+        sums, about = server_sums(subject.predictor, arguments, progress=progress)
         subject.note(about)
         return sums
     sums = NoiseSums.empty(len(subject), grid)
@@ -231,10 +236,10 @@ def noise_sums(
 
 
 def receptive_field_centers(subject: Subject, folder: Path) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-    """Receptive field centres in the screen's unit from its middle, and for which neurons they are reliable.
+    """Receptive field centres (x, y) relative to the screen's centre in its unit, and which of them are reliable.
 
     Args:
-        folder: of a result of `ReceptiveFields`.
+        folder: a result of `ReceptiveFields`.
     """
     found = Result.load(folder)
     data = found.dataset
@@ -242,7 +247,7 @@ def receptive_field_centers(subject: Subject, folder: Path) -> tuple[Array, Arra
         raise InvalidArgument(
             "these receptive fields are not of this mouse's twin",
             got=f"{found.receipt.experiment} of {data.attrs['mouse']} by {data.attrs['model']}",
-            hint=f"v1t rf {subject.mouse.mouse_id} --output ... makes them.",
+            hint=f"Run v1t rf {subject.mouse.mouse_id} --output ... first.",
         )
     row = {int(neuron_id): i for i, neuron_id in enumerate(data["neuron"].values)}
     rows = np.array([row.get(int(neuron_id), -1) for neuron_id in subject.neurons.neuron_ids])

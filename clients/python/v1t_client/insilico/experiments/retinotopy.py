@@ -1,4 +1,4 @@
-"""Retinotopy (paper A.8): where receptive fields lie on the screen, against where their neurons lie in cortex.
+"""Retinotopy (paper A.8): positions of receptive fields on the screen against positions of neurons in cortex.
 
 (x, y) on the screen = origin + matrix @ (x, y) in cortex,  fitted over neurons with a reliable receptive field
 """
@@ -18,7 +18,7 @@ from v1t_client.insilico.experiments.receptive_fields import receptive_field_cen
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Retinotopy", "screen_colors"]
 
-FEWEST = 10
+FEWEST = 10  # neurons
 SHUFFLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retinotopy(Experiment):
-    """The map from cortex to the screen.
+    """A linear map from cortex to the screen.
 
     Attributes:
         rf: folder of a `v1t rf` result of the same mouse.
@@ -71,24 +71,15 @@ examples:
         residual = np.full(len(subject), np.nan)
         residual[used] = np.hypot(*(screen[used] - predicted).T)
         unit = subject.screen.unit
-        axes = {"units": "1", "long_name": "of the plane, for x and y on the screen"}
         return subject.dataset(
             {
-                "center_x": (
-                    "neuron",
-                    np.where(used, x, np.nan),
-                    {"units": unit, "long_name": "from the middle, right"},
-                ),
-                "center_y": (
-                    "neuron",
-                    np.where(used, y, np.nan),
-                    {"units": unit, "long_name": "from the middle, down"},
-                ),
-                "residual": ("neuron", residual, {"units": unit, "long_name": "distance from the fitted map"}),
-                "used": ("neuron", used, {"units": "1"}),
-                "matrix": (("screen", "cortex"), matrix * 1000, {"units": f"{unit}/mm"}),
-                "r2": ("screen", r2, axes),
-                "p": ("screen", p, {"units": "1", "long_name": f"of {SHUFFLES} shuffles of the positions"}),
+                "center_x": variable(np.where(used, x, np.nan), unit, "from the middle, right"),
+                "center_y": variable(np.where(used, y, np.nan), unit, "from the middle, down"),
+                "residual": variable(residual, unit, "distance from the fitted map"),
+                "used": variable(used, "1"),
+                "matrix": variable(matrix * 1000, f"{unit}/mm", dims=("screen", "cortex")),
+                "r2": variable(r2, "1", "of the plane, for x and y on the screen", dims="screen"),
+                "p": variable(p, "1", f"of {SHUFFLES} shuffles of the positions", dims="screen"),
             },
             {"screen": ("screen", ["x", "y"]), "cortex": ("cortex", ["x", "y"])},
         )
@@ -109,7 +100,7 @@ examples:
 def _plane(
     cortex: npt.NDArray[np.float64], screen: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(2, 2) matrix, predictions (n, 2), and r2 of each screen axis."""
+    """The (2, 2) matrix, its predictions (n, 2), and r2 of each screen axis."""
     centred = cortex - cortex.mean(0)
     matrix, *_ = np.linalg.lstsq(centred, screen - screen.mean(0), rcond=None)
     predicted = centred @ matrix + screen.mean(0)
@@ -118,7 +109,7 @@ def _plane(
 
 
 def _map(result: Result) -> Any:
-    """The same colours on the screen and in cortex (2-D colour map of A.8)."""
+    """Receptive fields on the screen and neurons in cortex, in the same colours (2-D colour map of A.8)."""
     data = result.dataset.isel(neuron=result.dataset["used"].values)
     x, y = data["center_x"].values, data["center_y"].values
     colors = screen_colors(x, y)
@@ -140,7 +131,7 @@ def _map(result: Result) -> Any:
 
 
 def screen_colors(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A corner of the screen each its colour, mixed between."""
+    """A colour per position: each corner of the screen has its own, and they are mixed in between."""
     u, v = (np.clip(a, *np.percentile(a, [2, 98])) for a in (x, y))
     u, v = ((a - a.min()) / max(float(np.ptp(a)), 1e-9) for a in (u, v))
     corners = np.array([[[0.10, 0.30, 0.80], [0.10, 0.65, 0.55]], [[0.75, 0.15, 0.45], [0.95, 0.75, 0.10]]])  # [u, v]

@@ -1,4 +1,4 @@
-"""Screening: the natural images that each neuron answers most and least, of a set of any size, in bounded memory."""
+"""Screening: the natural images with the strongest and weakest responses of each neuron, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,62 +9,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import count
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.framework.top_images import TopImages
 from v1t_client.insilico.stimuli.pictures import Pictures
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Extremes", "Screening"]
+__all__ = ["Screening"]
 
 SAVED_EVERY = 32  # batches
 SHOWN, IMAGES_SHOWN = 8, 5
 
 
-@dataclass(eq=False)
-class Extremes:
-    """The k highest responses of each neuron so far, and which images gave them; of the negated ones, the lowest.
-
-    Attributes:
-        responses: (n, k), highest first. index: (n, k), -1 where there were fewer images.
-    """
-
-    responses: npt.NDArray[np.float32]
-    index: npt.NDArray[np.int64]
-
-    @classmethod
-    def empty(cls, n: int, k: int) -> Extremes:
-        return cls(np.full((n, k), -np.inf, dtype=np.float32), np.full((n, k), -1, dtype=np.int64))
-
-    def take(self, responses: npt.NDArray[np.float32], first: int) -> None:
-        """Takes in the responses (B, n) to images first to first + B - 1; of equal ones the earlier image stays."""
-        numbers = np.broadcast_to(np.arange(first, first + len(responses)), responses.T.shape)
-        all_responses = np.concatenate([self.responses, responses.T], axis=1)
-        all_numbers = np.concatenate([self.index, numbers], axis=1)
-        order = np.argsort(-all_responses, axis=1, kind="stable")[:, : self.responses.shape[1]]
-        self.responses = np.take_along_axis(all_responses, order, axis=1)
-        self.index = np.take_along_axis(all_numbers, order, axis=1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Screening(Experiment):
-    """Natural images screened by the twin.
+    """Natural images ranked by the twin's responses.
 
     Attributes:
-        images: a folder of PNG, JPEG and .npy files, or one .npy (N, H, W) or (N, C, H, W), of the mouse's own size.
-        top: how many of the best and of the worst are kept.
+        images: a folder of PNG, JPEG and .npy files, or one .npy (N, H, W) or (N, C, H, W), of the mouse's image size.
+        top: how many of the best and of the worst images to keep.
     """
 
     name: ClassVar[str] = "screen"
-    summary: ClassVar[str] = "find the natural images that each neuron answers most and least"
+    summary: ClassVar[str] = "find the natural images with the strongest and weakest response of each neuron"
     examples: ClassVar[str] = """\
 examples:
   v1t screen A --images photographs/ --output screen-A
@@ -76,66 +52,66 @@ examples:
 
     def __post_init__(self) -> None:
         if self.top < 1:
-            raise InvalidArgument("top is no count", got=self.top, expected="1 or more")
+            raise InvalidArgument("top is too small", got=self.top, expected="1 or more")
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         own = parser.add_argument_group("images")
         own.add_argument("--images", required=True, metavar="FOLDER", help="PNG, JPEG and .npy files, or one .npy")
-        own.add_argument("--top", type=count, default=cls.top, metavar="N", help="best and worst kept (%(default)s)")
+        own.add_argument(
+            "--top", type=count, default=cls.top, metavar="N", help="best and worst images to keep (%(default)s)"
+        )
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
         pictures = Pictures.open(Path(self.images), subject.mouse.image_shape)
         n, total, top = len(subject), len(pictures), min(self.top, len(pictures))
-        best, worst, first = Extremes.empty(n, top), Extremes.empty(n, top), 0
-        sums, squares, names = np.zeros(n), np.zeros(n), _names(pictures)
+        names = _names(pictures)
         listed = hashlib.sha256("\n".join(names).encode()).hexdigest() if names else str(total)
-        if (saved := work.load("screen")) is not None:
-            if str(saved["listed"]) != listed:
+        best, worst = TopImages.empty(n, top), TopImages.empty(n, top)
+        state: dict[str, Any] = {
+            "listed": listed, "sums": np.zeros(n), "squares": np.zeros(n),
+            "best": best.responses, "best_index": best.index, "worst": worst.responses, "worst_index": worst.index,
+        }  # fmt: skip
+        with work.resume("screen", state, total, batch=BATCH, every=SAVED_EVERY, label="images") as loop:
+            if str(state["listed"]) != listed:
                 raise InvalidArgument(
-                    "the images are others than when this run began", got=self.images, hint="--force begins anew."
+                    "the images have changed since this run began", got=self.images, hint="--force starts again."
                 )
-            first, sums, squares = int(saved["done"]), saved["sums"], saved["squares"]
-            best, worst = Extremes(saved["best"], saved["best_index"]), Extremes(saved["worst"], saved["worst_index"])
-        with work.progress(total, "images", done=first) as bar:
-            for batch, start in enumerate(range(first, total, BATCH), start=1):
-                numbers = np.arange(start, min(start + BATCH, total))
-                responses = subject.respond(pictures.read(numbers))
-                best.take(responses, start)
-                worst.take(-responses, start)
-                sums = sums + responses.sum(0, dtype=np.float64)
-                squares = squares + np.square(responses, dtype=np.float64).sum(0)
-                bar.update(len(numbers))
-                if batch % SAVED_EVERY == 0:
-                    work.save(
-                        "screen", done=start + len(numbers), listed=listed, sums=sums, squares=squares,
-                        best=best.responses, best_index=best.index, worst=worst.responses, worst_index=worst.index,
-                    )  # fmt: skip
-        unit, one, mean = {"units": "std of responses"}, {"units": "1"}, sums / total
+            best, worst = (TopImages(state[name], state[f"{name}_index"]) for name in ("best", "worst"))
+            for piece in loop:
+                responses = subject.respond(pictures.read(piece))  # (B, n)
+                best.add(responses, piece.start)
+                worst.add(-responses, piece.start)
+                state["sums"] += responses.sum(0, dtype=np.float64)
+                state["squares"] += np.square(responses, dtype=np.float64).sum(0)
+        sums, squares = state["sums"], state["squares"]
+        mean = sums / total
         ranked = ("neuron", "rank")
         variables: dict[str, Any] = {
-            "best_image": (ranked, best.index, {**one, "long_name": "number of the image, from 0"}),
-            "best_response": (ranked, best.responses, unit),
-            "worst_image": (ranked, worst.index, {**one, "long_name": "number of the image, from 0"}),
-            "worst_response": (ranked, -worst.responses, unit),
-            "top_image": ("neuron", best.index[:, 0], one),
-            "top_response": ("neuron", best.responses[:, 0], unit),
-            "mean_response": ("neuron", mean, unit),
-            "std_response": ("neuron", np.sqrt(np.maximum(squares / total - mean**2, 0)), unit),
+            "best_image": variable(best.index, "1", "number of the image, from 0", dims=ranked),
+            "best_response": variable(best.responses, "std of responses", dims=ranked),
+            "worst_image": variable(worst.index, "1", "number of the image, from 0", dims=ranked),
+            "worst_response": variable(-worst.responses, "std of responses", dims=ranked),
+            "top_image": variable(best.index[:, 0], "1"),
+            "top_response": variable(best.responses[:, 0], "std of responses"),
+            "mean_response": variable(mean, "std of responses"),
+            "std_response": variable(np.sqrt(np.maximum(squares / total - mean**2, 0)), "std of responses"),
         }
         if names:
             variables["file"] = ("image", np.array(names), {"long_name": "file name of each image"})
-        return subject.dataset(variables, {"rank": ("rank", np.arange(1, top + 1), one)}).assign_attrs(n_images=total)
+        return subject.dataset(variables, {"rank": variable(np.arange(1, top + 1), "1", dims="rank")}).assign_attrs(
+            n_images=total
+        )
 
     def figures(self, result: Result) -> dict[str, Any]:
-        return {"images": _drawn(result, self.images)}
+        return {"images": _figure(result, self.images)}
 
     def summarize(self, result: Result) -> str:
         data = result.dataset
         lift = data["top_response"] / data["mean_response"]
         return (
-            f"{data.attrs['n_images']:,} images; the best one drives its neuron {float(lift.median()):.1f} times as "
-            "much as the average one (median)"
+            f"{counted(data.attrs['n_images'], 'image')}; the best one drives its neuron {float(lift.median()):.1f} "
+            "times as much as the average one (median)"
         )
 
 
@@ -143,8 +119,8 @@ def _names(pictures: Pictures) -> list[str]:
     return [path.name for path in pictures.source] if isinstance(pictures.source, list) else []
 
 
-def _drawn(result: Result, images: str) -> Any:
-    """The best and the worst images of the neurons whose best stands out most."""
+def _figure(result: Result, images: str) -> Any:
+    """The best and worst images of the neurons whose best image stands out most."""
     data = result.dataset
     out = (data["top_response"] - data["mean_response"]) / np.maximum(data["std_response"], 1e-9)
     rows = np.argsort(-out.values, kind="stable")[:SHOWN]

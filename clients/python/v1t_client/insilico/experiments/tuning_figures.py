@@ -1,4 +1,4 @@
-"""Figures of tuning: orientation curves of single neurons, and what the population prefers."""
+"""Figures of tuning: orientation curves of single neurons, and the preferences of the population."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw(result: Result) -> dict[str, Any]:
 
 
 def _orientation(result: Result) -> Any:
-    """The neurons of the highest OSI: response by orientation at the best frequency, over a period."""
+    """The neurons with the highest OSI: response by orientation at the best frequency, over one period."""
     data = result.dataset
     rows = np.argsort(-data["osi"].values, kind="stable")[:SHOWN]
     made, axes = figures.axes_grid(len(rows), columns=5, size=(1.5, 1.15))

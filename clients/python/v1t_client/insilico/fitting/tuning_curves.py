@@ -1,4 +1,4 @@
-"""Tuning curves: indices, a permutation test, and the field's four functions fitted to all neurons at once.
+"""Tuning curves: selectivity indices, a permutation test, and four standard functions fitted to all neurons at once.
 
 orientation  von Mises               r = base + height exp(kappa (cos 2(theta - preferred) - 1))
 frequency    log-Gaussian            r = base + height exp(-(ln f - ln preferred)^2 / (2 width^2))
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client._extras import needed
+from v1t_client.insilico.fitting.least_squares import Array, least_squares
 
 __all__ = [
     "CurveFit",
@@ -30,7 +31,6 @@ __all__ = [
     "shuffled_selectivity",
 ]
 
-Array = npt.NDArray[np.float64]
 _STEPS, _DELTA = 100, 1e-5
 
 
@@ -51,15 +51,15 @@ def _selectivity(responses: Array, degrees: npt.ArrayLike, harmonic: int) -> Arr
 
 
 def preferred_angle(responses: Array, degrees: npt.ArrayLike) -> Array:
-    """The orientation [0, 180) that the vector sum points to."""
+    """The orientation of the vector sum, in [0, 180)."""
     return np.degrees(np.angle(responses @ np.exp(2j * np.radians(degrees)))) / 2 % 180
 
 
 def shuffled_selectivity(responses: Array, degrees: npt.ArrayLike, *, rng: np.random.Generator, n: int = 1000) -> Array:
-    """(N,) p-values of the OSI: how often labels that are shuffled over all images give one as large.
+    """(N,) p-values of the OSI: how often orientations shuffled over all images give an OSI at least as large.
 
     Args:
-        responses: (N, K, P), P different images of each of K orientations.
+        responses: (N, K, P), to P images of each of K orientations.
     """
     N, K, P = responses.shape
     flat = responses.reshape(N, K * P)
@@ -76,10 +76,10 @@ class CurveFit:
     """One row per neuron.
 
     Attributes:
-        values: (N, p) parameters, by the order of the function's docstring.
-        r2: (N,) share of the curve's variance that the fit explains; NaN for a flat curve.
-        ok: (N,) False where there is no fit: a flat curve, no convergence, or less than half explained.
-        curve: the fitted function, (N, K) at K points.
+        values: (N, p) parameters, in the order of the fit function's docstring.
+        r2: (N,) share of the curve's variance that the fit explains; NaN for a constant curve.
+        ok: (N,) False where the fit failed: a constant curve, no convergence, or r2 below 0.5.
+        curve: the fitted functions: K points -> (N, K).
     """
 
     values: Array
@@ -105,9 +105,10 @@ def fit_orientation(degrees: npt.ArrayLike, responses: Array) -> CurveFit:
 
 
 def fit_frequency(frequencies: npt.ArrayLike, responses: Array) -> CurveFit:
-    """preferred [unit of the frequencies], width [octaves, full at half height], height, base.
+    """preferred [unit of the frequencies], width [octaves, full width at half height], height, base.
 
-    Gabor-like neurons are Gaussian in frequency, not in its logarithm; forced on a logarithm, the peak comes out low.
+    Both a log-Gaussian and a Gaussian are fitted, and the better one is used: Gabor-like neurons are Gaussian in
+    frequency, and a log-Gaussian fit would underestimate their peak.
     """
     f = np.asarray(frequencies, dtype=np.float64)
 
@@ -117,7 +118,7 @@ def fit_frequency(frequencies: npt.ArrayLike, responses: Array) -> CurveFit:
     def fitted(x: Array) -> CurveFit:
         first, span = x[responses.argmax(1)], np.log(x[-1] - x[0])
         starts = [np.stack([first, np.full_like(first, span + np.log(part))], axis=1) for part in (0.15, 0.35)]
-        # A peak beyond the frequencies that were shown is no measurement: half a step outside at most.
+        # A peak far beyond the frequencies shown cannot be measured: allow half a step outside.
         low, high = x[0] - (x[1] - x[0]) / 2, x[-1] + (x[-1] - x[-2]) / 2
         return _fit(
             model, x, responses, starts, bounds=((low, high), (span + np.log(0.04), span + np.log(1.5))), positive=True
@@ -125,7 +126,7 @@ def fit_frequency(frequencies: npt.ArrayLike, responses: Array) -> CurveFit:
 
     log, linear = fitted(np.log(f)), fitted(f)
     better = linear.ok & (~log.ok | (linear.r2 > log.r2))
-    half = np.sqrt(2 * np.log(2))  # of the width at half height, in sigmas
+    half = np.sqrt(2 * np.log(2))  # half width at half height, in sigmas
     peak, sigma = linear.values[:, 0], np.exp(linear.values[:, 1])
     flanks = np.maximum(peak - half * sigma, f[0] / 4), peak + half * sigma
     linear_octaves = np.log2(flanks[1] / flanks[0])
@@ -152,7 +153,7 @@ def naka_rushton(contrast: Array, c50: Array, exponent: Array) -> Array:
 
 
 def fit_contrast(contrasts: npt.ArrayLike, responses: Array) -> CurveFit:
-    """c50, exponent, height, base. A c50 beyond the highest contrast is bounded at twice it."""
+    """c50, exponent, height, base. The c50 is bounded at twice the highest contrast."""
     x = np.asarray(contrasts, dtype=np.float64)
 
     def model(p: Array, x: Array) -> Array:
@@ -193,69 +194,57 @@ def _fit(
     bounds: Sequence[tuple[float, float]],
     positive: bool = False,
 ) -> CurveFit:
-    """Least squares for all neurons together; shape parameters by Levenberg-Marquardt, scales and base solved exactly.
+    """Fits all neurons together: shape parameters by Levenberg-Marquardt, heights and base by linear least squares.
 
     Args:
-        model: of shape parameters (N, p) and x (K,), one or more curves (N, K); r = base + sum of height x curve.
-        starts: first guesses, the best end counts.
+        model: shape parameters (N, p) and x (K,) -> one or more curves (N, K); r = base + sum of height x curve.
+        starts: first guesses of the shape parameters; the best result is kept.
         bounds: of each shape parameter.
-        positive: heights after the first, and the base, are at least 0.
+        positive: the base, and heights after the first, are at least 0.
     """
     y = responses.astype(np.float64)
     low, high = np.array(bounds, dtype=np.float64).T
-    best_p, best_scale, best_error = starts[0], np.zeros((len(y), 2)), np.full(len(y), np.inf)
-    settled = np.zeros(len(y), dtype=bool)
-    for start in starts:
-        p = np.clip(start, low, high)
-        scale, residual = _scales(model(p, x), y, positive)
-        error = np.square(residual).sum(1)
-        damping, done = np.full(len(y), 1e-2), np.zeros(len(y), dtype=bool)
-        for _ in range(_STEPS):
-            jacobian = np.empty((*y.shape, p.shape[1]))
-            for k in range(p.shape[1]):
-                moved = p.copy()
-                moved[:, k] += _DELTA
-                jacobian[..., k] = (residual - _scales(model(moved, x), y, positive)[1]) / _DELTA
-            curvature = jacobian.transpose(0, 2, 1) @ jacobian
-            slope = jacobian.transpose(0, 2, 1) @ residual[..., None]
-            diagonal = np.einsum("nkk->nk", curvature)
-            damped = curvature + (damping[:, None] * diagonal + 1e-12)[:, :, None] * np.eye(p.shape[1])
-            tried = np.clip(p + np.clip(np.linalg.solve(damped, slope)[..., 0], -1, 1), low, high)
-            new_scale, new_residual = _scales(model(tried, x), y, positive)
-            new_error = np.square(new_residual).sum(1)
-            better = new_error < error
-            done |= better & (error - new_error <= 1e-6 * error) | (damping > 1e8)
-            p[better], scale[better], residual[better] = tried[better], new_scale[better], new_residual[better]
-            error = np.where(better, new_error, error)
-            damping = np.where(better, damping / 5, np.minimum(damping * 4, 1e9))
-            if done.all():
-                break
-        wins = error < best_error
-        if best_scale.shape != scale.shape:
-            best_scale = np.zeros_like(scale)
-        best_p = np.where(wins[:, None], p, best_p)
-        best_scale = np.where(wins[:, None], scale, best_scale)
-        settled = np.where(wins, done, settled)
-        best_error = np.minimum(error, best_error)
+
+    def linearize(p: Array, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+        residual = _scales(model(p, x), y[rows], positive)[1]
+        jacobian = np.empty((*residual.shape, p.shape[1]))
+        for k in range(p.shape[1]):
+            moved = p.copy()
+            moved[:, k] += _DELTA
+            jacobian[..., k] = (residual - _scales(model(moved, x), y[rows], positive)[1]) / _DELTA
+        return residual, jacobian
+
+    shape, error, converged = least_squares(
+        linearize,
+        starts,
+        low=low,
+        high=high,
+        max_step=1.0,
+        damping_floor=1e-12,
+        tolerance=1e-6,
+        max_steps=_STEPS,
+        refine=True,
+    )
+    scale, _ = _scales(model(shape, x), y, positive)
     spread = np.square(y - y.mean(1, keepdims=True)).sum(1)
     flat = spread <= 1e-12 * np.maximum(np.square(y).sum(1), 1e-30)
-    r2 = np.where(flat, np.nan, 1 - best_error / np.where(flat, 1, spread))
+    r2 = np.where(flat, np.nan, 1 - error / np.where(flat, 1, spread))
 
     def curve(points: Array) -> Array:
-        parts = model(best_p, np.asarray(points, dtype=np.float64))
+        parts = model(shape, np.asarray(points, dtype=np.float64))
         parts = parts if isinstance(parts, tuple) else (parts,)
-        return best_scale[:, -1:] + sum(best_scale[:, [i]] * part for i, part in enumerate(parts))
+        return scale[:, -1:] + sum(scale[:, [i]] * part for i, part in enumerate(parts))
 
-    ok = settled & ~flat & (np.nan_to_num(r2) >= 0.5) & (best_scale[:, 0] > 0)
-    return CurveFit(np.concatenate([best_p, best_scale], axis=1), r2, ok, curve)
+    ok = converged & ~flat & (np.nan_to_num(r2) >= 0.5) & (scale[:, 0] > 0)
+    return CurveFit(np.concatenate([shape, scale], axis=1), r2, ok, curve)
 
 
 def _scales(parts: Array | tuple[Array, ...], y: Array, positive: bool) -> tuple[Array, Array]:
-    """Heights and base (N, q) that fit best, and the residual (N, K)."""
+    """The best heights and base (N, q), and the residuals (N, K)."""
     curves = np.stack([*(parts if isinstance(parts, tuple) else (parts,)), np.ones_like(y)], axis=2)  # (N, K, q)
     scale = _solved(curves, y)
     if positive:
-        for i in range(1, curves.shape[2]):  # a negative surround is none, nor is a negative base
+        for i in range(1, curves.shape[2]):  # a negative surround or base is set to 0
             wrong = scale[:, i] < 0
             if wrong.any():
                 without = np.delete(curves[wrong], i, axis=2)

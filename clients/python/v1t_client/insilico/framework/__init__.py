@@ -1,1 +1,1 @@
-"""What every experiment is built on: subjects, results, receipts, checkpoints and plots."""
+"""The base of all experiments: predictors, subjects, work folders, results, receipts and figures."""

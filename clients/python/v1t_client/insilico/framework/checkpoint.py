@@ -1,4 +1,4 @@
-"""The work folder of a run: what an interrupted run leaves for the next, and how a finished one takes its place."""
+"""The work folder of an experiment: it keeps intermediate results, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,18 @@ import numpy as np
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
 
-__all__ = ["Work"]
+__all__ = ["Loop", "Work", "new_folder"]
 
 _IDENTITY = "run.json"
 
 
 class Work:
-    """Where a run keeps what it has so far, `OUTPUT.partial`; without a folder it keeps nothing.
+    """The intermediate results of a run, in the folder `OUTPUT.partial`; without an output nothing is kept.
 
-    An experiment calls `load` first, goes on from what that gives, calls `save` after every piece that would hurt to
-    lose, and shows `progress`. It need not know whether it was interrupted before.
+    An experiment does its work in loops made by `resume`, which loads, saves and shows progress.
 
     Args:
-        output: the folder that the result will have; None: in memory only.
+        output: the folder of the final result; None: in memory only.
         quiet: show no progress.
     """
 
@@ -44,18 +44,18 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """From the start, over all sittings."""
+        """Run time so far, including that of interrupted runs."""
         return self._seconds_before + time.monotonic() - self._started
 
     def begin(self, identity: Mapping[str, Any], *, force: bool = False) -> bool:
-        """Takes up the folder; True if an earlier run left something in it.
+        """Opens the folder. Returns True if there is an interrupted run to resume.
 
         Args:
-            identity: what has to be equal for a run to go on: experiment, parameters, model hash. JSON.
-            force: throw away what an earlier run left, and later overwrite its result.
+            identity: what must be equal to resume a run, as JSON: experiment, parameters, model hash.
+            force: discard an interrupted run, and later overwrite its result.
 
         Raises:
-            InvalidArgument: the result is there already, or another run is unfinished there.
+            InvalidArgument: the result exists already, or the folder belongs to a run of other parameters.
         """
         if self.output is None or self.folder is None:
             return False
@@ -72,19 +72,16 @@ class Work:
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             self._seconds_before = float(before.pop("seconds", 0.0))
-            nothing = [other.name for other in self.folder.iterdir()] == [_IDENTITY]  # it was refused before any work
-            if before != self._identity and nothing:
+            is_empty = [other.name for other in self.folder.iterdir()] == [_IDENTITY]  # refused before any work
+            if before != self._identity and is_empty:
                 self._seconds_before = 0.0
                 self._write_identity()
                 return False
             if before != self._identity:
-                different = sorted(
-                    key for key in {*before, *self._identity} if before.get(key) != self._identity.get(key)
-                )
                 raise InvalidArgument(
-                    "another run is unfinished in this place",
-                    got=f"{self.folder}, which differs in {', '.join(_differences(before, self._identity, different))}",
-                    hint="Repeat that run's command to finish it, choose another name, or --force to throw it away.",
+                    "the work folder belongs to another, unfinished run",
+                    got=f"{self.folder}, which differs in {', '.join(_differences(before, self._identity))}",
+                    hint="Repeat that run's command to finish it, choose another name, or --force to discard it.",
                 )
             return True
         self.folder.mkdir(exist_ok=True)
@@ -92,14 +89,14 @@ class Work:
         return False
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """What `save(name)` saved last, also in an earlier sitting."""
+        """The arrays that `save(name)` saved last, also in an interrupted run; None if there are none."""
         if self.folder is None or not (path := self.folder / f"{name}.npz").exists():
             return None
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
 
     def save(self, name: str, **arrays: Any) -> None:
-        """Keeps the arrays: after an interruption either these are there or those saved before, never half of them."""
+        """Saves the arrays atomically: after an interruption `load` gives either these or those saved before."""
         if self.folder is None:
             return
         path = self.folder / f"{name}.npz"
@@ -116,8 +113,47 @@ class Work:
             total=total, initial=done, desc=what, disable=self.quiet, unit="", dynamic_ncols=True, leave=False
         )
 
+    @contextmanager
+    def resume(
+        self,
+        name: str,
+        state: MutableMapping[str, Any],
+        total: int,
+        *,
+        label: str = "",
+        batch: int = 1,
+        every: int = 1,
+        counter: str | None = "done",
+    ) -> Iterator[Loop]:
+        """A loop over positions 0 to total - 1 that resumes where an interrupted run stopped.
+
+        Args:
+            name: of the file that keeps the state.
+            state: arrays that the loop computes. Those of an interrupted run replace them; they are saved on the way.
+            total: number of positions.
+            label: what the progress bar shows; the name if left out.
+            batch: positions per step.
+            every: steps between two saves; the state is also saved after the last step.
+            counter: the key that the number of finished positions is saved under; None: the one array of the state
+                has a row per finished position.
+
+        Example:
+            >>> with work.resume("means", state := {"means": np.zeros(n)}, n, batch=32) as loop:   # doctest: +SKIP
+            ...     for piece in loop:
+            ...         state["means"][piece] = ...
+        """
+        saved = self.load(name)
+        if saved is not None:
+            state.update(saved)
+        if counter is None:
+            first = 0 if saved is None else len(next(iter(saved.values())))
+        else:
+            first = int(state.get(counter, 0))
+        with self.progress(total, label or name, done=first) as bar:
+            yield Loop(self, name, state, range(first, total, batch), every=every, counter=counter, bar=bar)
+
     def finish(self, made: Path) -> None:
-        """Puts the folder `made`, which lies in this work folder, in the output's place, and removes the rest."""
+        """Moves the folder `made`, which is inside the work folder, to the output, and removes the work folder."""
         assert self.output is not None
         assert self.folder is not None
         old = self.output.with_name(f"{self.output.name}.old")
@@ -136,13 +172,50 @@ class Work:
         path.with_suffix(".tmp").replace(path)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], keys: list[str]) -> list[str]:
-    """Which parameters differ, by name."""
-    names: list[str] = []
-    for key in keys:
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += [name for name in {**a, **b} if a.get(name) != b.get(name)]
-        else:
-            names.append(key)
-    return names
+class Loop:
+    """Iterates over the positions that are left, in ranges, and saves the state on the way; see `Work.resume`."""
+
+    def __init__(
+        self,
+        work: Work,
+        name: str,
+        state: Mapping[str, Any],
+        positions: range,
+        *,
+        every: int,
+        counter: str | None,
+        bar: Any,
+    ) -> None:
+        self._work, self._name, self._state, self._positions = work, name, state, positions
+        self._every, self._counter, self._bar = every, counter, bar
+        self._shown = positions.start
+
+    def __iter__(self) -> Iterator[range]:
+        total, batch = self._positions.stop, self._positions.step
+        for step, start in enumerate(self._positions, start=1):
+            piece = range(start, min(start + batch, total))
+            yield piece
+            self.advance(piece.stop - self._shown)
+            if step % self._every == 0 or piece.stop == total:
+                done = {} if self._counter is None else {self._counter: piece.stop}
+                self._work.save(self._name, **{**self._state, **done})
+
+    def advance(self, n: int) -> None:
+        """Moves the progress bar within a range that takes long."""
+        self._bar.update(n)
+        self._shown += n
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A temporary path for a new folder, renamed to `output` at the end: the folder appears complete or not at all."""
+    made = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(made, ignore_errors=True)
+    yield made
+    made.rename(output)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of the parameters and other parts of the identity that differ."""
+    a, b = ({**identity, **identity.get("parameters", {}), "parameters": None} for identity in (before, now))
+    return [name for name in {**a, **b} if a.get(name) != b.get(name)]

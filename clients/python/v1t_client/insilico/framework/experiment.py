@@ -1,4 +1,4 @@
-"""An experiment: its parameters, frozen and complete, and how it runs on any predictor.
+"""The base class of experiments: a frozen set of parameters that runs on any predictor.
 
     @dataclass(frozen=True, kw_only=True)
     class Tuning(Experiment):
@@ -11,12 +11,13 @@
     Tuning(mouse="A").run(client)                        # a Result in memory
     perform(Tuning(mouse="A"), client, Path("tuning-A"))  # saved, resumable
 
-The parameters are all that a run depends on beside the model, so a receipt can be replayed.
+A run depends on its parameters and on the model alone, so a receipt can be replayed.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -43,15 +44,15 @@ STATE = ("pupil_dilation", "pupil_dilation_derivative", "running_speed", "pupil_
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):
-    """What every experiment has; a subclass adds its own parameters, `measure` and `figures`.
+    """The parameters that all experiments share. A subclass adds its own, and `measure` and `figures`.
 
     Attributes:
-        mouse, model: who is asked; `model` where several bundles hold the mouse.
-        neuron_ids: which neurons; all if None. `best`: so many of the best test scores instead.
-        monitor: needed for degrees; without it lengths are pixels.
+        mouse: mouse id. `model`: bundle name, needed where several bundles contain the mouse.
+        neuron_ids: which neurons; all if None. `best`: instead, this many neurons with the best test scores.
+        monitor: geometry of the screen, for lengths in degrees; without it lengths are pixels.
         luminance: background level; the training images' mean if None.
-        seed: of everything random.
-        pupil_dilation, ..., pupil_center: the state that the mouse is held in; its training mean where None.
+        seed: of all random numbers.
+        pupil_dilation, ..., pupil_center: behaviour during the experiment; the training mean where None.
     """
 
     name: ClassVar[str]
@@ -72,18 +73,18 @@ class Experiment(ABC):
 
     @abstractmethod
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
-        """Asks the subject and returns `subject.dataset(...)`; goes on from what `work` has."""
+        """Runs the experiment and returns `subject.dataset(...)`; resumes from the state in `work`."""
 
     @abstractmethod
     def figures(self, result: Result) -> dict[str, Any]:
-        """File name without ending -> matplotlib Figure, drawn from the result alone."""
+        """File name without suffix -> matplotlib Figure, drawn from the result alone."""
 
     def summarize(self, result: Result) -> str:
         """A few lines for the terminal."""
         return ", ".join(map(str, result.dataset.data_vars))
 
     def subject(self, predictor: Predictor) -> Subject:
-        """Whom this experiment asks."""
+        """The mouse and neurons of this experiment."""
         return Subject.of(
             predictor,
             self.mouse,
@@ -96,7 +97,7 @@ class Experiment(ABC):
         )
 
     def run(self, predictor: Predictor, work: Work | None = None) -> Result:
-        """Runs it, in memory; `perform` also saves."""
+        """Runs the experiment in memory; `perform` also saves the result."""
         return self._run(self.subject(predictor), work or Work(quiet=True))
 
     def _run(self, subject: Subject, work: Work, *, predictor: str = "", command: str = "") -> Result:
@@ -115,36 +116,36 @@ class Experiment(ABC):
         return Result(dataset, receipt)
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters, as JSON has them."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        """The parameters as JSON values."""
+        return {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_dict(cls: type[Self], content: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`.
 
         Raises:
-            InvalidArgument: a parameter that this version does not know.
+            InvalidArgument: a parameter is unknown to this version.
         """
         unknown = sorted(set(content) - {field.name for field in fields(cls)})
         if unknown:
             raise InvalidArgument(
-                f"{cls.name} has no such parameters", got=", ".join(unknown), hint="The receipt is of another version."
+                f"{cls.name} has no such parameters", got=", ".join(unknown), hint="Another version wrote the receipt."
             )
-        values = {name: _tupled(value) for name, value in content.items()}
+        values = {name: _to_tuples(value) for name, value in content.items()}
         if isinstance(values.get("monitor"), dict):
             values["monitor"] = Monitor.from_dict(values["monitor"])
         return cls(**values)
 
-    @classmethod  # noqa: B027 - not abstract: there need not be any
+    @classmethod  # noqa: B027 - not abstract: it is optional
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """The subclass's own options; an option's `dest` is the field that it sets."""
+        """Adds the options of the subclass; the `dest` of an option is the name of its field."""
 
     @classmethod
     def from_options(cls: type[Self], options: argparse.Namespace) -> Self:
-        """From parsed options, by the names of the fields."""
+        """From parsed command line options, whose names are those of the fields."""
         given = vars(options)
         values = {field.name: given[field.name] for field in fields(cls) if field.name in given}
-        return cls(**{name: _tupled(value) for name, value in values.items()})
+        return cls(**{name: _to_tuples(value) for name, value in values.items()})
 
 
 def perform(
@@ -157,17 +158,17 @@ def perform(
     where: str = "",
     command: str = "",
 ) -> Result:
-    """Runs an experiment and leaves `output` with result.nc, neurons.parquet, receipt.json and figures.
+    """Runs an experiment and writes result.nc, neurons.parquet, receipt.json and figures to the folder `output`.
 
-    Interrupted, the same call goes on from `output.partial`. Nothing appears under `output` before all of it is there.
+    After an interruption the same call resumes from `output.partial`. The folder `output` appears when it is complete.
 
     Args:
-        force: overwrite a result, and throw away an unfinished run.
+        force: overwrite a result, and discard an interrupted run.
         quiet: no progress on stderr.
-        where, command: for the receipt: who was asked, and what was typed.
+        where, command: for the receipt: the URL or bundle, and the command line.
 
     Raises:
-        InvalidArgument: the output exists, or an unfinished run of other parameters lies there.
+        InvalidArgument: the output exists, or there is an unfinished run of other parameters.
     """
     subject = experiment.subject(predictor)
     work = Work(Path(output), quiet=quiet)
@@ -176,30 +177,22 @@ def perform(
     result = experiment._run(subject, work, predictor=where, command=command)
     assert work.folder is not None
     made = work.folder / "made"
-    _remove(made)
+    shutil.rmtree(made, ignore_errors=True)  # left by a run that was interrupted while writing
     result.write(made, experiment.figures(result))
     work.finish(made)
     return result
 
 
-def _remove(folder: Path) -> None:
-    """What a run that was interrupted while it wrote has left."""
-    if folder.exists():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-
-
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Monitor):
         return value.to_dict()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     return value
 
 
-def _tupled(value: Any) -> Any:
-    """Lists as the frozen parameters have them."""
-    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+def _to_tuples(value: Any) -> Any:
+    """Lists become tuples, as in the frozen parameters."""
+    return tuple(_to_tuples(item) for item in value) if isinstance(value, list) else value

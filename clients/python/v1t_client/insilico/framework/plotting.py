@@ -1,4 +1,4 @@
-"""What figures share: fresh matplotlib figures without global state."""
+"""Matplotlib figures without global state, and the layouts that several experiments use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ INK, ACCENT, GREY = "#24292f", "#c2410c", "#9aa1a9"
 
 
 def figure(width: float, height: float) -> Any:
-    """A figure [inches] that no window or global state knows."""
+    """A figure of this size in inches, independent of pyplot."""
     return needed("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
 
 
 def axes_grid(n: int, *, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    """A figure of n small axes of `size` inches, row by row."""
+    """A figure with n small axes of `size` inches, row by row."""
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
     made = figure(columns * size[0], rows * size[1])
@@ -30,7 +30,7 @@ def axes_grid(n: int, *, columns: int, size: tuple[float, float]) -> tuple[Any, 
 
 
 def map_grid(maps: np.ndarray, titles: list[str], *, columns: int = 5, cmap: str = "RdBu_r") -> tuple[Any, list[Any]]:
-    """Maps (n, h, w) around zero, each on its own symmetric scale."""
+    """Draws maps (n, h, w), each on its own scale that is symmetric around zero."""
     height, width = maps.shape[1:]
     across = 1.6
     made, axes = axes_grid(len(maps), columns=columns, size=(across, across * height / width + 0.28))

@@ -1,4 +1,4 @@
-"""Opens a predictor: a server by its URL, or a bundle on a private server of this machine."""
+"""Opens a predictor: a server by its URL, or a bundle with a private server on this machine."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from v1t_client._errors import ConnectionFailed, InvalidArgument, NotReady, Time
 
 __all__ = ["open_predictor"]
 
-_PATIENCE = 180.0  # seconds to load a bundle
-_LOADING_RETRY_AFTER = 5.0  # seconds; a server that asks for more patience has refused the bundle
-_ASIDE = ("V1T_BUNDLES", "V1T_API_KEYS", "V1T_API_KEYS_FILE", "V1T_URL", "V1T_API_KEY", "V1T_HOME")
+_LOADING_TIMEOUT = 180.0  # seconds to load a bundle
+_LOADING_RETRY_AFTER = 5.0  # seconds; a server whose Retry-After is longer has refused the bundle
+_NOT_INHERITED = ("V1T_BUNDLES", "V1T_API_KEYS", "V1T_API_KEYS_FILE", "V1T_URL", "V1T_API_KEY", "V1T_HOME")
 
 
 @contextmanager
 def open_predictor(
     where: str | os.PathLike[str], *, api_key: str | None = None, timeout: float = 60.0, retries: int = 3
 ) -> Iterator[Client]:
-    """A `Client`, of the server at a URL, or of a private server that serves one bundle and stops on leaving.
+    """A `Client` of the server at a URL, or of a private server for one bundle that stops at the end of the block.
 
-    The private server is `bentoml serve` of the checkout that the bundle or the working folder lies in, or that
-    V1T_HOME names; it listens on a free port of the loopback interface. V1T_PROVIDER, V1T_THREADS and so on reach it.
+    The private server is `bentoml serve` in the checkout that contains the bundle or the working directory, or that
+    V1T_HOME names. It listens on a free port of the loopback interface, and inherits V1T_PROVIDER, V1T_THREADS etc.
 
     Args:
         where: "http://..." or the folder of a bundle.
         api_key, timeout, retries: see `Client`.
 
     Raises:
-        InvalidArgument: neither a URL nor a bundle; or no server package to serve it with.
-        NotReady: the private server refused the bundle, or did not come up; says why.
+        InvalidArgument: neither a URL nor a bundle, or there is no server package to serve the bundle with.
+        NotReady: the private server refused the bundle or did not start; the message has the reason.
 
     Example:
         >>> with open_predictor("exported_models/demo") as twin:                 # doctest: +SKIP
@@ -62,7 +62,7 @@ def open_predictor(
 
 
 def _home(bundle: Path) -> Path:
-    """The checkout whose server can serve the bundle."""
+    """The checkout whose server serves the bundle."""
     named = os.environ.get("V1T_HOME")
     starts = [Path(named)] if named else [bundle, Path.cwd()]
     for start in starts:
@@ -70,15 +70,15 @@ def _home(bundle: Path) -> Path:
             if (folder / "bentofile.yaml").is_file() and (folder / "server" / "service.py").is_file():
                 return folder
     raise InvalidArgument(
-        "no server package was found to open this bundle with",
+        "no server package to serve this bundle with",
         got=f"{named or bundle}",
-        expected="a checkout of the project (with bentofile.yaml) above the bundle or the working folder",
-        hint="Set V1T_HOME to the checkout, or start the server there and give its URL.",
+        expected="a checkout of the project (with bentofile.yaml) that contains the bundle or the working directory",
+        hint="Set V1T_HOME to the checkout, or start the server there and use its URL.",
     )
 
 
 def _python(home: Path) -> str:
-    """An interpreter that has BentoML: this one, or that of `make serve` or `make install`."""
+    """A Python interpreter with BentoML: this one, or that of `make serve` or `make install`."""
     if importlib.util.find_spec("bentoml") is not None:
         return sys.executable
     for environment in (".venv-serve", ".venv"):
@@ -88,7 +88,7 @@ def _python(home: Path) -> str:
     raise InvalidArgument(
         "the server's packages are not installed",
         got=f"no bentoml for {sys.executable}, and no environment in {home}",
-        hint=f"`make serve` in {home} installs them once; or give a server's URL.",
+        hint=f"`make serve` in {home} installs them; or use the URL of a server.",
     )
 
 
@@ -97,7 +97,7 @@ def _serving(bundle: Path, home: Path, place: Path) -> Iterator[tuple[str, subpr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name not in _ASIDE}
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     environment |= {"V1T_BUNDLES": str(bundle), "BENTOML_HOME": str(place / "bentoml")}
     with (place / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -120,8 +120,8 @@ def _serving(bundle: Path, home: Path, place: Path) -> Iterator[tuple[str, subpr
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path, bundle: Path) -> None:
-    """Until the bundle is loaded; what is refused is said at once, in the server's words."""
-    deadline = time.monotonic() + _PATIENCE
+    """Waits until the bundle is loaded. A refusal is raised at once, with the server's message."""
+    deadline = time.monotonic() + _LOADING_TIMEOUT
     with Client(url, retries=0, timeout=5.0) as client:
         while time.monotonic() < deadline and process.poll() is None:
             try:
@@ -135,7 +135,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, bundle: Path) -
             time.sleep(0.1)
     end = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
     raise NotReady(
-        f"the private server of {bundle.name!r} did not come up in {_PATIENCE:g} s"
+        f"the private server of {bundle.name!r} did not start within {_LOADING_TIMEOUT:g} s"
         if process.poll() is None
         else f"the private server of {bundle.name!r} stopped",
         status=503,

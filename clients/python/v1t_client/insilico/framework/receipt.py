@@ -1,4 +1,4 @@
-"""What was done: enough to do it again, as JSON beside every result."""
+"""Receipts: the JSON beside every result that says how it was made, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = ("numpy", "scipy", "xarray", "httpx")
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this client and what it computes with."""
+    """The versions of Python, this client and its dependencies."""
     found = {"python": platform.python_version(), "v1t_client": __version__}
     for package in _PACKAGES:
         try:
@@ -31,18 +31,18 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """How a result came to be.
+    """How a result was made.
 
     Attributes:
-        experiment: its name in `EXPERIMENTS`.
-        parameters: of the experiment, all of them, seed and monitor and mouse included.
-        screen: image size, luminance, unit and the conversion from degrees to pixels that was used.
-        model: name, hash, members, simulated, notice of the bundle that answered.
-        assumed: what the server filled in, once each.
-        predictor: URL or bundle folder that was asked.
-        command: what was typed, if it was typed.
+        experiment: name in `EXPERIMENTS`.
+        parameters: all parameters of the experiment, including mouse, monitor and seed.
+        screen: image size, luminance, unit, and the conversion from degrees to pixels.
+        model: name, hash, members, simulated, notice of the bundle.
+        assumed: what the server filled in, without repetitions.
+        predictor: URL, or folder of the bundle.
+        command: the command line, if there was one.
         versions: of Python and packages.
-        created: UTC, ISO 8601. seconds: from the start, over all of the run's sittings.
+        created: UTC, ISO 8601. seconds: run time, including that of interrupted runs.
     """
 
     experiment: str
@@ -61,20 +61,20 @@ class Receipt:
 
     @classmethod
     def from_json(cls, text: str) -> Receipt:
-        """Fields of later versions are ignored.
+        """The inverse of `to_json`. Fields of later versions are ignored.
 
         Raises:
-            InvalidArgument: it is no receipt.
+            InvalidArgument: this is not a receipt.
         """
         try:
             content = json.loads(text)
             return cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
         except (ValueError, TypeError) as error:
-            raise InvalidArgument(f"this is no receipt: {error}", expected="a receipt.json of `v1t`") from error
+            raise InvalidArgument(f"this is not a receipt: {error}", expected="a receipt.json of `v1t`") from error
 
     @classmethod
     def load(cls, path: Path) -> Receipt:
-        """Of a receipt.json, or of the result's folder."""
+        """Reads a receipt.json, or that of a result's folder."""
         file = path / RECEIPT if path.is_dir() else path
         try:
             text = file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A result: labelled arrays with units and neurons, a table with a row per neuron, figures, and a receipt."""
+"""Results: labelled arrays with units and neuron ids, a table with one row per neuron, figures, and a receipt."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from v1t_client.insilico.framework.receipt import RECEIPT, Receipt
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Result"]
+__all__ = ["Result", "variable"]
 
 ARRAYS = "result.nc"
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What an experiment found.
+    """The result of an experiment.
 
     Attributes:
-        dataset: an `xarray.Dataset`; its dimension `neuron` holds neuron ids and has coordinates x_um, y_um, z_um.
-            Every variable has `units` in its attributes.
-        receipt: how it came to be.
+        dataset: an `xarray.Dataset`. Its dimension `neuron` has neuron ids and coordinates x_um, y_um, z_um; every
+            variable has the attribute `units`.
+        receipt: how it was made.
     """
 
     dataset: xarray.Dataset
@@ -37,7 +37,7 @@ class Result:
     def table(self) -> dict[str, np.ndarray]:
         """One row per neuron: every variable and coordinate whose only dimension is `neuron`, by name.
 
-        Of a result about images, such as attention, one row per image.
+        Results about images, such as attention, have one row per image.
         """
         row = self._row
         columns = {"neuron_id" if row == "neuron" else row: self.dataset[row].values}
@@ -51,7 +51,7 @@ class Result:
         return "neuron" if "neuron" in self.dataset.dims else "image"
 
     def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
-        """Makes the folder: result.nc, neurons.parquet or images.parquet, receipt.json, figures as .png and .pdf."""
+        """Writes a new folder: result.nc, neurons.parquet or images.parquet, receipt.json, figures as .png and .pdf."""
         folder.mkdir()
         dataset = self.dataset.assign_attrs(receipt=self.receipt.to_json())
         encoding = {str(name): {"zlib": True, "complevel": 4} for name in _large(dataset)}
@@ -60,15 +60,15 @@ class Result:
         parquet, arrow = needed("pyarrow.parquet"), needed("pyarrow")
         parquet.write_table(arrow.table(self.table()), folder / f"{self._row}s.parquet")
         for name, figure in figures.items():
-            # No date inside, so that the same result gives the same file.
+            # Without a date, so that the same result gives the same file.
             figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
-            figure.set_layout_engine("none")  # laid out once: that is most of the time
+            figure.set_layout_engine("none")  # keep the layout of the PNG: computing it takes most of the time
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         (folder / RECEIPT).write_text(self.receipt.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path | str) -> Result:
-        """Reads what a finished run wrote.
+        """Reads the folder of a finished run.
 
         Raises:
             InvalidArgument: there is no result in this folder.
@@ -76,7 +76,7 @@ class Result:
         folder = Path(folder)
         if not (folder / ARRAYS).is_file():
             unfinished = folder.with_name(f"{folder.name}.partial").is_dir()
-            hint = "An unfinished run lies beside it: repeat its command to finish it." if unfinished else None
+            hint = "There is an unfinished run of it; run its command again to finish it." if unfinished else None
             raise InvalidArgument("there is no result in this folder", got=folder, expected=ARRAYS, hint=hint)
         with needed("xarray").open_dataset(folder / ARRAYS, engine="h5netcdf") as stored:
             dataset = stored.load()
@@ -86,3 +86,8 @@ class Result:
 
 def _large(dataset: xarray.Dataset) -> Iterable[Any]:
     return [name for name, values in dataset.data_vars.items() if values.size > 4096 and values.dtype.kind in "iuf"]
+
+
+def variable(values: Any, units: str, long_name: str = "", *, dims: str | tuple[str, ...] = "neuron") -> Any:
+    """A variable or coordinate as `xarray.Dataset` takes it: dimensions, values and attributes."""
+    return dims, values, {"units": units, **({"long_name": long_name} if long_name else {})}

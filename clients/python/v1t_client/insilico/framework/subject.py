@@ -1,4 +1,4 @@
-"""Who is asked: a mouse of a predictor, some of its neurons, its screen, and the state that it is held in."""
+"""The subject of an experiment: a mouse, the chosen neurons, its screen, and its behaviour."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject"]
 
-BATCH = 32  # images in one request: 5 MB of 144x256, and Ctrl-C is never far away
+BATCH = 32  # images per request: 5 MB of 144 x 256, and short enough for Ctrl-C to act soon
 
 
 @dataclass(kw_only=True)
 class Subject:
-    """Neurons of one mouse that can be asked, and what was said on the way.
+    """Neurons of one mouse whose responses can be predicted, and the assumptions made in doing so.
 
     Attributes:
-        predictor: who answers; `predict` of it is called by `respond` only.
+        predictor: makes the predictions; only `respond` calls its method `predict`.
         mouse: image size, statistics, bundle.
-        neurons: those that are asked, in the order of the responses.
+        neurons: the chosen neurons, in the order of the responses.
         screen: draws stimuli for this mouse.
-        state: behaviour by name, as `predict` takes it; what is not in it is the training mean.
-        all_neurons: True if `neurons` are all of the mouse's, in its order.
-        assumed: what the predictor filled in, once each.
+        state: behaviour by name, as arguments of `predict`; the training mean for what is not in it.
+        all_neurons: True if `neurons` are all neurons of the mouse, in its order.
+        assumed: what the predictor filled in, without repetitions.
     """
 
     predictor: Predictor
@@ -65,16 +65,16 @@ class Subject:
         """Looks up the mouse and its neurons.
 
         Args:
-            neuron_ids: which neurons; all if left out.
-            best: in place of ids, so many with the best test score.
+            neuron_ids: which neurons; all by default.
+            best: instead of ids, the number of neurons with the best test scores.
 
         Raises:
-            InvalidArgument: a neuron does not exist, or no scores are known to choose the best by.
+            InvalidArgument: a neuron does not exist, or no test scores are known.
         """
         detail = predictor.mouse(mouse, model=model)
         neurons = predictor.neurons(mouse, model=detail.model)
         if neuron_ids is not None and best is not None:
-            raise InvalidArgument("neurons are chosen twice", got="neuron_ids and best", expected="one of them")
+            raise InvalidArgument("neurons are chosen in two ways", got="neuron_ids and best", expected="one of them")
         chosen = neurons
         if neuron_ids is not None:
             chosen = _by_id(neurons, neuron_ids)
@@ -97,19 +97,19 @@ class Subject:
         return len(self.neurons)
 
     def only(self, rows: npt.ArrayLike) -> Subject:
-        """The same with some of the neurons, by position; `assumed` is shared."""
+        """The same subject with the neurons at these positions; `assumed` is shared."""
         rows = np.atleast_1d(np.asarray(rows))
-        return replace(self, neurons=_rows(self.neurons, rows), all_neurons=False)
+        return replace(self, neurons=self.neurons.rows(rows), all_neurons=False)
 
     def respond(self, images: npt.NDArray[Any], **state: Any) -> npt.NDArray[np.float32]:
         """(B, n) standardised responses.
 
         Args:
-            images: (B, H, W), shown the same in all channels, or (B, C, H, W); in the recording's units.
-            state: behaviour for this question, over the subject's own: `predict`'s names, one value or one per image.
+            images: (B, H, W), the same in all channels, or (B, C, H, W); in the recording's units.
+            state: behaviour that overrides the subject's own: arguments of `predict`, one value or one per image.
 
         Raises:
-            ReplyInvalid: another bundle has answered than at the beginning.
+            ReplyInvalid: the server changed its bundle since the beginning.
         """
         images = np.asarray(images)
         B, C = len(images), self.mouse.image_shape[0]
@@ -132,24 +132,24 @@ class Subject:
         return np.concatenate(parts)
 
     def note(self, prediction: Prediction | Gradient | Attention) -> None:
-        """Takes in what a reply says beside its numbers; for those who ask the predictor themselves."""
+        """Checks and records the metadata of a reply; for callers that use the predictor directly."""
         if prediction.model.hash != self.model.hash:
             raise ReplyInvalid(
-                "another bundle answers than at the beginning of this experiment",
+                "the server changed its bundle during this experiment",
                 got=prediction.model.hash[:12],
                 expected=self.model.hash[:12],
-                hint="It was swapped on the server. Begin again (--force), or ask for the old one by --model.",
+                hint="Start again (--force), or choose the old bundle with --model.",
             )
         self.assumed += [line for line in prediction.assumed if line not in self.assumed]
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Who was asked, as a dataset's attributes have it."""
+        """The mouse and model, as attributes of a dataset."""
         return {
             "mouse": self.mouse.mouse_id,
             "model": self.model.name,
             "model_hash": self.model.hash,
-            "simulated": int(self.model.simulated),  # NetCDF attributes know no booleans
+            "simulated": int(self.model.simulated),  # NetCDF attributes cannot be booleans
             "notice": self.model.notice or "",
         }
 
@@ -167,14 +167,11 @@ class Subject:
             **{f"{axis}_um": ("neuron", neurons.coordinates_um[:, i], um) for i, axis in enumerate("xyz")},
             **{name: ("neuron", score, {"units": "1"}) for name, score in neurons.scores.items()},
         }
-        dataset: xarray.Dataset = needed("xarray").Dataset(
-            dict(variables), coords={**own, **(coords or {})}, attrs=self.attributes
-        )
-        return dataset
+        return needed("xarray").Dataset(dict(variables), coords={**own, **(coords or {})}, attrs=self.attributes)
 
 
 def _piece(value: Any, piece: slice, n_images: int, *, pair: bool) -> Any:
-    """A behaviour value's part for some of the images."""
+    """The part of a behaviour value that belongs to some of the images."""
     array = np.asarray(value)
     per_image = array.ndim == (2 if pair else 1) and len(array) == n_images
     return array[piece] if per_image else value
@@ -185,31 +182,20 @@ def _by_id(neurons: NeuronTable, neuron_ids: Sequence[int]) -> NeuronTable:
     unknown = [int(neuron_id) for neuron_id in neuron_ids if int(neuron_id) not in position]
     if unknown or not len(neuron_ids):
         raise InvalidArgument(
-            f"mouse {neurons.mouse!r} has no such neurons" if unknown else "no neurons are asked for",
+            f"mouse {neurons.mouse!r} has no such neurons" if unknown else "neuron_ids is empty",
             got=", ".join(map(str, unknown[:5])) or "an empty list",
             expected=f"ids as `v1t neurons {neurons.mouse}` lists them",
         )
-    return _rows(neurons, np.array([position[int(neuron_id)] for neuron_id in neuron_ids]))
+    return neurons.rows(np.array([position[int(neuron_id)] for neuron_id in neuron_ids]))
 
 
 def _best(neurons: NeuronTable, n: int) -> NeuronTable:
     for score in neurons.scores.values():
         if np.isfinite(score).any():
             order = np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")
-            return _rows(neurons, order[:n])
+            return neurons.rows(order[:n])
     raise InvalidArgument(
-        f"no test scores of mouse {neurons.mouse!r} are known to choose the best neurons by",
+        f"no test scores of mouse {neurons.mouse!r} are known",
         expected="neuron ids",
-        hint="--neuron-ids 12,99,7; or evaluate the twin before it is exported.",
-    )
-
-
-def _rows(neurons: NeuronTable, rows: np.ndarray) -> NeuronTable:
-    return replace(
-        neurons,
-        neuron_ids=neurons.neuron_ids[rows],
-        coordinates_um=neurons.coordinates_um[rows],
-        response_std=neurons.response_std[rows],
-        scores={name: score[rows] for name, score in neurons.scores.items()},
-        total=len(rows),
+        hint="Use --neuron-ids 12,99,7, or evaluate the twin before exporting it.",
     )

@@ -1,7 +1,7 @@
-"""The inception-loop pack: from most exciting inputs to what an experimenter shows to the same mouse again.
+"""Inception-loop packs: most exciting inputs as frames to show to the same mouse again.
 
-A folder of manifest.json (units, frames with their hashes, how they were made), frames.npy and frames/*.png (uint8),
-trials.csv (in which order they are shown) and predictions.npy (what the twin says of exactly these frames).
+A pack is a folder of manifest.json (units, frames with their hashes, how they were made), frames.npy and frames/*.png
+(uint8), trials.csv (the order of presentation) and predictions.npy (the twin's predictions for exactly these frames).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
 from v1t_client._predictor import Predictor
 from v1t_client._version import __version__
+from v1t_client.insilico.framework.checkpoint import new_folder
 from v1t_client.insilico.framework.experiment import STATE
 from v1t_client.insilico.framework.result import Result
 from v1t_client.insilico.framework.subject import Subject
@@ -37,17 +38,17 @@ KINDS = ("mei", "lei", "exciting_surround", "suppressing_surround", "diverse")
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
-    """How a pack is made.
+    """The options of a pack.
 
     Attributes:
-        n_units: at most so many units, the best by `score` first.
-        score: which test score of the result; the first that is known if None, and the response to the unit's own
-            image where none is. `score_min`: only units that reach it.
-        min_distance_um: no two units nearer than this in cortex, where their places are known.
-        kinds: which images of a unit, of `KINDS`; all that the result has if None.
-        luminance: mean level of every frame; the training images' mean if None.
-        contrast: std of every frame's levels; the median over the frames as they were found if None.
-        repeats: how often each frame is shown. `seed`: of the order.
+        n_units: most units, the best by `score` first.
+        score: test score of the result to choose by; None: the first that is known, or else the response to the unit's
+            own image. `score_min`: only units with at least this score.
+        min_distance_um: smallest distance in cortex between two units, where positions are known.
+        kinds: which images of a unit, of `KINDS`; None: all in the result.
+        luminance: mean level of every frame; None: the training images' mean.
+        contrast: std of the levels of every frame; None: the median over the images.
+        repeats: presentations of each frame. `seed`: of the order.
     """
 
     n_units: int = 50
@@ -63,21 +64,21 @@ class PackOptions:
     def __post_init__(self) -> None:
         if self.n_units < 1 or self.repeats < 1 or self.min_distance_um < 0:
             raise InvalidArgument(
-                "n_units, repeats or min_distance_um makes no sense",
+                "n_units, repeats or min_distance_um is too small",
                 got=f"{self.n_units}, {self.repeats}, {self.min_distance_um:g}",
                 expected="at least 1, 1, 0",
             )
 
 
 def make_pack(result: Result, predictor: Predictor, output: Path, options: PackOptions) -> dict[str, Any]:
-    """Writes the pack, or nothing, and returns its manifest.
+    """Writes a pack, completely or not at all, and returns its manifest.
 
     Args:
-        result: of `v1t mei`.
-        predictor: the twin, asked what it predicts for the frames as they are written, in the result's own state.
+        result: a result of `v1t mei`.
+        predictor: predicts the responses to the frames as they are written, with the result's behaviour.
 
     Raises:
-        InvalidArgument: the output exists, the result has no images, no unit is left, or it has no grey levels.
+        InvalidArgument: the output exists, the result has no images, no unit is left, or grey levels are not known.
     """
     if output.exists():
         raise InvalidArgument("the output exists already", got=output, hint="Choose another name.")
@@ -135,12 +136,13 @@ def make_pack(result: Result, predictor: Predictor, output: Path, options: PackO
         "frames": frames,
         "n_trials": int(order.size),
     }
-    _write(output, manifest, shown, predictions, order)
+    with new_folder(output) as made:
+        _write(made, manifest, shown, predictions, order)
     return manifest
 
 
 def choose_units(dataset: xarray.Dataset, options: PackOptions) -> tuple[list[int], str, npt.NDArray[np.float64]]:
-    """Rows of the units, what they were chosen by, and their scores: the best first, none too near to a better one."""
+    """Rows of the chosen units, the name of the score, and their scores: best first, none too close to a better one."""
     own = ("neuron", "x_um", "y_um", "z_um")
     known = [
         str(name)
@@ -169,11 +171,11 @@ def choose_units(dataset: xarray.Dataset, options: PackOptions) -> tuple[list[in
 
 
 def _images(units: xarray.Dataset, kinds: Iterable[str] | None) -> tuple[npt.NDArray[np.float64], list[dict[str, Any]]]:
-    """(F, C, H, W) in the recording's units, and of each frame its kind and unit."""
-    there = [kind for kind in KINDS if kind in units]
-    wanted = there if kinds is None else list(kinds)
-    if missing := [kind for kind in wanted if kind not in there]:
-        raise InvalidArgument("the result has no such images", got=", ".join(missing), expected=", ".join(there))
+    """(F, C, H, W) in the recording's units, and the kind and unit of each frame."""
+    available = [kind for kind in KINDS if kind in units]
+    wanted = available if kinds is None else list(kinds)
+    if missing := [kind for kind in wanted if kind not in available]:
+        raise InvalidArgument("the result has no such images", got=", ".join(missing), expected=", ".join(available))
     images, frames = [], []
     for kind in wanted:
         for row, unit in enumerate(units["neuron"].values):
@@ -185,18 +187,18 @@ def _images(units: xarray.Dataset, kinds: Iterable[str] | None) -> tuple[npt.NDA
 
 
 def matched(images: npt.NDArray[np.floating], luminance: float, contrast: float) -> npt.NDArray[np.uint8]:
-    """Frames (F, C, H, W) of one mean and std of levels, as near as 0 to 255 and rounding let them be."""
+    """Frames (F, C, H, W) with the same mean and std of levels, as far as 0 to 255 and rounding allow."""
     if not 0 < luminance < 255 or not contrast > 0:
         raise InvalidArgument(
-            "luminance or contrast is impossible", got=f"{luminance:g}, {contrast:g}", expected="0-255"
+            "luminance or contrast is out of range", got=f"{luminance:g}, {contrast:g}", expected="0-255"
         )
     axes = (1, 2, 3)
     deviation = images - images.mean(axes, keepdims=True)
     flat = deviation.std(axes, keepdims=True) == 0
     if flat.any():
-        raise InvalidArgument("an image has no contrast to scale", got=f"{int(flat.sum())} uniform images")
+        raise InvalidArgument("an image has no contrast to scale", got=counted(int(flat.sum()), "uniform image"))
     gain, offset = contrast / deviation.std(axes, keepdims=True), np.full(flat.shape, float(luminance))
-    for _ in range(20):  # what is cut at black and white is made up for by the rest
+    for _ in range(20):  # the other pixels compensate for those clipped at black and white
         shown = np.clip(offset + gain * deviation, 0, 255)
         offset = offset + luminance - shown.mean(axes, keepdims=True)
         gain = gain * contrast / np.maximum(shown.std(axes, keepdims=True), 1e-9)
@@ -204,8 +206,8 @@ def matched(images: npt.NDArray[np.floating], luminance: float, contrast: float)
 
 
 def trial_order(n_frames: int, repeats: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """(repeats, n_frames): every frame once in each block, so that a slow drift meets all alike, and never twice
-    in a row."""
+    """(repeats, n_frames): every frame once per block, so that slow drift affects all alike, and never twice in a
+    row."""
     blocks: list[np.ndarray] = []
     for _ in range(repeats):
         block = rng.permutation(n_frames)
@@ -216,10 +218,8 @@ def trial_order(n_frames: int, repeats: int, rng: np.random.Generator) -> npt.ND
 
 
 def _write(
-    output: Path, manifest: dict[str, Any], shown: npt.NDArray[np.uint8], predictions: np.ndarray, order: np.ndarray
+    made: Path, manifest: dict[str, Any], shown: npt.NDArray[np.uint8], predictions: np.ndarray, order: np.ndarray
 ) -> None:
-    made = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(made, ignore_errors=True)
     (made / "frames").mkdir(parents=True)
     np.save(made / FRAMES, shown)
     np.save(made / PREDICTIONS, predictions)
@@ -235,4 +235,3 @@ def _write(
             frame = manifest["frames"][frame_number]
             writer.writerow([trial, trial // order.shape[1], frame_number, frame["kind"], frame["unit"], frame["file"]])
     (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    made.rename(output)

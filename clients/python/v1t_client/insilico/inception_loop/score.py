@@ -1,4 +1,4 @@
-"""Scores a recording of a pack: did the neurons do what the twin said, and did each like its own image best?"""
+"""Scores a recording of a pack: how well the predictions hold, and whether each unit prefers its own image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
 from v1t_client.insilico.framework.plotting import ACCENT, INK, axes_grid
 from v1t_client.insilico.framework.receipt import Receipt
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.inception_loop.pack import MANIFEST, PREDICTIONS, TRIALS
 
 __all__ = ["Pack", "confusion", "read_responses", "score_figures", "score_pack", "summary_of"]
@@ -27,7 +28,7 @@ N_PERMUTATIONS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """A pack as `v1t pack` wrote it.
+    """A pack, as written by `v1t pack`.
 
     Attributes:
         order: (n_trials,), the frame of each trial.
@@ -40,10 +41,10 @@ class Pack:
 
     @classmethod
     def load(cls, folder: Path) -> Pack:
-        """Reads it.
+        """Reads the folder of a pack.
 
         Raises:
-            InvalidArgument: it is no pack.
+            InvalidArgument: this is not a pack.
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -52,9 +53,11 @@ class Pack:
             predictions = np.load(folder / PREDICTIONS, allow_pickle=False)
             whole = predictions.shape == (len(manifest["units"]), len(manifest["frames"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidArgument(f"this is no pack: {error}", got=folder, expected="a folder of `v1t pack`") from error
+            raise InvalidArgument(
+                f"this is not a pack: {error}", got=folder, expected="a folder of `v1t pack`"
+            ) from error
         if not whole or len(order) != manifest["n_trials"]:
-            raise InvalidArgument("the pack is not whole", got=folder, hint="Was a file of it edited? Make it again.")
+            raise InvalidArgument("the files of the pack do not match", got=folder, hint="Make the pack again.")
         return cls(manifest, order, predictions)
 
     @property
@@ -63,14 +66,14 @@ class Pack:
 
 
 def read_responses(path: Path, pack: Pack) -> npt.NDArray[np.float64]:
-    """(n_trials, n): what was recorded, in the order of trials.csv; NaN for units that were not found again.
+    """(n_trials, n): the recorded responses in the order of trials.csv; NaN for units that were not found again.
 
     Args:
-        path: a .npy of (n_trials, n) in the manifest's order of units, or a CSV with a column per unit, headed by its
-            id, and a row per trial; a column `trial` says which if the rows are in another order.
+        path: a .npy file of (n_trials, n) in the manifest's order of units, or a CSV with a column per unit, headed by
+            its id, and a row per trial. A column `trial` numbers the rows if they are in another order.
 
     Raises:
-        InvalidArgument: it does not fit the pack.
+        InvalidArgument: the responses do not fit the pack.
     """
     n_trials, units = len(pack.order), pack.units
     try:
@@ -86,7 +89,7 @@ def read_responses(path: Path, pack: Pack) -> npt.NDArray[np.float64]:
         trials = [int(row["trial"]) for row in rows] if rows and "trial" in rows[0] else list(range(len(rows)))
         if sorted(trials) != list(range(n_trials)):
             raise InvalidArgument(
-                "the responses do not hold each trial once",
+                "the responses do not contain each trial once",
                 got=f"{len(rows)} rows",
                 expected=f"trials 0-{n_trials - 1}",
             )
@@ -106,14 +109,14 @@ def read_responses(path: Path, pack: Pack) -> npt.NDArray[np.float64]:
 
 
 def confusion(responses: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], float, float]:
-    """How specific images are to their units.
+    """How specifically images excite their own units.
 
     Args:
-        responses: (n units, n images), image j is that of unit j.
+        responses: (n units, n images); image j belongs to unit j.
 
     Returns:
-        Each unit's responses z-scored over images (n, n); the share of units whose own image is their strongest; and
-        the p-value of the mean over the diagonal, against images given to units at random (one-sided).
+        The responses of each unit z-scored over images (n, n); the share of units that respond most to their own image;
+        and the p-value of the mean of the diagonal under random assignment of images to units (one-sided).
     """
     deviation = responses - responses.mean(1, keepdims=True)
     z = deviation / np.maximum(responses.std(1, keepdims=True), 1e-12)
@@ -126,7 +129,7 @@ def confusion(responses: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float
 
 
 def score_pack(folder: Path, responses: Path, *, command: str = "") -> Result:
-    """Compares a recording of the pack with its predictions, per unit and as a confusion of images and units."""
+    """Compares a recording of a pack with its predictions, per unit and as a confusion matrix of units and images."""
     pack = Pack.load(folder)
     table = read_responses(responses, pack)
     n_units, n_frames = pack.predictions.shape
@@ -136,19 +139,14 @@ def score_pack(folder: Path, responses: Path, *, command: str = "") -> Result:
         blocks[seen[frame], frame] = table[trial]
         seen[frame] += 1
     recorded = blocks.mean(0).T  # (n, F)
-    response = {"units": "recording"}
     variables: dict[str, Any] = {
-        "recorded": (("neuron", "frame"), recorded, {**response, "long_name": "mean over repeats"}),
-        "predicted": (("neuron", "frame"), pack.predictions, {"units": "response std"}),
-        "correlation": (
-            "neuron",
-            _rowwise(recorded, pack.predictions),
-            {"units": "1", "long_name": "of recorded mean and prediction, over frames"},
+        "recorded": variable(recorded, "recording", "mean over repeats", dims=("neuron", "frame")),
+        "predicted": variable(pack.predictions, "response std", dims=("neuron", "frame")),
+        "correlation": variable(
+            _rowwise(recorded, pack.predictions), "1", "of recorded mean and prediction, over frames"
         ),
-        "reliability": (
-            "neuron",
-            _reliability(blocks),
-            {"units": "1", "long_name": "mean correlation of one repeat with the mean of the others"},
+        "reliability": variable(
+            _reliability(blocks), "1", "mean correlation of one repeat with the mean of the others"
         ),
     }
     found = np.flatnonzero(np.isfinite(recorded).all(1))
@@ -159,10 +157,10 @@ def score_pack(folder: Path, responses: Path, *, command: str = "") -> Result:
         predicted, _, _ = confusion(pack.predictions[found][:, images].astype(np.float64))
         square = ("confused", "image_of")
         variables |= {
-            "confusion": (square, z, {"units": "1", "long_name": "z-scored recorded response to each unit's image"}),
-            "predicted_confusion": (square, predicted, {"units": "1"}),
-            "own_image_strongest": ((), share, {"units": "1", "long_name": "share of units"}),
-            "own_image_p_value": ((), p_value, {"units": "1", "long_name": "permutations, one-sided"}),
+            "confusion": variable(z, "1", "z-scored recorded response to each unit's image", dims=square),
+            "predicted_confusion": variable(predicted, "1", dims=square),
+            "own_image_strongest": variable(share, "1", "share of units", dims=()),
+            "own_image_p_value": variable(p_value, "1", "permutations, one-sided", dims=()),
         }
     ids = np.array(pack.units)
     frames = pack.manifest["frames"]
@@ -197,12 +195,12 @@ def summary_of(result: Result) -> str:
     """A few lines for the terminal."""
     dataset = result.dataset
     correlation, reliability = dataset["correlation"].values, dataset["reliability"].values
-    there = np.isfinite(correlation)
-    lines = [f"{int(there.sum())} of {len(there)} units were found again"]
-    if there.any():
+    found = np.isfinite(correlation)
+    lines = [f"found {int(found.sum())} of {counted(len(found), 'unit')} again"]
+    if found.any():
         repeated = np.isfinite(reliability)
         beside = f"; reliability {np.median(reliability[repeated]):.3f}" if repeated.any() else ""
-        lines.append(f"correlation with the prediction {np.median(correlation[there]):.3f} (median over units{beside})")
+        lines.append(f"correlation with the prediction {np.median(correlation[found]):.3f} (median over units{beside})")
     if "own_image_strongest" in dataset:
         n = dataset.sizes["confused"]
         share, p_value = dataset["own_image_strongest"].item(), dataset["own_image_p_value"].item()
@@ -211,7 +209,7 @@ def summary_of(result: Result) -> str:
 
 
 def score_figures(result: Result) -> dict[str, Any]:
-    """score: correlation against reliability, and the confusion of units and images, recorded and predicted."""
+    """score: correlation against reliability, and the confusion matrices of units and images."""
     dataset = result.dataset
     square = "confusion" in dataset
     figure, axes = axes_grid(3 if square else 1, columns=3, size=(2.7, 2.5))
@@ -233,7 +231,7 @@ def score_figures(result: Result) -> dict[str, Any]:
 
 
 def _rowwise(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """(n,): Pearson's correlation row by row; NaN where a row is missing or flat."""
+    """(n,): Pearson's correlation of each row; NaN where a row is missing or constant."""
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     length = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     product = (a * b).sum(1)
@@ -247,8 +245,7 @@ def _reliability(blocks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.full(blocks.shape[2], np.nan)
     total = blocks.sum(0)
     each = [_rowwise(block.T, ((total - block) / (n_repeats - 1)).T) for block in blocks]
-    mean: npt.NDArray[np.float64] = np.mean(each, axis=0)
-    return mean
+    return np.mean(each, axis=0)
 
 
 def _sha256(path: Path) -> str:

@@ -1,10 +1,10 @@
-"""Gradient ascent over many neurons and seeds at once: one gradient request per step and 32 images."""
+"""Gradient ascent over many neurons and starting images at once: one gradient request per step and 32 images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,25 +16,25 @@ from v1t_client.insilico.framework.subject import BATCH, Subject
 from v1t_client.insilico.most_exciting_inputs.canvas import Array, Canvas, blurred
 from v1t_client.insilico.most_exciting_inputs.recipes import Recipe
 
-__all__ = ["KEPT_EVERY", "Climb", "climb", "move", "respond_each", "slopes"]
+__all__ = ["SAVED_EVERY", "Ascent", "ascend", "move", "respond_each", "slopes"]
 
-KEPT_EVERY = 10  # steps; what an interruption may cost
+SAVED_EVERY = 10  # steps
 
 
 @dataclass(frozen=True, eq=False)
-class Climb:
-    """Where an ascent came to.
+class Ascent:
+    """The result of an ascent.
 
     Attributes:
         images: (n, S, C, h, w) standardised.
-        trace: (n, S, steps + 1), the neuron's response before each step and at the end.
+        trace: (n, S, steps + 1), the response of the neuron before each step and at the end.
     """
 
     images: Array
     trace: npt.NDArray[np.float32]
 
 
-def climb(
+def ascend(
     subject: Subject,
     canvas: Canvas,
     recipe: Recipe,
@@ -43,41 +43,37 @@ def climb(
     name: str,
     start: Array,
     up: bool = True,
-    bring_back: Callable[[Array], Array] | None = None,
-) -> Climb:
-    """Climbs the response of each neuron from its own starting images, or goes down it.
+    constrain: Callable[[Array], Array] | None = None,
+) -> Ascent:
+    """Maximizes the response of each neuron from its own starting images, or minimizes it.
 
     Args:
-        name: of the state that is kept each `KEPT_EVERY` steps: an interrupted climb goes on there.
+        name: of the saved state that an interrupted ascent resumes from.
         start: (n, S, C, h, w) standardised, one row per neuron of the subject.
-        up: towards larger responses.
-        bring_back: keeps the images on the constraint; the recipe's if left out.
+        up: True to maximize, False to minimize.
+        constrain: projects images onto the constraint; that of the recipe by default.
     """
     n, S = start.shape[:2]
-    if bring_back is None:
-        bring_back = lambda images: canvas.constrain(images, recipe.constraint, recipe.size)  # noqa: E731
-    images, trace, first = bring_back(start), np.empty((n, S, recipe.steps + 1), np.float32), 0
-    if (kept := work.load(name)) is not None:
-        images, trace, first = kept["images"], kept["trace"], int(kept["step"])
+    if constrain is None:
+        constrain = lambda images: canvas.constrain(images, recipe.constraint, recipe.size)  # noqa: E731
+    state: dict[str, Any] = {"images": constrain(start), "trace": np.empty((n, S, recipe.steps + 1), np.float32)}
     sign = 1.0 if up else -1.0
-    with work.progress(recipe.steps, name.replace("_", " "), done=first) as bar:
-        for step in range(first, recipe.steps):
+    label = name.replace("_", " ")
+    with work.resume(name, state, recipe.steps, every=SAVED_EVERY, counter="step", label=label) as loop:
+        for (step,) in loop:
+            images, trace = state["images"], state["trace"]
             trace[:, :, step], slope = slopes(subject, canvas, images)
             if up and step == 0 and (silent := ~slope.any((2, 3, 4))).any():
-                # Half of all noise leaves a rectified neuron at rest, where nothing leads up; its negative may not.
+                # Half of all noise images leave a rectified neuron silent, without a gradient; their negatives may not.
                 images[silent] *= -1
                 trace[:, :, step], slope = slopes(subject, canvas, images)
-            images = bring_back(images + sign * move(slope, recipe, step))
-            if (step + 1) % KEPT_EVERY == 0:
-                work.save(name, images=images, trace=trace, step=step + 1)
-            bar.update(1)
-    trace[:, :, -1] = respond_each(subject, canvas, images)
-    work.save(name, images=images, trace=trace, step=recipe.steps)
-    return Climb(images, trace)
+            state["images"] = constrain(images + sign * move(slope, recipe, step))
+    state["trace"][:, :, -1] = respond_each(subject, canvas, state["images"])
+    return Ascent(state["images"], state["trace"])
 
 
 def move(slope: Array, recipe: Recipe, step: int) -> Array:
-    """What a step adds, (n, S, C, h, w)."""
+    """The change of the images in one step, (n, S, C, h, w)."""
     done = step / max(1, recipe.steps - 1)
     slope = blurred(slope, recipe.first_blur + done * (recipe.last_blur - recipe.first_blur))
     length = recipe.first_step + done * (recipe.last_step - recipe.first_step)
@@ -90,7 +86,7 @@ def move(slope: Array, recipe: Recipe, step: int) -> Array:
 def slopes(subject: Subject, canvas: Canvas, images: Array) -> tuple[npt.NDArray[np.float32], Array]:
     """Response of each neuron to its own images (n, S), and d response / d image (n, S, C, h, w)."""
     n, S = images.shape[:2]
-    rows = np.repeat(np.arange(n), S)  # which neuron each image is for
+    rows = np.repeat(np.arange(n), S)  # the neuron of each image
     flat = images.reshape(n * S, *images.shape[2:])
     responses, slope = np.empty(n * S, np.float32), np.empty(flat.shape)
     for start in range(0, n * S, BATCH):

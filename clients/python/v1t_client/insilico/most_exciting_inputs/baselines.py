@@ -1,41 +1,29 @@
-"""Rivals of a most exciting input: noise and natural images, which it has to beat."""
+"""Baselines of a most exciting input: the noise and natural images with the strongest responses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.framework.top_images import TopImages
 from v1t_client.insilico.most_exciting_inputs.ascent import respond_each
 from v1t_client.insilico.most_exciting_inputs.canvas import Array, Canvas, blurred
 from v1t_client.insilico.most_exciting_inputs.recipes import Recipe
 
-__all__ = ["Rivals", "best_in_mask", "best_rivals", "noise"]
+__all__ = ["best_baselines", "best_in_mask", "noise"]
 
 Read = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]  # numbers of images -> (B, C, H, W)
-TOP = 10  # of the strongest images that are also tried inside the mask
-KEPT_EVERY = 8  # batches
-
-
-@dataclass(frozen=True, eq=False)
-class Rivals:
-    """The strongest images of a set, for each neuron, descending.
-
-    Attributes:
-        responses: (n, T).
-        index: (n, T), which image of the set.
-    """
-
-    responses: npt.NDArray[np.float32]
-    index: npt.NDArray[np.int64]
+TOP = 10  # of the strongest images are also tried inside the mask
+SAVED_EVERY = 8  # batches
 
 
 def noise(canvas: Canvas, seed: int) -> Read:
-    """Gaussian noise blurred by a pixel of the grid, with the training images' mean and contrast, by its number."""
+    """Reads noise images by number: Gaussian, blurred by a grid pixel, with the training images' mean and contrast."""
 
     def draw(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         images = np.stack([np.random.default_rng([seed, int(i)]).standard_normal(canvas.grid) for i in indices])
@@ -44,41 +32,24 @@ def noise(canvas: Canvas, seed: int) -> Read:
     return draw
 
 
-def best_rivals(
-    subject: Subject,
-    work: Work,
-    read: Read,
-    n_images: int,
-    *,
-    name: str,
-) -> Rivals:
-    """Shows images 0 .. n_images - 1 to all neurons and keeps the strongest few of each; memory holds one batch."""
-    n, top, first = len(subject), min(TOP, n_images), 0
-    responses, index = np.full((n, top), -np.inf, np.float32), np.zeros((n, top), np.int64)
-    if (kept := work.load(name)) is not None:
-        responses, index, first = kept["responses"], kept["index"], int(kept["done"])
-    with work.progress(n_images, name, done=first) as bar:
-        for start in range(first, n_images, BATCH):
-            numbers = np.arange(start, min(start + BATCH, n_images))
-            all_responses = np.concatenate([responses, subject.respond(read(numbers)).T], axis=1)  # (n, T + B)
-            all_index = np.concatenate([index, np.broadcast_to(numbers, (n, len(numbers)))], axis=1)
-            order = np.argsort(-all_responses, axis=1, kind="stable")[:, :top]
-            responses = np.take_along_axis(all_responses, order, axis=1)
-            index = np.take_along_axis(all_index, order, axis=1)
-            if (start // BATCH) % KEPT_EVERY == 0 or numbers[-1] + 1 == n_images:
-                work.save(name, responses=responses, index=index, done=numbers[-1] + 1)
-            bar.update(len(numbers))
-    return Rivals(responses, index)
+def best_baselines(subject: Subject, work: Work, read: Read, n_images: int, *, name: str) -> TopImages:
+    """The strongest few of images 0 .. n_images - 1 for each neuron; memory holds one batch."""
+    top = TopImages.empty(len(subject), min(TOP, n_images))
+    state: dict[str, Any] = {"responses": top.responses, "index": top.index}
+    with work.resume(name, state, n_images, batch=BATCH, every=SAVED_EVERY) as loop:
+        top = TopImages(state["responses"], state["index"])
+        for piece in loop:
+            top.add(subject.respond(read(np.arange(piece.start, piece.stop))), piece.start)
+    return top
 
 
 def best_in_mask(
-    subject: Subject, canvas: Canvas, recipe: Recipe, read: Read, rivals: Rivals, masks: Array
+    subject: Subject, canvas: Canvas, recipe: Recipe, read: Read, top: TopImages, masks: Array
 ) -> npt.NDArray[np.float32]:
-    """(n,): the best response to a neuron's strongest images, cut to its mask and brought to the search's norm.
+    """(n,): the best response to a neuron's strongest images, cut to its mask and scaled to the norm of the search.
 
-    That is the fair comparison: the rival has the same contrast to spend, in the same place.
+    The comparison with the most exciting input is then fair: both have the same contrast in the same place.
     """
-    images = np.stack([canvas.read(read(row)) for row in rivals.index])  # (n, T, C, h, w)
+    images = np.stack([canvas.read(read(row)) for row in top.index])  # (n, T, C, h, w)
     images = canvas.constrain(images * masks[:, None, None], recipe.constraint, recipe.size)
-    best: npt.NDArray[np.float32] = respond_each(subject, canvas, images).max(1)
-    return best
+    return respond_each(subject, canvas, images).max(1)

@@ -1,8 +1,8 @@
-"""The canvas that images are searched on: a grid of standardised pixels, shown to the mouse at the recording's size.
+"""The canvas of the search: a grid of standardised pixels, shown to the mouse at the image size of the recording.
 
-A twin looks at its image at 36 rows. Of a recording at 144 x 256 it reads a quarter of the pixels, so the gradient is 0
-at the rest and a search pixel by pixel would draw dots. The search therefore runs on a grid of 36 rows, where the
-published recipes' pixels live too, and the image that is shown is its linear interpolation.
+A twin resizes its image to 36 rows. Of a recording at 144 x 256 it reads a quarter of the pixels, so the gradient is 0
+at the others, and a search pixel by pixel would draw dots. The search therefore runs on a grid of 36 rows, as in the
+published recipes, and the image shown is its linear interpolation.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Canvas:
-    """Standardised images (..., C, h, w) on a grid, and as the mouse is shown them (..., C, H, W).
+    """Converts between standardised images on the grid (..., C, h, w) and images as shown (..., C, H, W).
 
     Attributes:
         shape: (C, H, W).
-        factor: pixels of the image along one side of a grid pixel.
+        factor: image pixels along one side of a grid pixel.
         mean, std: (C, 1, 1), of the training images.
-        low, high: (C, 1, 1), what the training images reached, standardised; infinite where that is not known.
+        low, high: (C, 1, 1), range of the training images, standardised; infinite where it is not known.
     """
 
     shape: tuple[int, int, int]
@@ -43,7 +43,7 @@ class Canvas:
 
     @classmethod
     def of(cls, mouse: MouseDetail, *, rows: int = ROWS) -> Canvas:
-        """A grid of `rows` rows where the image is a whole multiple of it, else the image's own pixels."""
+        """A grid of `rows` rows if the image size is a multiple of it, otherwise the image's own pixels."""
         C, H, W = mouse.image_shape
         factor = H // rows if rows < H and H % rows == 0 and W % (H // rows) == 0 else 1
 
@@ -70,18 +70,16 @@ class Canvas:
     def pull_back(self, gradient: npt.NDArray[np.float32]) -> Array:
         """d / d(shown pixel) (..., C, H, W) -> d / d(grid pixel) (..., C, h, w): the transpose of `show`."""
         rows, columns = self._interpolation
-        pulled: Array = rows.T @ (gradient * self.std) @ columns
-        return pulled
+        return rows.T @ (gradient * self.std) @ columns
 
     def read(self, pixels: npt.NDArray[np.floating]) -> Array:
         """(..., C, H, W) in the recording's units -> (..., C, h, w) standardised: the mean of each block."""
         C, h, w = self.grid
         blocks = ((pixels - self.mean) / self.std).reshape(*pixels.shape[:-3], C, h, self.factor, w, self.factor)
-        read: Array = blocks.mean((-3, -1))
-        return read
+        return blocks.mean((-3, -1))
 
     def constrain(self, images: Array, constraint: Constraint, size: float | Array) -> Array:
-        """The images (..., C, h, w) brought to their norm or contrast, then cut to what can be shown."""
+        """The images (..., C, h, w) scaled to the norm or contrast `size`, then clipped to levels that can be shown."""
         axes = (-3, -2, -1)
         if constraint == "contrast":
             images = images - images.mean(axes, keepdims=True)
@@ -89,12 +87,11 @@ class Canvas:
         else:
             length = np.sqrt((images**2).sum(axes, keepdims=True))
         scaled = images * (size / np.maximum(length, np.finfo(float).tiny))
-        constrained: Array = np.clip(scaled, self.low, self.high)
-        return constrained
+        return np.clip(scaled, self.low, self.high)
 
     @cached_property
     def _interpolation(self) -> tuple[Array, Array]:
-        """(H, h) and (W, w): linear, pixels are points at their middles, the border repeats."""
+        """(H, h) and (W, w): linear interpolation between pixel centres; the border repeats."""
         _, h, w = self.grid
         return _linear(h, self.factor), _linear(w, self.factor)
 
@@ -109,9 +106,8 @@ def _linear(n: int, factor: int) -> Array:
 
 
 def blurred(images: Array, sigma: float) -> Array:
-    """(..., h, w) under a Gaussian of `sigma` px; the border reflects."""
-    if sigma < 0.1:  # closer than a tenth of a pixel it is the image itself
+    """(..., h, w) blurred by a Gaussian of `sigma` px; the border reflects."""
+    if sigma < 0.1:  # a blur of less than a tenth of a pixel has no effect
         return images
     ndimage = needed("scipy.ndimage")
-    result: Array = ndimage.gaussian_filter(images, sigma=(*(0,) * (images.ndim - 2), sigma, sigma), mode="reflect")
-    return result
+    return ndimage.gaussian_filter(images, sigma=(*(0,) * (images.ndim - 2), sigma, sigma), mode="reflect")

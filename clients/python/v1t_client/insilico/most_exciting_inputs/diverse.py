@@ -1,15 +1,16 @@
-"""Diverse exciting inputs: images that excite a neuron almost as much as its best one, and differ from each other."""
+"""Diverse exciting inputs: images that excite a neuron almost as much as its best image, but differ from each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.subject import Subject
-from v1t_client.insilico.most_exciting_inputs.ascent import KEPT_EVERY, slopes
+from v1t_client.insilico.most_exciting_inputs.ascent import SAVED_EVERY, slopes
 from v1t_client.insilico.most_exciting_inputs.canvas import Array, Canvas, blurred
 from v1t_client.insilico.most_exciting_inputs.recipes import Recipe
 
@@ -17,7 +18,7 @@ __all__ = ["Diverse", "diversify", "pairwise_distance"]
 
 FIRST_STEP, LAST_STEP = 0.15, 0.02  # of an image's norm
 BLUR = 1.0  # px
-SOFT = 0.05  # of the best response: above the share by this much, only distance counts
+SOFT = 0.05  # of the best response; an image this far above its share moves by distance alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Diverse:
     Attributes:
         images: (n, K, C, h, w) standardised.
         responses: (n, K).
-        distance: (n,), mean distance of two images inside the mask, standard deviations.
+        distance: (n,), mean distance between two images inside the mask, in standard deviations.
     """
 
     images: Array
@@ -49,14 +50,14 @@ def diversify(
     n_steps: int,
     rngs: list[np.random.Generator],
 ) -> Diverse:
-    """Pushes images apart inside the mask while each keeps `share` of the best response.
+    """Pushes images apart inside the mask while each keeps at least `share` of the best response.
 
-    From the best image and a little noise, each image moves away from the others, near ones first, along what does
-    not lower its response to first order; as it comes near its share of the response, it climbs instead. Of all that
-    was passed, each neuron keeps the most diverse set whose every image has its share.
+    All images start from the best image plus a little noise. Each moves away from the others, mostly from the nearest,
+    in directions that do not lower its response to first order. As its response approaches the share, it ascends the
+    gradient instead. Each neuron keeps its most diverse set in which every image had its share.
 
     Args:
-        best: (n, C, h, w), the most exciting input, standardised; `responses` (n,) to it; `masks` (n, h, w).
+        best: (n, C, h, w), the most exciting input, standardised. `responses`: (n,), to it. `masks`: (n, h, w).
         rngs: one per neuron.
     """
     n = len(best)
@@ -65,18 +66,20 @@ def diversify(
     noise = blurred(noise, BLUR) * masks[:, None, None]
     noise *= 0.1 * length / np.sqrt((noise**2).sum((2, 3, 4), keepdims=True) + 1e-12)
     images = canvas.constrain(best[:, None] + noise, recipe.constraint, recipe.size)
-    kept = np.repeat(best[:, None], n_images, axis=1)
-    kept_responses = np.repeat(responses[:, None], n_images, axis=1)
-    distance, first = np.zeros(n), 0
-    if (state := work.load("diverse")) is not None:
-        images, kept, kept_responses = state["images"], state["kept"], state["kept_responses"]
-        distance, first = state["distance"], int(state["step"])
-    with work.progress(n_steps, "diverse", done=first) as bar:
-        for step in range(first, n_steps + 1):
+    state: dict[str, Any] = {
+        "images": images,
+        "kept": np.repeat(best[:, None], n_images, axis=1),
+        "kept_responses": np.repeat(responses[:, None], n_images, axis=1),
+        "distance": np.zeros(n),
+    }
+    with work.resume("diverse", state, n_steps + 1, every=SAVED_EVERY, counter="step") as loop:
+        for (step,) in loop:
+            images = state["images"]
             now, slope = slopes(subject, canvas, images)  # (n, K), (n, K, C, h, w)
             apart = pairwise_distance(images, masks)
-            better = (now >= share * responses[:, None]).all(1) & (apart > distance)
-            kept[better], kept_responses[better], distance[better] = images[better], now[better], apart[better]
+            better = (now >= share * responses[:, None]).all(1) & (apart > state["distance"])
+            for name, values in (("kept", images), ("kept_responses", now), ("distance", apart)):
+                state[name][better] = values[better]
             if step == n_steps:
                 break
             away = _repulsion(images, masks)
@@ -87,31 +90,20 @@ def diversify(
             free = np.clip(spare, 0, 1)[..., None, None, None]
             size = FIRST_STEP + step / max(1, n_steps - 1) * (LAST_STEP - FIRST_STEP)
             move = size * length * (free * away + (1 - free) * slope)
-            images = canvas.constrain(images + move, recipe.constraint, recipe.size)
-            if (step + 1) % KEPT_EVERY == 0:
-                work.save(
-                    "diverse",
-                    images=images,
-                    kept=kept,
-                    kept_responses=kept_responses,
-                    distance=distance,
-                    step=step + 1,
-                )
-            bar.update(1)
-    return Diverse(kept, kept_responses, distance)
+            state["images"] = canvas.constrain(images + move, recipe.constraint, recipe.size)
+    return Diverse(state["kept"], state["kept_responses"], state["distance"])
 
 
 def pairwise_distance(images: Array, masks: Array) -> Array:
-    """(n,), the mean Euclidean distance of two of the K images (n, K, C, h, w) inside the mask (n, h, w)."""
+    """(n,), the mean Euclidean distance between two of the K images (n, K, C, h, w) inside the mask (n, h, w)."""
     seen = (images * masks[:, None, None]).reshape(*images.shape[:2], -1)
     n_images = images.shape[1]
     distances = np.sqrt(((seen[:, :, None] - seen[:, None]) ** 2).sum(-1))  # (n, K, K)
-    mean: Array = distances.sum((1, 2)) / max(1, n_images * (n_images - 1))
-    return mean
+    return distances.sum((1, 2)) / max(1, n_images * (n_images - 1))
 
 
 def _repulsion(images: Array, masks: Array) -> Array:
-    """Unit steps away from the other images inside the mask; near ones push more, as 1 / distance^2."""
+    """Unit steps away from the other images inside the mask, weighted by 1 / distance^2."""
     seen = images * masks[:, None, None]  # (n, K, C, h, w)
     push = np.zeros_like(images)
     for k in range(images.shape[1]):
@@ -123,5 +115,4 @@ def _repulsion(images: Array, masks: Array) -> Array:
 
 def _unit(images: Array) -> Array:
     length = np.sqrt((images**2).sum((2, 3, 4), keepdims=True))
-    unit: Array = images / np.where(length > 0, length, 1)
-    return unit
+    return images / np.where(length > 0, length, 1)

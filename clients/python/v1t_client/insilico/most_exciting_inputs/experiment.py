@@ -1,7 +1,7 @@
-"""Most exciting inputs: for each neuron the image that it should respond to most, found by gradient ascent.
+"""Most exciting inputs: the image with the strongest predicted response of each neuron, found by gradient ascent.
 
 Walker et al. 2019; with least exciting inputs, diverse exciting inputs (Cadena et al. 2018, Ding et al. 2023), the most
-exciting and most suppressing surround (Fu et al. 2024), and rivals that the image has to beat: noise, natural images.
+exciting and most suppressing surround (Fu et al. 2024), and baselines for comparison: noise and natural images.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from v1t_client._errors import InvalidArgument
 from v1t_client._options import count, number
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
-from v1t_client.insilico.framework.result import Result
+from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
-from v1t_client.insilico.most_exciting_inputs.ascent import Climb, climb, respond_each
-from v1t_client.insilico.most_exciting_inputs.baselines import best_in_mask, best_rivals, noise
+from v1t_client.insilico.most_exciting_inputs.ascent import Ascent, ascend, respond_each
+from v1t_client.insilico.most_exciting_inputs.baselines import best_baselines, best_in_mask, noise
 from v1t_client.insilico.most_exciting_inputs.canvas import ROWS, Array, Canvas
 from v1t_client.insilico.most_exciting_inputs.diverse import diversify
 from v1t_client.insilico.most_exciting_inputs.figures import figures_of
@@ -34,29 +34,29 @@ if TYPE_CHECKING:
 
 __all__ = ["MostExcitingInputs"]
 
-STD, RESPONSE = {"units": "training std"}, {"units": "response std"}
-MANY = 500  # neurons that are searched for without being chosen
-OF_RECIPE = tuple(field.name for field in fields(Recipe) if field.name != "source")
+MANY = 500  # neurons; searches for more must be asked for explicitly
+RECIPE_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "source")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MostExcitingInputs(Experiment):
-    """The search, and what is looked for beside the most exciting input.
+    """Searches for the most exciting input of each neuron, and optionally for related images.
 
     Attributes:
-        recipe: a name in `RECIPES`. `steps`, `first_step`, ... are of `Recipe`, the recipe's where left out; here all
-            of them are written out, so that a receipt means the same when a recipe changes.
-        starts: noise images that each search begins from; the strongest image that comes out is the neuron's.
-        rows: of the grid that images are searched on; see `Canvas`.
-        least: also the image that lowers the response most.
-        diverse: so many diverse exciting inputs, each of at least `share` of the best response.
-        surround: also what around the image's own mask raises and lowers the response most, with at most its norm.
-        natural: a folder of images, or a .npy of them, that the image has to beat.
-        noise: so many noise images that it has to beat.
+        recipe: a name in `RECIPES`. `steps`, `first_step`, ... override fields of that `Recipe`. The receipt contains
+            all of them, so that it keeps its meaning when a recipe changes.
+        starts: noise images that each search starts from; the strongest result is kept.
+        rows: rows of the grid that is searched; see `Canvas`.
+        least: also search for the image with the weakest response.
+        diverse: number of diverse exciting inputs, each with at least `share` of the best response.
+        surround: also search for the surround of the image's mask that raises or lowers the response most, with at
+            most the norm of the centre.
+        natural: a folder of natural images or a .npy file of them, to compare with.
+        noise: number of noise images to compare with.
     """
 
     name: ClassVar[str] = "mei"
-    summary: ClassVar[str] = "find the image that each neuron should respond to most"
+    summary: ClassVar[str] = "find the image with the strongest predicted response of each neuron"
     examples: ClassVar[str] = """\
 examples:
   v1t mei A --neuron-ids 12,99,7 --output meis
@@ -64,8 +64,8 @@ examples:
   v1t mei A --best 20 --least --diverse 8 --surround --output meis
   v1t mei A --best 4 --recipe quick --steps 30 --size 10 --output meis
 
-The twin has to be exported with gradients. Images are searched in units of the training images' std on a grid of 36
-rows; the mouse is held at its training mean of behaviour and gaze unless you say otherwise.
+The bundle must have been exported with gradients. The search runs on a grid of 36 rows, in units of the training
+images' std. Behaviour and gaze are the training means unless they are given.
 """
 
     recipe: str = "blur-norm"
@@ -89,7 +89,7 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
 
     def __post_init__(self) -> None:
         known = recipe(self.recipe)
-        for name in OF_RECIPE:
+        for name in RECIPE_FIELDS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(known, name))
         for name, least in (("starts", 1), ("rows", 1), ("steps", 1), ("diverse", 0), ("noise", 0)):
@@ -97,58 +97,58 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
                 raise InvalidArgument(f"{name} is too small", got=getattr(self, name), expected=f"at least {least}")
         if not (self.size or 0) > 0 or not 0 < self.share <= 1 or self.diverse == 1:
             raise InvalidArgument(
-                "size, share or diverse makes no sense",
+                "size, share or diverse is out of range",
                 got=f"size {self.size}, share {self.share}, diverse {self.diverse}",
                 expected="size above 0, share in (0, 1], diverse 0 or at least 2",
             )
 
     @property
     def search(self) -> Recipe:
-        """The recipe as it is used."""
-        return Recipe(source=recipe(self.recipe).source, **{name: getattr(self, name) for name in OF_RECIPE})
+        """The recipe with all overrides."""
+        return Recipe(source=recipe(self.recipe).source, **{name: getattr(self, name) for name in RECIPE_FIELDS})
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
         if self.neuron_ids is None and self.best is None and len(subject) > MANY:
             raise InvalidArgument(
-                "a search for every neuron takes days",
+                "a search for all neurons would take days",
                 got=counted(len(subject), "neuron"),
                 expected="a choice of neurons",
-                hint=f"--neuron-ids 12,99,7 or --best 20; --best {len(subject)} if you mean it.",
+                hint=f"--neuron-ids 12,99,7 or --best 20; --best {len(subject)} searches for all.",
             )
         canvas = Canvas.of(subject.mouse, rows=self.rows)
         pictures = None if self.natural is None else Pictures.open(Path(self.natural), canvas.shape)
         start = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 0)])
-        most = climb(subject, canvas, self.search, work, name="most", start=start)
+        most = ascend(subject, canvas, self.search, work, name="most", start=start)
         best, responses = _best_start(most, up=True)  # (n, C, h, w), (n,)
         masks = np.stack([mask_of(image) for image in best])  # (n, h, w)
         centers = np.array([center_of(mask) for mask in masks]) * canvas.factor + (canvas.factor - 1) / 2  # (n, 2)
         image = ("neuron", "channel", "y", "x")
         variables: dict[str, Any] = {
-            "mei": (image, canvas.show(best), {"units": "recording", "long_name": "most exciting input"}),
-            "response": ("neuron", responses, {**RESPONSE, "long_name": "response to the most exciting input"}),
-            "mask": (("neuron", "grid_y", "grid_x"), masks, {"units": "1"}),
-            "center_x": ("neuron", centers[:, 0], {"units": "px", "long_name": "of the mask, from the left"}),
-            "center_y": ("neuron", centers[:, 1], {"units": "px", "long_name": "of the mask, from the top"}),
-            "agreement": ("neuron", _agreement(most.images, masks), {"units": "1", "long_name": "between starts"}),
-            **_climbed("mei", most),
+            "mei": variable(canvas.show(best), "recording", "most exciting input", dims=image),
+            "response": variable(responses, "response std", "response to the most exciting input"),
+            "mask": variable(masks, "1", dims=("neuron", "grid_y", "grid_x")),
+            "center_x": variable(centers[:, 0], "px", "of the mask, from the left"),
+            "center_y": variable(centers[:, 1], "px", "of the mask, from the top"),
+            "agreement": variable(_agreement(most.images, masks), "1", "between starts"),
+            **_trace_variables("mei", most),
         }
         if self.least:
-            least = climb(subject, canvas, self.search, work, name="least", start=start, up=False)
+            least = ascend(subject, canvas, self.search, work, name="least", start=start, up=False)
             worst, lowest = _best_start(least, up=False)
-            variables["lei"] = (image, canvas.show(worst), {"units": "recording", "long_name": "least exciting input"})
-            variables["least_response"] = ("neuron", lowest, RESPONSE)
-            variables |= _climbed("lei", least)
+            variables["lei"] = variable(canvas.show(worst), "recording", "least exciting input", dims=image)
+            variables["least_response"] = variable(lowest, "response std")
+            variables |= _trace_variables("lei", least)
         if self.diverse:
             variables |= self._diverse(subject, canvas, work, best, masks, responses)
         if self.surround:
             variables |= self._surround(subject, canvas, work, best, masks)
-        variables |= self._rivals(subject, canvas, work, pictures, masks, responses)
+        variables |= self._baselines(subject, canvas, work, pictures, masks, responses)
         dataset = subject.dataset(variables)
         dataset.attrs |= {"recipe": self.recipe, "recipe_source": self.search.source, "grid_factor": canvas.factor}
         return dataset
 
     def _rngs(self, subject: Subject, purpose: int) -> list[np.random.Generator]:
-        """One per neuron, so that a neuron's images do not depend on which others are asked for."""
+        """One per neuron, so that its images do not depend on which other neurons are chosen."""
         return [np.random.default_rng([self.seed, purpose, int(neuron)]) for neuron in subject.neurons.neuron_ids]
 
     def _diverse(
@@ -169,16 +169,17 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
         )
         spent = np.sqrt(((best * masks[:, None]) ** 2).sum((1, 2, 3)))
         return {
-            "diverse": (
-                ("neuron", "nth", "channel", "y", "x"),
+            "diverse": variable(
                 canvas.show(diverse.images),
-                {"units": "recording", "long_name": "diverse exciting inputs"},
+                "recording",
+                "diverse exciting inputs",
+                dims=("neuron", "nth", "channel", "y", "x"),
             ),
-            "diverse_response": (("neuron", "nth"), diverse.responses, RESPONSE),
-            "diverse_distance": (
-                "neuron",
+            "diverse_response": variable(diverse.responses, "response std", dims=("neuron", "nth")),
+            "diverse_distance": variable(
                 diverse.distance / np.maximum(spent, 1e-9),
-                {"units": "1", "long_name": "mean distance of two images in the mask, over the image's norm there"},
+                "1",
+                "mean distance of two images in the mask, over the image's norm there",
             ),
         }
 
@@ -187,21 +188,18 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
         outside = masks[:, None, None] < 0.5  # (n, 1, 1, h, w)
         norm = np.sqrt((center**2).sum((2, 3, 4), keepdims=True))
 
-        def bring_back(images: Array) -> Array:
+        def constrain(images: Array) -> Array:
             around = (images - center) * outside
             length = np.sqrt((around**2).sum((2, 3, 4), keepdims=True))
-            shown: Array = np.clip(
-                center + around * np.minimum(1, norm / np.maximum(length, 1e-12)), canvas.low, canvas.high
-            )
-            return shown
+            return np.clip(center + around * np.minimum(1, norm / np.maximum(length, 1e-12)), canvas.low, canvas.high)
 
-        # Faint noise, as the norm is only a bound here: what the neuron does not care about stays faint.
+        # Weak noise, because the norm is only a bound here: pixels that do not affect the neuron stay weak.
         faint = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 2)])
         start = center + 0.1 * norm * faint / np.sqrt((faint**2).sum((2, 3, 4), keepdims=True))
         alone = respond_each(subject, canvas, center)[:, 0]
-        variables: dict[str, Any] = {"center_response": ("neuron", alone, RESPONSE)}
+        variables: dict[str, Any] = {"center_response": variable(alone, "response std")}
         for kind, up in (("exciting", True), ("suppressing", False)):
-            found = climb(
+            found = ascend(
                 subject,
                 canvas,
                 self.search,
@@ -209,18 +207,19 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
                 name=f"{kind}_surround",
                 start=start,
                 up=up,
-                bring_back=bring_back,
+                constrain=constrain,
             )
             images, responses = _best_start(found, up=up)
-            variables[f"{kind}_surround"] = (
-                ("neuron", "channel", "y", "x"),
+            variables[f"{kind}_surround"] = variable(
                 canvas.show(images),
-                {"units": "recording", "long_name": f"the image's center with the most {kind} surround"},
+                "recording",
+                f"the image's center with the most {kind} surround",
+                dims=("neuron", "channel", "y", "x"),
             )
-            variables[f"{kind}_surround_response"] = ("neuron", responses, RESPONSE)
+            variables[f"{kind}_surround_response"] = variable(responses, "response std")
         return variables
 
-    def _rivals(
+    def _baselines(
         self,
         subject: Subject,
         canvas: Canvas,
@@ -236,16 +235,16 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
             sets["natural"] = (pictures.read, len(pictures))
         variables: dict[str, Any] = {}
         for name, (read, n_images) in sets.items():
-            rivals = best_rivals(subject, work, read, n_images, name=name)
-            at_norm = best_in_mask(subject, canvas, self.search, read, rivals, masks)
-            variables[f"best_{name}_index"] = ("neuron", rivals.index[:, 0], {"units": "1"})
+            top = best_baselines(subject, work, read, n_images, name=name)
+            at_norm = best_in_mask(subject, canvas, self.search, read, top, masks)
+            variables[f"best_{name}_index"] = variable(top.index[:, 0], "1")
             for key, best, how in (
-                (name, rivals.responses[:, 0], "at its own contrast"),
+                (name, top.responses[:, 0], "at its own contrast"),
                 (f"{name}_in_mask", at_norm, "cut to the mask, at the search's norm"),
             ):
                 what = f"response to the best of {n_images} {name} images, {how}"
-                variables[f"best_{key}"] = ("neuron", best, {**RESPONSE, "long_name": what})
-                variables[f"beats_{key}"] = ("neuron", (responses > best).astype(np.int8), {"units": "1"})
+                variables[f"best_{key}"] = variable(best, "response std", what)
+                variables[f"beats_{key}"] = variable((responses > best).astype(np.int8), "1")
         return variables
 
     def figures(self, result: Result) -> dict[str, Any]:
@@ -285,32 +284,48 @@ rows; the mouse is held at its training mean of behaviour and gaze unless you sa
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        search = parser.add_argument_group("search (what is left out is the recipe's)")
+        search = parser.add_argument_group("search (defaults are those of the recipe)")
         search.add_argument("--recipe", choices=list(RECIPES), default=cls.recipe, help="default: %(default)s")
-        search.add_argument("--starts", type=count, default=cls.starts, metavar="N", help="noise images each (3)")
-        search.add_argument("--rows", type=count, default=cls.rows, metavar="N", help="of the search's grid (36)")
-        search.add_argument("--steps", type=count, metavar="N")
-        search.add_argument("--first-step", type=number, metavar="X")
-        search.add_argument("--last-step", type=number, metavar="X")
-        search.add_argument("--step-unit", choices=("gradient", "pixel"))
-        search.add_argument("--first-blur", type=number, metavar="PX")
-        search.add_argument("--last-blur", type=number, metavar="PX")
-        search.add_argument("--constraint", choices=("norm", "contrast"))
-        search.add_argument("--size", type=number, metavar="X", help="the norm, or the contrast, in training stds")
-        more = parser.add_argument_group("what else")
-        more.add_argument("--least", action="store_true", help="least exciting inputs too")
-        more.add_argument("--diverse", type=count, default=0, metavar="K", help="K diverse exciting inputs each")
-        more.add_argument("--diverse-steps", type=count, default=cls.diverse_steps, metavar="N", help="(200)")
-        more.add_argument("--share", type=number, default=cls.share, metavar="X", help="of the best response (0.85)")
-        more.add_argument("--surround", action="store_true", help="most exciting and suppressing surround too")
-        more.add_argument("--natural", metavar="PATH", help="beat these: a folder of images, or a .npy of them")
+        search.add_argument(
+            "--starts",
+            type=count,
+            default=cls.starts,
+            metavar="N",
+            help="noise images that each search starts from (3)",
+        )
+        search.add_argument("--rows", type=count, default=cls.rows, metavar="N", help="rows of the searched grid (36)")
+        search.add_argument("--steps", type=count, metavar="N", help="number of steps")
+        search.add_argument("--first-step", type=number, metavar="X", help="step size at the start")
+        search.add_argument("--last-step", type=number, metavar="X", help="step size at the end")
+        search.add_argument("--step-unit", choices=("gradient", "pixel"), help="unit of the step size")
+        search.add_argument("--first-blur", type=number, metavar="PX", help="blur of the gradient at the start")
+        search.add_argument("--last-blur", type=number, metavar="PX", help="blur of the gradient at the end")
+        search.add_argument("--constraint", choices=("norm", "contrast"), help="what of the image is fixed")
+        search.add_argument("--size", type=number, metavar="X", help="the norm or contrast, in training stds")
+        more = parser.add_argument_group("related images and baselines")
+        more.add_argument("--least", action="store_true", help="also least exciting inputs")
+        more.add_argument("--diverse", type=count, default=0, metavar="K", help="K diverse exciting inputs per neuron")
         more.add_argument(
-            "--noise", type=count, default=cls.noise, metavar="N", help="beat so many noise images (1000)"
+            "--diverse-steps", type=count, default=cls.diverse_steps, metavar="N", help="steps of their search (200)"
+        )
+        more.add_argument(
+            "--share",
+            type=number,
+            default=cls.share,
+            metavar="X",
+            help="share of the best response that they keep (0.85)",
+        )
+        more.add_argument("--surround", action="store_true", help="also the most exciting and suppressing surround")
+        more.add_argument(
+            "--natural", metavar="PATH", help="compare with these natural images: a folder or a .npy file"
+        )
+        more.add_argument(
+            "--noise", type=count, default=cls.noise, metavar="N", help="compare with N noise images (1000)"
         )
 
 
-def _best_start(found: Climb, *, up: bool) -> tuple[Array, np.ndarray]:
-    """The start that came furthest, (n, C, h, w), and its response, (n,)."""
+def _best_start(found: Ascent, *, up: bool) -> tuple[Array, np.ndarray]:
+    """The image of the best start, (n, C, h, w), and its response, (n,)."""
     last = found.trace[:, :, -1]
     best = last.argmax(1) if up else last.argmin(1)
     each = np.arange(len(best))
@@ -318,7 +333,7 @@ def _best_start(found: Climb, *, up: bool) -> tuple[Array, np.ndarray]:
 
 
 def _agreement(images: Array, masks: Array) -> Array:
-    """(n,): the mean correlation of two starts' images inside the mask; 1 where there is one start."""
+    """(n,): the mean correlation between the images of two starts inside the mask; 1 if there is one start."""
     seen = images * masks[:, None, None]  # (n, S, C, h, w)
     flat = seen.reshape(*seen.shape[:2], -1)
     flat = flat / np.maximum(np.sqrt((flat**2).sum(-1, keepdims=True)), 1e-12)
@@ -326,14 +341,15 @@ def _agreement(images: Array, masks: Array) -> Array:
     if S == 1:
         return np.ones(len(flat))
     products = flat @ flat.swapaxes(1, 2)  # (n, S, S)
-    agreement: Array = (products.sum((1, 2)) - S) / (S * (S - 1))
-    return agreement
+    return (products.sum((1, 2)) - S) / (S * (S - 1))
 
 
-def _climbed(name: str, found: Climb) -> dict[str, Any]:
-    """All starts, and how each came there."""
+def _trace_variables(name: str, found: Ascent) -> dict[str, Any]:
+    """The images of all starts, and their responses during the search."""
     grid = ("neuron", "start", "channel", "grid_y", "grid_x")
     return {
-        f"{name}_starts": (grid, found.images.astype(np.float32), {**STD, "long_name": "from each start, on the grid"}),
-        f"{name}_trace": (("neuron", "start", "step"), found.trace, RESPONSE),
+        f"{name}_starts": variable(
+            found.images.astype(np.float32), "training std", "from each start, on the grid", dims=grid
+        ),
+        f"{name}_trace": variable(found.trace, "response std", dims=("neuron", "start", "step")),
     }

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["figures_of", "picture"]
 
 COLUMNS = 5
-SHOWN = 40  # neurons; what is more is in the result
+SHOWN = 40  # neurons; the others are in the result only
 
 
 def figures_of(result: Result) -> dict[str, Any]:
-    """mei: an image per neuron with its mask's outline; ascent: the traces; one more for each thing else looked for."""
+    """mei: an image per neuron with the outline of its mask; ascent: the traces; one figure per related search."""
     dataset = result.dataset.isel(neuron=slice(SHOWN))
     figures = {"mei": _gallery(dataset, "mei", "response"), "ascent": _traces(dataset)}
     if "lei" in dataset:
@@ -32,7 +32,7 @@ def figures_of(result: Result) -> dict[str, Any]:
 
 
 def picture(axes: Any, image: np.ndarray, title: str = "") -> None:
-    """One image (C, H, W), grey around its own middle level; channels side by side."""
+    """Draws an image (C, H, W), grey at its median level; channels side by side."""
     flat = np.concatenate(list(image), axis=1)
     middle = float(np.median(flat))
     swing = max(float(np.abs(flat - middle).max()), 1e-6)
@@ -45,12 +45,12 @@ def _gallery(dataset: xarray.Dataset, name: str, response: str) -> Any:
     n = dataset.sizes["neuron"]
     columns = min(COLUMNS, n)
     figure, axes = _grid(-(-n // columns), columns, dataset)
-    rivals = [("natural", "best_natural"), ("noise", "best_noise")]
+    baselines = [("natural", "best_natural"), ("noise", "best_noise")]
     for axis, row in zip(axes.flat, range(n), strict=False):
         one = dataset.isel(neuron=row)
         title = f"{one['neuron'].item()}: {one[response].item():.2f}"
         if name == "mei":
-            title += "".join(f", {what} {one[key].item():.2f}" for what, key in rivals if key in one)
+            title += "".join(f", {what} {one[key].item():.2f}" for what, key in baselines if key in one)
         picture(axis, one[name].values, title)
         _outline(axis, one["mask"].values, one[name].shape)
     return figure
@@ -107,7 +107,7 @@ def _grid(rows: int, columns: int, dataset: xarray.Dataset) -> tuple[Any, np.nda
 
 
 def _outline(axes: Any, mask: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Half-height contour of a mask on the grid, over an image (C, H, W)."""
+    """Draws the half-height contour of a mask on the grid over an image (C, H, W)."""
     if mask.max() > 0.5 and min(mask.shape) > 1:
         factor = shape[1] / mask.shape[0]
         y, x = ((np.arange(n) + 0.5) * factor - 0.5 for n in mask.shape)

@@ -1,4 +1,4 @@
-"""Masks: the part of a most exciting input that matters (Walker et al. 2019)."""
+"""Masks: the part of a most exciting input that drives the neuron (Walker et al. 2019)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EDGE = 1.0  # px, std of the soft border
 
 
 def mask_of(image: Array) -> Array:
-    """(h, w) in [0, 1]: the largest region of pixels that deviate strongly, its holes filled and its border soft.
+    """(h, w) in [0, 1]: the largest region of strongly deviating pixels, with holes filled and a soft border.
 
     Args:
         image: (C, h, w) standardised.
@@ -22,15 +22,14 @@ def mask_of(image: Array) -> Array:
     ndimage = needed("scipy.ndimage")
     deviation = np.sqrt(((image - np.median(image, (1, 2), keepdims=True)) ** 2).sum(0))  # (h, w)
     strong = deviation > deviation.mean() + THRESHOLD * deviation.std()
-    # Subfields of one Gabor lie a pixel or two apart: they are one region.
+    # The subfields of one Gabor are a pixel or two apart; dilation joins them into one region.
     regions, n_regions = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
     if n_regions == 0:
         return np.zeros(deviation.shape)
     energy = ndimage.sum_labels(deviation**2, regions, np.arange(1, n_regions + 1))
     region = ndimage.binary_erosion(regions == 1 + int(np.argmax(energy)), border_value=1)
     filled = ndimage.binary_fill_holes(region)
-    mask: Array = np.clip(ndimage.gaussian_filter(filled.astype(float), EDGE), 0, 1)
-    return mask
+    return np.clip(ndimage.gaussian_filter(filled.astype(float), EDGE), 0, 1)
 
 
 def center_of(mask: Array) -> tuple[float, float]:

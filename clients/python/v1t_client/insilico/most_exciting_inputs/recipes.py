@@ -1,7 +1,7 @@
-"""Recipes for most exciting inputs: what a search is set to, by name, every number written out.
+"""Recipes for most exciting inputs: the settings of the search, by name.
 
-Units: the search's pixels are those of its grid (see `canvas`), and a pixel's value is in standard deviations
-of the training images, 0 at their mean.
+Pixels are those of the search's grid (see `canvas`). Pixel values are in standard deviations of the training images, 0
+at their mean.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ StepUnit = Literal["gradient", "pixel"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Gradient ascent from noise: image + step x blurred gradient, brought back to the constraint, and so on.
+    """Gradient ascent from noise: image + step x blurred gradient, projected onto the constraint, repeated.
 
     Attributes:
-        source: whose procedure it is, and what of it is ours.
-        steps: how many.
-        first_step, last_step: the step falls linearly between them.
-        step_unit: "gradient": the step multiplies d response / d pixel; "pixel": it is the mean change of a pixel.
-        first_blur, last_blur: std of the Gaussian that blurs the gradient [px], linear between them; 0: none.
-        constraint: "norm": the image's L2 norm is `size`; "contrast": its mean is 0 and its std is `size`. Levels that
-            the training images did not reach are cut after that.
+        source: whose procedure it is, and where it differs.
+        steps: number of steps.
+        first_step, last_step: the step size changes linearly from one to the other.
+        step_unit: "gradient": the step size multiplies d response / d pixel; "pixel": it is the mean change of a pixel.
+        first_blur, last_blur: std of the Gaussian that blurs the gradient [px], changing linearly; 0: no blur.
+        constraint: "norm": the image's L2 norm is `size`; "contrast": its mean is 0 and its std is `size`. Levels
+            beyond those of the training images are then clipped.
         size: see `constraint`.
     """
 
@@ -85,8 +85,8 @@ def recipe(name: str) -> Recipe:
     """The recipe of this name.
 
     Raises:
-        InvalidArgument: there is none; says which there are.
+        InvalidArgument: there is no such recipe.
     """
     if name not in RECIPES:
-        raise InvalidArgument("there is no such recipe", got=name, expected=", ".join(RECIPES))
+        raise InvalidArgument("no such recipe", got=name, expected=", ".join(RECIPES))
     return RECIPES[name]

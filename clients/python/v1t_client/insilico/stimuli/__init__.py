@@ -1,1 +1,1 @@
-"""The monitor, the screen, and what is shown on it."""
+"""Stimuli: the monitor, the screen that draws gratings, noise, and sets of images."""

@@ -1,4 +1,4 @@
-"""The monitor of the recording: what a pixel is in degrees of visual angle. Never assumed, always stored."""
+"""The geometry of the recording's monitor, which converts degrees of visual angle to pixels."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from v1t_client._errors import InvalidArgument
 __all__ = ["Monitor"]
 
 _FORM = "WIDTHxHEIGHT@DISTANCE in cm, such as 56.5x31.8@15"
-_SQUARE = 0.05  # how far from square a pixel may be: image sizes are whole numbers of pixels
+_SQUARE = 0.05  # how far from square pixels may be, because image sizes are whole numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
-    """A flat screen, perpendicular to the line from the eye to its middle, filled by an image.
+    """A flat screen, perpendicular to the line from the eye to its centre, filled by an image.
 
-    Degrees become pixels as at the screen's middle, the point nearest to the eye: d degrees are
-    `distance_cm tan(d) / pixel_cm` there, and in this project 1 degree always is `pixels_per_degree` pixels wherever it
-    lies. On a near, flat screen the same pixels subtend less toward the edges; `angles` gives the true angles.
+    Degrees are converted as at the centre of the screen, the point closest to the eye: 1 degree is
+    `distance_cm tan(1 deg) / pixel_cm` pixels there, and by convention everywhere (`pixels_per_degree`). On a close,
+    flat screen the same number of pixels covers a smaller angle towards the edges; `angles` gives the true angles.
 
     Attributes:
-        width_cm, height_cm: of the lit area that the recording's images filled.
-        distance_cm: from the eye to the screen's middle.
-        width_px, height_px: of those images; None until an image's size is known (`fitted`).
+        width_cm, height_cm: size of the area that the recording's images filled.
+        distance_cm: from the eye to the centre of the screen.
+        width_px, height_px: size of those images; None until it is known (`fitted`).
     """
 
     width_cm: float
@@ -44,9 +44,9 @@ class Monitor:
             if value is None and name.endswith("px"):
                 continue
             if not isinstance(value, (int, float)) or not (0 < value < math.inf):
-                raise InvalidArgument(f"the monitor's {name} is no length", got=repr(value), expected="above 0")
+                raise InvalidArgument(f"the monitor's {name} is not a length", got=repr(value), expected="above 0")
         if (self.width_px is None) != (self.height_px is None):
-            raise InvalidArgument("the monitor has one of width_px and height_px", expected="both, or neither")
+            raise InvalidArgument("the monitor has only one of width_px and height_px", expected="both or neither")
 
     @classmethod
     def parse(cls, text: str) -> Monitor:
@@ -63,10 +63,10 @@ class Monitor:
         return cls(width_cm=width, height_cm=height, distance_cm=distance)
 
     def fitted(self, height_px: int, width_px: int) -> Monitor:
-        """This monitor, filled by images of that size.
+        """This monitor with images of this size.
 
         Raises:
-            InvalidArgument: its pixels would not be square, or it was described for images of another size.
+            InvalidArgument: pixels would not be square, or the monitor was described for images of another size.
         """
         if self.width_px is not None and (self.width_px, self.height_px) != (width_px, height_px):
             raise InvalidArgument(
@@ -86,26 +86,26 @@ class Monitor:
 
     @property
     def pixel_cm(self) -> float:
-        """Side of a pixel."""
+        """The side of a pixel in cm."""
         if self.width_px is None or self.height_px is None:
             raise InvalidArgument("the monitor's pixels are not known yet", hint="monitor.fitted(height_px, width_px)")
         return math.sqrt(self.width_cm / self.width_px * self.height_cm / self.height_px)
 
     @property
     def pixels_per_degree(self) -> float:
-        """At the screen's middle, and by convention everywhere."""
+        """At the centre of the screen, and by convention everywhere."""
         return self.distance_cm * math.tan(math.radians(1.0)) / self.pixel_cm
 
     def pixels(self, degrees: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Lengths on the screen [px] of lengths in degrees."""
+        """Converts lengths from degrees to pixels."""
         return np.asarray(degrees, dtype=np.float64) * self.pixels_per_degree
 
     def degrees(self, pixels: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """The inverse of `pixels`."""
+        """Converts lengths from pixels to degrees."""
         return np.asarray(pixels, dtype=np.float64) / self.pixels_per_degree
 
     def angles(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """True azimuth (right) and elevation (up) [deg] of places on the image (x right, y down, [px])."""
+        """The true azimuth (right) and elevation (up), degrees, of image positions (x right, y down, pixels)."""
         assert self.width_px is not None
         assert self.height_px is not None
         right = (np.asarray(x, dtype=np.float64) - (self.width_px - 1) / 2) * self.pixel_cm
@@ -115,7 +115,7 @@ class Monitor:
         return azimuth, elevation
 
     def to_dict(self) -> dict[str, Any]:
-        """For a receipt, with the conversion that was used."""
+        """JSON for a receipt, including the conversion that was used."""
         content: dict[str, Any] = {
             name: getattr(self, name) for name in ("width_cm", "height_cm", "distance_cm", "width_px", "height_px")
         }

@@ -1,13 +1,13 @@
-"""White noise that is made where it is used: image i of seed s is the same on every machine, in any order.
+"""White noise that is generated where it is used: image i of seed s is the same on every machine, in any order.
 
-The definition, which the server keeps as well (`server/inference/noise.py`):
+The definition, which the server implements as well (`server/inference/noise.py`):
 
     word k of image i = word k of numpy's Philox (4x64, 10 rounds) keyed by (s, i); k runs along rows, from the top
     u = (word >> 40) / 2^24, uniform in [0, 1)
     z = (u - 1/2 + 2^-25) sqrt(12): mean 0 and variance 1 over the set of all images
 
-and what is shown is mean + contrast x std x z, each element filling a square of pixels. Sums over images are all that
-is kept of it:
+The image shown is mean + contrast x std x z, where each element fills a square of pixels. Only sums over images are
+kept:
 
     maps  = sum of response x z      (n, h, w)        noise   = sum of z           (h, w)
     total = sum of response          (n,)             squares = sum of response^2  (n,)
@@ -25,7 +25,7 @@ from v1t_client._errors import InvalidArgument
 
 __all__ = ["NoiseSums", "enlarge", "noise_grid", "white_noise"]
 
-_ROWS = 36  # the published models see 36 rows
+_ROWS = 36  # as in the published models
 
 
 def white_noise(seed: int, first: int, n: int, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -37,19 +37,19 @@ def white_noise(seed: int, first: int, n: int, grid: tuple[int, int]) -> npt.NDA
 
 
 def noise_grid(shape: tuple[int, int, int], rows: int | None = None) -> tuple[int, int]:
-    """(h, w) of the noise for images (C, H, W): `rows` rows of squares; 36 where that goes up, else one per pixel.
+    """(h, w) of the noise for images (C, H, W): `rows` rows; by default 36 if it divides the image, otherwise all.
 
     Raises:
-        InvalidArgument: so many rows do not make squares of whole pixels.
+        InvalidArgument: this number of rows does not give squares of whole pixels.
     """
     _, H, W = shape
     if rows is None:
         rows = _ROWS if H % _ROWS == 0 and W % (H // _ROWS) == 0 else H
     if not 1 <= rows <= H or H % rows or W % (H // rows):
         raise InvalidArgument(
-            "the noise's squares are no whole number of pixels",
+            "the noise's squares are not a whole number of pixels",
             got=f"{rows} rows on {H} x {W} px",
-            expected="a number of rows that divides the image's height and leaves whole squares across",
+            expected="a number of rows that divides the image into squares of whole pixels",
         )
     return rows, W * rows // H
 
@@ -62,10 +62,10 @@ def enlarge(noise: npt.NDArray[np.float32], shape: tuple[int, int, int]) -> npt.
 
 @dataclass(eq=False)
 class NoiseSums:
-    """What is kept of responses to noise; the sums of two runs over different images add up.
+    """Sums of responses to noise. The sums over two sets of images can be added.
 
     Attributes:
-        n_images: how many images.
+        n_images: number of images.
         maps: (n, h, w), noise: (h, w), total: (n,), squares: (n,); float64.
     """
 
@@ -80,9 +80,9 @@ class NoiseSums:
         return cls(0, np.zeros((n, *grid)), np.zeros(grid), np.zeros(n), np.zeros(n))
 
     def show(self, noise: npt.NDArray[np.float32], responses: npt.NDArray[np.float32]) -> None:
-        """Takes in the responses (B, n) to noise (B, h, w)."""
+        """Adds the responses (B, n) to noise (B, h, w)."""
         B = len(noise)
-        # One matrix product for the block, in float32; between blocks float64 keeps what is small.
+        # One matrix product per block, in float32; across blocks float64, so that small contributions are not lost.
         self.maps += (responses.T @ noise.reshape(B, -1)).reshape(self.maps.shape)
         self.noise += noise.sum(0, dtype=np.float64)
         self.total += responses.sum(0, dtype=np.float64)
@@ -97,14 +97,14 @@ class NoiseSums:
         self.squares += other.squares
 
     def weighted_average(self) -> npt.NDArray[np.float64]:
-        """(n, h, w) covariance of response and noise: the response-weighted average, without the responses' mean.
+        """(n, h, w) covariance of response and noise: the response-weighted average without the mean response.
 
-        Over few images the noise's own mean is not 0; taking the mean response out leaves the same map, less noisy.
+        Over few images the mean of the noise is not 0; subtracting the mean response gives a map with less noise.
         """
         return (self.maps - self.total[:, None, None] * self.noise / self.n_images) / self.n_images
 
     def chance(self) -> npt.NDArray[np.float64]:
-        """(n,) standard deviation of an element of `weighted_average` where there is no receptive field."""
+        """(n,) standard deviation of an element of `weighted_average` outside the receptive field."""
         mean = self.total / self.n_images
         variance = np.maximum(self.squares / self.n_images - mean**2, 0.0)
         return np.sqrt(variance / self.n_images)

@@ -1,4 +1,4 @@
-"""A set of natural images on disk: a folder of pictures, or one .npy of all of them."""
+"""Sets of natural images on disk: a folder of image files, or one .npy file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client._errors import InvalidArgument
-from v1t_client.insilico.stimuli.screen import image_files, read_images
+from v1t_client._extras import needed
+from v1t_client._large_sets.image_sets import image_files
 
 __all__ = ["Pictures"]
 
@@ -33,7 +34,7 @@ class Pictures:
         """A folder of PNG, JPEG and .npy files, or a .npy of (N, H, W) or (N, C, H, W).
 
         Raises:
-            InvalidArgument: there are no images, or not of this size.
+            InvalidArgument: there are no images, or they have another size.
         """
         if path.suffix.lower() != ".npy":
             return cls(image_files(path), shape)
@@ -58,5 +59,27 @@ class Pictures:
         """(B, C, H, W) of these images, in the recording's units."""
         if isinstance(self.source, list):
             files = [self.source[int(i)] for i in indices]
-            return np.concatenate([images for _, images in read_images(files, self.shape)])
+            return np.stack([_read_image(path, self.shape) for path in files])
         return np.asarray(self.source[np.asarray(indices)], dtype=np.float32)
+
+
+def _read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """(C, H, W)."""
+    try:
+        if path.suffix.lower() == ".npy":
+            pixels = np.load(path, allow_pickle=False)
+        else:
+            with needed("PIL.Image").open(path) as picture:
+                pixels = np.asarray(picture.convert("L") if shape[0] == 1 else picture)
+                pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"the image cannot be read: {error}", got=path) from error
+    image = pixels[None] if pixels.ndim == 2 else pixels
+    if image.shape != shape:
+        raise InvalidArgument(
+            "an image of the folder has another size than the mouse's",
+            got=f"{path.name}: {' x '.join(map(str, image.shape))}",
+            expected=f"{' x '.join(map(str, shape))} (C x H x W)",
+            hint="Resize all images of the folder in the same way; cropping or padding is an experimental choice.",
+        )
+    return image.astype(np.float32)

@@ -1,18 +1,17 @@
-"""Stimuli: what can be drawn on a mouse's screen, in the recording's own grey levels and size.
+"""The screen: draws stimuli in the grey levels and image size of the recording.
 
-Places and lengths are in the screen's `unit`, "px" or "deg"; frequencies in cycles per unit. Places (x, y) are relative
-to the image's middle; x right, y down. Angles are degrees: the direction along which a wave runs, from x towards y, so
-bars are perpendicular to it; the same convention as the simulated mice's truth. Contrast is Michelson's, of the wave
-before its envelope: levels run from luminance x (1 - contrast) to luminance x (1 + contrast).
+Positions and lengths are in the screen's `unit`, "px" or "deg"; frequencies in cycles per unit. Positions (x, y) are
+relative to the image's centre; x points right, y down. Angles are in degrees: the direction along which a wave runs,
+from x towards y, so bars are perpendicular to it; simulated mice use the same convention. Contrast is the Michelson
+contrast of the wave before its envelope: levels run from luminance x (1 - contrast) to luminance x (1 + contrast).
 
-Every parameter may be an array; they are broadcast, and the result has one image per element: (B, H, W) float32.
+Every parameter may be an array. Parameters are broadcast, and the result has one image per element: (B, H, W) float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,15 +19,13 @@ import numpy.typing as npt
 
 from v1t_client._answers.mice import MouseDetail
 from v1t_client._errors import InvalidArgument
-from v1t_client._extras import needed
 from v1t_client.insilico.stimuli.monitor import Monitor
 
-__all__ = ["Screen", "Unit", "image_files", "read_images"]
+__all__ = ["Screen", "Unit"]
 
 Unit = Literal["px", "deg"]
 Images = npt.NDArray[np.float32]
-STANDARDIZED_SWING = 2.0  # stds that contrast 1 moves a standardised image, about black and white of natural images
-_ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
+STANDARDIZED_SWING = 2.0  # stds of a standardised image at contrast 1, about black and white of natural images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +34,11 @@ class Screen:
 
     Attributes:
         shape: (C, H, W); a drawn image is the same in all channels.
-        luminance: level of the background, in the recording's units. Default of `of`: the training images' mean.
-        swing: how far contrast 1 moves a level from the background.
+        luminance: level of the background, in the recording's units.
+        swing: difference between background and peak at contrast 1.
         noise_std: std of the training images, for noise.
         monitor: needed where `unit` is "deg".
-        unit: of every place and length.
+        unit: of all positions and lengths.
     """
 
     shape: tuple[int, int, int]
@@ -53,10 +50,10 @@ class Screen:
 
     @classmethod
     def of(cls, mouse: MouseDetail, *, monitor: Monitor | None = None, luminance: float | None = None) -> Screen:
-        """The screen of a mouse, in degrees where there is a monitor, else in pixels.
+        """The screen of a mouse, in degrees if there is a monitor, otherwise in pixels.
 
-        A mouse whose inputs are standardised already has no grey levels: there the background is 0, contrast 1 means
-        2 stds, and luminance cannot be chosen.
+        The luminance is the mean of the training images by default. Where inputs are standardised there are no grey
+        levels: the background is 0, contrast 1 means 2 stds, and luminance cannot be set.
         """
         _, H, W = mouse.image_shape
         fitted = None if monitor is None else monitor.fitted(H, W)
@@ -84,15 +81,15 @@ class Screen:
             )
         level = float(np.mean(means)) if luminance is None else float(luminance)
         if level <= 0:
-            raise InvalidArgument("luminance is no grey level", got=level, expected="above 0")
+            raise InvalidArgument("luminance is not a grey level", got=level, expected="above 0")
         std = float(np.mean(stds)) if stds else level / 2
         return cls(shape=mouse.image_shape, luminance=level, swing=level, noise_std=std, monitor=fitted, unit=unit)
 
     def in_unit(self, unit: Unit) -> Screen:
-        """The same screen, asked in another unit.
+        """The same screen in another unit.
 
         Raises:
-            InvalidArgument: degrees without a monitor.
+            InvalidArgument: degrees need a monitor.
         """
         if unit == "deg" and self.monitor is None:
             raise InvalidArgument(
@@ -111,11 +108,9 @@ class Screen:
         return self.monitor.pixels_per_degree
 
     def place(self, x_px: npt.ArrayLike, y_px: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Places in this screen's unit from the middle, of pixels counted from the top left pixel's middle."""
+        """Converts pixel coordinates, counted from the centre of the top left pixel, to positions on this screen."""
         _, H, W = self.shape
         return (np.asarray(x_px) - (W - 1) / 2) / self.px, (np.asarray(y_px) - (H - 1) / 2) / self.px
-
-    # Drawing
 
     def blank(self, n: int = 1) -> Images:
         """Uniform background."""
@@ -134,9 +129,10 @@ class Screen:
         inner: npt.ArrayLike = 0.0,
         edge: npt.ArrayLike = 0.0,
     ) -> Images:
-        """Sinusoids; `phase` [deg] is that of the cosine at (x, y). In a disc of `diameter`, or a ring from `inner`.
+        """Sinusoidal gratings in a disc of `diameter`, or in a ring that starts at diameter `inner`.
 
         Args:
+            phase: of the cosine at (x, y), degrees.
             edge: width of the disc's raised-cosine border, centred on its nominal radius; at least one pixel.
         """
         values = self._columns(direction, frequency, phase, contrast, x, y, diameter, inner, edge)
@@ -158,7 +154,7 @@ class Screen:
         y: npt.ArrayLike = 0.0,
         aspect: npt.ArrayLike = 1.0,
     ) -> Images:
-        """Sinusoids under a Gaussian of `sigma` along the wave and `aspect` x sigma along the bars."""
+        """Gabors: sinusoids with a Gaussian envelope of `sigma` along the wave and `aspect` x sigma along the bars."""
         values = self._columns(direction, frequency, sigma, phase, contrast, x, y, aspect)
         direction_, frequency_, sigma_, phase_, contrast_, x_, y_, aspect_ = values
         dx, dy = self._offsets(x_, y_)
@@ -215,19 +211,17 @@ class Screen:
         return center + surround - np.float32(self.luminance)
 
     def contrast_ramp(self, image: npt.ArrayLike, contrasts: Sequence[float]) -> Images:
-        """An image at several contrasts around the background: background + contrast x (image - background)."""
+        """An image at several contrasts: background + contrast x (image - background)."""
         deviation = np.asarray(image, dtype=np.float64) - self.luminance  # (H, W)
         return (self.luminance + np.asarray(contrasts)[:, None, None] * deviation).astype(np.float32)
 
-    # Grounds
-
     def _columns(self, *values: npt.ArrayLike) -> list[np.ndarray]:
-        """Each as (B, 1, 1)."""
+        """Broadcasts the values, each to (B, 1, 1)."""
         arrays = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values))
         return [array.reshape(-1, 1, 1) for array in arrays]
 
     def _offsets(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B, H, W) distances from (x, y), in units; pixels are points at their middles."""
+        """(B, H, W) distances of the pixel centres from (x, y), in the screen's unit."""
         _, H, W = self.shape
         columns, rows = self.place(np.arange(W), np.arange(H))
         return columns[None, None, :] - x, rows[None, :, None] - y
@@ -236,15 +230,13 @@ class Screen:
         self, dx: np.ndarray, dy: np.ndarray, direction: np.ndarray, frequency: np.ndarray, phase: np.ndarray
     ) -> np.ndarray:
         angle = np.radians(direction)
-        wave: np.ndarray = np.cos(2 * np.pi * frequency * (dx * np.cos(angle) + dy * np.sin(angle)) + np.radians(phase))
-        return wave
+        return np.cos(2 * np.pi * frequency * (dx * np.cos(angle) + dy * np.sin(angle)) + np.radians(phase))
 
     def _disc(self, dx: np.ndarray, dy: np.ndarray, diameter: np.ndarray, edge: np.ndarray) -> np.ndarray:
-        """1 inside, 0 outside, a raised cosine between."""
+        """1 inside, 0 outside, a raised cosine in between."""
         width = np.maximum(edge, 1 / self.px)
         inside = np.clip((diameter / 2 - np.hypot(dx, dy)) / width + 0.5, 0, 1)
-        window: np.ndarray = np.where(diameter > 0, (1 - np.cos(np.pi * inside)) / 2, 0.0)
-        return window
+        return np.where(diameter > 0, (1 - np.cos(np.pi * inside)) / 2, 0.0)
 
     def _levels(self, signal: np.ndarray) -> Images:
         return (self.luminance + self.swing * signal).astype(np.float32)
@@ -258,51 +250,3 @@ class Screen:
             "unit": self.unit,
             "monitor": None if self.monitor is None else self.monitor.to_dict(),
         }
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The natural images of a folder (PNG, JPEG, .npy), in the order of their names.
-
-    Raises:
-        InvalidArgument: no such folder, or none in it.
-    """
-    if not folder.is_dir():
-        raise InvalidArgument("there is no such folder of images", got=folder)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
-    if not files:
-        raise InvalidArgument("the folder holds no images", got=folder, expected="PNG, JPEG or .npy files")
-    return files
-
-
-def read_images(
-    files: Sequence[Path], shape: tuple[int, int, int], *, batch: int = 32
-) -> Iterator[tuple[slice, Images]]:
-    """Batches (B, C, H, W) of image files, with their positions in the list; memory holds one batch.
-
-    Raises:
-        InvalidArgument: a file has another size than `shape`, or cannot be read.
-    """
-    for start in range(0, len(files), batch):
-        piece = files[start : start + batch]
-        yield slice(start, start + len(piece)), np.stack([_read_image(path, shape) for path in piece])
-
-
-def _read_image(path: Path, shape: tuple[int, int, int]) -> Images:
-    try:
-        if path.suffix.lower() == ".npy":
-            pixels = np.load(path, allow_pickle=False)
-        else:
-            with needed("PIL.Image").open(path) as picture:
-                pixels = np.asarray(picture.convert("L") if shape[0] == 1 else picture)
-                pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"the image cannot be read: {error}", got=path) from error
-    image = pixels[None] if pixels.ndim == 2 else pixels
-    if image.shape != shape:
-        raise InvalidArgument(
-            "an image of the folder has another size than the mouse's",
-            got=f"{path.name}: {' x '.join(map(str, image.shape))}",
-            expected=f"{' x '.join(map(str, shape))} (C x H x W)",
-            hint="Resize the folder once, the same way for all: what is cut or padded is an experimental choice.",
-        )
-    return image.astype(np.float32)

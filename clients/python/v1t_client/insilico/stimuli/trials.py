@@ -1,4 +1,4 @@
-"""Trials that are shown one by one: images, each with its own behaviour and gaze, from arrays or pictures."""
+"""Trials: images with the behaviour and gaze of each, read from arrays or image files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Trials:
     """B trials.
 
     Attributes:
-        pictures: their images.
-        state: behaviour by name, (B,) each, and pupil_center (B, 2); what is not in it is held or the training mean.
+        pictures: the images.
+        state: behaviour by name, (B,) each, and pupil_center (B, 2), where they are given.
     """
 
     pictures: Pictures
@@ -41,12 +41,12 @@ class Trials:
         """Reads trials.
 
         Args:
-            images: a .npy of (B, C, H, W) or (B, H, W); a folder of pictures; or a folder with images.npy, and beside
-                it behavior.npy and pupil_center.npy where there are such.
-            behavior: a .npy of (B, 3): pupil dilation, its derivative, running speed. pupil_center: of (B, 2).
+            images: a .npy file of (B, C, H, W) or (B, H, W); a folder of image files; or a folder with images.npy and,
+                optionally, behavior.npy and pupil_center.npy.
+            behavior: a .npy file of (B, 3): pupil dilation, its derivative, running speed. pupil_center: of (B, 2).
 
         Raises:
-            InvalidArgument: an array cannot be read or does not fit.
+            InvalidArgument: an array cannot be read or has another shape.
         """
         if (images / "images.npy").is_file():
             beside = {name: images / f"{name}.npy" for name in ("behavior", "pupil_center")}
@@ -66,7 +66,7 @@ class Trials:
         return len(self.pictures)
 
     def read(self, piece: slice) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Images (b, C, H, W) and the state of some of the trials."""
+        """Images (b, C, H, W) and behaviour of some of the trials."""
         images = self.pictures.read(np.arange(len(self))[piece])
         return images, {name: values[piece] for name, values in self.state.items()}
 
