@@ -48,6 +48,6 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> TinyTwin:
 @pytest.fixture(scope="session")
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A live server of `exported_models/`, ready."""
-    with serving(ROOT / "exported_models", tmp_path_factory.mktemp("home")) as server:
+    with serving(ROOT / "exported_models", tmp_path_factory.mktemp("demo-server"), V1T_THREADS="1") as server:
         server.wait_for("/readyz", 200)
         yield server
