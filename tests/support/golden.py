@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from conftest import REFERENCE
+from support.checkout import REFERENCE
 
 from training.checkpoints.ensemble import Ensemble
 from training.checkpoints.importer import import_weights

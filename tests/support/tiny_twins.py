@@ -11,21 +11,24 @@ import numpy as np
 import torch
 
 from training.checkpoints.checkpoint import Checkpoint
-from training.config import ModelConfig, parse_config
+from training.config import ModelConfig, TrainingConfig, parse_config
 from training.data.layout import BEHAVIOR_NAMES
 from training.data.metadata import InputStatistics
 from training.data.mouse import Mouse, channel_names
 from training.data.recordings import Recording
 from training.models import Twin
 from training.simulation.simulate import simulate
+from training.trainer.run_spec import RunSpec
 
 __all__ = [
+    "QUICK",
     "competition_recording",
     "tiny_checkpoint",
     "tiny_config",
     "tiny_inputs",
     "tiny_mouse",
     "tiny_recordings",
+    "tiny_run",
     "tiny_twin",
 ]
 
@@ -37,6 +40,7 @@ TINY_CORES: dict[str, dict[str, Any]] = {
     "ln": {"n_layers": 3, "channels": 4, "input_kernel": 5, "hidden_kernel": 3},
 }
 NO_DROPOUT = {"patch_dropout": 0.0, "block_dropout": 0.0}
+QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 
 
 def tiny_config(core: dict[str, Any] | None = None, **options: Any) -> ModelConfig:
@@ -47,6 +51,16 @@ def tiny_config(core: dict[str, Any] | None = None, **options: Any) -> ModelConf
     behavior = "channels" if kind in ("cnn", "ln") else "b_mlp"
     content = {"behavior": behavior, "cropper": {"size": (12, 20)}, "readout": {"hidden": 4}, **options}
     return parse_config({**content, "core": {"kind": kind, **TINY_CORES[kind], **dropout, **core}})
+
+
+def tiny_run(
+    recordings: dict[str, Recording],
+    model: ModelConfig | None = None,
+    training: TrainingConfig = QUICK,
+    **options: Any,
+) -> RunSpec:
+    """A run of tiny twins; `options` are those of `RunSpec`."""
+    return RunSpec(model=model or tiny_config(), training=training, recordings=recordings, **options)
 
 
 def tiny_mouse(

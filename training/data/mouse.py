@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from training.data.metadata import InputStatistics
 from training.data.recordings import Recording
 from training.errors import RecordingError
 
-__all__ = ["Mouse", "channel_names", "open_recordings", "paper_mouse_id"]
+__all__ = ["Mouse", "by_mouse", "channel_names", "open_recordings", "paper_mouse_id"]
 
 _EXPECTED = "folders or zips in the Sensorium layout, such as static21067-10-18-*"
 
@@ -176,6 +176,11 @@ def open_recordings(paths: Sequence[Path]) -> list[Recording]:
     if paths and not found:
         raise RecordingError("no recordings", got=", ".join(map(str, paths)), expected=_EXPECTED)
     return list(found.values())
+
+
+def by_mouse(recordings: Iterable[Recording]) -> dict[str, Recording]:
+    """mouse_id -> recording."""
+    return {recording.mouse_id: recording for recording in recordings}
 
 
 def _parts(path: Path) -> list[Path]:

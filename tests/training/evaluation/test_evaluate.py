@@ -140,7 +140,7 @@ def test_explained_variance_is_left_out_with_a_word_where_an_image_was_shown_onc
     changed = with_tiers(recording, {int(trial): "train" for trial in of_one_image[1:]})
     mouse = evaluate_mouse(ensemble_of([changed]), changed)
     assert list(mouse.neurons) == ["single_trial_correlation", "correlation_to_average"]
-    assert any("1 images were shown once: FEV, FEVE and CCnorm" in note for note in mouse.notes)
+    assert any("1 image was shown once: FEV, FEVE and CCnorm" in note for note in mouse.notes)
 
 
 def test_without_repeats_only_single_trials_are_scored(ensemble: Ensemble, recordings: list[Recording]) -> None:
@@ -176,7 +176,7 @@ def test_a_recording_without_behavior_is_asked_at_the_training_mean(tmp_path: Pa
     at_mean = predictions_of(ensemble, without, indices, **means)
     expected = [np.corrcoef(without.responses(indices)[:, n], at_mean[:, n])[0, 1] for n in range(without.n_neurons)]
     np.testing.assert_allclose(mouse.neurons["single_trial_correlation"], expected, atol=1e-4)
-    assert "asked at the training mean: behavior (" in mouse.notes[0]
+    assert "set to the training mean: behavior (" in mouse.notes[0]
 
 
 def test_recordings_that_the_twin_cannot_be_asked_about_are_refused(recordings: list[Recording]) -> None:
@@ -254,7 +254,7 @@ def test_command_says_which_mouse_it_left_out_and_why(
     assert main(command) == 1
     assert "the competition keeps them" in capsys.readouterr().err
     assert main([*command, *paths_of([recordings[0]]), "--report", str(tmp_path / "report")]) == 0
-    assert "mouse S1 left out: the test responses" in capsys.readouterr().out
+    assert "mouse S1 was left out: the test responses" in capsys.readouterr().out
     assert "Mouse S1: the test responses" in (tmp_path / "report/scores.md").read_text()
     assert list(json.loads((tmp_path / "report/scores.json").read_text())["left_out"]) == ["S1"]
     assert set(pd.read_parquet(tmp_path / "report/neurons.parquet").mouse_id) == {"SIM1"}

@@ -9,7 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_inputs, tiny_mouse, tiny_recordings, tiny_twin
+from support.tiny_twins import (
+    tiny_checkpoint,
+    tiny_config,
+    tiny_inputs,
+    tiny_mouse,
+    tiny_recordings,
+    tiny_run,
+    tiny_twin,
+)
 
 from server.bundle.manifest import load_manifest, load_neurons, verify_files
 from server.inference.engine import Engine
@@ -18,7 +26,7 @@ from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from training.checkpoints.ensemble import Ensemble, load_ensemble
 from training.config import TrainingConfig
 from training.data.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES
-from training.data.mouse import Mouse
+from training.data.mouse import Mouse, by_mouse
 from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError
 from training.evaluation.evaluate import evaluate
@@ -39,7 +47,7 @@ class Trained:
         training = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
         self.run = folder / "run"
         self.checkpoints = train_ensemble(
-            tiny_config(), training, self.recordings, self.run, members=2, seed=4, device=None
+            tiny_run(by_mouse(self.recordings), training=training, members=2, seed=4), self.run
         )
         self.bundle = folder / "bundle"
         sources = [str(recording.path) for recording in self.recordings]

@@ -21,12 +21,13 @@ from support.tiny_twins import NO_DROPOUT, TINY_CORES, tiny_recordings
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint
 from training.config import TrainingConfig
+from training.evaluation.evaluate import perfect_scores
 from training.simulation.simulate import simulate
 from training.studies import runner
 from training.studies.catalog import SCALES, STUDIES, Scale
 from training.studies.plan import plan
 from training.studies.results import Line, lines_of, results_table
-from training.studies.runner import RunScores, checkpoint_of, perfect_scores, run_all
+from training.studies.runner import RunScores, checkpoint_of, run_all
 
 SMALL = {"cropper.size": (12, 20), "readout.hidden": 4}
 TINY = Scale(
@@ -84,7 +85,7 @@ def test_a_study_that_was_interrupted_goes_on_and_trains_nothing_twice(
     def interrupted(*args: Any, **kwargs: Any) -> list[Path]:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(args[3])
+        trained.append(args[1])
         return train(*args, **kwargs)
 
     monkeypatch.setattr(runner, "train_ensemble", interrupted)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
+from support.tiny_twins import QUICK, tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings, tiny_run
 
 from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from training.config import ModelConfig, TrainingConfig
+from training.config import ModelConfig
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.models import Twin
@@ -24,7 +24,6 @@ from training.trainer.transfer import FeatureMaps
 
 N_NEURONS, SILENT, N_TRAIN, N_TRIALS = 80, 15, 900, 1200
 FINE = {"patch_stride": 1}  # maps of 9 rows and 17 columns
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 
 
 class Known:
@@ -127,14 +126,16 @@ def test_a_run_never_ends_below_its_start(
 ) -> None:
     core = tiny_checkpoint(tiny_config())
     wild = QUICK.model_copy(update={"learning_rate": 3.0})
-    best = train_member(core.config, wild, recordings, tmp_path, seed=0, core=core, freeze_core=True)
+    best = train_member(tiny_run(recordings, core.config, wild, cores=[core], freeze_core=True), tmp_path)
     assert f"readouts fitted by regression  validation {best:.4f}" in capsys.readouterr().out
     kept = load_checkpoint(tmp_path / "checkpoint")
     assert kept.provenance["epoch"] == 0
     assert kept.provenance["validation_single_trial_correlation"] == best
 
 
-def test_a_run_that_was_broken_off_ends_with_the_same_weights(recordings: dict[str, Recording], tmp_path: Path) -> None:
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(
+    recordings: dict[str, Recording], tmp_path: Path
+) -> None:
     core = Checkpoint(twin=tiny_checkpoint(tiny_config()).twin)
 
     def train(folder: Path, stop_after: int | None = None) -> None:
@@ -142,7 +143,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_weights(recordings: dict[s
             if epoch == stop_after:
                 raise KeyboardInterrupt
 
-        train_member(core.config, QUICK, recordings, folder, seed=0, core=core, freeze_core=True, on_epoch=on_epoch)
+        train_member(tiny_run(recordings, core.config, cores=[core], freeze_core=True), folder, on_epoch=on_epoch)
 
     train(tmp_path / "unbroken")
     with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from reliability.training_kills import describe, kill_and_resume
-from support.tiny_twins import tiny_config, tiny_recordings
+from support.tiny_twins import QUICK, tiny_config, tiny_recordings, tiny_run
 
 from training.checkpoints import checkpoint as checkpoint_module
 from training.checkpoints.checkpoint import load_checkpoint
@@ -21,14 +21,7 @@ from training.trainer import loop
 from training.trainer import state as run_state
 from training.trainer.loop import train_member
 
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=3)
 DROPOUT = {"patch_dropout": 0.1, "block_dropout": 0.2}
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
-    return {recording.mouse_id: recording for recording in made}
 
 
 @pytest.mark.slow
@@ -48,8 +41,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_within_an_epoch_a_run_goes_on_where_its_state_was_kept(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    often = QUICK.model_copy(update={"save_minutes": 1e-9})
-    train_member(tiny_config(DROPOUT), often, recordings, tmp_path / "whole", seed=5)
+    often = QUICK.model_copy(update={"save_minutes": 1e-9, "max_epochs": 3})
+    train_member(tiny_run(recordings, tiny_config(DROPOUT), often, seed=5), tmp_path / "whole")
     step, done = loop._step, []
 
     def broken(*args: Any, **options: Any) -> float:
@@ -60,11 +53,11 @@ def test_within_an_epoch_a_run_goes_on_where_its_state_was_kept(
 
     monkeypatch.setattr(loop, "_step", broken)
     with pytest.raises(KeyboardInterrupt):
-        train_member(tiny_config(DROPOUT), often, recordings, tmp_path / "broken", seed=5)
+        train_member(tiny_run(recordings, tiny_config(DROPOUT), often, seed=5), tmp_path / "broken")
     kept = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)
     assert 3 * kept["epoch"] + kept["step"] == stop
     stop = 1000
-    train_member(tiny_config(DROPOUT), often, recordings, tmp_path / "broken", seed=5)
+    train_member(tiny_run(recordings, tiny_config(DROPOUT), often, seed=5), tmp_path / "broken")
     assert len(done) == 9  # no update was made twice
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(weights(tmp_path / "broken")[name], tensor), name
@@ -78,8 +71,8 @@ def test_within_an_epoch_a_run_goes_on_where_its_state_was_kept(
 def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
 ) -> None:
-    train_member(tiny_config(), QUICK, recordings, tmp_path / "whole", seed=1)
-    train_member(tiny_config(), QUICK.model_copy(update={"max_epochs": 1}), recordings, tmp_path / "run", seed=1)
+    train_member(tiny_run(recordings, seed=1), tmp_path / "whole")
+    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1}), seed=1), tmp_path / "run")
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     torch.save({**state, "finished": False}, tmp_path / "run" / "state.pt")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
@@ -95,11 +88,11 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
         monkeypatch.setattr(module, "write_atomically", full)
     every = TrainingConfig(**{**QUICK.model_dump(), "save_minutes": 1e-9})
     with pytest.raises(CheckpointError, match="No space left on device"):
-        train_member(tiny_config(), every, recordings, tmp_path / "run", seed=1)
+        train_member(tiny_run(recordings, training=every, seed=1), tmp_path / "run")
     if full_at == "state.pt":
         assert (tmp_path / "run" / "state.pt").read_bytes() == before["state.pt"]
     monkeypatch.undo()
-    train_member(tiny_config(), QUICK, recordings, tmp_path / "run", seed=1)
+    train_member(tiny_run(recordings, seed=1), tmp_path / "run")
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(weights(tmp_path / "run")[name], tensor), name
 
@@ -108,7 +101,7 @@ def test_weights_that_became_nan_are_not_kept(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss before the step was finite, so the loss alone would not tell."""
-    train_member(tiny_config(), QUICK.model_copy(update={"max_epochs": 1}), recordings, tmp_path, seed=0)
+    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1})), tmp_path)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     torch.save({**state, "finished": False}, tmp_path / "state.pt")
     before = (tmp_path / "state.pt").read_bytes()
@@ -125,17 +118,17 @@ def test_weights_that_became_nan_are_not_kept(
     monkeypatch.setattr(loop, "_step", spoiling)
     monkeypatch.setattr(loop, "validate", lambda _: 0.0)
     with pytest.raises(DivergenceError, match="weights became NaN or infinite"):
-        train_member(tiny_config(), QUICK, recordings, tmp_path, seed=0)
+        train_member(tiny_run(recordings), tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_a_state_that_is_no_state_is_refused_by_name(recordings: dict[str, Recording], tmp_path: Path) -> None:
-    train_member(tiny_config(), QUICK.model_copy(update={"max_epochs": 1}), recordings, tmp_path, seed=0)
+    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1})), tmp_path)
     content = (tmp_path / "state.pt").read_bytes()
     for broken in (b"", content[: len(content) // 2], b"no state"):
         (tmp_path / "state.pt").write_bytes(broken)
         with pytest.raises(CheckpointError, match=r"state\.pt cannot be resumed from"):
-            train_member(tiny_config(), QUICK, recordings, tmp_path, seed=0)
+            train_member(tiny_run(recordings), tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["images", "responses", "behavior", "pupil_center"])
@@ -153,5 +146,5 @@ def test_a_mouse_with_one_trial_is_refused_before_any_folder_is_made(tmp_path: P
     train = np.flatnonzero(recording.tiers == "train")
     recording.tiers[train[1:]] = "validation"
     with pytest.raises(RecordingError, match="'SIM1' has too few training trials; got 1; expected 2 or more"):
-        train_member(tiny_config(), QUICK, {"SIM1": recording}, tmp_path / "run", seed=0)
+        train_member(tiny_run({"SIM1": recording}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
