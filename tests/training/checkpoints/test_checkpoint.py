@@ -109,7 +109,7 @@ def test_a_weights_file_elsewhere_is_not_followed(folder: Path, tmp_path: Path) 
 
 def test_a_folder_without_a_checkpoint_is_refused_with_a_hint(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(CheckpointError, match=r"is no checkpoint.*python -m training import"):
+        with pytest.raises(CheckpointError, match=r"is not a checkpoint.*python -m training import"):
             load_checkpoint(path)
 
 
