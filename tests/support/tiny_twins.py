@@ -12,9 +12,9 @@ import torch
 
 from training.checkpoints.checkpoint import Checkpoint
 from training.config import ModelConfig, TrainingConfig, parse_config
-from training.data.layout import BEHAVIOR_NAMES
+from training.data.layout import BEHAVIOR_NAMES, channel_names
 from training.data.metadata import InputStatistics
-from training.data.mouse import Mouse, channel_names
+from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.models import Twin
 from training.simulation.simulate import simulate
