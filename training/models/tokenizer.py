@@ -1,4 +1,4 @@
-"""Image to tokens: four ways to cut patches (V1T) and the convolutional one (CCT)."""
+"""Tokenizers, which turn an image into tokens: four kinds of patches (V1T), and a convolutional one (CCT)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "sine_positions"]
 
 
 def shifted_copies(image: Tensor, shift: int) -> Tensor:
-    """The image and its four diagonal shifts (Lee et al. 2021): (B, C, H, W) -> (B, 5C, H, W).
+    """The image and four diagonally shifted copies (Lee et al. 2021): (B, C, H, W) -> (B, 5C, H, W).
 
-    Content moves down-right, down-left, up-right and up-left by `shift` pixels; zeros come in.
+    Content moves down-right, down-left, up-right and up-left by `shift` pixels, and is padded with zeros.
     """
     padded = F.pad(image, (shift, shift, shift, shift))
     early, late = slice(None, -2 * shift), slice(2 * shift, None)
@@ -25,7 +25,7 @@ def shifted_copies(image: Tensor, shift: int) -> Tensor:
 
 
 class PatchTokenizer(nn.Module):
-    """Overlapping patches projected to D, a cls token first, plus positions: (B, C, H, W) -> (B, 1 + L, D)."""
+    """A cls token and projected, overlapping patches, plus positions: (B, C, H, W) -> (B, 1 + L, D)."""
 
     def __init__(self, *, config: ViTConfig, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class PatchTokenizer(nn.Module):
         return self.dropout(tokens + self.position)  # (B, 1 + L, D)
 
     def patches(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, L, D), without cls token and position."""
+        """(B, C, H, W) -> (B, L, D), without cls token and positions."""
         if self.kind == "convolution":
             return self.projection(image).flatten(2).transpose(1, 2)
         if self.kind == "shifted_patches":
             image = shifted_copies(image, self.patch_size // 2)
         if self.norm_in is None:
-            # Unfold and a linear layer are exactly one convolution, without the copies.
+            # The same as unfold and a linear layer, without copies of the image.
             weight = self.projection.weight.unflatten(1, (-1, self.patch_size, self.patch_size))
             return F.conv2d(image, weight, self.projection.bias, self.stride).flatten(2).transpose(1, 2)
         pixels = F.unfold(image, self.patch_size, stride=self.stride).transpose(1, 2)  # (B, L, C * p * p)
@@ -76,7 +76,7 @@ class PatchTokenizer(nn.Module):
 
 
 class ConvolutionalTokenizer(nn.Module):
-    """Convolution, ReLU, max pool, plus positions; no cls token (Hassani et al. 2021): (B, C, H, W) -> (B, L, D)."""
+    """Convolution, ReLU and max pool, plus positions (Hassani et al. 2021): (B, C, H, W) -> (B, L, D). No cls token."""
 
     PADDING = 3
 
@@ -116,7 +116,7 @@ class ConvolutionalTokenizer(nn.Module):
 
 
 def sine_positions(n_tokens: int, dim: int) -> Tensor:
-    """Sine on even, cosine on odd channels, of position / 10000^(2 floor(i / 2) / dim): (n_tokens, dim)."""
+    """(n_tokens, dim): sine on even and cosine on odd channels i, of position / 10000^(2 floor(i / 2) / dim)."""
     channel = torch.arange(dim)
     angle = torch.arange(n_tokens)[:, None] / 10000 ** (2 * (channel // 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
