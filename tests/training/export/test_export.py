@@ -244,7 +244,7 @@ def test_a_folder_that_is_no_bundle_is_refused_before_any_work(tmp_path: Path) -
     (tmp_path / "mine" / "notes.txt").write_text("...")
     (tmp_path / "file").write_text("...")
     for name in ("mine", "file"):
-        with pytest.raises(CheckpointError, match=f"{name} exists and is no bundle"):
+        with pytest.raises(CheckpointError, match=f"{name} exists and is not a bundle"):
             export_bundle(ensemble, tmp_path / name)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
