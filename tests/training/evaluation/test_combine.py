@@ -132,7 +132,7 @@ def test_weights_of_other_members_are_refused(members: Ensemble, tmp_path: Path)
 def test_another_folder_is_not_overwritten(members: Ensemble, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("...")
-    with pytest.raises(CheckpointError, match="exists and is no ensemble"):
+    with pytest.raises(CheckpointError, match="exists and is not an ensemble"):
         save_ensemble(tmp_path / "mine", members)
 
 
@@ -142,7 +142,7 @@ def test_members_with_other_mice_are_refused() -> None:
     first = tiny_checkpoint(config, [a, b])
     with pytest.raises(ConfigError, match=r"member 1 has other mice than member 0; got \['A'\]"):
         Ensemble([first, tiny_checkpoint(config, [a])])
-    with pytest.raises(ConfigError, match="member 2 knows another recording of mouse 'A'"):
+    with pytest.raises(ConfigError, match="member 2 was trained on another recording of mouse 'A'"):
         Ensemble([first, first, tiny_checkpoint(config, [other, b])])
     with pytest.raises(ConfigError, match="at least one member"):
         Ensemble([])

@@ -156,7 +156,7 @@ def test_zeroed_test_sets_are_never_scored(recordings: list[Recording], tmp_path
     assert list(scores) == ["SIM1"]
     _, left_out = scorable([*withheld, recordings[0]], "test")
     assert list(left_out) == ["S0", "S1"]
-    assert all("the competition keeps them" in reason for reason in left_out.values())
+    assert all("the competition withholds them" in reason for reason in left_out.values())
     for tier in ("test", "final_test"):
         with pytest.raises(ScoringError, match=r"'S0' cannot be scored.*'S1' cannot be scored"):
             evaluate(ensemble, withheld, tier=tier)
@@ -252,7 +252,7 @@ def test_command_says_which_mouse_it_left_out_and_why(
     save_checkpoint(tmp_path / "twin", member)
     command = ["evaluate", str(tmp_path / "twin"), "--recordings", *paths_of([withheld])]
     assert main(command) == 1
-    assert "the competition keeps them" in capsys.readouterr().err
+    assert "the competition withholds them" in capsys.readouterr().err
     assert main([*command, *paths_of([recordings[0]]), "--report", str(tmp_path / "report")]) == 0
     assert "mouse S1 was left out: the test responses" in capsys.readouterr().out
     assert "Mouse S1: the test responses" in (tmp_path / "report/scores.md").read_text()
