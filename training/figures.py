@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from training.files import write_atomically
+from training.files import write_files
 
 __all__ = ["COLORS", "color_of_position", "only_left_and_bottom", "save_figure", "styled", "violin"]
 
@@ -44,14 +44,12 @@ def styled() -> Iterator[None]:
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes `name`.png and `name`.pdf. Equal figures give equal files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    files = {}
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         content = io.BytesIO()
         figure.savefig(content, format=kind, dpi=200, metadata=metadata)
-        paths.append(folder / f"{name}.{kind}")
-        write_atomically(paths[-1], content.getvalue())
-    return paths
+        files[f"{name}.{kind}"] = content.getvalue()
+    return write_files(folder, files)
 
 
 def only_left_and_bottom(axes: Axes) -> None:

@@ -1,15 +1,19 @@
-"""Whole files and locks: what a killed process leaves behind is either the old file or the new one."""
+"""Files that a kill leaves either old or new, and locks that end with their process."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from training.errors import CheckpointError
 
-__all__ = ["locked", "write_atomically", "writing"]
+__all__ = ["as_json", "locked", "write_atomically", "write_files", "writing"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -23,6 +27,31 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def as_json(content: Any) -> Any:
+    """A copy for JSON: arrays become lists, NaN and infinity become null."""
+    if isinstance(content, dict):
+        return {str(key): as_json(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [as_json(value) for value in content]
+    if isinstance(content, np.ndarray | np.generic):
+        return as_json(content.tolist())
+    return None if isinstance(content, float) and not np.isfinite(content) else content
+
+
+def write_files(folder: Path, files: Mapping[str, str | bytes | Mapping[str, Any]]) -> list[Path]:
+    """Writes texts, bytes, and dictionaries as JSON, into a folder; returns their paths.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            text = json.dumps(as_json(content), indent=2) if isinstance(content, Mapping) else content
+            write_atomically(folder / name, text.encode() if isinstance(text, str) else text)
+    return [folder / name for name in files]
 
 
 @contextmanager

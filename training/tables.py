@@ -1,13 +1,12 @@
-"""Results as text and JSON: Markdown tables, numbers, counts, and JSON without NaN."""
+"""Results as text: Markdown tables, scores and counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-__all__ = ["as_json", "counted", "markdown_table", "mean_and_sd", "number", "number_and_sd"]
+__all__ = ["counted", "markdown_table", "mean_and_sd", "number", "number_and_sd"]
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
@@ -40,14 +39,3 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (divided by their number) of the finite values; NaN without any."""
     known = np.array([value for value in values if np.isfinite(value)])
     return (float(known.mean()), float(known.std())) if len(known) else (float("nan"), float("nan"))
-
-
-def as_json(content: Any) -> Any:
-    """A copy for JSON: arrays become lists, NaN and infinity become null."""
-    if isinstance(content, dict):
-        return {str(key): as_json(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [as_json(value) for value in content]
-    if isinstance(content, np.ndarray | np.generic):
-        return as_json(content.tolist())
-    return None if isinstance(content, float) and not np.isfinite(content) else content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,13 @@ from training.analyses import behavior_mlp, pupil, retinotopy
 from training.arguments import add_checkpoints, add_device, add_output, add_recordings
 from training.checkpoints.checkpoint import source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
-from training.data.mouse import open_recordings
+from training.data.mouse import data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import ScoringError
 from training.evaluation.evaluate import check_known, scorable
 from training.figures import save_figure
-from training.files import write_atomically, writing
-from training.tables import as_json, markdown_table
+from training.files import write_files
+from training.tables import markdown_table
 from training.trainer.hardware import device_named
 
 __all__ = ["ANALYSES", "Analysis", "add_arguments", "run"]
@@ -112,11 +111,8 @@ def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str,
         "notes": analysis.notes,
     }
     text = "\n\n".join([table(analysis), *analysis.notes]) + "\n"
-    with writing(folder):
-        paths = save_figure(analysis.figure, folder, name)
-        write_atomically(folder / f"{name}.md", text.encode())
-        write_atomically(folder / f"{name}.json", json.dumps(as_json(content), indent=2).encode())
-    return [folder / f"{name}.md", folder / f"{name}.json", *paths]
+    paths = write_files(folder, {f"{name}.md": text, f"{name}.json": content})
+    return paths + save_figure(analysis.figure, folder, name)
 
 
 def table(analysis: Analysis) -> str:
@@ -143,11 +139,7 @@ def run(args: argparse.Namespace) -> int:
     recordings = open_recordings(args.recordings)
     check_known(ensemble, recordings)
     analysis = ANALYSES[args.what][1](ensemble, recordings)
-    about = {
-        "weights": [member.weights_hash for member in ensemble.members],
-        "data": {recording.mouse_id: recording.data_hash for recording in recordings},
-        "commit": source_commit(),
-    }
+    about = {"weights": ensemble.weights_hashes, "data": data_hashes(recordings), "commit": source_commit()}
     paths = write_analysis(args.output, args.what, analysis, about)
     print("\n\n".join([table(analysis), *analysis.notes]))
     print(f"written: {', '.join(str(path) for path in paths)}")

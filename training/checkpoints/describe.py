@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -52,7 +53,7 @@ def count_gflop(twin: Twin) -> dict[str, float]:
         attention.kernel = "eager"  # the counter does not count fused kernels
     try:
         costs = {}
-        with torch.no_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # counts without computing
             for i, (mouse_id, mouse) in enumerate(twin.mice.items()):
                 inputs = (torch.zeros(1, *mouse.image_shape), torch.zeros(1, 3), torch.zeros(1, 2))
                 image, behavior, pupil_center = twin.stem(mouse_id, *inputs)

@@ -60,6 +60,10 @@ class Ensemble(nn.Module):
         self.combinations = dict.fromkeys(self.mice, mean) if combinations is None else dict(combinations)
 
     @property
+    def weights_hashes(self) -> list[str]:
+        return [member.weights_hash for member in self.members]
+
+    @property
     def shares_stems(self) -> bool:
         """Whether all members share one stem: they crop in the same way, and have no image shifter."""
         first = self.members[0].config

@@ -28,12 +28,6 @@ class _StandIn:
         del state
 
 
-def _numpy_scalar(*args: Any) -> float:
-    """Replaces numpy's scalar: its value is not needed, and its bytes are not interpreted."""
-    del args
-    return float("nan")
-
-
 def _empty_dict(*args: Any) -> dict[Any, Any]:
     """Replaces a default dictionary: its default factory is not called."""
     del args
@@ -47,8 +41,8 @@ _HARMLESS: dict[str, Any] = {
     "torch.cuda.amp.grad_scaler._refresh_per_optimizer_state": _StandIn,
     "torch.amp.grad_scaler._refresh_per_optimizer_state": _StandIn,
     "collections.defaultdict": _empty_dict,  # in a scaler that was used
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray.scalar": _StandIn,
+    "numpy._core.multiarray.scalar": _StandIn,
     "numpy.dtype": _StandIn,
 }
 

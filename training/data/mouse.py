@@ -15,7 +15,7 @@ from training.data.metadata import InputStatistics
 from training.data.recordings import Recording
 from training.errors import RecordingError
 
-__all__ = ["Mouse", "by_mouse", "open_recordings"]
+__all__ = ["Mouse", "by_mouse", "data_hashes", "open_recordings"]
 
 _EXPECTED = "folders or zips in the Sensorium layout, such as static21067-10-18-*"
 
@@ -164,6 +164,11 @@ def open_recordings(paths: Sequence[Path]) -> list[Recording]:
 def by_mouse(recordings: Iterable[Recording]) -> dict[str, Recording]:
     """mouse_id -> recording."""
     return {recording.mouse_id: recording for recording in recordings}
+
+
+def data_hashes(recordings: Iterable[Recording]) -> dict[str, str]:
+    """mouse_id -> hash of the recording."""
+    return {recording.mouse_id: recording.data_hash for recording in recordings}
 
 
 def _parts(path: Path) -> list[Path]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ import pyarrow.parquet as pq
 from training.arguments import add_checkpoints, add_device, add_recordings
 from training.checkpoints.checkpoint import source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
-from training.data.mouse import open_recordings
+from training.data.mouse import data_hashes, open_recordings
 from training.errors import ConfigError
 from training.evaluation.evaluate import SCORES, MouseScores, evaluate, over_mice, scorable, score_names, scores_table
 from training.evaluation.score_figures import draw_ceiling, draw_distributions
 from training.figures import save_figure
-from training.files import write_atomically, writing
+from training.files import write_files
 from training.metrics import FEV_THRESHOLD
-from training.tables import as_json, markdown_table, number, number_and_sd
+from training.tables import markdown_table, number, number_and_sd
 from training.trainer.hardware import device_named
 
 __all__ = ["add_arguments", "neuron_table", "run", "tables", "write_report"]
@@ -69,19 +68,11 @@ def write_report(
     }
     neurons = io.BytesIO()
     pq.write_table(neuron_table(systems), neurons, compression="zstd")
-    files = {
-        "scores.md": tables(systems, left_out).encode(),
-        "scores.json": json.dumps(as_json(content), indent=2).encode(),
-        "neurons.parquet": neurons.getvalue(),
-    }
-    with writing(f"the report {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_atomically(folder / name, data)
-        paths = [folder / name for name in files]
-        paths += save_figure(draw_distributions(systems), folder, "distributions")
-        if (ceiling := draw_ceiling(systems)) is not None:
-            paths += save_figure(ceiling, folder, "ceiling")
+    text = tables(systems, left_out)
+    paths = write_files(folder, {"scores.md": text, "scores.json": content, "neurons.parquet": neurons.getvalue()})
+    paths += save_figure(draw_distributions(systems), folder, "distributions")
+    if (ceiling := draw_ceiling(systems)) is not None:
+        paths += save_figure(ceiling, folder, "ceiling")
     return paths
 
 
@@ -183,11 +174,8 @@ def run(args: argparse.Namespace) -> int:
     for mouse_id, reason in left_out.items():
         print(f"mouse {mouse_id} was left out: {reason}")
     if args.report is not None:
-        about = {
-            "commit": source_commit(),
-            "weights": {name: [m.weights_hash for m in ensemble.members] for name, ensemble in ensembles.items()},
-            "data": {recording.mouse_id: recording.data_hash for recording in recordings},
-        }
+        weights = {name: ensemble.weights_hashes for name, ensemble in ensembles.items()}
+        about = {"commit": source_commit(), "weights": weights, "data": data_hashes(recordings)}
         paths = write_report(args.report, systems, left_out=left_out, about=about)
         print(f"written: {', '.join(str(path) for path in paths)}")
     return 0

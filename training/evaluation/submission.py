@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.evaluate import check_known
 from training.evaluation.missing_inputs import predictor_for
-from training.files import write_atomically, writing
+from training.files import write_files
 from training.tables import counted
 from training.trainer.hardware import device_named
 from training.trainer.loop import predict_tier
@@ -82,19 +81,19 @@ def submit(ensemble: Ensemble, recording: Recording, folder: Path) -> Submission
         if not np.isfinite(predictions).all():
             wrong = trials.indices[~np.isfinite(predictions).all(1)]
             raise ScoringError(f"mouse {recording.mouse_id!r}: predictions are not finite", got=f"trials {wrong[:5]}")
-        path = mouse_folder / f"submission_file_{TIERS[tier]}.csv"
-        _write(path, _rows(trials.trial_ids, trials.image_ids, predictions, recording.neuron_ids))
+        rows = _rows(trials.trial_ids, trials.image_ids, predictions, recording.neuron_ids)
+        (path,) = write_files(mouse_folder, {f"submission_file_{TIERS[tier]}.csv": rows})
         files[path] = len(trials)
     about = {
         "mouse": recording.mouse_id,
         "track": COMPETITION[recording.data_key],
         "asked": inputs,
         "trials": {path.name: n for path, n in files.items()},
-        "weights": [member.weights_hash for member in ensemble.members],
+        "weights": ensemble.weights_hashes,
         "data": recording.data_hash,
         "commit": source_commit(),
     }
-    _write(mouse_folder / "submission.json", json.dumps(about, indent=2))
+    write_files(mouse_folder, {"submission.json": about})
     return Submission(recording.mouse_id, COMPETITION[recording.data_key], files, inputs)
 
 
@@ -108,12 +107,6 @@ def _rows(trial_ids: np.ndarray, image_ids: np.ndarray, predictions: np.ndarray,
         # Nine digits determine a float32; the `repr` of its double would be twice as long.
         writer.writerow([trial_id, image_id, str([float(f"{value:.9g}") for value in row.tolist()]), neurons])
     return content.getvalue()
-
-
-def _write(path: Path, content: str) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.encode())
 
 
 EPILOG = """example:

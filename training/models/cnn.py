@@ -69,15 +69,10 @@ class CNNCore(nn.Module):
             x = self.dropout(x) if 0 < i < last else x
         return x
 
-    @property
-    def first_filters(self) -> Tensor:
-        """The filters of the first layer, (channels, C, k, k)."""
-        first = self.convolutions[0]
-        assert isinstance(first, nn.Conv2d)
-        return first.weight
-
     def regularizer(self) -> Tensor:
         """Energy of the first layer's filters after a Laplace filter, divided by their energy (Lurz et al. 2021)."""
-        filters = self.first_filters.flatten(0, 1)[:, None]  # (out * in, 1, k, k)
+        first = self.convolutions[0]
+        assert isinstance(first, nn.Conv2d)
+        filters = first.weight.flatten(0, 1)[:, None]  # (out * in, 1, k, k)
         laplace = filters.new_tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])[None, None]
         return self.laplace_scale * F.conv2d(filters, laplace, padding=1).square().sum() / filters.square().sum()

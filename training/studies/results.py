@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from matplotlib.figure import Figure
 from training.checkpoints.checkpoint import source_commit
 from training.evaluation.evaluate import SCORES
 from training.figures import COLORS, only_left_and_bottom, save_figure, styled
-from training.files import write_atomically, writing
+from training.files import write_files
 from training.studies.catalog import CEILING, Study
 from training.studies.runner import UPDATES, RunScores, Scores
-from training.tables import as_json, markdown_table, mean_and_sd, number, number_and_sd
+from training.tables import markdown_table, mean_and_sd, number, number_and_sd
 
 __all__ = ["SHOWN", "Line", "lines_of", "results_table", "write_results"]
 
@@ -120,11 +119,8 @@ def write_results(
         ],
         "notes": list(notes),
     }
-    with writing(folder):
-        write_atomically(folder / f"{name}.md", ("\n\n".join(text) + "\n").encode())
-        write_atomically(folder / f"{name}.json", json.dumps(as_json(content), indent=2).encode())
-        paths = save_figure(draw(study, lines), folder, name)
-    return [folder / f"{name}.md", folder / f"{name}.json", *paths]
+    paths = write_files(folder, {f"{name}.md": "\n\n".join(text) + "\n", f"{name}.json": content})
+    return paths + save_figure(draw(study, lines), folder, name)
 
 
 def draw(study: Study, lines: Sequence[Line]) -> Figure:

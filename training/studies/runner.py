@@ -10,12 +10,10 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from training.checkpoints.checkpoint import CHECKPOINT, load_checkpoint
@@ -25,11 +23,10 @@ from training.data.mouse import by_mouse
 from training.data.recordings import Recording
 from training.errors import CheckpointError, DivergenceError
 from training.evaluation.evaluate import evaluate
-from training.files import write_atomically
+from training.files import write_files
 from training.studies.plan import Run
-from training.tables import as_json
 from training.trainer.hardware import Hardware
-from training.trainer.members import end_with, member_folder
+from training.trainer.members import member_folder, worker_pool
 from training.trainer.run import train_ensemble
 from training.trainer.run_spec import RunSpec
 
@@ -101,9 +98,7 @@ def _train_in_parallel(
 ) -> Iterator[RunScores]:
     """Starts a run as soon as the run whose core it takes is finished."""
     left, finished = list(runs), set(finished)
-    executor = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), workers)
-    )
+    executor = worker_pool(workers, threads=max(1, (os.cpu_count() or 1) // workers))
     running: dict[Future[RunScores], Run] = {}
     try:
         while left or running:
@@ -119,12 +114,6 @@ def _train_in_parallel(
 
 def _first_ready(runs: Sequence[Run], finished: set[str]) -> Run | None:
     return next((run for run in runs if run.core is None or run.core.name in finished), None)
-
-
-def _start_worker(parent: int, workers: int) -> None:
-    end_with(parent)
-    os.environ["TQDM_DISABLE"] = "1"  # progress bars of several processes would overwrite each other
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 def _known(run: Run, folder: Path) -> RunScores | None:
@@ -159,7 +148,7 @@ def _train(run: Run, recordings: Mapping[str, Recording], folder: Path, hardware
     steps = steps_per_epoch(spec.recordings, run.training.batch_size)
     for mouse in scores.values():
         mouse[UPDATES] = float(ensemble.members[0].provenance["epoch"] * steps)
-    write_atomically(folder / RUNS / run.name / RUN_SCORES, json.dumps(as_json(scores), indent=2).encode())
+    write_files(folder / RUNS / run.name, {RUN_SCORES: scores})
     return RunScores(run, scores)
 
 

@@ -11,7 +11,7 @@ from training.analyses.retinotopy import RELIABLE, retinotopy
 from training.arguments import add_device, add_options, add_output, add_recordings
 from training.checkpoints.ensemble import Ensemble
 from training.config import parse_options
-from training.data.mouse import by_mouse, open_recordings
+from training.data.mouse import by_mouse, data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import ConfigError, DivergenceError
 from training.evaluation.evaluate import perfect_scores
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     runs = plan(
         study,
         scale,
-        _hashes(mice),
+        data_hashes(mice.values()),
         seeds=args.seeds,
         n_trials=min(len(recording.tier("train")) for recording in mice.values()),
-        source=_hashes(source),
+        source=data_hashes(source.values()),
         options=options,
         training=training,
     )
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"study {args.study} needs at least two mice", got=list(mice))
     print(f"{args.study}: {counted(len(runs), 'training')}, in {args.output}")
     done: list[RunScores] = []
-    about = {"scale": args.scale, "data": _hashes(recordings)}
+    about = {"scale": args.scale, "data": data_hashes(recordings.values())}
     try:
         for result in run_all(runs, recordings, args.output, hardware=hardware, workers=args.workers):
             done.append(result)
@@ -179,7 +179,3 @@ def _retinotopy(ensemble: Ensemble, mice: Mapping[str, Recording]) -> list[str]:
         for one in found
         if one.with_truth is not None
     ]
-
-
-def _hashes(recordings: Mapping[str, Recording]) -> dict[str, str]:
-    return {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()}

@@ -33,11 +33,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from training.arguments import add_device, add_options, add_output, add_recordings
 from training.config import PRESETS, CNNConfig, ModelConfig, parse_options, parse_training, with_options
-from training.data.mouse import by_mouse, open_recordings
+from training.data.mouse import by_mouse, data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError, DivergenceError
-from training.files import locked, write_atomically, writing
-from training.tables import as_json, markdown_table
+from training.files import as_json, locked, write_files
+from training.tables import markdown_table
 from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
 from training.trainer.run_spec import RunSpec
@@ -180,7 +180,7 @@ def check_same(study: optuna.Study, sweep: Sweep) -> None:
         "system": sweep.system,
         "seed": sweep.seed,
         "fixed": dict(sweep.fixed),
-        "data": {mouse_id: recording.data_hash for mouse_id, recording in sweep.recordings.items()},
+        "data": data_hashes(sweep.recordings.values()),
     }
     found = study.user_attrs.get("sweep")
     if found is None:
@@ -290,12 +290,11 @@ def write_best(sweep: Sweep, study: optuna.Study) -> str | None:
         f"The best, {best.value:.4f} on validation trials: {command}",
     ]
     config = yaml.safe_dump(sweep.model(best.params).model_dump(mode="json"), sort_keys=False)
+    text = "\n\n".join(parts)
     content = {"best": best.params, "validation": best.value, "importances": importances, "trials": states}
-    with writing(sweep.folder):
-        write_atomically(sweep.folder / "best.yaml", f"# {command}\n{config}".encode())
-        write_atomically(sweep.folder / "sweep.md", ("\n\n".join(parts) + "\n").encode())
-        write_atomically(sweep.folder / "sweep.json", json.dumps(as_json(content), indent=2).encode())
-    return "\n\n".join(parts)
+    best_yaml = f"# {command}\n{config}"
+    write_files(sweep.folder, {"best.yaml": best_yaml, "sweep.md": text + "\n", "sweep.json": content})
+    return text
 
 
 def importances_of(study: optuna.Study) -> dict[str, float]:

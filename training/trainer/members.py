@@ -22,7 +22,7 @@ from training.trainer.run_spec import RunSpec
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["end_with", "member_folder", "train_members"]
+__all__ = ["member_folder", "train_members", "worker_pool"]
 
 LOCK = ".lock"
 
@@ -54,9 +54,7 @@ def train_members(spec: RunSpec, run: Path) -> list[float]:
         return [_train(job) for job in jobs]
     threads = max(1, torch.get_num_threads() // spec.parallel)
     placed = [replace(job, spec=replace(spec, hardware=placed_hardware(spec.hardware, job.member))) for job in jobs]
-    with ProcessPoolExecutor(
-        spec.parallel, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), threads)
-    ) as pool:
+    with worker_pool(spec.parallel, threads) as pool:
         return list(pool.map(_train, placed))
 
 
@@ -85,8 +83,16 @@ def placed_hardware(hardware: Hardware, member: int) -> Hardware:
     return hardware.model_copy(update={"device": f"cuda:{member % torch.cuda.device_count()}"})
 
 
+def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:
+    """Processes with this number of torch threads each, which end with this one."""
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), threads)
+    )
+
+
 def _start_worker(parent: int, threads: int) -> None:
     end_with(parent)
+    os.environ["TQDM_DISABLE"] = "1"  # progress bars of several processes would overwrite each other
     torch.set_num_threads(threads)
 
 

@@ -99,12 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first member; the next one has seed + 1")
     parser.add_argument("--parallel", type=int, default=1, help="members to train at the same time (default: 1)")
     add_device(parser)
-    parser.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="number of devices that share each update (default: 1)"
-    )
-    parser.add_argument(
-        "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="precision of the core (default: fp32)"
-    )
+    devices = "number of devices that share each update (default: 1)"
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help=devices)
+    precision = "precision of the core (default: fp32)"
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help=precision)
     parser.add_argument("--compile", action="store_true", help="compile the core with torch.compile")
     deterministic = "the same seed gives the same weights bit for bit (on a CPU, with the same number of threads)"
     parser.add_argument("--deterministic", action="store_true", help=deterministic)
@@ -129,13 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _spec(args: argparse.Namespace) -> RunSpec:
-    hardware = Hardware(
-        device=args.device,
-        devices=args.devices,
-        precision=args.precision,
-        compile=args.compile,
-        deterministic=args.deterministic,
-    )
+    hardware = Hardware.model_validate({name: getattr(args, name) for name in Hardware.model_fields})
     hardware.resolved()  # refuses a missing device before any work
     model_options, training_options = parse_options(args.set)
     if args.core is not None and (args.model is not None or args.config is not None):

@@ -8,6 +8,7 @@ from typing import Any
 
 from training.checkpoints.checkpoint import Checkpoint, library_versions, source_commit
 from training.config import ModelConfig, TrainingConfig
+from training.data.mouse import data_hashes
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.trainer.hardware import Hardware
@@ -63,7 +64,7 @@ class RunSpec:
         return {
             "config": self.model.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
-            "data_hashes": self._data_hashes(),
+            "data_hashes": data_hashes(self.recordings.values()),
             "seed": self.seed,
             "core": cores if self.cores else None,
         }
@@ -82,11 +83,8 @@ class RunSpec:
             "seed": self.seed + member,
             "commit": source_commit(),
             "versions": library_versions(),
-            "data_hashes": self._data_hashes(),
+            "data_hashes": data_hashes(self.recordings.values()),
             "training": self.training.model_dump(mode="json"),
             "hardware": self.hardware.model_dump(mode="json"),
             **({"core": origin} if origin else {}),
         }
-
-    def _data_hashes(self) -> dict[str, str]:
-        return {mouse_id: recording.data_hash for mouse_id, recording in self.recordings.items()}

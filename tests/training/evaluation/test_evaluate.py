@@ -19,7 +19,8 @@ from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.evaluate import evaluate, evaluate_mouse, over_mice, scorable, scores_table
-from training.evaluation.report import neuron_table, write_report
+from training.evaluation.report import neuron_table
+from training.evaluation.score_figures import draw_ceiling
 
 
 @pytest.fixture(scope="module")
@@ -192,12 +193,11 @@ def test_recordings_that_the_twin_cannot_be_asked_about_are_refused(recordings: 
         evaluate(standardized, recordings[:1])
 
 
-def test_parquet_has_a_row_per_neuron_with_its_place_and_all_scores(
-    ensemble: Ensemble, recordings: list[Recording], tmp_path: Path
+def test_the_neuron_table_has_a_row_per_neuron_with_its_place_and_all_scores(
+    ensemble: Ensemble, recordings: list[Recording]
 ) -> None:
     scores = evaluate(ensemble, recordings)
-    write_report(tmp_path, {"v1t": scores, "one mouse": {"SIM2": scores["SIM2"]}})
-    table = pd.read_parquet(tmp_path / "neurons.parquet")
+    table = neuron_table({"v1t": scores, "one mouse": {"SIM2": scores["SIM2"]}}).to_pandas()
     assert table.groupby(["system", "mouse_id"]).size().to_dict() == {
         ("v1t", "SIM1"): 30,
         ("v1t", "SIM2"): 30,
@@ -265,10 +265,8 @@ def test_validation_report_has_no_ceiling_of_a_real_mouse(tmp_path: Path) -> Non
     (recording.path / "meta/simulated.json").unlink()
     real = Recording.open(recording.path)
     ensemble = ensemble_of([real])
-    write_report(tmp_path / "validation", {"v1t": evaluate(ensemble, [real], tier="validation")})
-    assert not (tmp_path / "validation/ceiling.png").exists()
-    write_report(tmp_path / "test", {"v1t": evaluate(ensemble, [real])})
-    assert (tmp_path / "test/ceiling.png").exists()  # from repeats
+    assert draw_ceiling({"v1t": evaluate(ensemble, [real], tier="validation")}) is None
+    assert draw_ceiling({"v1t": evaluate(ensemble, [real])}) is not None  # from repeats
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "submit", "analyze"])

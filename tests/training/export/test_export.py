@@ -214,6 +214,7 @@ def test_a_twin_without_statistics_says_that_inputs_are_standardized(tmp_path: P
     np.testing.assert_array_equal(engine.predict("B", image, behavior + 1, pupil_center - 1), response)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -228,6 +229,7 @@ def test_a_core_lists_only_the_inputs_that_it_uses(tmp_path: Path, options: dict
     assert inputs_of(tmp_path / "core.onnx") == expected
 
 
+@pytest.mark.slow
 def test_a_stem_takes_the_recordings_inputs_at_any_batch(tmp_path: Path) -> None:
     export_stem(tiny_twin(tiny_config()), "A", tmp_path / "stem.onnx")
     graph = onnx.load(tmp_path / "stem.onnx").graph

@@ -117,7 +117,7 @@ def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept() -> None:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"), n_train=(200, 150), n_validation=60)
+    made = tiny_recordings(tmp_path_factory.mktemp("recordings"), n_train=(80, 60), n_validation=30)
     return {recording.mouse_id: recording for recording in made}
 
 

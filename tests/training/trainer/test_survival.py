@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,22 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+OFTEN = QUICK.model_copy(update={"save_minutes": 1e-9, "max_epochs": 3})
+
+
+@pytest.fixture(scope="module")
+def whole(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run that saves its state after every update."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_member(tiny_run(recordings, tiny_config(DROPOUT), OFTEN, seed=5), folder)
+    return folder
+
+
 @pytest.mark.parametrize("stop", [1, 2, 4, 7])
-def test_within_an_epoch_a_run_goes_on_where_its_state_was_kept(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+def test_within_an_epoch_a_run_resumes_from_its_saved_state(
+    recordings: dict[str, Recording], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    often = QUICK.model_copy(update={"save_minutes": 1e-9, "max_epochs": 3})
-    train_member(tiny_run(recordings, tiny_config(DROPOUT), often, seed=5), tmp_path / "whole")
+    spec = tiny_run(recordings, tiny_config(DROPOUT), OFTEN, seed=5)
     step, done = loop._step, []
 
     def broken(*args: Any, **options: Any) -> float:
@@ -53,28 +64,48 @@ def test_within_an_epoch_a_run_goes_on_where_its_state_was_kept(
 
     monkeypatch.setattr(loop, "_step", broken)
     with pytest.raises(KeyboardInterrupt):
-        train_member(tiny_run(recordings, tiny_config(DROPOUT), often, seed=5), tmp_path / "broken")
+        train_member(spec, tmp_path / "broken")
     kept = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)
     assert 3 * kept["epoch"] + kept["step"] == stop
     stop = 1000
-    train_member(tiny_run(recordings, tiny_config(DROPOUT), often, seed=5), tmp_path / "broken")
+    train_member(spec, tmp_path / "broken")
     assert len(done) == 9  # no update was made twice
-    for name, tensor in weights(tmp_path / "whole").items():
+    for name, tensor in weights(whole).items():
         assert torch.equal(weights(tmp_path / "broken")[name], tensor), name
-    hashes = {load_checkpoint(tmp_path / name / "checkpoint").weights_hash for name in ("whole", "broken")}
-    assert len(hashes) == 1
-    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "broken")]
+    folders = (whole, tmp_path / "broken")
+    assert len({load_checkpoint(folder / "checkpoint").weights_hash for folder in folders}) == 1
+    logs = [(folder / "log.csv").read_text().splitlines() for folder in folders]
     assert [line.split(",")[:4] for line in logs[0]] == [line.split(",")[:4] for line in logs[1]]
 
 
+@pytest.fixture(scope="module")
+def two_epochs(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    folder = tmp_path_factory.mktemp("two-epochs")
+    train_member(tiny_run(recordings, seed=1), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_epoch(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run after its first epoch."""
+    folder = tmp_path_factory.mktemp("one-epoch")
+    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1}), seed=1), folder)
+    state = torch.load(folder / "state.pt", weights_only=True)
+    torch.save({**state, "finished": False}, folder / "state.pt")
+    return folder
+
+
 @pytest.mark.parametrize("full_at", ["state.pt", "log.csv", "config.json", "weights"])
-def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
+def test_a_full_disk_ends_a_run_that_resumes_once_there_is_space(
+    recordings: dict[str, Recording],
+    two_epochs: Path,
+    one_epoch: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_at: str,
 ) -> None:
-    train_member(tiny_run(recordings, seed=1), tmp_path / "whole")
-    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1}), seed=1), tmp_path / "run")
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    torch.save({**state, "finished": False}, tmp_path / "run" / "state.pt")
+    shutil.copytree(one_epoch, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
     write = checkpoint_module.write_atomically
 
@@ -93,17 +124,15 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
         assert (tmp_path / "run" / "state.pt").read_bytes() == before["state.pt"]
     monkeypatch.undo()
     train_member(tiny_run(recordings, seed=1), tmp_path / "run")
-    for name, tensor in weights(tmp_path / "whole").items():
+    for name, tensor in weights(two_epochs).items():
         assert torch.equal(weights(tmp_path / "run")[name], tensor), name
 
 
 def test_weights_that_became_nan_are_not_kept(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recordings: dict[str, Recording], one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss before the step was finite, so the loss alone would not tell."""
-    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1})), tmp_path)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    torch.save({**state, "finished": False}, tmp_path / "state.pt")
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "state.pt").read_bytes()
     step, done = loop._step, []
 
@@ -118,12 +147,14 @@ def test_weights_that_became_nan_are_not_kept(
     monkeypatch.setattr(loop, "_step", spoiling)
     monkeypatch.setattr(loop, "validate", lambda _: 0.0)
     with pytest.raises(DivergenceError, match="weights became NaN or infinite"):
-        train_member(tiny_run(recordings), tmp_path)
+        train_member(tiny_run(recordings, seed=1), tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-def test_a_state_that_is_no_state_is_refused_by_name(recordings: dict[str, Recording], tmp_path: Path) -> None:
-    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1})), tmp_path)
+def test_a_state_that_is_no_state_is_refused_by_name(
+    recordings: dict[str, Recording], one_epoch: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
     content = (tmp_path / "state.pt").read_bytes()
     for broken in (b"", content[: len(content) // 2], b"no state"):
         (tmp_path / "state.pt").write_bytes(broken)
