@@ -14,13 +14,14 @@ import pytest
 import torch
 import yaml
 from support.reference_run import reference_state, write_reference_run
-from support.tiny_twins import tiny_config, tiny_inputs, tiny_recordings, tiny_twin
+from support.tiny_twins import tiny_config, tiny_inputs, tiny_twin
 
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint
 from training.checkpoints.importer import import_weights
 from training.checkpoints.safe_pickle import load_pickle
 from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import CheckpointError
 from training.models import Twin
 
@@ -246,14 +247,13 @@ def test_mice_are_named_as_in_the_paper(twin: Twin, tmp_path: Path) -> None:
         assert [mouse.n_neurons for mouse in mice.values()] == [5, 3]
 
 
-def test_a_recording_gives_statistics_and_neuron_ids(tmp_path: Path) -> None:
-    recordings = tiny_recordings(tmp_path / "recordings")
-    mice = [Mouse.from_recording(recording) for recording in recordings]
+def test_a_recording_gives_statistics_and_neuron_ids(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    mice = [Mouse.from_recording(recording) for recording in recordings.values()]
     config = tiny_config({"patch_stride": 4, "token_grid": "nearest_square"}, cropper={}, readout={})
     twin = tiny_twin(config, mice)
     run = write_reference_run(tmp_path / "run", twin)
     imported = import_weights(run, recordings=mice)
-    for recording in recordings:
+    for recording in recordings.values():
         mouse = imported.mice[recording.mouse_id]
         assert not mouse.standardized_inputs
         assert mouse.data_hash == recording.data_hash
@@ -272,14 +272,15 @@ def test_a_recording_gives_statistics_and_neuron_ids(tmp_path: Path) -> None:
         import_weights(run, recordings=[Mouse.without_recording("SIM1", (1, 18, 32), 7), mice[1]])
 
 
-def test_the_command_imports_with_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recordings = tiny_recordings(tmp_path / "recordings")
-    mice = [Mouse.from_recording(recording) for recording in recordings]
+def test_the_command_imports_with_recordings(
+    recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mice = [Mouse.from_recording(recording) for recording in recordings.values()]
     twin = tiny_twin(tiny_config({"token_grid": "nearest_square"}, cropper={}, readout={}), mice)
     run = write_reference_run(tmp_path / "run", twin)
     output = tmp_path / "checkpoint"
-    arguments = ["import", str(run), "--output", str(output), "--recordings", str(tmp_path / "recordings")]
-    assert main(arguments) == 0
+    arguments = ["import", str(run), "--output", str(output), "--recordings"]
+    assert main([*arguments, *(str(recording.path) for recording in recordings.values())]) == 0
     assert "SIM1: 5 neurons" in capsys.readouterr().out
     assert not load_checkpoint(output).mice["SIM1"].standardized_inputs
     assert load_checkpoint(output).provenance["source"] == "imported run"

@@ -18,6 +18,7 @@ from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.models import Twin
 from training.models.twin import response_from
+from training.trainer import readout_init
 from training.trainer.loop import train_member
 from training.trainer.readout_init import RIDGES, Trials, fit_first_readout, fit_first_readouts, score_places
 from training.trainer.transfer import FeatureMaps
@@ -57,6 +58,13 @@ class Known:
         self.responses = responses
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which the positions need not be right."""
+    monkeypatch.setattr(readout_init, "TO_PLACES", 20)
+    monkeypatch.setattr(readout_init, "TO_SCORES", 30)
+
+
 @pytest.mark.parametrize("position", ["network", "free"])
 def test_neurons_are_found_where_they_look_and_predicted(position: str) -> None:
     known = Known(tiny_config(FINE, readout={"position": position, "hidden": 10}))
@@ -94,6 +102,7 @@ def test_scores_are_those_of_a_ridge_regression_in_float64() -> None:
             assert float(scores[n, i, j]) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_maps_that_never_change_leave_a_finite_readout() -> None:
     known = Known(tiny_config())
     constant = FeatureMaps({"A": torch.ones_like(known.maps("A", np.arange(N_TRIALS)))}, {"A": np.arange(N_TRIALS)})
@@ -101,6 +110,7 @@ def test_maps_that_never_change_leave_a_finite_readout() -> None:
     assert all(bool(parameter.isfinite().all()) for parameter in known.twin.parameters())
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept() -> None:
     known = Known(tiny_config())
     recordings: Any = {"A": known.recording}
@@ -133,6 +143,7 @@ def test_a_run_never_ends_below_its_start(
     assert kept.provenance["validation_single_trial_correlation"] == best
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(
     recordings: dict[str, Recording], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.tiny_twins import QUICK, tiny_run
+from support.tiny_twins import QUICK, tiny_checkpoint, tiny_config, tiny_run
 
 from training.__main__ import main
-from training.checkpoints.checkpoint import load_checkpoint
+from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.trainer import loop
@@ -59,6 +60,52 @@ def test_an_ensemble_resumes_at_the_member_that_was_interrupted(
     hashes = [[load_checkpoint(path).weights_hash for path in paths] for paths in (whole, resumed)]
     assert hashes[0] == hashes[1]
     assert [path.parent.name for path in whole] == [path.parent.name for path in resumed]
+
+
+# `run.json` as the code before `RunSpec` wrote it; the hashes of the recordings are filled in.
+OLD_RUN = """{
+  "config": {
+    "core": {
+      "kind": "vit", "tokenizer": "sliding_window", "patch_size": 4, "patch_stride": 3, "n_blocks": 2, "n_heads": 2,
+      "dim": 6, "mlp_dim": 8, "attention": "softmax", "bias": true, "patch_dropout": 0.0, "block_dropout": 0.0,
+      "stochastic_depth": 0.0, "l1": 0.5379, "token_grid": "patches"
+    },
+    "behavior": "b_mlp",
+    "b_mlp": {"inputs": "behavior_and_pupil_center", "mice": "shared", "blocks": "each", "hidden": "half"},
+    "cropper": {"crop": 1.0, "shifter": "none", "size": [12, 20], "grayscale": false},
+    "shifter": true,
+    "readout": {"position": "network", "coordinates": "xy", "hidden": 4, "bias": "zero", "l1": 0.0076}
+  },
+  "training": {
+    "batch_size": 8, "micro_batch": null, "learning_rate": 0.01, "warmup": 0, "beta1": 0.9, "beta2": 0.9999,
+    "max_epochs": 2, "monitor": "correlation", "patience": 10, "factor": 0.3, "max_reductions": 2,
+    "readout_start": "auto", "scale_loss": true, "save_minutes": 10.0
+  },
+  "data_hashes": {"SIM1": "HASH-SIM1", "SIM2": "HASH-SIM2"},
+  "seed": 0,
+  "core": CORE,
+  "commit": "ea7b9cf3919d31a360124dbcf01cc5488a025347+"
+}"""
+
+
+@pytest.mark.parametrize("transferred", [False, True])
+def test_a_run_folder_of_the_code_before_is_resumed(
+    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transferred: bool
+) -> None:
+    text = OLD_RUN.replace("CORE", '{"weights": ["c0de"], "frozen": true}' if transferred else "null")
+    for mouse_id, recording in recordings.items():
+        text = text.replace(f"HASH-{mouse_id}", recording.data_hash)
+    core = Checkpoint(tiny_checkpoint(tiny_config()).twin, weights_hash="c0de")
+    spec = tiny_run(recordings, cores=[core], freeze_core=True) if transferred else tiny_run(recordings)
+    assert spec.identity() == {key: value for key, value in json.loads(text).items() if key != "commit"}
+    folder = tmp_path / "run"
+    (folder / "member-0").mkdir(parents=True)
+    (folder / "run.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("training.trainer.run.train_members", lambda spec, run: [0.5])
+    assert train_ensemble(spec, folder) == [folder / "member-0" / "checkpoint"]
+    assert (folder / "run.json").read_text(encoding="utf-8") == text
+    members = json.loads((folder / "members.json").read_text(encoding="utf-8"))
+    assert members == {"validation_single_trial_correlation": [0.5], "kept": [0]}
 
 
 def test_tensorboard_has_every_epoch_once(

@@ -33,9 +33,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(tmp_path: 
     assert result.same_logs, describe(result)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / "state.pt", weights_only=True)["twin"]
-    return state
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = (torch.load(folder / "state.pt", weights_only=True)["twin"] for folder in (one, other))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor), name
 
 
 OFTEN = QUICK.model_copy(update={"save_minutes": 1e-9, "max_epochs": 3})
@@ -70,8 +72,7 @@ def test_within_an_epoch_a_run_resumes_from_its_saved_state(
     stop = 1000
     train_member(spec, tmp_path / "broken")
     assert len(done) == 9  # no update was made twice
-    for name, tensor in weights(whole).items():
-        assert torch.equal(weights(tmp_path / "broken")[name], tensor), name
+    assert_equal_weights(whole, tmp_path / "broken")
     folders = (whole, tmp_path / "broken")
     assert len({load_checkpoint(folder / "checkpoint").weights_hash for folder in folders}) == 1
     logs = [(folder / "log.csv").read_text().splitlines() for folder in folders]
@@ -124,8 +125,7 @@ def test_a_full_disk_ends_a_run_that_resumes_once_there_is_space(
         assert (tmp_path / "run" / "state.pt").read_bytes() == before["state.pt"]
     monkeypatch.undo()
     train_member(tiny_run(recordings, seed=1), tmp_path / "run")
-    for name, tensor in weights(two_epochs).items():
-        assert torch.equal(weights(tmp_path / "run")[name], tensor), name
+    assert_equal_weights(two_epochs, tmp_path / "run")
 
 
 def test_weights_that_became_nan_are_not_kept(

@@ -225,7 +225,7 @@ def test_a_plateau_waits_reduces_and_stops() -> None:
     assert (plateau.best, plateau.best_epoch) == (0.31, 6)
 
 
-def test_a_plateau_goes_on_where_it_was() -> None:
+def test_a_plateau_resumes_from_its_state() -> None:
     scores = np.random.default_rng(3).random(30)
     whole = Plateau(patience=1, max_reductions=3)
     verdicts = [whole.update(score, i) for i, score in enumerate(scores)]
@@ -273,9 +273,10 @@ def test_a_reduction_lowers_the_rate_and_restores_the_best_weights(
     with (tmp_path / "run" / "log.csv").open(newline="") as stream:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(stream)]
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.003])
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint").twin.state_dict()
     for name, tensor in best.items():
         assert torch.equal(restored[3][name], tensor)  # epoch 4 starts from the best
-        assert torch.equal(load_checkpoint(tmp_path / "run" / "checkpoint").twin.state_dict()[name], tensor)
+        assert torch.equal(kept[name], tensor)
 
 
 def log_of(folder: Path) -> list[dict[str, str]]:
@@ -288,7 +289,7 @@ def log_of(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("update", [0, 2])
-def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
+def test_a_run_that_was_interrupted_ends_as_an_uninterrupted_one(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
 ) -> None:
     config = tiny_config({"patch_dropout": 0.1, "block_dropout": 0.2})
@@ -423,7 +424,7 @@ def test_validation_is_the_correlation_of_single_trials(recordings: dict[str, Re
     assert loop.validate(update_of(twin, QUICK, recordings)) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
-def test_the_command_trains_and_goes_on(
+def test_the_command_trains_and_refuses_wrong_options(
     recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [str(recording.path) for recording in recordings.values()]
