@@ -22,7 +22,7 @@ from training.evaluation.evaluate import simulated_ceiling
 from training.figures import COLORS, only_left_and_bottom, styled, violin
 from training.metrics import single_trial_correlation
 from training.tables import mean_and_sd
-from training.trainer.loop import predict_tier
+from training.trainer.loop import predict_trials
 
 __all__ = ["PupilThirds", "accuracy_by_pupil", "draw", "over_mice"]
 
@@ -90,7 +90,7 @@ def accuracy_by_pupil(ensemble: Ensemble, recording: Recording) -> PupilThirds:
     small, large = trials.indices[order[:third]], trials.indices[order[-third:]]
     correlations = []
     for name, indices in (("small pupil", small), ("large pupil", large)):
-        predictions = predict_tier(ensemble, recording, indices, progress=f"mouse {recording.mouse_id}, {name}")
+        predictions = predict_trials(ensemble, recording, indices, progress=f"mouse {recording.mouse_id}, {name}")
         correlations.append(single_trial_correlation(recording.responses(indices), predictions))
     ceilings = [ceiling for indices in (small, large) if (ceiling := simulated_ceiling(recording, indices)) is not None]
     return PupilThirds(

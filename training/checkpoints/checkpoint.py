@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 from training.config import ModelConfig, parse_config
 from training.data.mouse import Mouse
@@ -51,12 +50,10 @@ class Checkpoint:
 
     Attributes:
         provenance: source, seed, commit, library versions, data hashes.
-        scores: mouse_id -> score -> (N,) test scores per neuron, if the twin was evaluated.
     """
 
     twin: Twin
     provenance: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     weights_hash: str = ""
 
     @property
@@ -81,9 +78,6 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     for mouse_id, mouse in checkpoint.mice.items():
         for name, array in mouse.to_arrays().items():
             tensors[f"mouse.{mouse_id}.{name}"] = torch.from_numpy(array)
-    for mouse_id, scores in checkpoint.scores.items():
-        for name, score in scores.items():
-            tensors[f"score.{mouse_id}.{name}"] = score.float()
     content = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     weights = f"weights-{digest[:12]}.safetensors"
@@ -142,15 +136,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         twin.load_state_dict(_prefixed(tensors, "model."))
     except (OSError, KeyError, TypeError, SafetensorError, RuntimeError, ConfigError) as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    scores: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _prefixed(tensors, "score.").items():
-        mouse_id, score = name.split(".", 1)
-        scores.setdefault(mouse_id, {})[score] = tensor
     return Checkpoint(
-        twin=twin.eval(),
-        provenance=description["provenance"],
-        scores=scores,
-        weights_hash=description["weights"]["sha256"],
+        twin=twin.eval(), provenance=description["provenance"], weights_hash=description["weights"]["sha256"]
     )
 
 

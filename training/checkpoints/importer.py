@@ -231,7 +231,14 @@ def _only_run(root: Path, url: str) -> Path:
     return runs[0]
 
 
+EXAMPLES = """examples:
+  python -m training import path/to/run --recordings path/to/static* --output runs/imported
+  python -m training import sensorium_cnn.pth --output runs/cnn
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
     parser.add_argument("source", help="a run folder of the reference code, a Sensorium .pth, or hf://OWNER/NAME")
     add_output(parser, "folder to write", metavar="CHECKPOINT")
     recordings = "recordings of the mice, for statistics and neuron ids; without them inputs must be standardised"

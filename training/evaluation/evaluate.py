@@ -21,7 +21,7 @@ from training.metrics import (
 )
 from training.simulation.simulate import TRUTH
 from training.tables import counted, markdown_table, mean_and_sd, number, number_and_sd
-from training.trainer.loop import predict_tier
+from training.trainer.loop import predict_trials
 
 __all__ = [
     "SCORES",
@@ -142,7 +142,7 @@ def evaluate_mouse(ensemble: Ensemble, recording: Recording, *, tier: str = "tes
     trials = recording.scorable(tier)
     responses = recording.responses(trials.indices) / recording.response_std
     predictor, inputs = predictor_for(ensemble, recording)
-    predictions = predict_tier(predictor, recording, trials.indices, progress=f"mouse {recording.mouse_id}")
+    predictions = predict_trials(predictor, recording, trials.indices, progress=f"mouse {recording.mouse_id}")
     neurons, summary, notes = score_trials(responses, predictions, trials.image_ids)
     ceiling = simulated_ceiling(recording, trials.indices)
     if ceiling is not None:

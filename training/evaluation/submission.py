@@ -30,7 +30,7 @@ from training.evaluation.missing_inputs import predictor_for
 from training.files import write_files
 from training.tables import counted
 from training.trainer.hardware import device_named
-from training.trainer.loop import predict_tier
+from training.trainer.loop import predict_trials
 
 __all__ = ["COMPETITION", "TIERS", "Submission", "add_arguments", "run", "submit"]
 
@@ -77,7 +77,9 @@ def submit(ensemble: Ensemble, recording: Recording, folder: Path) -> Submission
     mouse_folder = folder / recording.mouse_id
     files: dict[Path, int] = {}
     for tier, trials in tiers.items():
-        predictions = predict_tier(predictor, recording, trials.indices, progress=f"mouse {recording.mouse_id}, {tier}")
+        predictions = predict_trials(
+            predictor, recording, trials.indices, progress=f"mouse {recording.mouse_id}, {tier}"
+        )
         if not np.isfinite(predictions).all():
             wrong = trials.indices[~np.isfinite(predictions).all(1)]
             raise ScoringError(f"mouse {recording.mouse_id!r}: predictions are not finite", got=f"trials {wrong[:5]}")

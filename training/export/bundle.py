@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -291,7 +291,14 @@ def _provenance(ensemble: Ensemble) -> Provenance:
     )
 
 
+EXAMPLES = """examples:
+  python -m training export runs/v1t --output exported_models/mine
+  python -m training export runs/v1t --recordings runs/recordings --output exported_models/mine --name mine
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
     add_checkpoints(parser)
     add_output(parser, "folder to write", metavar="BUNDLE")
     parser.add_argument("--name", help="name of the bundle in replies (default: name of the folder)")
@@ -312,16 +319,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints)
     scores = evaluate(ensemble, open_recordings(args.recordings)) if args.recordings else {}
-    options = BundleOptions(
-        portable=args.portable,
-        gradients=args.gradients,
-        half=args.half,
-        single_file=args.single_file,
-        licence=args.licence,
-        citation=args.citation,
-        notice=args.notice,
-        scores=scores,
-    )
+    given = {one.name: getattr(args, one.name) for one in fields(BundleOptions) if one.name != "scores"}
+    options = BundleOptions(**given, scores=scores)
     manifest = export_bundle(ensemble, args.output, name=args.name, options=options)
     size = sum(file.bytes for file in manifest.files()) / 1e6
     members, mice = counted(manifest.members, "member"), counted(len(manifest.mice), "mouse", "mice")

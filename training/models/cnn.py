@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from training.config import CNNConfig, LNConfig
 from training.errors import ConfigError
+from training.models.tokenizer import check_fits
 
 __all__ = ["CNNCore"]
 
@@ -33,12 +34,7 @@ class CNNCore(nn.Module):
     def __init__(self, *, config: CNNConfig, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         in_channels, height, width = image_shape
-        if config.input_kernel > min(height, width):
-            raise ConfigError(
-                f"core.input_kernel {config.input_kernel} is larger than the core's image",
-                got=f"input_kernel {config.input_kernel}",
-                expected=f"at most {min(height, width)}, for cropper size {height}x{width}",
-            )
+        check_fits("input_kernel", config.input_kernel, (height, width))
         if config.hidden_kernel % 2 == 0:
             raise ConfigError("core.hidden_kernel must be odd", got=config.hidden_kernel, expected="an odd number")
         self.linear = isinstance(config, LNConfig)

@@ -10,7 +10,21 @@ from training.config import CCTConfig, ViTConfig
 from training.errors import ConfigError
 from training.models.dropout import Dropout
 
-__all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "sine_positions"]
+__all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "check_fits", "sine_positions"]
+
+
+def check_fits(option: str, value: int, size: tuple[int, int], *, padding: int = 0) -> None:
+    """Checks that a patch or kernel is not larger than the core's image (height, width).
+
+    Raises:
+        ConfigError: it is.
+    """
+    if value > min(size) + 2 * padding:
+        raise ConfigError(
+            f"core.{option} {value} is larger than the core's image",
+            got=f"{option} {value}",
+            expected=f"at most {min(size) + 2 * padding}, for cropper size {size[0]}x{size[1]}",
+        )
 
 
 def shifted_copies(image: Tensor, shift: int) -> Tensor:
@@ -31,12 +45,7 @@ class PatchTokenizer(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         patch, stride = config.patch_size, config.patch_stride
-        if patch > min(height, width):
-            raise ConfigError(
-                f"core.patch_size {patch} is larger than the core's image",
-                got=f"patch_size {patch}",
-                expected=f"at most {min(height, width)}, for cropper size {height}x{width}",
-            )
+        check_fits("patch_size", patch, (height, width))
         self.kind = config.tokenizer
         self.patch_size = patch
         self.stride = stride
@@ -84,12 +93,7 @@ class ConvolutionalTokenizer(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         patch, stride = config.patch_size, config.patch_stride
-        if patch > min(height, width) + 2 * self.PADDING:
-            raise ConfigError(
-                f"core.patch_size {patch} is larger than the core's image",
-                got=f"patch_size {patch}",
-                expected=f"at most {min(height, width) + 2 * self.PADDING}, for cropper size {height}x{width}",
-            )
+        check_fits("patch_size", patch, (height, width), padding=self.PADDING)
         self.projection = nn.Conv2d(
             channels, config.dim, kernel_size=patch, stride=stride, padding=self.PADDING, bias=False
         )

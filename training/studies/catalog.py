@@ -103,7 +103,7 @@ STUDIES: dict[str, Study] = {
         simulated={"trials": 4500},
     ),
     "transfer": Study(
-        question="whether a frozen core that never saw a mouse serves it, leaving one mouse out at a time",
+        question="whether a frozen core works for a mouse that it was not trained on, leaving out one mouse at a time",
         where="A.8",
         paper="a frozen core of the other mice against a twin trained on the mouse directly.",
         variants=(
@@ -120,7 +120,7 @@ STUDIES: dict[str, Study] = {
         simulated={"mice": 4},
     ),
     "cross-dataset": Study(
-        question="whether a core of Dataset F, in grey, serves Dataset S",
+        question="whether a core that was trained on Dataset F, in grey, works for Dataset S",
         where="A.9",
         paper="a frozen core of the grey Dataset F against twins trained on Dataset S directly.",
         variants=(
@@ -133,7 +133,7 @@ STUDIES: dict[str, Study] = {
     "center-crop": Study(
         question="how much of the image helps, and whether a crop should follow the gaze",
         where="section 4.1 and Table A.5",
-        paper="alpha 0.8 beside the whole image.",
+        paper="alpha 0.8 compared with the whole image.",
         variants=(
             *(Variant("fixed crop", options={"cropper.crop": a}, x=a) for a in (1.0, 0.9, 0.8, 0.7, 0.6)),
             *(Variant("follows the gaze", options={"cropper.crop": a, **WITH_GAZE}, x=a) for a in (0.9, 0.8, 0.7, 0.6)),
@@ -141,7 +141,7 @@ STUDIES: dict[str, Study] = {
         axis="crop (alpha)",
     ),
     "behavior": Study(
-        question="what behaviour is worth, and where it should enter",
+        question="how much behaviour helps, and where it should enter",
         where="Table 1 and A.2",
         paper="V1T (a B-MLP before each block) above ViT (behaviour as channels); shared or fewer B-MLPs ablate it.",
         variants=(

@@ -33,7 +33,7 @@ from training.trainer.update import Update
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["check_trials", "predict_tier", "start_member", "train_member", "validate"]
+__all__ = ["check_trials", "predict_trials", "start_member", "train_member", "validate"]
 
 _VERDICTS = {"reduce": "  -> learning rate reduced, best weights restored", "stop": "  -> no improvement, stopped"}
 
@@ -200,7 +200,7 @@ def _end_epoch(state: RunState, training: TrainingConfig, score: float, *, epoch
     return verdict
 
 
-def predict_tier(
+def predict_trials(
     twin: torch.nn.Module, recording: Recording, indices: np.ndarray, *, progress: str | None = None
 ) -> np.ndarray:
     """Standardised predictions (T, N) of a twin or an ensemble, for trials of a recording by file number."""

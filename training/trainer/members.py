@@ -85,6 +85,7 @@ def placed_hardware(hardware: Hardware, member: int) -> Hardware:
 
 def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:
     """Processes with this number of torch threads each, which end with this one."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # for the workers, whose progress bars would overwrite each other
     return ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), threads)
     )
@@ -92,7 +93,6 @@ def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:
 
 def _start_worker(parent: int, threads: int) -> None:
     end_with(parent)
-    os.environ["TQDM_DISABLE"] = "1"  # progress bars of several processes would overwrite each other
     torch.set_num_threads(threads)
 
 

@@ -22,7 +22,7 @@ from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.submission import submit
 from training.simulation.simulate import simulate
-from training.trainer.loop import predict_tier
+from training.trainer.loop import predict_trials
 
 S0, S1 = "26872-17-20", "27204-5-13"
 
@@ -123,7 +123,7 @@ def test_numbers_are_float32_to_the_last_bit(tmp_path: Path) -> None:
         ensemble.members[0].twin.readout("S1").bias.fill_(-12.0)  # far down the ELU: responses of about 1e-6
     submit(ensemble, recording, tmp_path / "out")
     _, _, _, predictions = as_the_evaluation_reads(tmp_path / "out/S1/submission_file_live_test.csv")
-    expected = predict_tier(ensemble, recording, recording.tier("test").indices)
+    expected = predict_trials(ensemble, recording, recording.tier("test").indices)
     assert 0 < expected.min() < 1e-4
     np.testing.assert_array_equal(predictions.astype(np.float32), expected)
 

@@ -187,7 +187,7 @@ def test_validation_loss_can_be_what_is_watched(recordings: dict[str, Recording]
     expected = []
     for recording in recordings.values():
         indices = recording.tier("validation").indices
-        y = torch.from_numpy(loop.predict_tier(checkpoint.twin, recording, indices)).double().numpy()
+        y = torch.from_numpy(loop.predict_trials(checkpoint.twin, recording, indices)).double().numpy()
         r = recording.responses(indices).astype(float) / recording.response_std
         eps = torch.finfo(torch.float32).eps
         expected.append(float((y + eps - (r + eps) * np.log(y + eps)).sum() / len(indices)))
