@@ -6,6 +6,7 @@ checkpoint or the new one. Nothing in a checkpoint is executed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import subprocess
@@ -151,6 +152,7 @@ def library_versions(names: Sequence[str] = ("torch", "numpy", "onnx", "safetens
     return {name: metadata.version(name) for name in names}
 
 
+@functools.cache
 def source_commit() -> str | None:
     """The commit of this checkout, with "+" if it has changes; None outside a checkout."""
     try:

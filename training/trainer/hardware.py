@@ -44,7 +44,9 @@ class Hardware(BaseModel):
         if device.type == "cpu" and self.precision == "fp16":
             raise ConfigError("fp16 needs a GPU", got=f"--precision fp16 on {device}", expected="bf16 or fp32")
         if self.devices > 1 and device.index is not None:
-            raise ConfigError("several devices cannot be one named device", got=f"{device} and {self.devices}")
+            raise ConfigError(
+                "several devices need --device cuda, without an index", got=f"{device} and {self.devices}"
+            )
         if device.type == "cuda" and self.devices > torch.cuda.device_count():
             raise ConfigError("not enough GPUs", got=self.devices, expected=torch.cuda.device_count())
         return device

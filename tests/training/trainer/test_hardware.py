@@ -155,7 +155,7 @@ def test_hardware_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     for wrong, words in (
         (Hardware(device="cuda:2"), "no such GPU; got cuda:2; expected cuda:0 to cuda:1"),
         (Hardware(device="cuda", devices=3), "not enough GPUs; got 3; expected 2"),
-        (Hardware(device="cuda:1", devices=2), "cannot be one named device"),
+        (Hardware(device="cuda:1", devices=2), "several devices need --device cuda"),
     ):
         with pytest.raises(ConfigError, match=words):
             wrong.resolved()

@@ -30,6 +30,7 @@ from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
 from training.trainer.loss import poisson_loss
 from training.trainer.run import train_ensemble
+from training.trainer.run_spec import RunSpec
 from training.trainer.state import RunState
 from training.trainer.update import Update
 
@@ -288,13 +289,22 @@ def log_of(folder: Path) -> list[dict[str, str]]:
         ]
 
 
+THREE_EPOCHS = QUICK.model_copy(update={"max_epochs": 3})
+
+
+@pytest.fixture(scope="module")
+def whole(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path, float]:
+    """An uninterrupted run with dropout, its folder, and its score."""
+    spec = tiny_run(recordings, tiny_config({"patch_dropout": 0.1, "block_dropout": 0.2}), THREE_EPOCHS, seed=5)
+    folder = tmp_path_factory.mktemp("whole")
+    return spec, folder, train_member(spec, folder)
+
+
 @pytest.mark.parametrize("update", [0, 2])
 def test_a_run_that_was_interrupted_ends_as_an_uninterrupted_one(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
+    whole: tuple[RunSpec, Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
 ) -> None:
-    config = tiny_config({"patch_dropout": 0.1, "block_dropout": 0.2})
-    spec = tiny_run(recordings, config, QUICK.model_copy(update={"max_epochs": 3}), seed=5)
-    whole = train_member(spec, tmp_path / "whole")
+    spec, folder, score = whole
     updates = 0
     step = loop._step
 
@@ -307,19 +317,19 @@ def test_a_run_that_was_interrupted_ends_as_an_uninterrupted_one(
 
     monkeypatch.setattr(loop, "_step", broken)
     with pytest.raises(KeyboardInterrupt):
-        train_member(spec, tmp_path / "broken")
-    assert len(log_of(tmp_path / "broken")) == 1
+        train_member(spec, tmp_path)
+    assert len(log_of(tmp_path)) == 1
     monkeypatch.undo()
-    assert train_member(spec, tmp_path / "broken") == whole
-    assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
-    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "broken")]
+    assert train_member(spec, tmp_path) == score
+    assert log_of(tmp_path) == log_of(folder)
+    states = [torch.load(one / "state.pt", weights_only=True) for one in (folder, tmp_path)]
     assert states[0]["epoch"] == states[1]["epoch"] == 3
     for name, tensor in states[0]["twin"].items():
         assert torch.equal(states[1]["twin"][name], tensor), name
     for i, moments in states[0]["optimizer"]["state"].items():
         for name, tensor in moments.items():
             assert torch.equal(states[1]["optimizer"]["state"][i][name], tensor)
-    best = [load_checkpoint(tmp_path / name / "checkpoint").weights_hash for name in ("whole", "broken")]
+    best = [load_checkpoint(one / "checkpoint").weights_hash for one in (folder, tmp_path)]
     assert best[0] == best[1]
 
 
