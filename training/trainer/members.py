@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,47 +31,40 @@ def member_folder(run: Path, member: int) -> Path:
     return run / f"member-{member}"
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One member to train; sent to worker processes as a whole."""
-
-    spec: RunSpec
-    folder: Path
-    member: int
-
-    def train(self, fabric: Fabric | None = None) -> float:
-        return train_member(self.spec, self.folder, member=self.member, fabric=fabric)
-
-
 def train_members(spec: RunSpec, run: Path) -> list[float]:
     """Trains the members of a run, or resumes them; returns their validation scores.
 
     `spec.parallel` members are trained at the same time, with the same weights as in sequence. On GPUs each member
     takes the next GPU, on a CPU its share of the cores.
     """
-    jobs = [_Job(spec, member_folder(run, i), i) for i in range(spec.members)]
+    members = range(spec.members)
+    folders = [member_folder(run, i) for i in members]
     if spec.parallel == 1 or spec.members == 1:
-        return [_train(job) for job in jobs]
+        return [_train(spec, folder, i) for i, folder in enumerate(folders)]
     threads = max(1, torch.get_num_threads() // spec.parallel)
-    placed = [replace(job, spec=replace(spec, hardware=placed_hardware(spec.hardware, job.member))) for job in jobs]
+    placed = [
+        # Each process gets only the core of its member.
+        replace(spec, hardware=placed_hardware(spec.hardware, i), cores=[core] if (core := spec.core(i)) else ())
+        for i in members
+    ]
     with worker_pool(spec.parallel, threads) as pool:
-        return list(pool.map(_train, placed))
+        return list(pool.map(_train, placed, folders, members))
 
 
-def _train(job: _Job) -> float:
-    with locked(job.folder / LOCK):
-        if job.spec.hardware.devices == 1:
-            return job.train()
-        launch: Any = job.spec.hardware.fabric().launch
+def _train(spec: RunSpec, folder: Path, member: int) -> float:
+    with locked(folder / LOCK):
+        if spec.hardware.devices == 1:
+            return train_member(spec, folder, member=member)
+        launch: Any = spec.hardware.fabric().launch
         # Pickled here, because Lightning searches its arguments for modules.
-        score: float = launch(_train_share, pickle.dumps(job), os.getpid())
+        score: float = launch(_train_share, pickle.dumps((spec, folder, member)), os.getpid())
         return score
 
 
 def _train_share(fabric: Fabric, pickled: bytes, parent: int) -> float:
     end_with(parent)
-    job: _Job = pickle.loads(pickled)
-    score = job.train(fabric)
+    spec, folder, member = pickle.loads(pickled)
+    score = train_member(spec, folder, member=member, fabric=fabric)
     leave_together(fabric)
     return score
 
