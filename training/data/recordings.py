@@ -293,13 +293,11 @@ def _cache_folder(source: Source, cache: str | os.PathLike[str] | None) -> Path:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m training inspect`."""
     parser.add_argument("recording", nargs="+", type=Path, help="folder or .zip in the Sensorium 2022 layout")
     parser.add_argument("--cache", type=Path, help="folder for caches (default: $V1T_CACHE, or beside the recording)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """`python -m training inspect RECORDING ...`: prints what each recording contains."""
     for path in args.recording:
         if is_packed(path):
             continue

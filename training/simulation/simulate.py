@@ -232,7 +232,6 @@ def _byte_statistics(pixels: np.ndarray) -> dict[str, float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m training simulate`."""
     parser.add_argument("--output", type=Path, required=True, help="folder to write; it gets a recording per mouse")
     parser.add_argument("--mice", type=int, default=2, help="number of mice, SIM1, SIM2, ... (default: %(default)s)")
     parser.add_argument("--neurons", type=int, default=200, help="neurons per mouse (default: %(default)s)")
@@ -247,7 +246,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`python -m training simulate`: writes the recordings and prints where they are and what can be predicted."""
     if args.mice < 1:
         raise ConfigError("no mouse to simulate", got=args.mice, expected="--mice 1 or more")
     for mouse in range(1, args.mice + 1):
