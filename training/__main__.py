@@ -1,4 +1,4 @@
-"""`python -m training VERB`: what there is stands in `VERBS`."""
+"""The command line, `python -m training VERB`; `VERBS` lists the verbs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Sequence
 
 from training.errors import TrainingError
 
-# verb -> (module with add_arguments and run, what it does)
+# verb -> (module with `add_arguments` and `run`, what it does)
 VERBS = {
     "simulate": (
         "training.simulation.simulate",
-        "make simulated recordings in the Sensorium layout, with known ground truth",
+        "write simulated recordings in the Sensorium layout, with known ground truth",
     ),
-    "inspect": ("training.data.recordings", "say what a recording holds, and what is wrong with it"),
+    "inspect": ("training.data.recordings", "print what a recording contains, and check it"),
     "import": (
         "training.checkpoints.importer",
-        "make a checkpoint of the reference code's weights or the Sensorium baselines",
+        "convert weights of the reference code or of the Sensorium baselines to a checkpoint",
     ),
-    "train": ("training.trainer.run", "train a twin, or an ensemble, as in the paper"),
-    "evaluate": ("training.evaluation.report", "score a twin on test trials: tables, a row per neuron, figures"),
-    "analyze": ("training.analyses.analyze", "what a twin says about its mice: the paper's appendix A"),
-    "submit": ("training.evaluation.submission", "write the Sensorium competition's submission files"),
-    "sweep": ("training.studies.sweep", "look for better hyperparameters, in any number of processes"),
-    "study": ("training.studies.study", "one of the paper's studies, from recordings to table and figure"),
-    "export": ("training.export.bundle", "make a bundle that the server serves"),
+    "train": ("training.trainer.run", "train a twin or an ensemble as in the paper, or resume its training"),
+    "evaluate": ("training.evaluation.report", "score a twin on test trials: tables, scores of every neuron, figures"),
+    "analyze": ("training.analyses.analyze", "analyse what a twin has learned, as in the paper's appendix A"),
+    "submit": ("training.evaluation.submission", "write submission files for the Sensorium competition"),
+    "sweep": ("training.studies.sweep", "search for better hyperparameters, in any number of processes"),
+    "study": ("training.studies.study", "repeat one of the paper's studies, from recordings to table and figure"),
+    "export": ("training.export.bundle", "export a twin to a bundle for the server"),
     "combine": ("training.evaluation.combine", "fit a linear layer over the members of an ensemble"),
     "describe": ("training.checkpoints.describe", "print a checkpoint's configuration, parameters and cost"),
 }
@@ -50,8 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (module, help_) in VERBS.items():
-        sub = verbs.add_parser(verb, help=help_, description=help_[0].upper() + help_[1:] + ".")
-        if arguments[:1] == [verb]:  # only the verb that is used is imported: help is quick
+        sub = verbs.add_parser(
+            verb,
+            help=help_,
+            description=help_[0].upper() + help_[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if arguments[:1] == [verb]:  # imports only the module of this verb, so that --help is quick
             importlib.import_module(module).add_arguments(sub)
     args = parser.parse_args(arguments)
     try:

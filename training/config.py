@@ -1,12 +1,14 @@
-"""A model and its training in words: frozen, validated, short. The defaults are the paper's (Table A.2).
+"""Configuration of models and of training: frozen and validated. The defaults are the paper's (Table A.2).
 
-Selection is by word, and an impossible combination is refused here, before any work, naming both options.
+Choices are words. Options that contradict each other are refused here, before any work, with an error that names both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import ConfigError
@@ -25,6 +27,8 @@ __all__ = [
     "TrainingConfig",
     "ViTConfig",
     "parse_config",
+    "parse_options",
+    "parse_training",
     "with_options",
 ]
 
@@ -32,8 +36,8 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0)]
 
-# How tokens become a map. "patches": the true grid of patches. "nearest_square": the divisor pair of the token count
-# nearest its square root, as the reference code does; the two agree for 36x64 with patch 8 and stride 1 (29x57).
+# How tokens become a map. "patches": the true grid of patches. "nearest_square": the pair of divisors of the number of
+# tokens nearest its square root, as in the reference code. They agree for 36x64 with patch 8 and stride 1 (29x57).
 TokenGrid = Literal["patches", "nearest_square"]
 
 
@@ -53,7 +57,7 @@ class ViTConfig(_Frozen):
     dim: Positive = 155
     mlp_dim: Positive = 488
     attention: Literal["softmax", "locality"] = "softmax"
-    bias: bool = Field(default=True, description="in the blocks' linear layers; queries, keys, values have none")
+    bias: bool = Field(default=True, description="of the blocks' linear layers; queries, keys and values have none")
     patch_dropout: Probability = 0.0229
     block_dropout: Probability = Field(default=0.2544, description="of attention weights, projections and MLPs")
     stochastic_depth: Probability = 0.0
@@ -62,7 +66,7 @@ class ViTConfig(_Frozen):
 
 
 class CCTConfig(_Frozen):
-    """Compact convolutional transformer core (Hassani et al. 2021), as the reference code has it."""
+    """Compact convolutional transformer core (Hassani et al. 2021), as in the reference code."""
 
     kind: Literal["cct"] = "cct"
     patch_size: Positive = 8
@@ -74,13 +78,13 @@ class CCTConfig(_Frozen):
     position: Literal["sine", "learned", "none"] = "sine"
     patch_dropout: Probability = 0.0229
     block_dropout: Probability = 0.2544
-    stochastic_depth: Probability = Field(default=0.0, description="of the last block; it grows linearly from 0")
+    stochastic_depth: Probability = Field(default=0.0, description="of the last block; it increases linearly from 0")
     l1: Scale = 0.5379
     token_grid: TokenGrid = "patches"
 
     @model_validator(mode="after")
     def _heads_split_the_inner_width(self) -> CCTConfig:
-        # The reference's inner width is dim // heads, split over the heads once more.
+        # In the reference code the inner width is dim // heads, split over the heads once more.
         inner = self.dim // self.n_heads
         if inner == 0 or inner % self.n_heads:
             raise ValueError(
@@ -98,7 +102,7 @@ class CNNConfig(_Frozen):
     input_kernel: Positive = 9
     hidden_kernel: Positive = 7
     convolution_bias: bool = Field(
-        default=True, description="in the depth-separable layers; the Sensorium weights have none"
+        default=True, description="of the depth-separable layers; the Sensorium weights have none"
     )
     dropout: Probability = 0.0
     laplace: Scale = Field(default=6.3831, description="smoothness of the first layer's filters")
@@ -115,12 +119,12 @@ CoreConfig = Annotated[ViTConfig | CCTConfig | CNNConfig | LNConfig, Field(discr
 
 
 class BehaviorMLPConfig(_Frozen):
-    """The B-MLP: behaviour, added to every token before a block (paper, section 3.2; ablations in A.2)."""
+    """The B-MLP, which adds behaviour to every token before a block (paper, section 3.2; ablations in A.2)."""
 
     inputs: Literal["behavior", "behavior_and_pupil_center"] = "behavior_and_pupil_center"
     mice: Literal["shared", "per_mouse"] = "shared"
     blocks: Literal["each", "tied", "first"] = Field(
-        default="each", description="an MLP per block, one MLP for all blocks, or one in the first block only"
+        default="each", description="one MLP per block, one MLP for all blocks, or one for the first block only"
     )
     hidden: Literal["half", "full"] = Field(
         default="half", description="dim // 2 hidden units (published weights) or dim (the paper's text)"
@@ -128,41 +132,41 @@ class BehaviorMLPConfig(_Frozen):
 
 
 class CropperConfig(_Frozen):
-    """From the recording's image to the core's (paper, section 4.1 and Table A.5)."""
+    """How the recording's image becomes the core's (paper, section 4.1 and Table A.5)."""
 
-    crop: float = Field(default=1.0, gt=0, le=1, description="alpha: the part of height and width that is kept")
+    crop: float = Field(default=1.0, gt=0, le=1, description="alpha: the share of height and width that is kept")
     shifter: Literal["none", "pupil_center", "behavior_and_pupil_center"] = Field(
-        default="none", description="moves the crop with the gaze, per mouse, by at most 1 - crop"
+        default="none", description="shifts the crop with the gaze, per mouse, by at most 1 - crop"
     )
     size: tuple[Positive, Positive] | None = Field(
-        default=(36, 64), description="resized to; null keeps the resolution"
+        default=(36, 64), description="size after resizing; null keeps the resolution"
     )
-    grayscale: bool = Field(default=False, description="averages the two channels of Dataset F")
+    grayscale: bool = Field(default=False, description="average the two channels of Dataset F")
 
 
 class ReadoutConfig(_Frozen):
     """Gaussian readout (Lurz et al. 2021): a learned position and feature vector per neuron."""
 
     position: Literal["network", "free"] = "network"
-    coordinates: Literal["xy", "xyz"] = Field(default="xy", description="cortical coordinates that the network sees")
+    coordinates: Literal["xy", "xyz"] = Field(default="xy", description="cortical coordinates that the network gets")
     hidden: Positive = 30
     bias: Literal["zero", "mean", "mean_over_std"] = "zero"
     l1: Scale = 0.0076
 
 
 class ModelConfig(_Frozen):
-    """A whole twin, less its mice."""
+    """A whole twin, except for its mice."""
 
     core: CoreConfig = ViTConfig()
     behavior: Literal["none", "channels", "b_mlp"] = "b_mlp"
     b_mlp: BehaviorMLPConfig = BehaviorMLPConfig()
     cropper: CropperConfig = CropperConfig()
-    shifter: bool = Field(default=True, description="moves the readout positions with the pupil centre")
+    shifter: bool = Field(default=True, description="shifts the readout positions with the pupil centre")
     readout: ReadoutConfig = ReadoutConfig()
 
     @field_validator("core", mode="before")
     @classmethod
-    def _a_core_is_a_vit_unless_it_says(cls, core: Any) -> Any:
+    def _default_to_a_vit(cls, core: Any) -> Any:
         return {"kind": "vit", **core} if isinstance(core, dict) else core
 
     @model_validator(mode="after")
@@ -170,7 +174,7 @@ class ModelConfig(_Frozen):
         core = self.core
         if self.behavior == "b_mlp" and isinstance(core, CNNConfig):
             raise ValueError(
-                f"behavior 'b_mlp' adds to a transformer's tokens and does not fit core '{core.kind}': "
+                f"behavior 'b_mlp' needs the tokens of a transformer and does not fit core '{core.kind}': "
                 "use behavior 'channels' or 'none'"
             )
         if self.behavior != "b_mlp" and self.b_mlp != BehaviorMLPConfig():
@@ -184,7 +188,7 @@ class ModelConfig(_Frozen):
         return self
 
     def uses(self) -> tuple[Literal["image", "behavior", "pupil_center"], ...]:
-        """The inputs that can change this model's responses."""
+        """The inputs that this model's responses depend on."""
         behavior = self.behavior != "none" or self.cropper.shifter == "behavior_and_pupil_center"
         pupil = (
             self.shifter
@@ -212,20 +216,20 @@ class TrainingConfig(_Frozen):
     beta2: float = Field(default=0.9999, ge=0, lt=1)
     max_epochs: int = Field(default=200, ge=1)
     monitor: Literal["correlation", "loss"] = Field(
-        default="correlation", description="what of the validation trials lowers the learning rate and stops"
+        default="correlation", description="score of the validation trials that early stopping watches"
     )
     patience: int = Field(default=10, ge=0, description="epochs without a better validation score before a reduction")
     factor: float = Field(default=0.3, gt=0, lt=1, description="of the learning rate at a reduction")
-    max_reductions: int = Field(default=2, ge=0, description="reductions without a better score before the end")
+    max_reductions: int = Field(default=2, ge=0, description="reductions without a better score before training stops")
     readout_start: Literal["auto", "random", "regression"] = Field(
         default="auto",
-        description="auto: where the core is frozen and its maps fit into memory, a regression on them; else at random",
+        description="auto: regression if the core is frozen and its maps fit into memory, else random",
     )
     scale_loss: bool = Field(default=True, description="by sqrt(training trials / batch), per mouse")
-    save_minutes: float = Field(default=10, gt=0, description="a kill costs at most so much, also within an epoch")
+    save_minutes: float = Field(default=10, gt=0, description="minutes between saves within an epoch")
 
 
-# The systems of the paper's Table 1, by name.
+# The systems of the paper's Table 1.
 PRESETS: dict[str, ModelConfig] = {
     "v1t": ModelConfig(),
     "vit": ModelConfig(behavior="channels"),
@@ -239,7 +243,7 @@ def parse_config(content: Any) -> ModelConfig:
     """Validates a configuration from JSON or YAML.
 
     Raises:
-        ConfigError: names the option, what it got and what it accepts.
+        ConfigError: names the option, its value and what is accepted.
     """
     try:
         return ModelConfig.model_validate(content)
@@ -252,7 +256,7 @@ def _config_error(error: ValidationError, content: Any) -> ConfigError:
     hint = "docs/models.md lists every option."
     core = content.get("core") if isinstance(content, dict) else None
     kind = str(core.get("kind", "vit")) if isinstance(core, dict) else ""
-    # pydantic names the member of a union in the path; a user wrote only `core.attention`.
+    # pydantic puts the kind of core into the path, but the user wrote only `core.attention`.
     path = [str(part) for part in first["loc"] if part != kind]
     if first["type"] == "extra_forbidden" and path[:1] == ["core"]:
         options = sorted(set(_CORES[kind].model_fields) - {"kind"})
@@ -262,6 +266,41 @@ def _config_error(error: ValidationError, content: Any) -> ConfigError:
     got = first["input"] if not isinstance(first["input"], dict | BaseModel) else None
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{'.'.join(path)}: {message}" if path else message, got=got, hint=hint)
+
+
+def parse_training(options: dict[str, Any]) -> TrainingConfig:
+    """Validates training options, such as `{"max_epochs": 20}`.
+
+    Raises:
+        ConfigError: names the option and what is wrong with it.
+    """
+    try:
+        return TrainingConfig.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"training.{option}: {first['msg']}", got=first["input"]) from error
+
+
+def parse_options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the model and of training, from the OPTION=VALUE pairs of `--set`; values are YAML.
+
+    Raises:
+        ConfigError: a pair cannot be read.
+    """
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError("an option is given as OPTION=VALUE", got=pair, expected="such as core.patch_stride=4")
+        options = training if name.startswith("training.") else model
+        try:
+            options[name.removeprefix("training.")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            expected = "such as 4 or pupil_center"
+            raise ConfigError(f"the value of {name} cannot be read", got=value, expected=expected) from error
+    return model, training
 
 
 def with_options(config: ModelConfig, options: dict[str, Any]) -> ModelConfig:
@@ -278,5 +317,5 @@ def with_options(config: ModelConfig, options: dict[str, Any]) -> ModelConfig:
             place = place.get(parent) if isinstance(place, dict) else None
         if not isinstance(place, dict):
             raise ConfigError("no such option", got=path, hint="docs/models.md lists every option.")
-        place[name] = value  # an option that does not exist is refused below, by the part that lacks it
+        place[name] = value  # validation refuses an option that does not exist
     return parse_config(content)

@@ -1,35 +1,28 @@
-"""Errors of the training package that a user can act on: what we got, what we expected, what to do.
+"""Errors of the training package that a user can act on: what was got, what was expected, and what to do.
 
     TrainingError
-    ├── RecordingError   a recording cannot be read, or what it holds contradicts itself
-    ├── ScoringError     trials that must not or cannot be scored (the competition keeps their responses)
-    ├── ConfigError      a configuration value, or two that contradict each other
-    ├── CheckpointError  a checkpoint cannot be read, written or trusted
+    ├── RecordingError   a recording cannot be read, or is inconsistent
+    ├── ScoringError     trials cannot be scored, for example because the competition withholds their responses
+    ├── ConfigError      an invalid option, or options that contradict each other
+    ├── CheckpointError  a checkpoint, run or result cannot be read, written or trusted
     └── DivergenceError  training produced NaN or infinity; the last good weights are kept
 
-The same shape as `server.errors`, kept apart because only `training.export` may know the server.
+They have the form of `server.errors`, but only `training.export` may import the server.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DivergenceError",
-    "RecordingError",
-    "ScoringError",
-    "TrainingError",
-]
+__all__ = ["CheckpointError", "ConfigError", "DivergenceError", "RecordingError", "ScoringError", "TrainingError"]
 
 
 class TrainingError(Exception):
-    """Base of every error that we raise for a user.
+    """Base class of the errors of this package.
 
     Args:
-        message: one sentence that says what is wrong.
-        got: what was found, as a short printable value.
+        message: what is wrong, in one sentence.
+        got: the value that was found, in short.
         expected: what would have been accepted.
         hint: what to do next.
     """
@@ -52,20 +45,20 @@ class TrainingError(Exception):
 
 
 class RecordingError(TrainingError):
-    """A recording that cannot be used; the message names the file."""
+    """A recording cannot be used; the message names the file."""
 
 
 class ScoringError(TrainingError):
-    """Trials whose responses must not be compared with predictions."""
+    """Trials cannot be scored."""
 
 
 class ConfigError(TrainingError):
-    """A configuration that no model or run can be built from."""
+    """A model or a run cannot be built from its configuration."""
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint that cannot be read, written or trusted."""
+    """A checkpoint, run or result cannot be read, written or trusted."""
 
 
 class DivergenceError(TrainingError):
-    """NaN or infinity in the loss; the message names the batch."""
+    """The loss or a weight became NaN or infinite; the message names the batch."""

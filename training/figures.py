@@ -1,4 +1,4 @@
-"""Figures on paper: one style, no global state, PNG and PDF side by side."""
+"""Figures: one style for all, without global state, saved as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from training.files import write_atomically
+from training.files import write_files
 
-__all__ = ["COLORS", "color_of_position", "only_left_and_bottom", "save_figure", "styled"]
+__all__ = ["COLORS", "color_of_position", "only_left_and_bottom", "save_figure", "styled", "violin"]
 
-# Okabe and Ito's colours, told apart by colour-blind readers as well.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -30,39 +31,46 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.8,
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
-# Of the plane's corners (left, right) x (top, bottom): between them colours are mixed.
+# Colours of the plane's corners, (left, right) x (top, bottom); colours in between are mixed.
 CORNERS = np.array([[[0.10, 0.35, 0.75], [0.95, 0.75, 0.15]], [[0.10, 0.65, 0.45], [0.80, 0.15, 0.35]]])
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style, for what is drawn inside; nothing outside changes."""
+    """Applies the style to what is drawn in the block, and to nothing else."""
     with mpl.rc_context(STYLE):
         yield
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes `name`.png and `name`.pdf; equal figures give equal files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    """Writes `name`.png and `name`.pdf. Equal figures give equal files."""
+    files = {}
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         content = io.BytesIO()
         figure.savefig(content, format=kind, dpi=200, metadata=metadata)
-        paths.append(folder / f"{name}.{kind}")
-        write_atomically(paths[-1], content.getvalue())
-    return paths
+        files[f"{name}.{kind}"] = content.getvalue()
+    return write_files(folder, files)
 
 
 def only_left_and_bottom(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def violin(
+    axes: Axes, place: float, values: np.ndarray, *, width: float, color: str, alpha: float, side: str = "both"
+) -> None:
+    """A violin, or its half, without marks; nothing where all values are equal. side: "low", "high" or "both"."""
+    if np.ptp(values) > 0:
+        parts = axes.violinplot(values, [place], widths=width, showextrema=False, side=side)  # type: ignore[arg-type]
+        for body in cast(list[PolyCollection], parts["bodies"]):
+            body.set(facecolor=color, alpha=alpha, edgecolor=color, linewidth=0.8)
+
+
 def color_of_position(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """(N, 3) a colour for each place in the plane. u, v: (N,) 0 to 1, right and down; what lies outside is clipped."""
+    """(N, 3) a colour for each position in the plane. u, v: (N,) 0 to 1, right and down; others are clipped."""
     u, v = np.clip(u, 0, 1)[:, None], np.clip(v, 0, 1)[:, None]
     top = (1 - u) * CORNERS[0, 0] + u * CORNERS[0, 1]
     bottom = (1 - u) * CORNERS[1, 0] + u * CORNERS[1, 1]
     color = (1 - v) * top + v * bottom
     middle = np.minimum(1 - np.abs(2 * u - 1), 1 - np.abs(2 * v - 1))
-    lifted: np.ndarray = color + 0.55 * middle * (1 - color)  # a pale middle rather than a muddy one
-    return lifted
+    return color + 0.55 * middle * (1 - color)  # makes the middle lighter

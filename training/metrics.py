@@ -1,8 +1,8 @@
-"""How good predictions are, per neuron: correlations, explained variance, reliability, and the Poisson loss.
+"""Scores of predictions, per neuron: correlations, explained variance and reliability.
 
-Arrays are `responses` (T, N) recorded and `predictions` (T, N), any units that both share, trials in any order;
-`image_ids` (T,) says which trials showed the same image. All sums are float64. A neuron whose responses (or
-predictions) never change has no correlation: it counts as 0, as in the reference, so that it cannot raise a mean.
+Arrays are recorded `responses` (T, N) and `predictions` (T, N), in the same units, with trials in any order. Equal
+`image_ids` (T,) mark trials of the same image. All sums are float64. A neuron whose responses (or predictions) are
+constant has no correlation: it counts as 0, as in the reference code, so that it cannot raise a mean.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ __all__ = [
     "correlation_to_average",
     "fev_feve",
     "mean_feve",
-    "poisson_loss",
     "single_trial_correlation",
     "split_half_reliability",
 ]
 
 FEV_THRESHOLD = 0.15  # paper, section 4.3: neurons with less explainable variance are left out of the mean FEVE
-FLOAT32_EPS = float(np.finfo(np.float32).eps)
 
 
 def single_trial_correlation(responses: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -36,7 +34,7 @@ def single_trial_correlation(responses: np.ndarray, predictions: np.ndarray) -> 
 def correlation_to_average(responses: np.ndarray, predictions: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
     """(N,) correlation over images of the means over repeats: corr_i(<r>_i, <p>_i) (paper, equation 6).
 
-    Predictions differ between repeats where behaviour enters them, so they are averaged as well.
+    Predictions of a model with behaviour differ between repeats, so they are averaged as well.
     """
     responses, predictions = _pair(responses, predictions)
     return _correlate(average_by_image(responses, image_ids)[0], average_by_image(predictions, image_ids)[0])
@@ -51,11 +49,11 @@ def fev_feve(
         FEVE = 1 - (mean (r - p)^2 - s2) / (Var[r] - s2)
         s2   = mean over images of the variance over repeats
 
-    with unbiased variances (Cadena et al. 2019; Willeke et al. 2022). FEVE means nothing where FEV is small, there it
-    is a quotient of two rounding errors: see `mean_feve`. A silent neuron has NaN in both.
+    with unbiased variances (Cadena et al. 2019; Willeke et al. 2022). FEVE is meaningless where FEV is small: there it
+    is a quotient of two rounding errors, see `mean_feve`. Both are NaN for a silent neuron.
 
     Args:
-        dtype: float32, with the trials in the order of their trial ids, gives the reference code's own rounding,
+        dtype: float32, with the trials in the order of their trial ids, reproduces the rounding of the reference code,
             which reaches 4e-4 in FEVE where FEV is about 0.
     """
     responses, predictions = _pair(responses, predictions, dtype)
@@ -73,7 +71,7 @@ def fev_feve(
 
 
 def mean_feve(fev: np.ndarray, feve: np.ndarray, threshold: float = FEV_THRESHOLD) -> float:
-    """Mean FEVE over the neurons with FEV >= threshold; NaN where there is none."""
+    """Mean FEVE over the neurons with FEV >= threshold; NaN if there are none."""
     kept = feve[fev >= threshold]
     return float(kept.mean()) if len(kept) else float("nan")
 
@@ -85,12 +83,12 @@ def split_half_reliability(
 
         rho = 2 c / (1 + c),  c = corr_i(<r>_i over one random half of the repeats, <r>_i over the other)
 
-    averaged over random splits. With an odd number of repeats one is left out of each split.
+    averaged over random splits. With an odd number of repeats, each split leaves one out.
     """
     responses = np.asarray(responses, dtype=np.float64)
     _, inverse, repeats = _images(responses, image_ids, at_least=2)
     rng = np.random.default_rng(seed)
-    first = np.concatenate([[0], np.cumsum(repeats)[:-1]])  # each image's first place among the sorted trials
+    first = np.concatenate([[0], np.cumsum(repeats)[:-1]])  # index of each image's first trial among the sorted trials
     correlation = np.zeros(responses.shape[1])
     for _ in range(n_splits):
         order = np.lexsort((rng.random(len(inverse)), inverse))  # trials by image, in random order within
@@ -105,22 +103,22 @@ def split_half_reliability(
 
 
 def ccnorm(responses: np.ndarray, predictions: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
-    """(N,) correlation to the average, normalised by what noise allows (Schoppe et al. 2016, equation 7).
+    """(N,) correlation to the average, normalised by its noise ceiling (Schoppe et al. 2016, equation 7).
 
         CCnorm = Cov(<p>, y) / sqrt(Var(<p>) SP),  y = mean response over R repeats
         SP     = (Var(sum over repeats of r) - sum over repeats of Var(r)) / (R (R - 1))     signal power
 
-    over images, per neuron. NaN where the signal power is not positive: such a neuron has no reliable response. Not
-    the reference code's `normalized_correlation`, which correlates across neurons.
+    over images, per neuron. NaN where the signal power is not positive: such a neuron has no reliable response. This is
+    not the reference code's `normalized_correlation`, which correlates across neurons.
 
     Raises:
-        ScoringError: images were not all shown equally often, for which the formula is not defined.
+        ScoringError: not all images were shown equally often, for which the formula is not defined.
     """
     responses, predictions = _pair(responses, predictions)
     _, inverse, repeats = _images(responses, image_ids, at_least=2)
     if len(set(repeats.tolist())) > 1:
         raise ScoringError(
-            "CCnorm needs equally many repeats of every image",
+            "CCnorm needs the same number of repeats of every image",
             got=f"{repeats.min()} to {repeats.max()} repeats",
             hint="Leave out images or repeats.",
         )
@@ -135,28 +133,6 @@ def ccnorm(responses: np.ndarray, predictions: np.ndarray, image_ids: np.ndarray
         return np.where(scale == 0, 0.0, covariance / scale)
 
 
-def poisson_loss(
-    predictions: np.ndarray,
-    responses: np.ndarray,
-    *,
-    n_trials: int | None = None,
-    batch_size: int | None = None,
-    eps: float = FLOAT32_EPS,
-) -> float:
-    """sum over trials and neurons of (p - r log p), eps added to both (paper, section 4.2).
-
-    Args:
-        n_trials, batch_size: where given, the sum is scaled by sqrt(n_trials / batch_size), which makes batches of
-            mice with different numbers of trials count alike (Lurz et al. 2021).
-    """
-    responses, predictions = _pair(responses, predictions)
-    p, r = predictions + eps, responses + eps
-    loss = float((p - r * np.log(p)).sum())
-    if n_trials is not None and batch_size is not None:
-        loss *= float(np.sqrt(n_trials / batch_size))
-    return loss
-
-
 def average_by_image(values: np.ndarray, image_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means (I, N) over the trials of each image, and the image ids (I,), sorted."""
     values = np.asarray(values, dtype=np.float64)
@@ -167,9 +143,9 @@ def average_by_image(values: np.ndarray, image_ids: np.ndarray) -> tuple[np.ndar
 def _images(
     values: np.ndarray, image_ids: np.ndarray, *, at_least: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different image ids (I,), each trial's place among them (T,), how often each was shown (I,)."""
+    """The distinct image ids (I,), each trial's index among them (T,), and how often each was shown (I,)."""
     if np.shape(image_ids) != values.shape[:1]:
-        raise ScoringError("image_ids does not fit the responses", got=np.shape(image_ids), expected=values.shape[:1])
+        raise ScoringError("image_ids do not fit the responses", got=np.shape(image_ids), expected=values.shape[:1])
     ids, inverse, repeats = np.unique(image_ids, return_inverse=True, return_counts=True)
     if repeats.min() < at_least:
         raise ScoringError(
@@ -184,8 +160,7 @@ def _images(
 def _sum_by_image(values: np.ndarray, inverse: np.ndarray, n_images: int) -> np.ndarray:
     order = np.argsort(inverse, kind="stable")
     starts = np.searchsorted(inverse[order], np.arange(n_images))
-    total: np.ndarray = np.add.reduceat(values[order], starts, axis=0)
-    return total
+    return np.add.reduceat(values[order], starts, axis=0)
 
 
 def _pair(
@@ -194,7 +169,7 @@ def _pair(
     responses, predictions = np.asarray(responses, dtype), np.asarray(predictions, dtype)
     if responses.ndim != 2 or responses.shape != predictions.shape or responses.size == 0:
         raise ScoringError(
-            "responses and predictions must be alike",
+            "responses and predictions must have the same shape",
             got=f"{responses.shape} and {predictions.shape}",
             expected="(T, N)",
         )
@@ -202,8 +177,7 @@ def _pair(
 
 
 def _correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N,) Pearson correlation over the first axis; 0 where either never changes."""
+    """(N,) Pearson correlation over the first axis; 0 where either is constant."""
     a, b = a - a.mean(0), b - b.mean(0)
     scale = np.sqrt((a * a).sum(0) * (b * b).sum(0))
-    result: np.ndarray = np.divide((a * b).sum(0), scale, out=np.zeros_like(scale), where=scale > 0)
-    return result
+    return np.divide((a * b).sum(0), scale, out=np.zeros_like(scale), where=scale > 0)

@@ -1,9 +1,9 @@
-"""What the regression costs that readouts of a new mouse start from (`training/trainer/readout_init.py`).
+"""Time and memory of the regression that initialises readouts of a new mouse (`training/trainer/readout_init.py`).
 
     python tests/perf/bench_first_readout.py [--neurons 8000] [--trials 1000]
 
-The maps are random numbers of the published size (Table A.2: 155 features at 29 x 57 places): what they hold does not
-change what they cost. Nothing is asserted.
+The maps are random numbers of the published size (Table A.2: 155 features at 29 x 57 places); their values do not
+affect the cost. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.trainer.transfer import FeatureMaps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--neurons", type=int, default=8000, help="(default: %(default)s)")
-    parser.add_argument("--trials", type=int, default=1000, help="of training (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=1000, help="training trials (default: %(default)s)")
     args = parser.parse_args()
     mouse = tiny_mouse("A", n_neurons=args.neurons, image_shape=(1, 144, 256))
     twin = Twin(ModelConfig(), [mouse])

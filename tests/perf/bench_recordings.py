@@ -1,9 +1,9 @@
-"""Reading trials: one file at a time, as they lie on disk, against the packed cache.
+"""Reading trials from single files, as they are on disk, against reading from the packed cache.
 
     python tests/perf/bench_recordings.py [RECORDING]
 
 Reads the same trials in the same random batches both ways, in one process, in interleaved rounds, and prints medians
-and their ratio. Without an argument a recording is simulated in a temporary folder. Nothing is asserted.
+and their ratio. Without an argument, a recording is simulated in a temporary folder. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDERS = ("images", "behavior", "pupil_center", "responses")
 
 
 def read_files(folder: Path, indices: np.ndarray) -> list[np.ndarray]:
-    """What a loader without a cache does: four files per trial, stacked and cast."""
+    """A loader without a cache: four files per trial, stacked and cast."""
     return [
         np.stack([np.load(folder / f"data/{name}/{trial}.npy") for trial in indices]).astype(np.float32)
         for name in FOLDERS
@@ -44,7 +44,7 @@ def seconds(read: Callable[[np.ndarray], object], batches: list[np.ndarray]) -> 
 def check(batch: Batch, files: list[np.ndarray]) -> None:
     for packed, loose in zip((batch.image, batch.behavior, batch.pupil_center, batch.response), files, strict=True):
         if not np.array_equal(packed, loose.reshape(packed.shape)):
-            raise SystemExit("the two ways read different numbers")
+            raise SystemExit("the files and the cache give different numbers")
 
 
 def bench(folder: Path, *, batch_size: int, rounds: int, cache: Path | None) -> None:
@@ -58,7 +58,7 @@ def bench(folder: Path, *, batch_size: int, rounds: int, cache: Path | None) -> 
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     check(recording.batch(batches[0]), read_files(folder, batches[0]))
     loose, packed = [], []
-    for _ in range(rounds):  # both are in the page cache: the disk itself is not measured
+    for _ in range(rounds):  # both are in the page cache, so the disk itself is not measured
         loose.append(seconds(lambda indices: read_files(folder, indices), batches))
         packed.append(seconds(recording.batch, batches))
     ratios = [a / b for a, b in zip(loose, packed, strict=True)]
@@ -75,8 +75,12 @@ def bench(folder: Path, *, batch_size: int, rounds: int, cache: Path | None) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recording", nargs="?", type=Path, help="a recording's folder (default: simulate one)")
-    parser.add_argument("--trials", type=int, default=1500, help="of the simulated one (default: %(default)s)")
-    parser.add_argument("--neurons", type=int, default=500, help="of the simulated one (default: %(default)s)")
+    parser.add_argument(
+        "--trials", type=int, default=1500, help="trials of a simulated recording (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--neurons", type=int, default=500, help="neurons of a simulated recording (default: %(default)s)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s, the paper's)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     args = parser.parse_args()

@@ -1,12 +1,12 @@
-"""A training step of the published configuration, dropout of the attention weights included.
+"""A training step of the published configuration, including dropout of the attention weights.
 
     python tests/perf/bench_training_step.py [--batch 4] [--rounds 5] [--memory]
     python tests/perf/bench_training_step.py --device cuda --batch 16
 
-A step is what `python -m training train` does for one mouse's batch: read the trials, forward, loss with its L1 terms,
-backward, AdamW. All cases run in one process, in interleaved rounds; medians, and the median over rounds of each
-round's ratio to the first case. "eager" materialises softmax(Q K^T) as the reference code does, and drops with torch's
-own dropout. Weights are those of the initialisation, the recording is simulated. Nothing is asserted.
+A step is what `python -m training train` does for one mouse's batch: read the trials, forward pass, loss with its L1
+terms, backward pass, AdamW. All cases run in one process, in interleaved rounds. Printed are medians, and the median
+over rounds of the ratio to the first case. "eager" materialises softmax(Q K^T) like the reference code, with its
+dropout. Weights are random, and the recording is simulated. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from training.models.dropout import Dropout
 from training.simulation.simulate import simulate
 from training.trainer.hardware import Hardware
 from training.trainer.loop import start_member
+from training.trainer.run_spec import RunSpec
 from training.trainer.state import RunState
-from training.trainer.update import Update, compiled_core
+from training.trainer.update import Update
 
 DATASET_S = (5, 4500, 500, 200)  # mice, training and validation trials of each, epochs
 
@@ -90,7 +91,7 @@ def use(case: Case) -> None:
 
 
 class Bench:
-    """The cases' members, and their steps over the same trials."""
+    """A member per case, and its steps over the same trials."""
 
     def __init__(self, cases: tuple[Case, ...], config: ModelConfig, recording: Recording, device: str, batch: int):
         self.recordings = {recording.mouse_id: recording}
@@ -100,8 +101,9 @@ class Bench:
         for case in cases:
             hardware = Hardware(device=device, precision=case.precision)
             fabric = hardware.fabric()
-            state = start_member(config if case.dropout else dry, self.training, self.recordings, fabric, seed=0)
-            compiled = compiled_core(state.twin) if case.compile else None
+            model = config if case.dropout else dry
+            state = start_member(RunSpec(model=model, training=self.training, recordings=self.recordings), fabric)
+            compiled = torch.compile(state.twin.core) if case.compile else None
             self.members[case] = Update(state.twin, self.training, self.recordings, fabric, compiled=compiled), state
 
     def step(self, case: Case, trials: dict[str, np.ndarray]) -> None:
@@ -146,7 +148,7 @@ def print_steps(bench: Bench, batch: int, rounds: int) -> dict[Case, float]:
 
 
 def print_waiting(bench: Bench, case: Case, steps: int) -> None:
-    """How much of an epoch is spent waiting for trials, read ahead in a thread as in training, and read in line."""
+    """The share of an epoch spent waiting for trials, with reading ahead in a thread as in training, and without."""
     update, _ = bench.members[case]
     epochs = (trials for epoch in range(100) for trials in all_steps(bench, epoch))
     waited = total = read = 0.0
@@ -176,7 +178,7 @@ def all_steps(bench: Bench, epoch: int) -> list[dict[str, np.ndarray]]:
 
 
 def flops(config: ModelConfig, recording: Recording) -> float:
-    """Of one sample's step, forward and backward, by torch's counter."""
+    """FLOP of one sample's step, forward and backward, by torch's counter."""
     case = Case("", "eager", dropout=False)
     bench = Bench((case,), config, recording, "cpu", 1)
     use(case)
@@ -186,7 +188,7 @@ def flops(config: ModelConfig, recording: Recording) -> float:
 
 
 def ceiling(dtype: torch.dtype, device: str) -> float:
-    """FLOP/s of the best square matrix product that was found."""
+    """FLOP/s of the fastest square matrix product."""
     best = 0.0
     for n in (2048, 4096, 8192) if device == "cuda" else (1024, 2048):
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -219,7 +221,7 @@ def print_ceilings(per_sample: dict[Case, float], work: float, device: str) -> N
 
 
 def print_memory(arguments: list[str], cases: tuple[Case, ...]) -> None:
-    """Each case in a process of its own: a peak never falls."""
+    """Measures each case in its own process, as the peak of a process never falls."""
     print(f"\n{'peak memory, one step':<40}{'MiB':>8}")
     for i, case in enumerate(cases):
         command = [sys.executable, __file__, *arguments, "--only", str(i)]
@@ -243,9 +245,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="trials in a step (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--neurons", type=int, default=1000, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of torch (default: its choice)")
-    parser.add_argument("--stride", type=int, default=1, help="of patches: larger is a quicker try (default: 1)")
-    parser.add_argument("--memory", action="store_true", help="also each case's peak memory, in processes of their own")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its choice)")
+    parser.add_argument("--stride", type=int, default=1, help="stride of patches; larger is quicker (default: 1)")
+    parser.add_argument(
+        "--memory", action="store_true", help="also measure each case's peak memory, in its own process"
+    )
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.threads:

@@ -1,9 +1,9 @@
-"""Trains a tiny ensemble twice: once unbroken, once killed with SIGKILL at random moments and started again.
+"""Trains a tiny ensemble twice: once without interruption, and once killed with SIGKILL at random moments and resumed.
 
     python -m reliability.training_kills [--kills 20]
 
-Compares the weights and the logs that both end with. Kills come at random moments between the first update and the
-end; every other one waits for a file that is half written, which is the worst moment there is.
+Compares the final weights and logs of both. Kills come at random moments between the first update and the end; every
+other kill waits for a file that is half written, which is the worst moment.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def describe(result: Result) -> str:
 
 
 def kill_and_resume(folder: Path, *, kills: int, members: int, seed: int) -> Result:
-    """Runs both in the folder, and compares."""
+    """Trains both runs in the folder, and compares them."""
     recordings = [str(recording.path) for recording in tiny_recordings(folder / "recordings")]
     command = [
         *(sys.executable, "-u", "-c", _SLOWED, "train", "--recordings", *recordings, "--members", str(members)),
@@ -64,7 +64,7 @@ def kill_and_resume(folder: Path, *, kills: int, members: int, seed: int) -> Res
             [*command, str(run)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         assert process.stdout is not None
-        if killed < kills and _until_the_moment(process, run, rng, worst=killed % 2 == 1):
+        if killed < kills and _wait_to_kill(process, run, rng, worst=killed % 2 == 1):
             half_written += bool(list(run.rglob(".*.partial")))
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -80,10 +80,10 @@ def kill_and_resume(folder: Path, *, kills: int, members: int, seed: int) -> Res
     )
 
 
-def _until_the_moment(process: subprocess.Popen[bytes], run: Path, rng: random.Random, *, worst: bool) -> bool:
-    """Waits for a moment to kill at; False where the process ended before it."""
+def _wait_to_kill(process: subprocess.Popen[bytes], run: Path, rng: random.Random, *, worst: bool) -> bool:
+    """Waits for the moment of the kill; False if the process ended before."""
     states = {path: path.stat().st_mtime_ns for path in run.rglob("state.pt")}
-    while process.poll() is None:  # until it has done at least one update
+    while process.poll() is None:  # at least one update is done
         if any(states.get(path) != _changed(path) for path in run.rglob("state.pt")):
             break
         time.sleep(0.002)
@@ -103,11 +103,11 @@ def _changed(path: Path) -> int | None:
         return None
 
 
-# Writes of a tiny model take microseconds: here they stop half-way for a moment, in the unbroken run, too.
+# Writes of a tiny model take microseconds. Here they pause half-way, in both runs.
 _SLOWED = """
 import os, sys, time
 from pathlib import Path
-import training.checkpoint as checkpoint, training.run_state as run_state, training.run_folder as run_folder
+import training.checkpoints.checkpoint as checkpoint, training.trainer.run as run, training.trainer.state as state
 
 def write_slowly(path, content):
     partial = path.with_name(f".{path.name}.partial")
@@ -118,7 +118,7 @@ def write_slowly(path, content):
     whole(path, content)
 
 whole = checkpoint.write_atomically
-for module in (checkpoint, run_state, run_folder):
+for module in (checkpoint, run, state):
     module.write_atomically = write_slowly
 from training.__main__ import main
 sys.exit(main(sys.argv[1:]))
@@ -126,7 +126,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def _weights(run: Path) -> dict[str, object]:
-    """Bytes of all weights that a run ends with, and which members it keeps."""
+    """The final weights of a run as bytes, and the members that it keeps."""
     found: dict[str, object] = {"members": (run / "members.json").read_text()}
     for path in sorted(run.rglob("state.pt")):
         state = torch.load(path, weights_only=True)
@@ -140,7 +140,7 @@ def _weights(run: Path) -> dict[str, object]:
 
 
 def _logs(run: Path) -> list[list[dict[str, str]]]:
-    """Without the times, which no two runs share."""
+    """The rows of all logs, without times, which differ between runs."""
     run = run / "whole" if (run / "whole").exists() else run
     logs = []
     for path in sorted(run.rglob("log.csv")):
@@ -154,8 +154,8 @@ def _logs(run: Path) -> list[list[dict[str, str]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--members", type=int, default=8, help="of the ensemble (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--members", type=int, default=8, help="members of the ensemble (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
     args = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The folders of the reference as test cases: weights to import, and the outputs that they must give."""
+"""The folders of the reference as test cases: weights to import, and their expected outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _names(pattern: str) -> list[str]:
     return sorted(found) or ["no-reference"]  # a case that the fixture `reference` skips or fails
 
 
-# By listing: a folder that is added is tested too.
+# Listed, so that new folders are tested too.
 RUNS = _names("*/args.yaml")
 ENSEMBLES = _names("*/member0/args.yaml")
 SENSORIUM = sorted(path.stem for path in REFERENCE.glob("sensorium-pretrained/*.pth")) or ["no-reference"]
@@ -40,7 +40,7 @@ WITH_HALF_CORES = ("v1t-small", "v1t-published-config")
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Imported weights, the inputs that the reference code was given, and what it answered.
+    """Imported weights, and the inputs and outputs of the reference code.
 
     Attributes:
         arrays: `golden.npz`.
@@ -57,7 +57,7 @@ class Golden:
         return self.arrays["image"], self.arrays["behavior"], self.arrays["pupil_center"]
 
     def get(self, name: str, mouse_id: str) -> np.ndarray | None:
-        """Such as `response` of a mouse; None where the reference has none."""
+        """An output such as `response` of a mouse; None if the reference has none."""
         return self.arrays.get(f"{name}_{self.suffixes[mouse_id]}")
 
     def expect(self, name: str, mouse_id: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writes a twin as the reference code's trainer would have left it: `args.yaml` and `ckpt/model_state.pt`."""
+"""Writes a twin like the reference code's trainer: `args.yaml` and `ckpt/model_state.pt`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.models import Twin
 
 __all__ = ["reference_args", "reference_state", "write_reference_run"]
 
-# Our key -> the reference's; mice keep their names.
+# Our key -> the reference code's; mice keep their names.
 _NAMES = [
     (r"core\.tokenizer\.cls_token", "core.patch_embedding.cls_token"),
     (r"core\.tokenizer\.position", "core.patch_embedding.pos_embedding"),
@@ -59,7 +59,7 @@ def reference_args(twin: Twin) -> dict[str, Any]:
 
 
 def reference_state(twin: Twin) -> dict[str, Tensor]:
-    """The weights under the reference's names, in its shapes, with the buffers that it adds."""
+    """The weights with the reference code's names, shapes and additional buffers."""
     state: dict[str, Tensor] = {"elu1.one": torch.tensor(1.0), "core.reg_scale": torch.tensor(0.5)}
     for ours, tensor in twin.state_dict().items():
         if found := re.fullmatch(r"shifters\.(.+)\.layers\.(\d)\.(\w+)", ours):
@@ -80,7 +80,7 @@ def reference_state(twin: Twin) -> dict[str, Tensor]:
 def write_reference_run(
     folder: Path, twin: Twin, *, args: dict[str, Any] | None = None, state: dict[str, Any] | None = None, **more: Any
 ) -> Path:
-    """A run folder; `args` and `state` are merged over what the twin says (None removes), `more` stands beside it."""
+    """A run folder; `args` and `state` override those of the twin (None removes), `more` is saved beside the model."""
     merged = {**reference_args(twin), **(args or {})}
     weights = {**reference_state(twin), **(state or {})}
     (folder / "ckpt").mkdir(parents=True, exist_ok=True)

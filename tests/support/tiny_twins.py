@@ -1,4 +1,4 @@
-"""Twins small enough for unit tests: mice with random statistics, short configurations, recordings of a few trials."""
+"""Twins that are small enough for unit tests: mice with random statistics, small models, recordings of a few trials."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import numpy as np
 import torch
 
 from training.checkpoints.checkpoint import Checkpoint
-from training.config import ModelConfig, parse_config
-from training.data.layout import BEHAVIOR_NAMES
+from training.config import ModelConfig, TrainingConfig, parse_config
+from training.data.layout import BEHAVIOR_NAMES, channel_names
 from training.data.metadata import InputStatistics
-from training.data.mouse import Mouse, channel_names
+from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.models import Twin
 from training.simulation.simulate import simulate
+from training.trainer.run_spec import RunSpec
 
 __all__ = [
+    "QUICK",
     "competition_recording",
     "tiny_checkpoint",
     "tiny_config",
     "tiny_inputs",
     "tiny_mouse",
     "tiny_recordings",
+    "tiny_run",
     "tiny_twin",
 ]
 
@@ -37,10 +40,11 @@ TINY_CORES: dict[str, dict[str, Any]] = {
     "ln": {"n_layers": 3, "channels": 4, "input_kernel": 5, "hidden_kernel": 3},
 }
 NO_DROPOUT = {"patch_dropout": 0.0, "block_dropout": 0.0}
+QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 
 
 def tiny_config(core: dict[str, Any] | None = None, **options: Any) -> ModelConfig:
-    """A configuration of a few hundred weights, without dropout; `core` and the options replace parts of it."""
+    """A model with a few hundred weights, without dropout; `core` and the options replace parts of it."""
     core = core or {}
     kind = core.get("kind", "vit")
     dropout = NO_DROPOUT if kind in ("vit", "cct") else {"dropout": 0.0}
@@ -49,10 +53,20 @@ def tiny_config(core: dict[str, Any] | None = None, **options: Any) -> ModelConf
     return parse_config({**content, "core": {"kind": kind, **TINY_CORES[kind], **dropout, **core}})
 
 
+def tiny_run(
+    recordings: dict[str, Recording],
+    model: ModelConfig | None = None,
+    training: TrainingConfig = QUICK,
+    **options: Any,
+) -> RunSpec:
+    """A run of tiny twins; `options` are those of `RunSpec`."""
+    return RunSpec(model=model or tiny_config(), training=training, recordings=recordings, **options)
+
+
 def tiny_mouse(
     mouse_id: str, *, n_neurons: int = 5, image_shape: tuple[int, int, int] = IMAGE_SHAPE, seed: int = 0
 ) -> Mouse:
-    """A mouse as if it were recorded: random statistics, ids with gaps."""
+    """A mouse like a recorded one, with random statistics and ids with gaps."""
     rng = np.random.default_rng([seed, *mouse_id.encode()])
 
     def statistics(length: int) -> InputStatistics:
@@ -77,7 +91,7 @@ def tiny_mouse(
 
 
 def tiny_twin(config: ModelConfig, mice: list[Mouse] | None = None, *, seed: int = 0) -> Twin:
-    """A twin in evaluation mode, every parameter random: none at a start where it changes nothing."""
+    """A twin in evaluation mode. All parameters are random, as some initial values have no effect."""
     mice = [tiny_mouse("A"), tiny_mouse("B", n_neurons=3)] if mice is None else mice
     torch.manual_seed(seed)
     twin = Twin(config, mice)
@@ -102,7 +116,7 @@ def tiny_inputs(mouse: Mouse, n: int, *, seed: int = 0) -> tuple[torch.Tensor, t
 
 
 def tiny_recordings(folder: Path, *, n_train: tuple[int, ...] = (20, 13), **options: Any) -> list[Recording]:
-    """Simulated recordings of one mouse each, SIM1, SIM2, ..., with so many training trials."""
+    """Simulated recordings of mice SIM1, SIM2, ..., with these numbers of training trials."""
     sizes = {"n_validation": 8, "n_test_images": 4, "n_test_repeats": 3, "image_shape": IMAGE_SHAPE, **options}
     recordings = []
     for i, n in enumerate(n_train, start=1):
@@ -112,9 +126,9 @@ def tiny_recordings(folder: Path, *, n_train: tuple[int, ...] = (20, 13), **opti
 
 
 def competition_recording(folder: Path, data_key: str, *, behavior: bool = True, **options: Any) -> Recording:
-    """A simulated recording as the Sensorium competition hands one out: test responses zeroed, trial ids hashed.
+    """A simulated recording like those of the Sensorium competition, with zeroed test responses and hashed trial ids.
 
-    A third of the test images are the final test; without `behavior` there is neither behaviour nor pupil centre.
+    A third of the test images are the final test. Without `behavior` there is neither behaviour nor pupil centre.
     """
     mouse_id = {"26872-17-20": "S0", "27204-5-13": "S1"}[data_key]
     sizes = {"n_neurons": 6, "n_train": 20, "n_validation": 8, "n_test_images": 6, "n_test_repeats": 3, **options}

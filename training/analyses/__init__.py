@@ -1,1 +1,1 @@
-"""What a trained twin says about its mice (paper, appendix A)."""
+"""Analyses of a trained twin: pupil size, behaviour and retinotopy (paper, appendix A)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,28 +11,29 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from training.analyses import behavior_mlp, pupil, retinotopy
+from training.arguments import add_checkpoints, add_device, add_output, add_recordings
 from training.checkpoints.checkpoint import source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
-from training.data.mouse import open_recordings
+from training.data.mouse import data_hashes, open_recordings
 from training.data.recordings import Recording
-from training.errors import CheckpointError, ScoringError
+from training.errors import ScoringError
 from training.evaluation.evaluate import check_known, scorable
 from training.figures import save_figure
-from training.files import write_atomically
-from training.tables import as_json, markdown_table
-from training.trainer.run import device_named
+from training.files import write_files
+from training.tables import markdown_table
+from training.trainer.hardware import device_named
 
 __all__ = ["ANALYSES", "Analysis", "add_arguments", "run"]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One of the paper's analyses, done.
+    """The result of one of the paper's analyses.
 
     Attributes:
-        rows: of the table, a dictionary each; numbers, words, or None.
-        notes: what a reader of the table must know, a sentence each.
-        over_mice: mean and sd of what the rows say, by name.
+        rows: the rows of the table, as dictionaries of numbers, words or None.
+        notes: sentences that a reader of the table needs.
+        over_mice: means and sds over mice, by name.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -61,7 +61,7 @@ def _pupil(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
         rows=[result.row() for result in results],
         figure=pupil.draw(results),
         notes=[
-            f"Largest against smallest third of pupils, mean (sd) over mice: {over_mice['large_mean']:.3f} "
+            f"Largest third of pupils against the smallest, mean (sd) over mice: {over_mice['large_mean']:.3f} "
             f"({over_mice['large_sd']:.3f}) against {over_mice['small_mean']:.3f} ({over_mice['small_sd']:.3f}), "
             f"gain {over_mice['gain_percent_mean']:+.1f} % ({over_mice['gain_percent_sd']:.1f} %).",
             *(f"Mouse {mouse_id} was left out: {reason}" for mouse_id, reason in left_out.items()),
@@ -76,16 +76,16 @@ def _b_mlp(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
         rows=[block.row() for blocks in results for block in blocks],
         figure=behavior_mlp.draw(results),
         notes=[
-            "sd_over_units: of the units' means over trials. sd_over_trials: how far behaviour moves a unit, its mean "
-            f"over units. saturated_share: activations beyond {behavior_mlp.SATURATED} or -{behavior_mlp.SATURATED}."
+            "sd_over_units: sd of the units' means over trials. sd_over_trials: a unit's sd over trials, averaged over "
+            f"units. saturated_share: share of activations with absolute values above {behavior_mlp.SATURATED}."
         ],
     )
 
 
-# word -> (what it does, how)
+# name -> (description, function)
 ANALYSES: dict[str, tuple[str, Callable[[Ensemble, Sequence[Recording]], Analysis]]] = {
-    "pupil": ("single-trial correlation with the largest against the smallest pupils (A.7)", _pupil),
-    "b-mlp": ("what behaviour adds to the tokens, block by block (Figure A.1)", _b_mlp),
+    "pupil": ("single-trial correlation with the largest pupils against the smallest (Figure A.7)", _pupil),
+    "b-mlp": ("what behaviour adds to the tokens of each block (Figure A.1)", _b_mlp),
     "retinotopy": ("readout positions against cortical positions (A.8)", _retinotopy),
 }
 
@@ -111,17 +111,12 @@ def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str,
         "notes": analysis.notes,
     }
     text = "\n\n".join([table(analysis), *analysis.notes]) + "\n"
-    try:
-        paths = save_figure(analysis.figure, folder, name)
-        write_atomically(folder / f"{name}.md", text.encode())
-        write_atomically(folder / f"{name}.json", json.dumps(as_json(content), indent=2).encode())
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from error
-    return [folder / f"{name}.md", folder / f"{name}.json", *paths]
+    paths = write_files(folder, {f"{name}.md": text, f"{name}.json": content})
+    return paths + save_figure(analysis.figure, folder, name)
 
 
 def table(analysis: Analysis) -> str:
-    """The rows in Markdown, numbers to three places."""
+    """The rows in Markdown, with numbers to three places."""
 
     def cell(value: Any) -> str:
         return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
@@ -131,26 +126,20 @@ def table(analysis: Analysis) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("what", choices=sorted(ANALYSES), help="which analysis")
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
-    parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="of the twin's mice")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for table, JSON and figure")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    parser.add_argument("what", choices=sorted(ANALYSES), help="the analysis, see below")
+    add_checkpoints(parser)
+    add_recordings(parser, "recordings of the twin's mice")
+    add_output(parser, "folder for table, JSON and figure")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints).to(device_named(args.device))
     recordings = open_recordings(args.recordings)
     check_known(ensemble, recordings)
-    _, analyse = ANALYSES[args.what]
-    analysis = analyse(ensemble, recordings)
-    about = {
-        "weights": [member.weights_hash for member in ensemble.members],
-        "data": {recording.mouse_id: recording.data_hash for recording in recordings},
-        "commit": source_commit(),
-    }
+    analysis = ANALYSES[args.what][1](ensemble, recordings)
+    about = {"weights": ensemble.weights_hashes, "data": data_hashes(recordings), "commit": source_commit()}
     paths = write_analysis(args.output, args.what, analysis, about)
     print("\n\n".join([table(analysis), *analysis.notes]))
     print(f"written: {', '.join(str(path) for path in paths)}")

@@ -1,7 +1,7 @@
-"""Activations of the B-MLPs (paper, Figure A.1): what behaviour adds to every token, block by block, mouse by mouse.
+"""Activations of the B-MLPs (paper, Figure A.1): what behaviour adds to every token, per block and mouse.
 
-A B-MLP ends in a tanh, so an activation near -1 or 1 is one that behaviour no longer moves. The paper's distribution is
-that of each unit's mean over trials; beside it stands that of all single activations.
+A B-MLP ends in a tanh, so behaviour can hardly change an activation near -1 or 1. The paper shows the distribution of
+each unit's mean over trials; the figure also shows that of all single activations.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from tqdm import tqdm
 
 from training.checkpoints.ensemble import Ensemble
-from training.data.batches import read_batch
+from training.data.batches import batches_of
 from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError
 from training.figures import COLORS, styled
@@ -28,7 +27,7 @@ from training.models.transformer import Transformer
 __all__ = ["BlockActivations", "b_mlp_activations", "draw"]
 
 BATCH = 64
-SATURATED = 0.9  # the slope of tanh there is below a fifth
+SATURATED = 0.9  # beyond it the slope of tanh is below 0.2
 BINS = np.linspace(-1, 1, 61)
 
 
@@ -37,8 +36,8 @@ class BlockActivations:
     """What one B-MLP adds before its block.
 
     Attributes:
-        block: such as "1"; "1-4" where one B-MLP serves all blocks.
-        activations: (T, M D) float32 over trials and over the units of all members.
+        block: such as "1"; "1-4" if all blocks share one B-MLP.
+        activations: (T, M D) float32, over trials and the units of all members.
     """
 
     mouse_id: str
@@ -48,11 +47,10 @@ class BlockActivations:
     @property
     def unit_means(self) -> np.ndarray:
         """(M D,) each unit's mean over trials."""
-        means: np.ndarray = self.activations.mean(0, dtype=np.float64)
-        return means
+        return self.activations.mean(0, dtype=np.float64)
 
     def row(self) -> dict[str, Any]:
-        """What the table and the JSON say."""
+        """A row of the table."""
         return {
             "mouse": self.mouse_id,
             "block": self.block,
@@ -69,28 +67,27 @@ def b_mlp_activations(ensemble: Ensemble, recording: Recording) -> list[BlockAct
     """The activations of every B-MLP over all trials of a recording.
 
     Raises:
-        ConfigError: a member has no B-MLP, or members have them in other blocks.
-        RecordingError: the recording lacks what the B-MLP is given.
+        ConfigError: a member has no B-MLP, or members have B-MLPs in different blocks.
+        RecordingError: the recording lacks an input of the B-MLP.
     """
     blocks = _blocks(ensemble)
-    missing = {"behavior": recording.has_behavior, "pupil_center": recording.has_pupil_center}
-    for name, there in missing.items():
-        if not there and name in ensemble.uses():
-            raise RecordingError(f"mouse {recording.mouse_id!r} has no {name}, which the twin's B-MLP is given")
+    recorded = {"behavior": recording.has_behavior, "pupil_center": recording.has_pupil_center}
+    for name in ensemble.uses():
+        if not recorded.get(name, True):
+            raise RecordingError(f"mouse {recording.mouse_id!r} has no {name}, which the twin's B-MLP needs")
     parts: list[list[np.ndarray]] = [[] for _ in blocks]
     device = next(ensemble.parameters()).device
     ensemble.eval()
     with torch.no_grad():
-        starts = range(0, recording.n_trials, BATCH)
-        for start in tqdm(starts, desc=f"mouse {recording.mouse_id}", unit="batch", leave=False, disable=None):
-            indices = np.arange(start, min(start + BATCH, recording.n_trials))
-            image, behavior, pupil_center, _ = read_batch(recording, indices, device)
+        every = np.arange(recording.n_trials)
+        progress = f"mouse {recording.mouse_id}"
+        for _, (*inputs, _) in batches_of(recording, every, device, size=BATCH, progress=progress):
             members = []
             for member in ensemble.members:
-                _, inputs, _ = member.twin.stem(recording.mouse_id, image, behavior, pupil_center)
+                image, behavior, _ = member.twin.stem(recording.mouse_id, *inputs)
                 index = member.twin.mouse_index(recording.mouse_id, image)
                 transformer = _transformer(member.twin)
-                latents = [transformer.behavior_latent(i, inputs, index) for i in range(len(blocks))]
+                latents = [transformer.behavior_latent(i, behavior, index) for i in range(len(blocks))]
                 members.append([latent[:, 0] for latent in latents if latent is not None])  # each (B, D)
             for part, of_members in zip(parts, zip(*members, strict=True), strict=True):
                 part.append(torch.cat(of_members, dim=1).cpu().numpy())  # (B, M D)
@@ -112,7 +109,7 @@ def _transformer(twin: Twin) -> Transformer:
 
 
 def _blocks(ensemble: Ensemble) -> list[str]:
-    """The blocks that a B-MLP stands before, one name per B-MLP."""
+    """The block of every B-MLP, as in `BlockActivations.block`."""
     names = []
     for member in ensemble.members:
         transformer = _transformer(member.twin)
@@ -121,12 +118,12 @@ def _blocks(ensemble: Ensemble) -> list[str]:
         tied = transformer.tied and n_blocks > 1
         names.append([f"1-{n_blocks}"] if tied else [str(i + 1) for i in range(n_mlps)])
     if any(other != names[0] for other in names):
-        raise ConfigError("members have their B-MLPs before other blocks", got=names, hint="Give members one by one.")
+        raise ConfigError("members have B-MLPs in different blocks", got=names, hint="Analyse the members one by one.")
     return names[0]
 
 
 def draw(results: Sequence[Sequence[BlockActivations]]) -> Figure:
-    """A column per mouse, a row per block, densities over [-1, 1]."""
+    """Densities over [-1, 1], with a column per mouse and a row per block."""
     rows = len(results[0])
     with styled():
         figure = Figure(figsize=(2.7 * len(results) + 0.4, 1.15 * rows + 1.1), layout="constrained")

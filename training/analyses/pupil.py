@@ -1,18 +1,17 @@
-"""Accuracy by pupil dilation (paper, Figure A.7): the third of trials with the largest pupil against the smallest.
+"""Accuracy by pupil dilation (paper, Figure A.7): the third of test trials with the largest pupil against the smallest.
 
-Per neuron, the single-trial correlation over each third of a mouse's test trials. The paper compares the means over
-neurons, gain = (large - small) / small. A simulated mouse's ceiling in each third says how much of a gain is noise's.
+Per neuron, the single-trial correlation over each third. The paper compares the means over neurons, as
+gain = (large - small) / small. A simulated mouse's ceiling in each third shows how much of the gain is due to noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -20,25 +19,25 @@ from training.checkpoints.ensemble import Ensemble
 from training.data.recordings import Recording
 from training.errors import RecordingError
 from training.evaluation.evaluate import simulated_ceiling
-from training.figures import COLORS, only_left_and_bottom, styled
+from training.figures import COLORS, only_left_and_bottom, styled, violin
 from training.metrics import single_trial_correlation
 from training.tables import mean_and_sd
-from training.trainer.loop import predict_tier
+from training.trainer.loop import predict_trials
 
 __all__ = ["PupilThirds", "accuracy_by_pupil", "draw", "over_mice"]
 
-LEAST = 4  # trials in a third: a correlation of fewer says nothing
+LEAST = 4  # trials in a third; a correlation over fewer is meaningless
 
 
 @dataclass(frozen=True, eq=False)
 class PupilThirds:
-    """Accuracy of one mouse's twin in two thirds of the test trials.
+    """Accuracy of one mouse's twin with the smallest and with the largest pupils.
 
     Attributes:
-        n_trials: in each third.
+        n_trials: number of trials in each third.
         bounds: largest dilation in the small third, smallest in the large one [eye-camera px].
         small, large: (N,) single-trial correlations.
-        ceilings: means over neurons of the simulated truth's correlations (small, large), or None.
+        ceilings: (small, large), means over neurons of a simulated mouse's ceiling, or None.
     """
 
     mouse_id: str
@@ -50,12 +49,12 @@ class PupilThirds:
 
     @property
     def gain(self) -> float:
-        """(large - small) / small of the means over neurons [%]."""
+        """(large - small) / small, of the means over neurons [%]."""
         small = float(self.small.mean())
         return 100 * (float(self.large.mean()) - small) / small if small else float("nan")
 
     def row(self) -> dict[str, Any]:
-        """What the table and the JSON say."""
+        """A row of the table."""
         row = {
             "mouse": self.mouse_id,
             "trials_per_third": self.n_trials,
@@ -91,18 +90,16 @@ def accuracy_by_pupil(ensemble: Ensemble, recording: Recording) -> PupilThirds:
     small, large = trials.indices[order[:third]], trials.indices[order[-third:]]
     correlations = []
     for name, indices in (("small pupil", small), ("large pupil", large)):
-        predictions = predict_tier(ensemble, recording, indices, progress=f"mouse {recording.mouse_id}, {name}")
+        predictions = predict_trials(ensemble, recording, indices, progress=f"mouse {recording.mouse_id}, {name}")
         correlations.append(single_trial_correlation(recording.responses(indices), predictions))
-    ceilings = [simulated_ceiling(recording, indices) for indices in (small, large)]
+    ceilings = [ceiling for indices in (small, large) if (ceiling := simulated_ceiling(recording, indices)) is not None]
     return PupilThirds(
         mouse_id=recording.mouse_id,
         n_trials=third,
         bounds=(float(dilation[order[third - 1]]), float(dilation[order[-third]])),
         small=correlations[0],
         large=correlations[1],
-        ceilings=None
-        if ceilings[0] is None or ceilings[1] is None
-        else (float(ceilings[0].mean()), float(ceilings[1].mean())),
+        ceilings=(float(ceilings[0].mean()), float(ceilings[1].mean())) if ceilings else None,
     )
 
 
@@ -116,7 +113,7 @@ def over_mice(results: Sequence[PupilThirds]) -> dict[str, float]:
 
 
 def draw(results: Sequence[PupilThirds]) -> Figure:
-    """For every mouse the neurons' correlations, small pupil to the left, large to the right, the gain above."""
+    """Each mouse's distributions of correlations, small pupils to the left, large to the right, and the gain above."""
     colors = {"low": COLORS[5], "high": COLORS[0]}
     with styled():
         figure = Figure(figsize=(float(np.clip(1.8 + 0.8 * len(results), 3.4, 10)), 3.4), layout="constrained")
@@ -144,9 +141,6 @@ def draw(results: Sequence[PupilThirds]) -> Figure:
 def _half(axes: Axes, place: float, values: np.ndarray, side: str, color: str) -> None:
     """Half a violin, with its quartiles (thin) and its median (thick)."""
     sign = -1 if side == "low" else 1
-    if len(values) > 1 and np.ptp(values) > 0:
-        parts = axes.violinplot(values, [place], widths=0.85, showextrema=False, side=side)  # type: ignore[arg-type]
-        for body in cast(list[PolyCollection], parts["bodies"]):
-            body.set(facecolor=color, alpha=0.6, edgecolor=color, linewidth=0.8)
+    violin(axes, place, values, width=0.85, color=color, alpha=0.6, side=side)
     for value, width, length in zip(np.percentile(values, (25, 50, 75)), (1, 2.2, 1), (0.16, 0.22, 0.16), strict=True):
         axes.plot([place, place + sign * length], [value, value], color="0.15", linewidth=width)

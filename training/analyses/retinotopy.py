@@ -1,9 +1,9 @@
-"""Retinotopy of the readout (paper, A.8): where each neuron looks, against where it lies in cortex.
+"""Retinotopy of the readout (paper, A.8): where each neuron looks, against its position in cortex.
 
 A neuron's readout position `mu` is in [-1, 1] of the feature map, x right and y down. Cortex and image are related by
-an unknown rotation, reflection and stretch, so the correlation with cortex is that of each axis of `mu` with its best
+an unknown rotation, reflection and stretch. So the correlation with cortex is that of each axis of `mu` with its best
 linear prediction from the cortical x and y (multiple correlation). A position network (`readout.position: network`)
-makes a smooth map by construction: only the truth of a simulated mouse says whether it is the right one.
+gives a smooth map by construction: only the truth of a simulated mouse shows whether the map is right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.checkpoints.ensemble import Ensemble
 from training.data.recordings import Recording
 from training.errors import ScoringError
 from training.figures import color_of_position, styled
-from training.metrics import split_half_reliability
+from training.metrics import single_trial_correlation, split_half_reliability
 from training.simulation.cortex import load_cortex
 from training.simulation.simulate import TRUTH
 
@@ -33,13 +33,12 @@ __all__ = [
     "notes",
     "readout_positions",
     "retinotopy",
-    "retinotopy_correlation",
     "true_centers",
 ]
 
-RELIABLE = 0.5  # split-half reliability: at least half of the variance of the mean response is the image's
-LEAST = 4  # neurons: three points lie on a plane whatever they are
-INNER = (2, 98)  # percentiles of the positions that the colours span
+RELIABLE = 0.5  # split-half reliability: the image explains at least half of the variance of the mean response
+LEAST = 4  # neurons: any three points lie on a plane
+INNER = (2, 98)  # percentiles of the positions; the colours span the range between them
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +46,15 @@ class Retinotopy:
     """Readout positions of one mouse.
 
     Attributes:
-        positions: (N, 2) mu, the mean over members.
+        positions: (N, 2) mean of `mu` over members.
         coordinates: (N, 2) cortical x and y [um].
-        reliable: (N,) bool; all True where that is not known.
+        reliable: (N,) bool; all True if reliability is not known.
         with_cortex: (2,) for x and y, the multiple correlation of reliable neurons' positions with cortex.
         centers: (N, 2) true receptive field centres [px of the recording's images] of a simulated mouse, or None.
         with_truth: (2,) for x and y, the correlation of reliable neurons' positions with `centers`, or None.
-        reliability_known: False where test responses are withheld or no image was repeated.
+        reliability_known: False if test responses are withheld or no image was repeated.
 
-    Correlations are NaN where fewer than 4 neurons are reliable.
+    Correlations are NaN if fewer than 4 neurons are reliable.
     """
 
     mouse_id: str
@@ -68,7 +67,7 @@ class Retinotopy:
     reliability_known: bool = True
 
     def row(self) -> dict[str, Any]:
-        """What the table and the JSON say."""
+        """A row of the table."""
         row: dict[str, Any] = {"mouse": self.mouse_id, "neurons": len(self.positions)}
         row["reliable"] = int(self.reliable.sum()) if self.reliability_known else None
         row |= {f"with_cortex_{axis}": float(r) for axis, r in zip("xy", self.with_cortex, strict=True)}
@@ -78,13 +77,13 @@ class Retinotopy:
 
 
 def retinotopy(ensemble: Ensemble, recording: Recording) -> Retinotopy:
-    """The readout positions of a mouse, compared with cortex and, where it was simulated, with the truth."""
+    """Compares a mouse's readout positions with cortex and, for a simulated mouse, with the truth."""
     positions = readout_positions(ensemble, recording.mouse_id)
     coordinates = recording.neuron_coordinates[:, :2].astype(np.float64)
     known = _reliable(recording)
     reliable = np.ones(recording.n_neurons, bool) if known is None else known
     centers = true_centers(recording)
-    truth = None if centers is None else retinotopy_correlation(positions[reliable], centers[reliable])
+    truth = None if centers is None else _correlation(positions[reliable], centers[reliable])
     return Retinotopy(
         mouse_id=recording.mouse_id,
         positions=positions,
@@ -98,33 +97,24 @@ def retinotopy(ensemble: Ensemble, recording: Recording) -> Retinotopy:
 
 
 def readout_positions(ensemble: Ensemble, mouse_id: str) -> np.ndarray:
-    """(N, 2) each neuron's `mu`, the mean over members."""
+    """(N, 2) each neuron's `mu`, as the mean over members."""
     with torch.no_grad():
         mu = torch.stack([member.twin.readout(mouse_id).mu for member in ensemble.members])  # (M, N, 2)
-    positions: np.ndarray = mu.double().mean(0).cpu().numpy()
-    return positions
+    return mu.double().mean(0).cpu().numpy()
 
 
-def retinotopy_correlation(positions: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """(2,) correlation over neurons between readout positions and receptive field centres, for x and for y.
-
-    positions: (N, 2), feature map units. centers: (N, 2), any unit; the same axes. 0 where either never changes.
-    """
-    if len(positions) < LEAST:
-        return np.full(2, np.nan)
-    a, b = (np.asarray(values, np.float64) - np.mean(values, axis=0) for values in (positions, centers))
-    scale = np.sqrt((a * a).sum(0) * (b * b).sum(0))
-    result: np.ndarray = np.divide((a * b).sum(0), scale, out=np.zeros(2), where=scale > 0)
-    return result
+def _correlation(positions: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(2,) correlation over neurons of positions (N, 2) in any units, for x and for y; 0 where either is constant."""
+    return single_trial_correlation(positions, others) if len(positions) >= LEAST else np.full(2, np.nan)
 
 
 def cortical_correlation(positions: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """(2,) multiple correlation: of each axis of `positions` (N, 2) with its linear fit on `coordinates` (N, 2)."""
+    """(2,) multiple correlation of each axis of `positions` (N, 2) with its linear fit on `coordinates` (N, 2)."""
     if len(positions) < LEAST:
         return np.full(2, np.nan)
     design = np.column_stack([np.ones(len(coordinates)), coordinates - coordinates.mean(0)])
     fitted = design @ np.linalg.lstsq(design, positions, rcond=None)[0]
-    return retinotopy_correlation(fitted, positions)
+    return _correlation(fitted, positions)
 
 
 def true_centers(recording: Recording) -> np.ndarray | None:
@@ -134,15 +124,15 @@ def true_centers(recording: Recording) -> np.ndarray | None:
 
 
 def notes(ensemble: Ensemble) -> list[str]:
-    """What a reader of the numbers must know, a sentence each."""
-    said = [
-        f"Correlations are over reliable neurons, with a split-half reliability of {RELIABLE} or more on repeats; "
-        "where that is not known (-), over all."
+    """Sentences that a reader of the numbers needs."""
+    notes = [
+        f"Correlations are over neurons with a split-half reliability of {RELIABLE} or more on repeats, or over all "
+        "neurons where reliability is not known (-)."
     ]
     if any(member.config.readout.position == "network" for member in ensemble.members):
-        said.append(
-            "The position network sees the cortical coordinates: a smooth map, and so a correlation with cortex, is "
-            "there by construction."
+        notes.append(
+            "The position network gets the cortical coordinates: a smooth map, and so a correlation with cortex, "
+            "arises by construction."
         )
     grids = [getattr(member.twin.core, "grid", None) for member in ensemble.members]
     patches = [
@@ -150,25 +140,24 @@ def notes(ensemble: Ensemble) -> list[str]:
         for member, grid in zip(ensemble.members, grids, strict=True)
     ]
     if grids != patches:
-        said.append(
-            "Tokens do not lie as their patches do (`token_grid: nearest_square`): mu is no place in the image."
+        notes.append(
+            "Tokens are not arranged like patches (`token_grid: nearest_square`): mu is not a position in the image."
         )
-    return said
+    return notes
 
 
 def _reliable(recording: Recording) -> np.ndarray | None:
-    """(N,) bool, or None where nothing is known: test responses are withheld, or no image was shown twice."""
+    """(N,) bool; None if test responses are withheld or no image was shown twice."""
     try:
         trials = recording.scorable("test")
         reliability = split_half_reliability(recording.responses(trials.indices), trials.image_ids)
     except ScoringError:
         return None
-    reliable: np.ndarray = reliability >= RELIABLE
-    return reliable
+    return reliability >= RELIABLE
 
 
 def draw(results: Sequence[Retinotopy]) -> Figure:
-    """A row per mouse: cortex coloured by readout position, the colours' key, and cortex coloured by the truth."""
+    """A row per mouse: cortex coloured by readout position, the key to the colours, cortex coloured by the truth."""
     columns = 3 if any(result.centers is not None for result in results) else 2
     with styled():
         figure = Figure(figsize=(3.4 * columns, 3.3 * len(results)), layout="constrained")
@@ -182,7 +171,7 @@ def draw(results: Sequence[Retinotopy]) -> Figure:
             )
             _label_cortex(row[0])
             _scatter(row[1], result.positions, colors, result.reliable)
-            row[1].set_title("Readout positions\n(the colours' key)")
+            row[1].set_title("Readout positions\n(key to the colours)")
             row[1].set(xlabel="μ x [feature map, -1 to 1]", ylabel="μ y [feature map, -1 to 1]")
             row[1].invert_yaxis()  # y is down, as in the image
             row[1].set_aspect("equal", adjustable="datalim")
@@ -197,7 +186,7 @@ def draw(results: Sequence[Retinotopy]) -> Figure:
 
 
 def _colors(positions: np.ndarray, reliable: np.ndarray) -> np.ndarray:
-    """(N, 3) colours that span most of the positions."""
+    """(N, 3) colours by position; they span most of the positions."""
     low, high = np.percentile(positions[reliable] if reliable.any() else positions, INNER, axis=0)
     u, v = ((positions - low) / np.where(high > low, high - low, 1)).T
     return color_of_position(u, v)

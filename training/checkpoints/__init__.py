@@ -1,1 +1,1 @@
-"""Checkpoints and ensembles on disk, and the importer of other people's weights."""
+"""Checkpoints and ensembles on disk, and the import of weights from other projects."""

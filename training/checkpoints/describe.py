@@ -1,4 +1,4 @@
-"""Says what a checkpoint is: its configuration, parameters per part, mice, and what one image costs."""
+"""`python -m training describe`: a checkpoint's configuration, parameters, mice, and the cost of one image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -19,7 +20,7 @@ __all__ = ["add_arguments", "count_gflop", "describe", "run"]
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """A text of a screenful."""
+    """A description of about a screen."""
     twin = checkpoint.twin
     config = yaml.safe_dump(checkpoint.config.model_dump(mode="json"), sort_keys=False).rstrip()
     lines = ["configuration", *(f"  {line}" for line in config.splitlines()), "parameters"]
@@ -46,13 +47,13 @@ def describe(checkpoint: Checkpoint) -> str:
 
 
 def count_gflop(twin: Twin) -> dict[str, float]:
-    """Floating-point operations of one image, in 10^9, a multiply-add counted as two: the core's and each readout's."""
-    for module in twin.modules():
-        if isinstance(module, Attention):
-            module.kernel = "eager"  # the counter sees through plain products only
+    """Floating-point operations of one image in 10^9, with a multiply-add as two: of the core and of each readout."""
+    attentions = [module for module in twin.modules() if isinstance(module, Attention)]
+    for attention in attentions:
+        attention.kernel = "eager"  # the counter does not count fused kernels
     try:
         costs = {}
-        with torch.no_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # counts without computing
             for i, (mouse_id, mouse) in enumerate(twin.mice.items()):
                 inputs = (torch.zeros(1, *mouse.image_shape), torch.zeros(1, 3), torch.zeros(1, 2))
                 image, behavior, pupil_center = twin.stem(mouse_id, *inputs)
@@ -63,18 +64,17 @@ def count_gflop(twin: Twin) -> dict[str, float]:
                     twin.read_out(mouse_id, feature_map, pupil_center)
                 if i == 0:
                     costs["core"] = core.get_total_flops() / 1e9
-                # The bilinear sample: four multiply-adds a feature, which the counter does not know.
+                # The counter does not count the bilinear sample: four multiply-adds per feature.
                 sample = 8 * mouse.n_neurons * twin.core.output_shape[0]
                 costs[f"readout {mouse_id}"] = (readout.get_total_flops() + sample) / 1e9
         return costs
     finally:
-        for module in twin.modules():
-            if isinstance(module, Attention):
-                module.kernel = "fused"
+        for attention in attentions:
+            attention.kernel = "fused"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", nargs="+", type=Path, help="a checkpoint, or a run")
+    parser.add_argument("checkpoint", nargs="+", type=Path, help="checkpoints or runs")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
-"""An ensemble: members that were trained apart, and how their pre-activations are combined.
+"""An ensemble: members that were trained separately, and how their pre-activations are combined.
 
-ensemble.json    how members are combined (an ensemble folder, as `python -m training combine` writes it)
+An ensemble folder, as `python -m training combine` writes it:
+
+ensemble.json    how the members are combined
 member-0/ ...    their checkpoints
 """
 
@@ -19,30 +21,30 @@ from torch import Tensor, nn
 from training.checkpoints.checkpoint import CHECKPOINT, CONFIG, Checkpoint, load_checkpoint, save_checkpoint
 from training.data.mouse import Mouse
 from training.errors import CheckpointError, ConfigError
-from training.files import write_atomically
+from training.files import write_atomically, writing
 from training.models.twin import response_from
 
 __all__ = ["MEMBERS", "RUN", "Combination", "Ensemble", "load_ensemble", "member_checkpoints", "save_ensemble"]
 
 ENSEMBLE = "ensemble.json"
-RUN = "run.json"  # what a run of one or more members was asked
-MEMBERS = "members.json"  # of a finished run: which of its members are kept
+RUN = "run.json"  # in the folder of a run: what is trained
+MEMBERS = "members.json"  # in the folder of a finished run: which members are kept
 
 
 @dataclass(frozen=True)
 class Combination:
-    """Weights (one per member) and bias of the members' pre-activations."""
+    """Weights (one per member) and bias that combine the members' pre-activations."""
 
     weights: tuple[float, ...]
     bias: float = 0.0
 
 
 class Ensemble(nn.Module):
-    """Members of the same mice; the reference's ensemble is the mean of pre-activations, then ELU + 1.
+    """Members of the same mice. By default responses are ELU + 1 of the mean pre-activation, as in the reference code.
 
     Args:
-        members: at least one; they may differ in configuration, not in mice.
-        combinations: per mouse, where they were learned; else the mean.
+        members: at least one; they may differ in configuration, but not in mice.
+        combinations: per mouse, if they were learned; otherwise the mean.
     """
 
     def __init__(self, members: Sequence[Checkpoint], combinations: Mapping[str, Combination] | None = None) -> None:
@@ -58,8 +60,12 @@ class Ensemble(nn.Module):
         self.combinations = dict.fromkeys(self.mice, mean) if combinations is None else dict(combinations)
 
     @property
+    def weights_hashes(self) -> list[str]:
+        return [member.weights_hash for member in self.members]
+
+    @property
     def shares_stems(self) -> bool:
-        """Whether one stem serves all members: the same cropping, and no image shifter of their own."""
+        """Whether all members share one stem: they crop in the same way, and have no image shifter."""
         first = self.members[0].config
         return first.cropper.shifter == "none" and all(
             (member.config.cropper, member.config.behavior, member.config.b_mlp.inputs)
@@ -68,7 +74,7 @@ class Ensemble(nn.Module):
         )
 
     def uses(self) -> list[Literal["image", "behavior", "pupil_center"]]:
-        """The inputs that change the responses of any member."""
+        """The inputs that the responses of any member depend on."""
         used = {name for member in self.members for name in member.config.uses()}
         return [name for name in ("image", "behavior", "pupil_center") if name in used]
 
@@ -77,15 +83,15 @@ class Ensemble(nn.Module):
         return self.combine(mouse_id, self.pre_activations(mouse_id, image, behavior, pupil_center))
 
     def combine(self, mouse_id: str, pre_activations: Tensor) -> Tensor:
-        """Members' pre-activations (M, B, N) to responses (B, N)."""
+        """The members' pre-activations (M, B, N) -> responses (B, N)."""
         combination = self.combinations[mouse_id]
         weights = pre_activations.new_tensor(combination.weights)[:, None, None]
         return response_from((pre_activations * weights).sum(0) + combination.bias)
 
     def pre_activations(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
-        """Every member's, (M, B, N)."""
-        twins = [member.twin for member in self.members]
-        return torch.stack([twin.pre_activation(mouse_id, image, behavior, pupil_center) for twin in twins])
+        """The pre-activations of every member, (M, B, N)."""
+        inputs = (image, behavior, pupil_center)
+        return torch.stack([member.twin.pre_activation(mouse_id, *inputs) for member in self.members])
 
 
 def _check_same_mice(first: dict[str, Mouse], other: dict[str, Mouse], member: int) -> None:
@@ -100,20 +106,20 @@ def _check_same_mice(first: dict[str, Mouse], other: dict[str, Mouse], member: i
         )
         if not same:
             raise ConfigError(
-                f"member {member} knows another recording of mouse {mouse_id!r} than member 0",
-                hint="Members of an ensemble are trained on the same recordings.",
+                f"member {member} was trained on another recording of mouse {mouse_id!r} than member 0",
+                hint="Combine members that were trained on the same recordings.",
             )
 
 
 def save_ensemble(path: str | Path, ensemble: Ensemble) -> Path:
-    """Writes an ensemble folder, with copies of its members.
+    """Writes an ensemble folder with copies of its members.
 
     Raises:
-        CheckpointError: the folder holds something else, or cannot be written.
+        CheckpointError: the folder is not an ensemble, or it cannot be written.
     """
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ENSEMBLE).exists())):
-        raise CheckpointError(f"{folder} exists and is no ensemble", hint="Give another --output.")
+        raise CheckpointError(f"{folder} exists and is not an ensemble", hint="Give another --output.")
     for i, member in enumerate(ensemble.members):
         save_checkpoint(folder / f"member-{i}", member)
     content = {
@@ -123,12 +129,13 @@ def save_ensemble(path: str | Path, ensemble: Ensemble) -> Path:
             for mouse_id, combination in ensemble.combinations.items()
         },
     }
-    write_atomically(folder / ENSEMBLE, json.dumps(content, indent=2).encode())
+    with writing(f"ensemble {folder}"):
+        write_atomically(folder / ENSEMBLE, json.dumps(content, indent=2).encode())
     return folder
 
 
 def load_ensemble(paths: Sequence[Path]) -> Ensemble:
-    """An ensemble of checkpoints, of the kept members of a finished run, or of an ensemble folder.
+    """An ensemble of checkpoints, of the kept members of finished runs, or an ensemble folder.
 
     Raises:
         CheckpointError: a path is none of these.
@@ -153,7 +160,7 @@ def load_ensemble(paths: Sequence[Path]) -> Ensemble:
 
 
 def member_checkpoints(paths: Sequence[Path]) -> list[Path]:
-    """Checkpoint folders, with every run folder replaced by those of its kept members.
+    """The given checkpoint folders, and the checkpoints of the kept members of the given runs.
 
     Raises:
         CheckpointError: a run is not finished.
@@ -164,7 +171,7 @@ def member_checkpoints(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         if not (path / MEMBERS).exists():
-            raise CheckpointError(f"run {path} is not finished", hint="Run the same train command again to go on.")
+            raise CheckpointError(f"run {path} is not finished", hint="Run the same train command again to resume it.")
         kept = json.loads((path / MEMBERS).read_text(encoding="utf-8"))["kept"]
         found += [path / f"member-{i}" / CHECKPOINT for i in kept]
     return found

@@ -1,4 +1,4 @@
-"""Other people's weights as checkpoints: reference runs, Sensorium baselines, repositories on the Hugging Face hub."""
+"""`python -m training import`: checkpoints from reference runs, Sensorium baselines and the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from training.arguments import add_output, add_recordings
 from training.checkpoints.checkpoint import (
     Checkpoint,
     library_versions,
@@ -27,6 +28,7 @@ from training.config import BehaviorMLPConfig, CNNConfig, ModelConfig
 from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError
 from training.models import Twin
+from training.tables import counted
 
 __all__ = ["add_arguments", "import_weights", "run"]
 
@@ -34,14 +36,14 @@ CoreKind = Literal["cnn", "ln"]
 
 
 def import_weights(source: str | Path, *, recordings: Sequence[Mouse] = (), core: CoreKind | None = None) -> Checkpoint:
-    """Reads a run folder of the reference code, a Sensorium `.pth`, or `hf://OWNER/NAME[/FOLDER]`.
+    """Converts a run folder of the reference code, a Sensorium `.pth`, or `hf://OWNER/NAME[/FOLDER]`.
 
     Args:
-        recordings: the mice as recorded; without them the twin takes inputs that are standardised already.
-        core: for `.pth` files, whose weights do not tell: "cnn" or "ln"; by default the file's name decides.
+        recordings: the mice as recorded; without them the twin takes inputs that are already standardised.
+        core: "cnn" or "ln", for `.pth` files, whose weights are the same for both; by default the file name decides.
 
     Raises:
-        CheckpointError: the source is not understood; the message names the file, key or option.
+        CheckpointError: the source cannot be converted; the message names the file, key or option.
     """
     path = _from_hub(str(source)) if str(source).startswith("hf://") else Path(source)
     if path.is_dir():
@@ -58,7 +60,7 @@ def _import_run(folder: Path, recordings: Sequence[Mouse]) -> Checkpoint:
     weights = folder / "ckpt" / "model_state.pt"
     if not (folder / "args.yaml").is_file() or not weights.is_file():
         raise CheckpointError(
-            f"{folder} is no run of the reference code",
+            f"{folder} is not a run of the reference code",
             got=sorted(path.name for path in folder.iterdir())[:8],
             expected="args.yaml and ckpt/model_state.pt",
         )
@@ -66,7 +68,7 @@ def _import_run(folder: Path, recordings: Sequence[Mouse]) -> Checkpoint:
     content = load_pickle(weights)
     state = content.get("model", content.get("model_state_dict")) if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise CheckpointError(f"{weights} holds no weights", expected="a dictionary with the key 'model'")
+        raise CheckpointError(f"{weights} has no weights", expected="a dictionary with the key 'model'")
     _check_tensors(state, str(weights))
     return _build(
         state,
@@ -79,7 +81,7 @@ def _import_run(folder: Path, recordings: Sequence[Mouse]) -> Checkpoint:
 
 
 def _infer_b_mlp(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
-    """The B-MLP's width and inputs, which the reference's options leave to its version, are read off the weights."""
+    """Reads the B-MLP's hidden width from the weights: it depends on the version of the reference code."""
     found = [key for key in state if re.search(r"\.b[-_]mlp\..*0\.weight$", key) and state[key].ndim]
     if config.behavior != "b_mlp" or not found or not hasattr(config.core, "dim"):
         return config
@@ -93,7 +95,7 @@ def _infer_b_mlp(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
 def _import_sensorium(path: Path, recordings: Sequence[Mouse], core: CoreKind | None) -> Checkpoint:
     state = load_pickle(path)
     if not isinstance(state, dict | OrderedDict):
-        raise CheckpointError(f"{path.name} holds no weights", got=type(state).__name__, expected="a state dict")
+        raise CheckpointError(f"{path.name} has no weights", got=type(state).__name__, expected="a state dict")
     _check_tensors(state, path.name)
     mice = sensorium_mice(state, path.name)
     if core is None:
@@ -105,16 +107,13 @@ def _import_sensorium(path: Path, recordings: Sequence[Mouse], core: CoreKind | 
 def _check_tensors(state: dict[Any, Any], name: str) -> None:
     for key, tensor in state.items():
         if not isinstance(key, str):
-            raise CheckpointError(f"{name}: key {key!r} is not understood", expected="a string")
+            raise CheckpointError(f"{name}: unknown key {key!r}", expected="a string")
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(
-                f"{name}: key {key} is not understood", got=type(tensor).__name__, expected="a tensor"
-            )
+            raise CheckpointError(f"{name}: key {key} is not a tensor", got=type(tensor).__name__)
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise CheckpointError(
-                f"{name}: key {key} is not understood",
+                f"{name}: key {key} is not a dense tensor of real numbers",
                 got=f"{tensor.layout}, {tensor.dtype}, {tensor.device}",
-                expected="a dense tensor of real numbers",
             )
 
 
@@ -130,8 +129,10 @@ def _build(
     recorded = {mouse.mouse_id: mouse for mouse in recordings}
     ours: list[Mouse] = []
     for theirs, (mouse_id, data_key, n_neurons) in mice.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", mouse_id):  # it becomes a module's and a file's name
-            raise CheckpointError(f"{name}: mouse {theirs!r} has no usable name", expected="letters, digits, - and _")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", mouse_id):  # it becomes the name of a module and of a file
+            raise CheckpointError(
+                f"{name}: the name of mouse {theirs!r} is invalid", expected="letters, digits, - and _"
+            )
         if mouse_id in (mouse.mouse_id for mouse in ours):
             raise CheckpointError(f"{name} has mouse {mouse_id!r} twice", got=list(mice))
         mouse = recorded.get(mouse_id)
@@ -141,7 +142,7 @@ def _build(
                     f"no recording of mouse {mouse_id!r} was given",
                     got=sorted(recorded),
                     expected=mouse_id,
-                    hint="Give a recording of every mouse, or none to take standardised inputs.",
+                    hint="Give a recording of every mouse, or none: then the twin takes standardised inputs.",
                 )
             try:
                 mouse = Mouse.without_recording(mouse_id, image_shape, n_neurons, data_key)
@@ -149,7 +150,7 @@ def _build(
                 raise CheckpointError(f"{name}: mouse {theirs!r} has too many neurons", got=n_neurons) from error
         if mouse.n_neurons != n_neurons:
             raise CheckpointError(
-                f"{name} is of another recording of mouse {mouse_id!r}",
+                f"{name} was trained on another recording of mouse {mouse_id!r}",
                 got=f"{mouse.n_neurons} neurons recorded",
                 expected=f"{n_neurons} neurons in the weights",
             )
@@ -157,12 +158,12 @@ def _build(
     try:
         twin = Twin(config, ours)
     except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError, KeyError) as error:
-        # sizes that do not fit into memory, or a mouse named like a method of torch's modules
+        # For example sizes that do not fit into memory, or a mouse named like a method of torch's modules.
         first_line = str(error).split("\n", 1)[0]
-        raise CheckpointError(f"{name}: no model can be built as its options say: {first_line}") from error
+        raise CheckpointError(f"{name}: no model can be built from its options: {first_line}") from error
     grid = state.get("image_cropper.grid", twin.cropper.grid)
     if grid.shape != twin.cropper.grid.shape or not torch.allclose(grid.float(), twin.cropper.grid, atol=1e-5):
-        # the one trace of these options in the weights: nothing else would tell where the image is resized
+        # The only trace of these options in the weights: nothing else shows how the image is resized.
         raise CheckpointError(
             f"{name}: image_cropper.grid does not fit the options input_shape and center_crop",
             got=f"{tuple(grid.shape)} up to {grid.abs().amax().item() if grid.numel() else 0:.3g}",
@@ -176,18 +177,18 @@ def _build(
 
 def _load(twin: Twin, weights: dict[str, Tensor], name: str) -> None:
     expected = twin.state_dict()
-    # Batch norm counts its batches; the count changes nothing and the importer leaves it out.
+    # Batch norm counts its batches, but the count has no effect, and the importer leaves it out.
     missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
     if missing:
-        raise CheckpointError(f"{name} lacks weights that its options ask for", got=f"no {missing[0]}")
+        raise CheckpointError(f"{name} lacks weights that its options require", got=f"no {missing[0]}")
     for key, tensor in weights.items():
         if key not in expected:
-            raise CheckpointError(f"{name} has weights that its options do not ask for", got=key)
+            raise CheckpointError(f"{name} has weights that do not belong to its options", got=key)
         if tensor.shape != expected[key].shape:
             raise CheckpointError(
-                f"{name}: weights of another shape for {key}",
+                f"{name}: wrong shape of {key}",
                 got=tuple(tensor.shape),
-                expected=f"{tuple(expected[key].shape)}, as its options say",
+                expected=f"{tuple(expected[key].shape)}, from its options",
             )
     twin.load_state_dict(weights, strict=False)
 
@@ -197,7 +198,7 @@ def _from_hub(url: str) -> Path:
     found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:/(.+))?", url)
     if found is None or ".." in url.split("/"):
         raise CheckpointError(
-            f"{url} is no repository on the hub", expected="hf://OWNER/NAME or hf://OWNER/NAME/FOLDER"
+            f"{url} is not a repository on the hub", expected="hf://OWNER/NAME or hf://OWNER/NAME/FOLDER"
         )
     try:
         from huggingface_hub import snapshot_download
@@ -205,7 +206,7 @@ def _from_hub(url: str) -> Path:
     except ImportError:
         raise CheckpointError(
             f"{url} needs huggingface_hub, which is not installed",
-            hint="`pip install huggingface_hub`, then try again.",
+            hint="Run `pip install huggingface_hub` and try again.",
         ) from None
     repository, folder = found.groups()
     patterns = [f"{folder}/**" if folder else "**", "args.yaml", "ckpt/*"]
@@ -222,31 +223,28 @@ def _only_run(root: Path, url: str) -> Path:
     runs = sorted(path.parent for path in root.rglob("args.yaml"))
     if len(runs) != 1:
         raise CheckpointError(
-            f"{url} holds {len(runs)} runs",
+            f"{url} has {counted(len(runs), 'run')}",
             got=[str(run.relative_to(root)) for run in runs][:8],
             expected="one",
-            hint="Name one as hf://OWNER/NAME/FOLDER.",
+            hint="Choose one with hf://OWNER/NAME/FOLDER.",
         )
     return runs[0]
 
 
+EXAMPLES = """examples:
+  python -m training import path/to/run --recordings path/to/static* --output runs/imported
+  python -m training import sensorium_cnn.pth --output runs/cnn
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
     parser.add_argument("source", help="a run folder of the reference code, a Sensorium .pth, or hf://OWNER/NAME")
-    parser.add_argument("--output", required=True, type=Path, metavar="CHECKPOINT", help="folder to write")
-    parser.add_argument(
-        "--recordings",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="the mice's recordings (folders or zips), for statistics and neuron ids; without them the twin takes "
-        "inputs that are standardised already",
-    )
-    parser.add_argument(
-        "--core",
-        choices=["cnn", "ln"],
-        help="for .pth files: whether layers have nonlinearities (default: by file name)",
-    )
+    add_output(parser, "folder to write", metavar="CHECKPOINT")
+    recordings = "recordings of the mice, for statistics and neuron ids; without them inputs must be standardised"
+    add_recordings(parser, recordings, required=False)
+    core = "for .pth files: with (cnn) or without (ln) nonlinearities (default: from the file name)"
+    parser.add_argument("--core", choices=["cnn", "ln"], help=core)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -258,6 +256,7 @@ def run(args: argparse.Namespace) -> int:
     linear = " (no nonlinearities)" if isinstance(config.core, CNNConfig) and config.core.kind == "ln" else ""
     print(f"{args.source} -> {args.output}: core {config.core.kind}{linear}, behavior {config.behavior}")
     for mouse in saved.mice.values():
-        known = "inputs standardised already" if mouse.standardized_inputs else "inputs in the recording's units"
-        print(f"  mouse {mouse.mouse_id}: {mouse.n_neurons} neurons, image {mouse.image_shape}, {known}")
+        units = "standardised inputs" if mouse.standardized_inputs else "inputs in the recording's units"
+        neurons = counted(mouse.n_neurons, "neuron")
+        print(f"  mouse {mouse.mouse_id}: {neurons}, image {mouse.image_shape}, {units}")
     return 0

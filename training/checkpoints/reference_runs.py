@@ -1,7 +1,6 @@
-"""Runs of the V1T reference code: `args.yaml` and `ckpt/model_state.pt`, in this project's words and names.
+"""Runs of the V1T reference code: their `args.yaml` as a configuration, and their weights under this project's names.
 
-Every option and every key is either understood or refused by name. What the integers of `args.yaml` mean is said here
-and nowhere else.
+An unknown option or key is an error that names it. Only this file knows the meaning of the integers of `args.yaml`.
 """
 
 from __future__ import annotations
@@ -15,40 +14,31 @@ import yaml
 from torch import Tensor
 
 from training.config import ModelConfig, parse_config
-from training.data.mouse import paper_mouse_id
+from training.data.layout import MOUSE_IDS, paper_mouse_id
 from training.errors import CheckpointError
 
 __all__ = ["ReferenceRun", "read_reference_run", "rename_reference_keys"]
 
-# The reference code numbers the mice of Dataset S and names those of Dataset F by their data key.
-_SENSORIUM_DATA_KEYS = {
-    "0": "26872-17-20",
-    "1": "27204-5-13",
-    "2": "21067-10-18",
-    "3": "22846-10-16",
-    "4": "23343-5-17",
-    "5": "23656-14-22",
-    "6": "23964-4-22",
-}
+# The reference code numbers the mice of Dataset S (S0, S1, A to E), and names those of Dataset F by their data key.
+_SENSORIUM_DATA_KEYS = {str(i): data_key for i, data_key in enumerate(list(MOUSE_IDS)[:7])}
 
 
 class _ArgsLoader(yaml.SafeLoader):
     """YAML without objects; tuples are read as lists."""
 
+    def construct_tuple(self, node: yaml.SequenceNode) -> list[Any]:
+        return self.construct_sequence(node)
 
-def _read_tuple(loader: _ArgsLoader, node: yaml.SequenceNode) -> list[Any]:
-    return loader.construct_sequence(node)
 
-
-_ArgsLoader.add_constructor("tag:yaml.org,2002:python/tuple", _read_tuple)
+_ArgsLoader.add_constructor("tag:yaml.org,2002:python/tuple", _ArgsLoader.construct_tuple)
 
 
 class ReferenceRun:
-    """What `args.yaml` says of a model.
+    """The model of an `args.yaml`.
 
     Attributes:
-        config: the model, in our words.
-        mice: the reference's name of each mouse -> (mouse_id, data_key or None, n_neurons).
+        config: its configuration.
+        mice: the reference code's name of each mouse -> (mouse_id, data_key or None, n_neurons).
         image_shape: (C, H, W) of the recording's images.
     """
 
@@ -63,15 +53,13 @@ class ReferenceRun:
         if key in self._args:
             return self._args[key]
         if default is None:
-            raise CheckpointError(f"{self._name}: option {key} is missing", hint="Is this a V1T run's args.yaml?")
+            raise CheckpointError(f"{self._name}: option {key} is missing", hint="Is this the args.yaml of a V1T run?")
         return default
 
     def _choice(self, key: str, words: dict[Any, Any], default: Any = None) -> Any:
         value = self._get(key, default)
         if isinstance(value, list | dict | set) or value not in words:
-            raise CheckpointError(
-                f"{self._name}: option {key} is not understood", got=repr(value), expected=sorted(words)
-            )
+            raise CheckpointError(f"{self._name}: invalid option {key}", got=repr(value), expected=sorted(words))
         return words[value]
 
     def _flag(self, key: str) -> bool:
@@ -80,20 +68,18 @@ class ReferenceRun:
     def _image_shape(self) -> tuple[int, int, int]:
         shape = self._get("input_shape")
         if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
-            raise CheckpointError(
-                f"{self._name}: option input_shape is not understood", got=shape, expected="[C, H, W]"
-            )
+            raise CheckpointError(f"{self._name}: invalid option input_shape", got=shape, expected="[C, H, W]")
         return shape[0], shape[1], shape[2]
 
     def _mice(self) -> dict[str, tuple[str, str | None, int]]:
         shapes = self._get("output_shapes")
         if not isinstance(shapes, dict) or not shapes:
-            raise CheckpointError(f"{self._name}: option output_shapes is not understood", got=shapes)
+            raise CheckpointError(f"{self._name}: invalid option output_shapes", got=shapes)
         mice = {}
         for key, shape in shapes.items():
             n_neurons = shape[0] if isinstance(shape, list) and len(shape) == 1 else shape
             if type(n_neurons) is not int or n_neurons < 1:
-                raise CheckpointError(f"{self._name}: output_shapes of mouse {key} is not understood", got=shape)
+                raise CheckpointError(f"{self._name}: invalid output_shapes of mouse {key}", got=shape)
             name = str(key)
             data_key = _SENSORIUM_DATA_KEYS.get(name)
             if found := re.fullmatch(r"(?:static)?(\d+-\d+-\d+)(?:-.*)?", name):
@@ -175,21 +161,21 @@ def read_reference_run(folder: Path) -> ReferenceRun:
     """Reads `args.yaml` of a run folder.
 
     Raises:
-        CheckpointError: the file or one of its options is not understood; the message names it.
+        CheckpointError: the file or one of its options is invalid; the message names it.
     """
     path = folder / "args.yaml"
     try:
         args = yaml.load(path.read_text(encoding="utf-8"), Loader=_ArgsLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # PyYAML's constructors let KeyError, ValueError, RecursionError and others through
+    except Exception as error:  # PyYAML's constructors may raise KeyError, ValueError, RecursionError and others
         raise CheckpointError(f"{path} is refused: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(args, dict):
-        raise CheckpointError(f"{path} holds no options", got=type(args).__name__, expected="a mapping")
+        raise CheckpointError(f"{path} has no options", got=type(args).__name__, expected="a mapping")
     return ReferenceRun(args, str(path))
 
 
-# Buffers that only repeat the configuration.
+# Buffers that follow from the configuration.
 _DERIVED = re.compile(
     r"""image_cropper\.grid | image_cropper\.image_shifter\.[^.]+\.(max_shift|reg_scale) | core\.reg_scale
       | core\.gamma_(input|hidden) | core\._input_weights_regularizer\..* | .*\.num_batches_tracked
@@ -198,7 +184,7 @@ _DERIVED = re.compile(
     re.VERBOSE,
 )
 
-# Reference key -> our key. {i}: block or layer; {m}: the reference's mouse name.
+# Key of the reference code -> our key. {i}: block or layer; {m}: the reference code's name of a mouse.
 _BLOCK = r"core\.transformer\.blocks\.(?P<i>\d+)\."
 _RENAMES: list[tuple[str, str]] = [
     (r"core\.patch_embedding\.cls_token", "core.tokenizer.cls_token"),
@@ -233,7 +219,7 @@ _PATTERNS = [(re.compile(pattern), ours) for pattern, ours in _RENAMES]
 _B_MLP = re.compile(_BLOCK + r"b[-_]mlp\.models?\.((?P<m>[^.]+)\.)?(?P<n>[03])\.(?P<p>weight|bias)")
 _PROJECTION = re.compile(r"core\.patch_embedding\.projection\.(?P<n>\d+)\.(?P<p>weight|bias)")
 _B_MLP_NAMES = {"0weight": "hidden_weight", "0bias": "hidden_bias", "3weight": "output_weight", "3bias": "output_bias"}
-# Where the tokenizer's layers stand in the reference's nn.Sequential.
+# Index of the tokenizer's layers in the reference code's nn.Sequential.
 _PROJECTION_NAMES = {
     "sliding_window": {"2": "projection"},
     "convolution": {"0": "projection"},
@@ -245,13 +231,13 @@ _PROJECTION_NAMES = {
 def rename_reference_keys(
     state: dict[str, Tensor], *, config: ModelConfig, mouse_ids: dict[str, str], name: str
 ) -> dict[str, Tensor]:
-    """A reference state dict under our names and in our shapes.
+    """A state dict of the reference code with our names and shapes.
 
     Args:
-        mouse_ids: the reference's name of each mouse -> ours, in the order of the twin's mice.
+        mouse_ids: the reference code's name of each mouse -> ours, in the order of the twin's mice.
 
     Raises:
-        CheckpointError: names the key that is not understood.
+        CheckpointError: a key is unknown; the message names it.
     """
     ours: dict[str, Tensor] = {}
     per_mouse: dict[str, dict[str, Tensor]] = {}
@@ -268,17 +254,15 @@ def rename_reference_keys(
         else:
             group, target = ours, _rename(key, mouse_ids, name)
         if target in group:
-            raise CheckpointError(f"{name}: key {key} holds what another key holds too", got=target)
+            raise CheckpointError(f"{name}: key {key} duplicates another key", got=target)
         group[target] = tensor
     for target, tensors in per_mouse.items():
         order = ["share"] if "share" in tensors else list(mouse_ids)
         if set(order) != set(tensors):
-            raise CheckpointError(
-                f"{name}: the B-MLPs belong to other mice", got=sorted(tensors), expected=sorted(order)
-            )
+            raise CheckpointError(f"{name}: B-MLPs of other mice", got=sorted(tensors), expected=sorted(order))
         if len({tensor.shape for tensor in tensors.values()}) > 1:
             raise CheckpointError(
-                f"{name}: the mice's B-MLPs are of different shapes in {target}",
+                f"{name}: the mice's B-MLPs have different shapes of {target}",
                 got={mouse: tuple(tensor.shape) for mouse, tensor in tensors.items()},
             )
         ours[target] = torch.stack([tensors[mouse] for mouse in order])
@@ -292,18 +276,16 @@ def _rename(key: str, mouse_ids: dict[str, str], name: str) -> str:
         parts = found.groupdict()
         if "m" in parts:
             if parts["m"] not in mouse_ids:
-                raise CheckpointError(f"{name}: key {key} is of an unknown mouse", expected=sorted(mouse_ids))
+                raise CheckpointError(f"{name}: key {key} belongs to an unknown mouse", expected=sorted(mouse_ids))
             parts["m"] = mouse_ids[parts["m"]]
         if "l" in parts:
             parts["l"] = str(int(parts["l"]) // 2)  # the reference counts the tanh in between
         return ours.format(**parts)
-    raise CheckpointError(
-        f"{name}: key {key} is not understood", hint="Its model has a part that this project has not."
-    )
+    raise CheckpointError(f"{name}: unknown key {key}", hint="Its model has a part that this project does not have.")
 
 
 def _reshape(key: str, tensor: Tensor) -> Tensor:
-    """A tensor of another shape than the reference's is left as it is, for the importer to refuse."""
+    """A tensor in our shape. Shapes that the reference code does not have are left for the importer to refuse."""
     if not key.startswith("readouts.") or tensor.ndim != 4 or tensor.shape[0] != 1:
         return tensor
     if key.endswith(".features") and tensor.shape[2] == 1:

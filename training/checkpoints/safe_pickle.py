@@ -1,7 +1,7 @@
-"""Reads torch's pickled checkpoints without executing what is in them.
+"""Reads torch's pickled checkpoints without executing their content.
 
-Only torch's weights-only unpickler is used, with an allow-list: tensors and plain containers, and a few harmless
-classes that trainers leave in their checkpoints, each replaced by an empty stand-in.
+Only torch's weights-only unpickler is used, with an allow-list: tensors, plain containers, and a few harmless classes
+that trainers save in their checkpoints. Each of these is replaced by an empty stand-in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["load_pickle"]
 
 
 class _StandIn:
-    """Takes the place of a class whose state we do not need; it runs no code of the pickle's and keeps nothing."""
+    """Replaces a class whose state is not needed. It runs no code of the pickle and keeps nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -28,27 +28,21 @@ class _StandIn:
         del state
 
 
-def _numpy_scalar(*args: Any) -> float:
-    """Takes the place of numpy's scalar: its value is never needed, and its bytes are not interpreted."""
-    del args
-    return float("nan")
-
-
 def _empty_dict(*args: Any) -> dict[Any, Any]:
-    """Takes the place of a default dictionary: whatever would have made its defaults is not called."""
+    """Replaces a default dictionary: its default factory is not called."""
     del args
     return {}
 
 
-# name in the pickle -> what is built instead
+# name in the pickle -> its replacement
 _HARMLESS: dict[str, Any] = {
     "torch.cuda.amp.grad_scaler.GradScaler": _StandIn,
     "torch.amp.grad_scaler.GradScaler": _StandIn,
     "torch.cuda.amp.grad_scaler._refresh_per_optimizer_state": _StandIn,
     "torch.amp.grad_scaler._refresh_per_optimizer_state": _StandIn,
-    "collections.defaultdict": _empty_dict,  # of a scaler that was in use
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "collections.defaultdict": _empty_dict,  # in a scaler that was used
+    "numpy.core.multiarray.scalar": _StandIn,
+    "numpy._core.multiarray.scalar": _StandIn,
     "numpy.dtype": _StandIn,
 }
 
@@ -57,8 +51,8 @@ def load_pickle(path: Path) -> Any:
     """The content of a `.pt` or `.pth` file, tensors on the CPU.
 
     Raises:
-        CheckpointError: the file is no torch file, or it asks for a class or function that is not on the allow-list;
-            the message names it. Nothing was executed.
+        CheckpointError: the file is not a torch file, or needs a class or function that is not on the allow-list; the
+            message names it. Nothing was executed.
     """
     allowed: list[Any] = [(stand_in, name) for name, stand_in in _HARMLESS.items()]
     try:
@@ -71,9 +65,9 @@ def load_pickle(path: Path) -> Any:
             f"{path.name} is refused: {_reason(str(error))}",
             hint="Only tensors and plain containers are read. Nothing in the file was executed.",
         ) from None
-    except Exception as error:  # a broken pickle makes the unpickler raise anything, struct.error and LookupError too
+    except Exception as error:  # the unpickler may raise anything for a broken pickle, such as struct.error
         first_line = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise CheckpointError(f"{path.name} is no checkpoint that torch can read: {first_line}") from None
+        raise CheckpointError(f"{path.name} is not a checkpoint that torch can read: {first_line}") from None
 
 
 def _reason(message: str) -> str:
@@ -83,6 +77,6 @@ def _reason(message: str) -> str:
         r"[Uu]nsupported (?:global|class)[^\w]*(?:GLOBAL )?([\w.]+)",
     ):
         if found := re.search(pattern, message):
-            return f"it wants to load {found.group(1)}, which is not on the allow-list"
+            return f"it loads {found.group(1)}, which is not on the allow-list"
     tail = message.rsplit("WeightsUnpickler error:", 1)[-1].strip().split("\n", 1)[0]
-    return f"its pickle does more than hold tensors ({tail})"
+    return f"its pickle has more than tensors ({tail})"

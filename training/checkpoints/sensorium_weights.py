@@ -1,4 +1,4 @@
-"""The Sensorium 2022 baselines: `.pth` state dicts of the CNN and LN models, whose configuration is in their shapes."""
+"""The Sensorium 2022 baselines: `.pth` state dicts of CNN and LN models, configured by their shapes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 from torch import Tensor
 
 from training.config import ModelConfig, parse_config
-from training.data.mouse import paper_mouse_id
+from training.data.layout import paper_mouse_id
 from training.errors import CheckpointError
 
 __all__ = ["IMAGE_SIZE", "infer_sensorium_config", "sensorium_mice"]
 
-# The competition's loaders hand the core images that are scaled to this already.
+# The competition's data loaders scale images to this size.
 IMAGE_SIZE = (36, 64)
 N_BEHAVIOR = 3
 
@@ -22,7 +22,7 @@ def sensorium_mice(state: dict[str, Tensor], name: str) -> dict[str, tuple[str, 
     """Data key -> (mouse_id, data_key, n_neurons).
 
     Raises:
-        CheckpointError: the weights are not of a Sensorium baseline.
+        CheckpointError: these are not the weights of a Sensorium baseline.
     """
     mice: dict[str, tuple[str, str | None, int]] = {}
     for key, tensor in state.items():
@@ -32,7 +32,7 @@ def sensorium_mice(state: dict[str, Tensor], name: str) -> dict[str, tuple[str, 
             mice[data_key] = (paper_mouse_id(data_key), data_key, tensor.shape[-1])
     if not mice or "core.features.layer0.conv.weight" not in state:
         raise CheckpointError(
-            f"{name} holds no Sensorium baseline",
+            f"{name} is not a Sensorium baseline",
             got=f"keys such as {', '.join(list(state)[:3])}" if state else "no keys",
             expected="core.features.layer0.conv.weight and readout.<data key>._features",
         )
@@ -40,13 +40,13 @@ def sensorium_mice(state: dict[str, Tensor], name: str) -> dict[str, tuple[str, 
 
 
 def infer_sensorium_config(state: dict[str, Tensor], *, core: Literal["cnn", "ln"], name: str) -> ModelConfig:
-    """The model that such weights belong to.
+    """The configuration of the model with these weights.
 
     Args:
-        core: whether there are nonlinearities between the layers, which no weight tells.
+        core: with ("cnn") or without ("ln") nonlinearities, which the weights do not show.
 
     Raises:
-        CheckpointError: a shape that no baseline has.
+        CheckpointError: a shape does not occur in a baseline.
     """
     first = state["core.features.layer0.conv.weight"]
     _check_ndim("core.features.layer0.conv.weight", first, 4, name)
@@ -88,4 +88,4 @@ def infer_sensorium_config(state: dict[str, Tensor], *, core: Literal["cnn", "ln
 def _check_ndim(key: str, tensor: Tensor, ndim: int, name: str) -> None:
     if tensor.ndim != ndim:
         shape = tuple(tensor.shape)
-        raise CheckpointError(f"{name}: weights of another shape for {key}", got=shape, expected=f"{ndim} axes")
+        raise CheckpointError(f"{name}: wrong shape of {key}", got=shape, expected=f"{ndim} axes")

@@ -1,4 +1,4 @@
-"""Batches of all mice: the longest recording sets the epoch's length, shorter ones cycle (paper, section 4.2)."""
+"""Batches of all mice: the longest recording sets the length of an epoch, shorter ones repeat (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from training.data.recordings import Recording
 from training.errors import RecordingError
 
-__all__ = ["MouseBatch", "epoch_batches", "read_ahead", "read_batch", "steps_per_epoch"]
+__all__ = ["MouseBatch", "batches_of", "epoch_batches", "read_ahead", "read_batch", "steps_per_epoch"]
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ def epoch_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """For every step, each mouse's trials by file number.
 
-    The order depends on seed, epoch and mouse alone, so that a resumed run sees what an unbroken one would.
+    The order depends only on seed, epoch and mouse, so that a resumed run sees the same trials as an uninterrupted one.
     """
     steps = steps_per_epoch(recordings, batch_size)
     streams = {
@@ -62,15 +63,24 @@ def _cycle(trials: np.ndarray, batch_size: int, rng: np.random.Generator) -> Ite
 def read_batch(recording: Recording, indices: np.ndarray, device: torch.device) -> MouseBatch:
     """Trials as tensors: inputs in the recording's own units, responses divided by their std."""
     batch = recording.batch(indices)
-    response = batch.response / recording.response_std
-    image, behavior, pupil_center = batch.image, batch.behavior, batch.pupil_center
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in (image, behavior, pupil_center, response)]
+    arrays = (batch.image, batch.behavior, batch.pupil_center, batch.response / recording.response_std)
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     image_t, behavior_t, pupil_t, response_t = (tensor.to(device, non_blocking=True) for tensor in tensors)
     return image_t, behavior_t, pupil_t, response_t
 
 
+def batches_of(
+    recording: Recording, indices: np.ndarray, device: torch.device, *, size: int = 32, progress: str | None = None
+) -> Iterator[tuple[np.ndarray, MouseBatch]]:
+    """Trials in batches, in order: their file numbers, and their tensors. `progress` labels a progress bar."""
+    starts = range(0, len(indices), size)
+    for start in tqdm(starts, desc=progress, unit="batch", leave=False, disable=None if progress else True):
+        part = indices[start : start + size]
+        yield part, read_batch(recording, part, device)
+
+
 def read_ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """The same items, the next ones made in a thread meanwhile; what goes wrong there is raised here."""
+    """The same items, read ahead in a thread; an exception in the thread is raised here."""
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 

@@ -1,10 +1,10 @@
-"""The packed cache of a recording: all trials in four arrays that are memory-mapped, written once.
+"""The packed cache of a recording: all trials in four memory-mapped arrays, written once.
 
-A recording is 4 files per trial, so an epoch of 4,500 trials would open 18,000 files. Packed, a batch is four slices.
+A recording has 4 files per trial, so an epoch of 4,500 trials would open 18,000 files. Packed, a batch is four slices.
 
     <recording>.packed/{images,responses,behavior,pupil_center}.npy, pack.json
 
-Images stay bytes where all of them are bytes (a quarter of the memory), everything else is float32.
+Images are stored as bytes if all of them are bytes (a quarter of the memory). Everything else is float32.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class PackedTrials:
     Attributes:
         images: (T, C, H, W) uint8 or float32, memory-mapped.
         responses: (T, N) float32, memory-mapped.
-        behavior: (T, 3) float32 or None where the recording has none.
-        pupil_center: (T, 2) float32 or None.
+        behavior: (T, 3) float32, or None if the recording has none.
+        pupil_center: (T, 2) float32, or None.
         data_hash: SHA-256 over the recording's files (names and contents).
     """
 
@@ -52,15 +52,15 @@ class PackedTrials:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a path is a cache, which a shell's `*` finds beside its recording."""
+    """Whether a path is a cache; a shell's `*` finds caches together with recordings."""
     return path.suffix == ".packed" and (path / PACK).is_file()
 
 
 def open_packed(source: Source, *, folder: Path, n_trials: int, n_neurons: int) -> PackedTrials:
-    """Open the pack in `folder`; write it first where there is none, or the recording has changed since.
+    """Opens the pack in `folder`. Writes it first if there is none, or if the recording has changed.
 
     Raises:
-        RecordingError: a trial's file is missing, truncated, of another shape or holds NaN; or the disk is full.
+        RecordingError: a trial's file is missing, truncated, has another shape or contains NaN; or the disk is full.
     """
     fingerprint = source.fingerprint()
     packed = _open(folder, fingerprint)
@@ -81,8 +81,8 @@ def open_packed(source: Source, *, folder: Path, n_trials: int, n_neurons: int) 
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RecordingError(
             f"the packed cache {str(folder)!r} cannot be written: {error.strerror or error}",
-            hint=("The disk is full: free some space" if full else "Choose a folder that can be written")
-            + ", or set V1T_CACHE to a folder elsewhere.",
+            hint=("The disk is full: free some space" if full else "Make the folder writable")
+            + ", or set V1T_CACHE to another folder.",
         ) from error
     packed = _open(folder, fingerprint)
     if packed is None:
@@ -91,7 +91,7 @@ def open_packed(source: Source, *, folder: Path, n_trials: int, n_neurons: int) 
 
 
 def _open(folder: Path, fingerprint: str) -> PackedTrials | None:
-    """The pack, or None where there is none that fits; a damaged pack counts as none and is written again."""
+    """The pack; None if it does not exist, is damaged, or belongs to another version of the recording."""
     try:
         about: dict[str, Any] = json.loads((folder / PACK).read_text())
         if about["version"] != PACK_VERSION or about["fingerprint"] != fingerprint:
@@ -129,7 +129,7 @@ def _pack(source: Source, folder: Path, *, fingerprint: str, n_trials: int, n_ne
     with bar:
         try:
             shapes["images"] = _write_images(source, folder, n_trials, np.uint8, read)
-        except _NotBytesError:
+        except _NotUint8Error:
             shapes["images"] = _write_images(source, folder, n_trials, np.float32, read)
         for name in present[1:]:
             shapes[name] = [n_trials, lengths[name]]
@@ -156,7 +156,7 @@ def _check_numbers(source: Source, name: str, n_trials: int) -> None:
     if missing:
         listed = ", ".join(f"{trial}.npy" for trial in missing[:5])
         raise RecordingError(
-            f"recording {source.path.name!r}: data/{name} misses {listed}{', ...' if len(missing) > 5 else ''}",
+            f"recording {source.path.name!r}: data/{name} lacks {listed}{', ...' if len(missing) > 5 else ''}",
             got=f"{n_trials - len(missing)} files",
             expected=f"0.npy to {n_trials - 1}.npy, one per entry of meta/trials/tiers.npy",
         )
@@ -168,8 +168,8 @@ def _check_numbers(source: Source, name: str, n_trials: int) -> None:
         )
 
 
-class _NotBytesError(Exception):
-    """An image that does not fit into uint8 came after ones that did."""
+class _NotUint8Error(Exception):
+    """An image is not uint8."""
 
 
 def _write_images(
@@ -182,11 +182,13 @@ def _write_images(
             where = f"data/images/{trial}.npy"
             image = read(where)
             if image.ndim != 3 or image.size == 0 or (shape and image.shape != shape):
-                raise RecordingError(f"{where} has another shape", got=image.shape, expected=shape or "(C, H, W)")
+                raise RecordingError(f"{where} has a wrong shape", got=image.shape, expected=shape or "(C, H, W)")
             if image.dtype.kind not in "fiub":
-                raise RecordingError(f"{where} does not hold numbers", got=f"dtype {image.dtype}", expected="float32")
+                raise RecordingError(
+                    f"{where} does not contain numbers", got=f"dtype {image.dtype}", expected="float32"
+                )
             if dtype is np.uint8 and image.dtype != np.uint8:
-                raise _NotBytesError
+                raise _NotUint8Error
             if file is None:
                 shape = image.shape
                 file = _ArrayFile(folder / "images.npy", [n_trials, *shape], dtype)
@@ -198,7 +200,7 @@ def _write_images(
 
 
 class _ArrayFile:
-    """A .npy file written row by row. Not a memory map: on a full disk that would end in a bus error, not in ENOSPC."""
+    """A .npy file that is written row by row. A memory map would end in a bus error on a full disk, not in ENOSPC."""
 
     def __init__(self, path: Path, shape: list[int], dtype: type[np.generic]) -> None:
         self._file = path.open("wb")
@@ -219,7 +221,7 @@ class _ArrayFile:
 
 
 def _put_in_place(temporary: Path, folder: Path, fingerprint: str) -> None:
-    """Rename the finished pack; another process may have been faster, then its pack is as good."""
+    """Renames the finished pack, unless another process has written the same one in the meantime."""
     if folder.exists():
         if _open(folder, fingerprint) is not None:
             return
@@ -234,7 +236,7 @@ def _put_in_place(temporary: Path, folder: Path, fingerprint: str) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes of this machine left beside the pack."""
+    """Removes temporary folders of killed processes of this machine."""
     prefix = f".{folder.name}.{socket.gethostname()}-"
     for path in folder.parent.glob(f"{prefix}*"):
         pid = path.name.removeprefix(prefix).split(".")[0]
@@ -243,7 +245,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere os.kill would end it
+    if os.name != "posix":  # on Windows os.kill would end the process
         return True
     try:
         os.kill(pid, 0)

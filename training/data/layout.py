@@ -1,11 +1,11 @@
-"""The Sensorium 2022 / Franke 2022 layout on disk: which files there are, and how one of them is read and refused.
+"""The Sensorium 2022 / Franke 2022 layout on disk, and the functions that read and check its files.
 
-static21067-10-18-GrayImageNet-<hash>/        or the same as a .zip, read without unpacking it
+static21067-10-18-GrayImageNet-<hash>/        or a .zip of it, which is read without unpacking
     data/{images,responses,behavior,pupil_center}/<trial>.npy
     meta/neurons/{unit_ids,cell_motor_coordinates}.npy
     meta/trials/{tiers,trial_idx,frame_image_id}.npy
     meta/statistics/{images,responses,behavior,pupil_center}/all/{mean,std,min,max,median}.npy
-    meta/simulated.json                       only where `training.simulation.simulate` wrote the recording
+    meta/simulated.json                       only if `training.simulation.simulate` wrote the recording
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ __all__ = [
     "STATISTICS",
     "TIERS",
     "Source",
+    "channel_names",
     "data_key_of",
     "finite",
     "flat",
+    "paper_mouse_id",
 ]
 
 INPUTS = ("images", "responses", "behavior", "pupil_center")
@@ -45,7 +47,7 @@ PUPIL_CENTER_NAMES = ("pupil_center_x", "pupil_center_y")
 IMAGE_ID_FILES = ("frame_image_id", "colorframeprojector_image_id")  # grey (Sensorium), colour (Franke)
 SIMULATED = "meta/simulated.json"
 
-# The paper's names, by animal-session-scan: S0 and S1 are the competition's, A-E Sensorium, F-O Franke.
+# Data key (animal-session-scan) -> the paper's name: S0 and S1 of the competition, A-E Sensorium, F-O Franke.
 MOUSE_IDS = {
     "26872-17-20": "S0",
     "27204-5-13": "S1",
@@ -68,16 +70,29 @@ MOUSE_IDS = {
 
 
 def data_key_of(name: str) -> str:
-    """ "static21067-10-18-GrayImageNet-94c6..." -> "21067-10-18"; another name is its own key."""
+    """ "static21067-10-18-GrayImageNet-94c6..." -> "21067-10-18"; any other name is returned unchanged."""
     match = re.match(r"static(\d+-\d+-\d+)(?:-|$)", name)
     return match.group(1) if match else name
 
 
+def paper_mouse_id(data_key: str) -> str:
+    """The paper's name of a recording (Table A.1); the data key itself if the paper has none."""
+    return MOUSE_IDS.get(data_key, data_key)
+
+
+def channel_names(n_channels: int) -> tuple[str, ...]:
+    """Names of a recording's image channels.
+
+    Dataset F has a UV and a green channel. Public code contradicts itself on their order, so they stay unnamed.
+    """
+    return ("gray",) if n_channels == 1 else tuple(f"channel_{i}" for i in range(n_channels))
+
+
 class Source:
-    """The files of one recording, in a folder or in a zip, by their path inside it.
+    """The files of one recording, in a folder or a zip, by their path in it.
 
     Args:
-        path: the folder that holds `data/` and `meta/`, or a .zip of it (at its top or one folder down).
+        path: the folder that contains `data/` and `meta/`, or a .zip of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +108,7 @@ class Source:
                 self._zip = zipfile.ZipFile(path)
             except (zipfile.BadZipFile, OSError) as error:
                 raise RecordingError(
-                    f"recording {str(path)!r} is no readable zip file: {error}", hint="Download it again."
+                    f"recording {str(path)!r} is not a readable zip file: {error}", hint="Download it again."
                 ) from error
             self._stamps = dict(self._zip_stamps(self._zip))
         for folder in ("data/images", "data/responses", "meta/neurons", "meta/trials", "meta/statistics"):
@@ -101,7 +116,7 @@ class Source:
                 raise RecordingError(
                     f"recording {path.name!r} has no {folder}/*.npy",
                     expected="data/ and meta/ of the Sensorium 2022 layout",
-                    hint="Give the folder that holds data/ and meta/.",
+                    hint="Give the folder that contains data/ and meta/.",
                 )
 
     @property
@@ -120,7 +135,7 @@ class Source:
         return {int(stem) for stem in stems if stem.isdecimal()}
 
     def fingerprint(self) -> str:
-        """SHA-256 of all names, sizes and times of change: cheap, and different when a file is."""
+        """SHA-256 of the names, sizes and modification times of all files: cheap, and changes with any file."""
         lines = "\n".join(f"{name} {self._stamps[name]}" for name in self.names())
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -140,15 +155,15 @@ class Source:
         return self.parse(name, self.read(name))
 
     def parse(self, name: str, content: bytes) -> np.ndarray:
-        """An array from the bytes of a .npy file; object arrays are refused, they would unpickle code."""
+        """An array from the bytes of a .npy file. Object arrays are refused: unpickling them could execute code."""
         try:
             array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         except (ValueError, EOFError, OSError, SyntaxError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RecordingError(
-                f"recording {self.path.name!r}: {name} is no complete .npy array ({reason})",
+                f"recording {self.path.name!r}: {name} is not a complete .npy array ({reason})",
                 got=f"{len(content)} bytes",
-                hint="The file is truncated or of another kind: copy it again.",
+                hint="Copy the file again.",
             ) from error
         return np.asarray(array)
 
@@ -182,19 +197,19 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def flat(array: np.ndarray, length: int, *, where: str) -> np.ndarray:
-    """(length,) float32 from (length,) or (1, length), which the data set's own README and files disagree on."""
+    """(length,) float32 from (length,) or (1, length): the data set's README and files disagree on the shape."""
     if array.dtype.kind not in "fiub":
-        raise RecordingError(f"{where} does not hold numbers", got=f"dtype {array.dtype}", expected="float32")
+        raise RecordingError(f"{where} is not numeric", got=f"dtype {array.dtype}", expected="float32")
     if array.shape not in ((length,), (1, length)):
-        raise RecordingError(f"{where} has another shape", got=array.shape, expected=f"({length},) or (1, {length})")
+        raise RecordingError(f"{where} has a wrong shape", got=array.shape, expected=f"({length},) or (1, {length})")
     return array.reshape(length).astype(np.float32)
 
 
 def finite(array: np.ndarray, *, where: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise RecordingError(
-            f"{where} holds NaN or infinity",
+            f"{where} contains NaN or infinity",
             got=f"{int((~np.isfinite(array)).sum())} of {array.size} values",
-            hint="Take the trial out of the recording, or fill the value in; we do not guess it.",
+            hint="Remove the trial from the recording, or fill in the value.",
         )
     return array

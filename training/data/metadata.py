@@ -1,4 +1,4 @@
-"""What a recording says about its neurons, its trials and its statistics (`meta/`), read and checked."""
+"""The metadata of a recording (`meta/`): neurons, trials and statistics, read and checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class InputStatistics:
-    """What one input was over the recording, as its `meta/statistics` say: an entry per channel or neuron, float32."""
+    """Statistics of one input from `meta/statistics`, float32, with an entry per channel or neuron."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -35,7 +35,7 @@ class InputStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """images (C,), responses (N,), behavior (3,), pupil_center (2,); mean 0 and std 1 where the recording has none."""
+    """images (C,), responses (N,), behavior (3,), pupil_center (2,); mean 0 and std 1 for inputs that are missing."""
 
     images: InputStatistics
     responses: InputStatistics
@@ -44,29 +44,31 @@ class Statistics:
 
 
 def read_neurons(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """ids (N,) int64 and coordinates (N, 3) float32 [um]."""
+    """Ids (N,) int64 and coordinates (N, 3) float32 [um]."""
     where = "meta/neurons/unit_ids.npy"
     ids = source.array(where)
     if ids.ndim != 1 or len(ids) == 0 or ids.dtype.kind not in "iu":
-        raise RecordingError(f"{where} is no list of ids", got=f"{ids.shape} {ids.dtype}", expected="(N,) integers")
+        raise RecordingError(f"{where} is not a list of ids", got=f"{ids.shape} {ids.dtype}", expected="(N,) integers")
     if len(np.unique(ids)) != len(ids):
-        raise RecordingError(f"{where} names a neuron twice", got=f"{len(np.unique(ids))} different of {len(ids)}")
+        raise RecordingError(f"{where} has a neuron twice", got=f"{len(np.unique(ids))} distinct of {len(ids)}")
     where = "meta/neurons/cell_motor_coordinates.npy"
     coordinates = source.array(where)
     if coordinates.shape != (len(ids), 3):
-        raise RecordingError(f"{where} has another shape", got=coordinates.shape, expected=(len(ids), 3))
+        raise RecordingError(f"{where} has a wrong shape", got=coordinates.shape, expected=(len(ids), 3))
     return ids.astype(np.int64), finite(coordinates.astype(np.float32), where=where)
 
 
 def read_trials(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """tiers, image ids and trial ids, (T,) each, by file number."""
+    """Tiers, image ids and trial ids, (T,) each, by file number."""
     where = "meta/trials/tiers.npy"
     tiers = source.array(where)
     if tiers.ndim != 1 or len(tiers) == 0 or tiers.dtype.kind not in "US":
-        raise RecordingError(f"{where} is no list of tiers", got=f"{tiers.shape} {tiers.dtype}", expected="(T,) words")
+        raise RecordingError(
+            f"{where} is not a list of tiers", got=f"{tiers.shape} {tiers.dtype}", expected="(T,) words"
+        )
     tiers = tiers.astype(str)
     if unknown := sorted(set(tiers.tolist()) - set(TIERS)):
-        raise RecordingError(f"{where} holds an unknown tier", got=repr(unknown[0]), expected=" or ".join(TIERS))
+        raise RecordingError(f"{where} contains an unknown tier", got=repr(unknown[0]), expected=" or ".join(TIERS))
     found = [name for name in IMAGE_ID_FILES if f"meta/trials/{name}.npy" in source]
     image_ids = _read_ids(source, f"meta/trials/{(found or IMAGE_ID_FILES)[0]}.npy", len(tiers))
     return tiers, image_ids, _read_ids(source, "meta/trials/trial_idx.npy", len(tiers))
@@ -75,38 +77,38 @@ def read_trials(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _read_ids(source: Source, where: str, n_trials: int) -> np.ndarray:
     ids = source.array(where)
     if ids.shape != (n_trials,):
-        raise RecordingError(f"{where} has another length than meta/trials/tiers.npy", got=ids.shape, expected=n_trials)
+        raise RecordingError(f"{where} and meta/trials/tiers.npy differ in length", got=ids.shape, expected=n_trials)
     if ids.dtype.kind == "f" and (ids == np.round(ids)).all():
         ids = ids.astype(np.int64)
     if ids.dtype.kind not in "iuUS":
-        raise RecordingError(f"{where} holds no ids", got=ids.dtype, expected="integers or strings")
+        raise RecordingError(f"{where} does not contain ids", got=ids.dtype, expected="integers or strings")
     return ids.astype(np.int64) if ids.dtype.kind in "iu" else ids.astype(str)
 
 
 def read_simulated(source: Source) -> dict[str, Any]:
-    """What the simulator says about itself; empty for a real recording."""
+    """The content of `meta/simulated.json`; empty for a real recording."""
     if SIMULATED not in source:
         return {}
     try:
         about = json.loads(source.read(SIMULATED))
     except ValueError as error:
-        raise RecordingError(f"{SIMULATED} is no JSON: {error}") from error
+        raise RecordingError(f"{SIMULATED} is not JSON: {error}") from error
     if not isinstance(about, dict) or not isinstance(about.get("mouse_id"), str):
-        raise RecordingError(f"{SIMULATED} does not say the mouse's id", expected='{"mouse_id": "SIM1", ...}')
+        raise RecordingError(f"{SIMULATED} has no mouse_id", expected='{"mouse_id": "SIM1", ...}')
     return about
 
 
 def read_n_channels(source: Source) -> int:
-    """The first image's; whether all are alike is found out when they are packed."""
+    """The number of channels of the first image. Packing checks that all images have the same shape."""
     where = "data/images/0.npy"
     shape = source.array(where).shape
     if len(shape) != 3 or 0 in shape:
-        raise RecordingError(f"{where} is no image", got=shape, expected="(C, H, W)")
+        raise RecordingError(f"{where} is not an image", got=shape, expected="(C, H, W)")
     return int(shape[0])
 
 
 def read_statistics(source: Source, *, n_channels: int, n_neurons: int) -> Statistics:
-    """Every input's statistics; the identity for behaviour or pupil centre where the recording has none."""
+    """The statistics of every input; mean 0 and std 1 for behaviour or pupil centre that the recording lacks."""
     lengths = {"images": n_channels, "responses": n_neurons, "behavior": 3, "pupil_center": 2}
     present = {name: bool(source.numbered(f"data/{name}")) for name in INPUTS}
     return Statistics(
@@ -135,9 +137,9 @@ def _read_input_statistics(source: Source, name: str, length: int) -> InputStati
     if (values["std"] < 0).any() or (name != "responses" and (values["std"] == 0).any()):
         where = f"meta/statistics/{name}/all/std.npy"
         raise RecordingError(
-            f"{where} is not positive, inputs could not be divided by it",
+            f"{where} is not positive, but inputs are divided by it",
             got=values["std"].min(),
             expected="> 0",
-            hint="A channel that never changes: write 1 there to leave it as it is.",
+            hint="For a channel that is constant, write 1: then it is not scaled.",
         )
     return InputStatistics(**values)

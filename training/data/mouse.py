@@ -1,42 +1,38 @@
-"""A mouse as a twin knows it: what was recorded from, in which units, with which statistics."""
+"""What a twin knows about a mouse without its recording: neurons, units and statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from training.data.cache import is_packed
-from training.data.layout import MOUSE_IDS, STATISTICS
+from training.data.layout import STATISTICS, channel_names
 from training.data.metadata import InputStatistics
 from training.data.recordings import Recording
 from training.errors import RecordingError
 
-__all__ = ["Mouse", "channel_names", "open_recordings", "paper_mouse_id"]
+__all__ = ["Mouse", "by_mouse", "data_hashes", "open_recordings"]
 
 _EXPECTED = "folders or zips in the Sensorium layout, such as static21067-10-18-*"
 
 
-def paper_mouse_id(data_key: str) -> str:
-    """The paper's name of a recording (Table A.1), or the data key itself where the paper has none."""
-    return MOUSE_IDS.get(data_key, data_key)
-
-
 @dataclass(frozen=True, eq=False)
 class Mouse:
-    """Everything about a mouse that a twin must know without its recording.
+    """A mouse, as it is saved in checkpoints.
 
     Attributes:
         image_shape: (C, H, W) of the recording's images.
         neuron_ids: (N,) int64.
-        neuron_coordinates: (N, 3) float32, cortical position [um]; NaN where unknown.
-        images, behavior, pupil_center: statistics over the training trials, (C,), (3,) and (2,); None where the mouse
-            has no such recording, or where inputs are standardised already.
+        neuron_coordinates: (N, 3) float32, cortical position [um]; NaN if unknown.
+        images, behavior, pupil_center: statistics over the training trials, (C,), (3,) and (2,); None if the recording
+            lacks them, or if inputs are already standardised.
         percentiles: channel -> such as {"5": 12.1}, over the training trials.
-        response_mean, response_std: (N,) float32, or None; the std after the reference's floor at 1 % of its mean.
+        response_mean, response_std: (N,) float32, or None; the std is at least 1 % of the mean std, as in the reference
+            code.
     """
 
     mouse_id: str
@@ -60,7 +56,7 @@ class Mouse:
 
     @property
     def standardized_inputs(self) -> bool:
-        """True: no statistics are known, so the twin takes inputs that are standardised already."""
+        """Whether no statistics are known, so that the twin takes inputs that are already standardised."""
         return self.images is None
 
     @classmethod
@@ -88,7 +84,7 @@ class Mouse:
     def without_recording(
         cls, mouse_id: str, image_shape: tuple[int, int, int], n_neurons: int, data_key: str | None = None
     ) -> Mouse:
-        """A mouse of which only the weights are known: neurons are numbered, inputs are standardised already."""
+        """A mouse of imported weights: neurons are numbered, and inputs are already standardised."""
         return cls(
             mouse_id=mouse_id,
             data_key=data_key,
@@ -99,7 +95,7 @@ class Mouse:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What is not an array."""
+        """Everything that is not an array."""
         return {
             "mouse_id": self.mouse_id,
             "data_key": self.data_key,
@@ -111,24 +107,22 @@ class Mouse:
         }
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays, by flat names."""
+        """The arrays, by flat names such as "images.mean"."""
         arrays = {"neuron_ids": self.neuron_ids, "neuron_coordinates": self.neuron_coordinates}
         for name in ("response_mean", "response_std"):
             if (value := getattr(self, name)) is not None:
                 arrays[name] = value
         for name in ("images", "behavior", "pupil_center"):
-            statistics = getattr(self, name)
-            if statistics is None:
-                continue
-            for key in STATISTICS:
-                arrays[f"{name}.{key}"] = getattr(statistics, key)
-        return {name: np.array(array, order="C") for name, array in arrays.items()}  # copies: none share memory
+            if (statistics := getattr(self, name)) is not None:
+                arrays |= {f"{name}.{key}": getattr(statistics, key) for key in STATISTICS}
+        # Copies, as the tensors of a checkpoint must not share memory.
+        return {name: np.array(array, order="C") for name, array in arrays.items()}
 
     @classmethod
     def from_parts(cls, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> Mouse:
         """The inverse of `to_json` and `to_arrays`."""
         channels, height, width = content["image_shape"]
-        mouse = cls(
+        return cls(
             mouse_id=content["mouse_id"],
             data_key=content["data_key"],
             image_shape=(channels, height, width),
@@ -140,28 +134,17 @@ class Mouse:
             neuron_coordinates=arrays["neuron_coordinates"],
             response_mean=arrays.get("response_mean"),
             response_std=arrays.get("response_std"),
-        )
-        return replace(
-            mouse,
             images=_statistics(arrays, "images"),
             behavior=_statistics(arrays, "behavior"),
             pupil_center=_statistics(arrays, "pupil_center"),
         )
 
 
-def channel_names(n_channels: int) -> tuple[str, ...]:
-    """Names of a recording's image channels.
-
-    Dataset F has a UV and a green channel; public code contradicts itself on their order, so none is claimed.
-    """
-    return ("gray",) if n_channels == 1 else tuple(f"channel_{i}" for i in range(n_channels))
-
-
 def open_recordings(paths: Sequence[Path]) -> list[Recording]:
-    """Opens recordings given as folders, zips, or folders of them; their caches are passed over.
+    """Opens recordings, given as folders, zips, or folders of them. Caches are skipped.
 
     Raises:
-        RecordingError: one cannot be read, two are of the same mouse, or all paths are caches.
+        RecordingError: a recording cannot be read, two are of the same mouse, or all paths are caches.
     """
     found: dict[str, Recording] = {}
     for path in paths:
@@ -178,6 +161,16 @@ def open_recordings(paths: Sequence[Path]) -> list[Recording]:
     return list(found.values())
 
 
+def by_mouse(recordings: Iterable[Recording]) -> dict[str, Recording]:
+    """mouse_id -> recording."""
+    return {recording.mouse_id: recording for recording in recordings}
+
+
+def data_hashes(recordings: Iterable[Recording]) -> dict[str, str]:
+    """mouse_id -> hash of the recording."""
+    return {recording.mouse_id: recording.data_hash for recording in recordings}
+
+
 def _parts(path: Path) -> list[Path]:
     if is_packed(path):
         return []
@@ -185,7 +178,7 @@ def _parts(path: Path) -> list[Path]:
         return [path]
     parts = [part for part in sorted(path.iterdir()) if (part / "data").is_dir() or part.suffix == ".zip"]
     if not parts:
-        raise RecordingError(f"{path} holds no recordings", expected=_EXPECTED)
+        raise RecordingError(f"{path} contains no recordings", expected=_EXPECTED)
     return parts
 
 

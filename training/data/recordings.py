@@ -1,10 +1,10 @@
-"""A recording: one mouse looking at images, opened from disk, validated, and read in batches.
+"""A recording of one mouse that looks at images: opened from disk, checked, and read in batches.
 
     recording = Recording.open("static21067-10-18-GrayImageNet-94c6ff995dac583098847cfecd43e7b6")
     batch = recording.batch(recording.tier("train").indices[:16])
     batch.image, batch.behavior, batch.pupil_center, batch.response    # the recording's own units
 
-The layout on disk is in `training.data.layout` and `training.data.metadata`, the cache in `training.data.cache`.
+See `training.data.layout` and `training.data.metadata` for the layout on disk, `training.data.cache` for the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from training.data.cache import PackedTrials, is_packed, open_packed
-from training.data.layout import BEHAVIOR_NAMES, MOUSE_IDS, PUPIL_CENTER_NAMES, STATISTICS, TIERS, Source, data_key_of
+from training.data.layout import (
+    BEHAVIOR_NAMES,
+    PUPIL_CENTER_NAMES,
+    STATISTICS,
+    TIERS,
+    Source,
+    channel_names,
+    data_key_of,
+    paper_mouse_id,
+)
 from training.data.metadata import (
     InputStatistics,
     Statistics,
@@ -30,17 +39,9 @@ from training.data.metadata import (
     read_trials,
 )
 from training.errors import RecordingError, ScoringError
+from training.tables import counted
 
-__all__ = [
-    "PERCENTILES",
-    "Batch",
-    "InputStatistics",
-    "Recording",
-    "Statistics",
-    "Trials",
-    "add_arguments",
-    "run",
-]
+__all__ = ["PERCENTILES", "Batch", "Recording", "Trials", "add_arguments", "run"]
 
 PERCENTILES = (5, 25, 50, 75, 95)
 CACHE_VARIABLE = "V1T_CACHE"
@@ -51,9 +52,9 @@ class Trials:
     """The trials of one tier.
 
     Attributes:
-        indices: (T,) file numbers, what `Recording.batch` takes. They say nothing about the order in time.
-        image_ids: (T,) equal where the same image was shown again.
-        trial_ids: (T,) the trial's place in the experiment; hashed strings where the competition hides it.
+        indices: (T,) file numbers, for `Recording.batch`. They do not follow the order in time.
+        image_ids: (T,) equal for trials of the same image.
+        trial_ids: (T,) the trial's index in time; hashed strings where the competition hides it.
     """
 
     tier: str
@@ -71,8 +72,8 @@ class Batch:
 
     Attributes:
         image: (B, C, H, W) float32, grey levels 0 to 255.
-        behavior: (B, 3) float32: pupil dilation, its derivative, running speed; zeros where `has_behavior` is False.
-        pupil_center: (B, 2) float32, (x, y) eye-camera pixels; zeros where `has_pupil_center` is False.
+        behavior: (B, 3) float32: pupil dilation, its derivative, running speed; zeros if `has_behavior` is False.
+        pupil_center: (B, 2) float32, (x, y) eye-camera pixels; zeros if `has_pupil_center` is False.
         response: (B, N) float32, as recorded.
     """
 
@@ -80,25 +81,22 @@ class Batch:
     behavior: np.ndarray
     pupil_center: np.ndarray
     response: np.ndarray
-    image_id: np.ndarray
-    trial_id: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One mouse's recording. `Recording.open` makes it; everything was checked by then.
+    """One mouse's recording. `Recording.open` checks it.
 
     Attributes:
-        mouse_id: the paper's name ("A"), or the data key where the paper does not know the mouse.
+        mouse_id: the paper's name ("A"), or the data key if the paper does not have the mouse.
         data_key: animal-session-scan, such as "21067-10-18".
         image_shape: (C, H, W).
-        image_channels: ("gray",), or "channel_0", "channel_1" for colour recordings: public code contradicts itself
-            on which of the two is UV, so the order is kept and the channels stay unnamed.
+        image_channels: ("gray",), or "channel_0", "channel_1" for colour recordings.
         neuron_ids: (N,) int64.
         neuron_coordinates: (N, 3) float32, cortical x, y, z [um].
         tiers, image_ids, trial_ids: (T,) by file number.
-        simulated: `training.simulation.simulate` wrote it.
-        data_hash: SHA-256 over its files; equal for a folder and its zip.
+        simulated: whether `training.simulation.simulate` wrote it.
+        data_hash: SHA-256 over its files; the same for a folder and its zip.
     """
 
     path: Path
@@ -123,15 +121,15 @@ class Recording:
     def open(
         cls, path: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None, mouse_id: str | None = None
     ) -> Recording:
-        """Open and check a recording; the first time, pack it.
+        """Opens and checks a recording, and packs it the first time.
 
         Args:
             path: a folder or .zip in the Sensorium 2022 layout.
-            cache: the folder that holds the packed cache; else $V1T_CACHE, else the folder that holds the recording.
-            mouse_id: overrides the paper's name.
+            cache: the folder for the packed cache; by default $V1T_CACHE, or else the folder of the recording.
+            mouse_id: replaces the paper's name.
 
         Raises:
-            RecordingError: names the file, what it holds and what was expected.
+            RecordingError: a file is missing or invalid; the message names it.
         """
         source = Source(Path(path))
         try:
@@ -147,10 +145,10 @@ class Recording:
         data_key = data_key_of(source.name)
         return cls(
             path=Path(path),
-            mouse_id=mouse_id or simulated.get("mouse_id") or MOUSE_IDS.get(data_key, data_key),
+            mouse_id=mouse_id or simulated.get("mouse_id") or paper_mouse_id(data_key),
             data_key=data_key,
             image_shape=(C, H, W),
-            image_channels=("gray",) if C == 1 else tuple(f"channel_{i}" for i in range(C)),
+            image_channels=channel_names(C),
             neuron_ids=neuron_ids,
             neuron_coordinates=coordinates,
             tiers=tiers,
@@ -166,7 +164,7 @@ class Recording:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # To another process goes the path, not gigabytes of memory-mapped trials.
+        # Another process gets the path, not gigabytes of memory-mapped trials.
         return _reopen, (self.path, self.cache.parent, self.mouse_id)
 
     @property
@@ -179,7 +177,7 @@ class Recording:
 
     @property
     def response_std(self) -> np.ndarray:
-        """(N,) what a response is divided by: its std, but at least 1 % of the mean std (silent neurons)."""
+        """(N,) the std that responses are divided by: at least 1 % of the mean std, because of silent neurons."""
         std = self.statistics.responses.std.astype(np.float64)
         threshold = 0.01 * std.mean()
         return np.where(std > threshold, std, threshold).astype(np.float32)
@@ -192,12 +190,12 @@ class Recording:
         return Trials(name, indices, self.image_ids[indices], self.trial_ids[indices])
 
     def with_train_trials(self, n: int, *, seed: int) -> Recording:
-        """The same recording with n of its training trials, drawn at random; statistics stay those of all of them.
+        """The same recording with n random training trials. The statistics are still those of all training trials.
 
-        The view lives in this process: sent to another one, a recording is opened anew, with all trials.
+        Only for this process: a recording that is sent to another process is opened again, with all trials.
 
         Raises:
-            RecordingError: it has fewer.
+            RecordingError: there are fewer training trials.
         """
         train = np.flatnonzero(self.tiers == "train")
         if not 1 <= n <= len(train):
@@ -210,10 +208,10 @@ class Recording:
         return replace(self, tiers=tiers, data_hash=digest)
 
     def scorable(self, name: str) -> Trials:
-        """The trials of a tier whose responses predictions may be compared with.
+        """The trials of a tier, if predictions can be compared with their responses.
 
         Raises:
-            ScoringError: the tier is empty, or the competition keeps its responses (zeros, hashed trial ids).
+            ScoringError: the tier is empty, or the competition withholds its responses (zeros, hashed trial ids).
         """
         trials = self.tier(name)
         if len(trials) == 0:
@@ -222,15 +220,15 @@ class Recording:
         withheld = name == "final_test" or (name == "test" and self.trial_ids.dtype.kind not in "iu")
         if withheld or not self._packed.responses[trials.indices].any():
             raise ScoringError(
-                f"the {name} responses of mouse {self.mouse_id!r} cannot be scored: the competition keeps them",
-                got="responses withheld (zeroed on disk, hashed trial ids)",
+                f"the {name} responses of mouse {self.mouse_id!r} cannot be scored: the competition withholds them",
+                got="zeroed responses or hashed trial ids",
                 expected="recorded responses",
                 hint="Score the validation tier, or write a submission file.",
             )
         return trials
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """Some trials by file number, in the order asked for. indices: (B,) integers."""
+        """Trials by file number, in the given order. indices: (B,) integers."""
         indices = np.asarray(indices)
         packed, n = self._packed, len(indices)
         return Batch(
@@ -238,12 +236,10 @@ class Recording:
             behavior=_rows(packed.behavior, indices, n, 3),
             pupil_center=_rows(packed.pupil_center, indices, n, 2),
             response=np.asarray(packed.responses[indices]),  # (B, N)
-            image_id=self.image_ids[indices],
-            trial_id=self.trial_ids[indices],
         )
 
     def responses(self, indices: np.ndarray) -> np.ndarray:
-        """(B, N) the responses alone, without reading images."""
+        """(B, N) only the responses, without reading images."""
         return np.asarray(self._packed.responses[np.asarray(indices)])
 
     def behavior_percentiles(self) -> dict[str, dict[str, float]]:
@@ -262,16 +258,14 @@ class Recording:
         return result
 
     def notes(self) -> list[str]:
-        """What is unusual about this recording and will matter later, a sentence each."""
-        notes = []
-        if self.simulated:
-            notes.append("simulated: no mouse was recorded")
-        if not self.has_behavior:
-            notes.append("no behaviour: models that need it cannot be trained on this mouse")
-        if not self.has_pupil_center:
-            notes.append("no pupil centre: no shifter can be trained on this mouse")
-        if len(self.image_channels) > 1:
-            notes.append("colour: public code contradicts itself on which channel is UV; the order is kept as it is")
+        """Sentences on what is unusual about this recording."""
+        unusual = {
+            "simulated: no mouse was recorded": self.simulated,
+            "no behaviour: models that use it cannot be trained on this mouse": not self.has_behavior,
+            "no pupil centre: shifters cannot be trained on this mouse": not self.has_pupil_center,
+            "colour: public code contradicts itself on which channel is UV": len(self.image_channels) > 1,
+        }
+        notes = [note for note, applies in unusual.items() if applies]
         notes += [f"no {tier} trials" for tier in TIERS[:3] if len(self.tier(tier)) == 0]
         for tier in TIERS[2:]:
             if len(self.tier(tier)):
@@ -281,7 +275,7 @@ class Recording:
                     notes.append(f"{tier} cannot be scored: its responses are withheld")
         std = self.statistics.responses.std
         if silent := int((std <= 0.01 * std.mean()).sum()):
-            notes.append(f"{silent} neurons hardly respond: their std is raised to 1 % of the mean std")
+            notes.append(f"{counted(silent, 'silent neuron')}: the std is raised to 1 % of the mean std")
         return notes
 
 
@@ -295,17 +289,15 @@ def _rows(values: np.ndarray | None, indices: np.ndarray, n: int, width: int) ->
 
 def _cache_folder(source: Source, cache: str | os.PathLike[str] | None) -> Path:
     parent = cache or os.environ.get(CACHE_VARIABLE) or source.path.absolute().parent
-    return Path(parent) / f"{source.path.name}.packed"  # with its suffix: a folder and its zip may lie side by side
+    return Path(parent) / f"{source.path.name}.packed"  # with suffix, to tell a folder from its zip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m training inspect`."""
     parser.add_argument("recording", nargs="+", type=Path, help="folder or .zip in the Sensorium 2022 layout")
-    parser.add_argument("--cache", type=Path, help="folder for the packed cache (default: $V1T_CACHE, else beside it)")
+    parser.add_argument("--cache", type=Path, help="folder for caches (default: $V1T_CACHE, or beside the recording)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """`python -m training inspect RECORDING ...`: print what each recording holds."""
     for path in args.recording:
         if is_packed(path):
             continue
@@ -321,7 +313,7 @@ def _describe(recording: Recording) -> str:
         f"  neurons       {recording.n_neurons}",
         f"  images        {recording.image_shape} {', '.join(recording.image_channels)}",
         *(
-            f"  {tier:<13} {len(trials)} trials of {len(np.unique(trials.image_ids))} images"
+            f"  {tier:<13} {counted(len(trials), 'trial')} of {counted(len(np.unique(trials.image_ids)), 'image')}"
             for tier, trials in tiers.items()
             if len(trials)
         ),

@@ -1,4 +1,4 @@
-"""Scores a twin on trials that it has not seen: per neuron, per mouse, and over mice (paper, section 4.3)."""
+"""Scores of a twin on held-out trials: per neuron, per mouse, and over mice (paper, section 4.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from training.checkpoints.ensemble import Ensemble
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
-from training.evaluation.withheld import how_asked
+from training.evaluation.missing_inputs import predictor_for
 from training.metrics import (
     FEV_THRESHOLD,
     ccnorm,
@@ -20,8 +20,8 @@ from training.metrics import (
     single_trial_correlation,
 )
 from training.simulation.simulate import TRUTH
-from training.tables import markdown_table, mean_and_sd
-from training.trainer.loop import predict_tier
+from training.tables import counted, markdown_table, mean_and_sd, number, number_and_sd
+from training.trainer.loop import predict_trials
 
 __all__ = [
     "SCORES",
@@ -30,13 +30,14 @@ __all__ = [
     "evaluate",
     "evaluate_mouse",
     "over_mice",
+    "perfect_scores",
     "scorable",
     "score_names",
     "scores_table",
     "simulated_ceiling",
 ]
 
-# What a mouse's summary may hold, in the order of tables.
+# The scores that a mouse's summary may contain, in the order of tables.
 SCORES = {
     "single_trial_correlation": "single-trial correlation (equation 5)",
     "correlation_to_average": "correlation to average (equation 6)",
@@ -52,11 +53,11 @@ class MouseScores:
     """Scores of one mouse on one tier.
 
     Attributes:
-        neurons: name -> (N,) per neuron; NaN where a neuron has none.
-        summary: name -> mean over neurons; FEVE and CCnorm over neurons with FEV of 0.15 or more.
-        ceiling: for a simulated mouse, the single-trial correlation of the true rates, (N,): no model can do better.
+        neurons: score -> (N,) per neuron; NaN where a neuron has none.
+        summary: score -> mean over neurons; FEVE and CCnorm over neurons with FEV of 0.15 or more.
+        ceiling: (N,) single-trial correlation of a simulated mouse's true expected responses: no model can do better.
         neuron_ids: (N,). neuron_coordinates: (N, 3) [um].
-        notes: what was left out, and how the twin was asked, a sentence each.
+        notes: which scores were left out, and which inputs the twin was given, one sentence each.
     """
 
     mouse_id: str
@@ -71,7 +72,7 @@ class MouseScores:
 
 
 def evaluate(ensemble: Ensemble, recordings: Sequence[Recording], *, tier: str = "test") -> dict[str, MouseScores]:
-    """Scores every recording whose responses are there to compare with; `scorable` says why one is left out.
+    """Scores every recording whose responses are known; see `scorable` for the others.
 
     Raises:
         RecordingError: see `check_known`.
@@ -85,7 +86,7 @@ def evaluate(ensemble: Ensemble, recordings: Sequence[Recording], *, tier: str =
 
 
 def scorable(recordings: Sequence[Recording], tier: str) -> tuple[list[Recording], dict[str, str]]:
-    """The recordings whose tier may be scored, and for each other mouse the reason why not."""
+    """The recordings whose tier can be scored, and for each other mouse why it cannot."""
     found, refused = [], {}
     for recording in recordings:
         try:
@@ -98,7 +99,7 @@ def scorable(recordings: Sequence[Recording], tier: str) -> tuple[list[Recording
 
 
 def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
-    """Refuses recordings that the ensemble cannot be asked about.
+    """Checks that the ensemble can predict the trials of these recordings.
 
     Raises:
         RecordingError: a recording is of a mouse, or of neurons, that the ensemble does not know; or the ensemble takes
@@ -125,7 +126,7 @@ def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
             )
         if mouse.standardized_inputs:
             raise RecordingError(
-                f"the twin was imported without recordings and takes standardised inputs for mouse "
+                "the twin was imported without recordings and takes standardised inputs for mouse "
                 f"{recording.mouse_id!r}",
                 got=recording.path,
                 hint="Import the weights again with --recordings.",
@@ -140,31 +141,9 @@ def evaluate_mouse(ensemble: Ensemble, recording: Recording, *, tier: str = "tes
     """
     trials = recording.scorable(tier)
     responses = recording.responses(trials.indices) / recording.response_std
-    twin, asked = how_asked(ensemble, recording)
-    predictions = predict_tier(twin, recording, trials.indices, progress=f"mouse {recording.mouse_id}")
-    notes = [asked]
-    neurons = {"single_trial_correlation": single_trial_correlation(responses, predictions)}
-    summary = {"single_trial_correlation": _mean(neurons["single_trial_correlation"])}
-    repeats = np.unique(trials.image_ids, return_counts=True)[1]
-    if repeats.max() > 1:
-        neurons["correlation_to_average"] = correlation_to_average(responses, predictions, trials.image_ids)
-        summary["correlation_to_average"] = _mean(neurons["correlation_to_average"])
-    else:
-        notes.append("no image was repeated: single-trial correlation is all that can be said")
-    if repeats.max() > 1 and repeats.min() == 1:
-        notes.append(f"{int((repeats == 1).sum())} images were shown once: FEV, FEVE and CCnorm are left out")
-    elif repeats.min() > 1:
-        neurons["fev"], neurons["feve"] = fev_feve(responses, predictions, trials.image_ids)
-        summary["fev"] = _mean(neurons["fev"])
-        summary["feve"] = mean_feve(neurons["fev"], neurons["feve"])
-        if repeats.min() == repeats.max():
-            neurons["ccnorm"] = ccnorm(responses, predictions, trials.image_ids)
-            summary["ccnorm"] = _mean(neurons["ccnorm"][neurons["fev"] >= FEV_THRESHOLD])
-        else:
-            notes.append(
-                f"images were shown {repeats.min()} to {repeats.max()} times: CCnorm, which needs equally many "
-                "repeats, is left out"
-            )
+    predictor, inputs = predictor_for(ensemble, recording)
+    predictions = predict_trials(predictor, recording, trials.indices, progress=f"mouse {recording.mouse_id}")
+    neurons, summary, notes = score_trials(responses, predictions, trials.image_ids)
     ceiling = simulated_ceiling(recording, trials.indices)
     if ceiling is not None:
         summary["ceiling"] = _mean(ceiling)
@@ -177,8 +156,43 @@ def evaluate_mouse(ensemble: Ensemble, recording: Recording, *, tier: str = "tes
         ceiling=ceiling,
         neuron_ids=recording.neuron_ids,
         neuron_coordinates=recording.neuron_coordinates,
-        notes=tuple(notes),
+        notes=(inputs, *notes),
     )
+
+
+def score_trials(
+    responses: np.ndarray, predictions: np.ndarray, image_ids: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, float], list[str]]:
+    """All scores that these trials allow: per neuron, their means over neurons, and notes on what was left out.
+
+    Args:
+        responses, predictions: (T, N).
+        image_ids: (T,).
+    """
+    notes = []
+    neurons = {"single_trial_correlation": single_trial_correlation(responses, predictions)}
+    repeats = np.unique(image_ids, return_counts=True)[1]
+    if repeats.max() > 1:
+        neurons["correlation_to_average"] = correlation_to_average(responses, predictions, image_ids)
+    else:
+        notes.append("no image was repeated: only the single-trial correlation can be computed")
+    summary = {name: _mean(values) for name, values in neurons.items()}
+    if repeats.max() > 1 and repeats.min() == 1:
+        once = counted(int((repeats == 1).sum()), "image was", "images were")
+        notes.append(f"{once} shown once: FEV, FEVE and CCnorm are left out")
+    elif repeats.min() > 1:
+        neurons["fev"], neurons["feve"] = fev_feve(responses, predictions, image_ids)
+        summary["fev"] = _mean(neurons["fev"])
+        summary["feve"] = mean_feve(neurons["fev"], neurons["feve"])
+        if repeats.min() == repeats.max():
+            neurons["ccnorm"] = ccnorm(responses, predictions, image_ids)
+            summary["ccnorm"] = _mean(neurons["ccnorm"][neurons["fev"] >= FEV_THRESHOLD])
+        else:
+            notes.append(
+                f"images were shown {repeats.min()} to {repeats.max()} times: CCnorm is left out, as it needs the same "
+                "number of repeats of every image"
+            )
+    return neurons, summary, notes
 
 
 def _mean(values: np.ndarray) -> float:
@@ -187,12 +201,27 @@ def _mean(values: np.ndarray) -> float:
 
 
 def simulated_ceiling(recording: Recording, indices: np.ndarray) -> np.ndarray | None:
-    """(N,) single-trial correlation of the true expected responses; None for a real mouse, whose truth nobody knows."""
+    """(N,) single-trial correlation of a simulated mouse's true expected responses; None for a real mouse."""
+    expected = _expected_responses(recording, indices)
+    return None if expected is None else single_trial_correlation(recording.responses(indices), expected)
+
+
+def perfect_scores(recording: Recording) -> dict[str, float] | None:
+    """The test scores of a perfect model of a simulated mouse: its true expected responses. None for a real mouse."""
+    trials = recording.scorable("test")
+    expected = _expected_responses(recording, trials.indices)
+    if expected is None:
+        return None
+    return score_trials(recording.responses(trials.indices), expected, trials.image_ids)[1]
+
+
+def _expected_responses(recording: Recording, indices: np.ndarray) -> np.ndarray | None:
+    """(T, N), of a simulated mouse."""
     path = recording.path / TRUTH
     if not recording.simulated or not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as truth:
-        return single_trial_correlation(recording.responses(indices), truth["expected_responses"][indices])
+        return truth["expected_responses"][indices]
 
 
 def score_names(scores: Mapping[str, MouseScores]) -> list[str]:
@@ -212,12 +241,8 @@ def scores_table(scores: Mapping[str, MouseScores]) -> str:
     """A table in Markdown: a row per mouse, then mean and sd over mice."""
     names = score_names(scores)
     rows = [
-        [mouse.mouse_id, str(mouse.n_trials), *(_number(mouse.summary.get(name)) for name in names)]
+        [mouse.mouse_id, str(mouse.n_trials), *(number(mouse.summary.get(name)) for name in names)]
         for mouse in scores.values()
     ]
-    means = (f"{mean:.3f} ({sd:.3f})" for mean, sd in over_mice(scores).values())
+    means = (number_and_sd(*values) for values in over_mice(scores).values())
     return markdown_table(["mouse", "trials", *names], [*rows, ["mean (sd)", "", *means]])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"

@@ -1,8 +1,8 @@
 """The report of an evaluation: tables like the paper's Tables 1 and A.5 to A.7, JSON, a row per neuron, figures.
 
-scores.md         the systems, mean and sd over mice (Table 1); then for each score every mouse (Tables A.5 to A.7)
+scores.md         mean and sd over mice of every system (Table 1); then for each score every mouse (Tables A.5 to A.7)
 scores.json       the same numbers, what was scored and what was left out
-neurons.parquet   a row per system, mouse and neuron: its id, its place in cortex and all of its scores
+neurons.parquet   a row per system, mouse and neuron: its id, its cortical coordinates and all of its scores
 distributions.*, ceiling.*   figures (`training.evaluation.score_figures`)
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.arguments import add_checkpoints, add_device, add_recordings
 from training.checkpoints.checkpoint import source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
-from training.data.mouse import open_recordings
-from training.errors import CheckpointError, ConfigError
+from training.data.mouse import data_hashes, open_recordings
+from training.errors import ConfigError
 from training.evaluation.evaluate import SCORES, MouseScores, evaluate, over_mice, scorable, score_names, scores_table
 from training.evaluation.score_figures import draw_ceiling, draw_distributions
 from training.figures import save_figure
-from training.files import write_atomically
+from training.files import write_files
 from training.metrics import FEV_THRESHOLD
-from training.tables import as_json, markdown_table
-from training.trainer.run import device_named
+from training.tables import markdown_table, number, number_and_sd
+from training.trainer.hardware import device_named
 
 __all__ = ["add_arguments", "neuron_table", "run", "tables", "write_report"]
 
-# Of a system's mice: mouse_id -> its scores.
+# mouse_id -> its scores, for the mice of one system
 Scores = Mapping[str, MouseScores]
 
 EPILOG = """examples:
@@ -49,12 +49,12 @@ def write_report(
     left_out: Mapping[str, str] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Writes the report of one system or of several that are compared.
+    """Writes the report of one system, or of several in comparison.
 
     Args:
-        systems: the system's name, such as "v1t" -> what `evaluate` returned for it.
-        left_out: mouse -> why it was not scored.
-        about: goes into scores.json as it is.
+        systems: name of the system, such as "v1t" -> its scores from `evaluate`.
+        left_out: mouse_id -> why it was not scored.
+        about: more entries for scores.json.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -68,26 +68,16 @@ def write_report(
     }
     neurons = io.BytesIO()
     pq.write_table(neuron_table(systems), neurons, compression="zstd")
-    files = {
-        "scores.md": tables(systems, left_out).encode(),
-        "scores.json": json.dumps(as_json(content), indent=2).encode(),
-        "neurons.parquet": neurons.getvalue(),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_atomically(folder / name, data)
-        paths = [folder / name for name in files]
-        paths += save_figure(draw_distributions(systems), folder, "distributions")
-        if (ceiling := draw_ceiling(systems)) is not None:
-            paths += save_figure(ceiling, folder, "ceiling")
-    except OSError as error:
-        raise CheckpointError(f"the report {folder} cannot be written: {error.strerror}") from error
+    text = tables(systems, left_out)
+    paths = write_files(folder, {"scores.md": text, "scores.json": content, "neurons.parquet": neurons.getvalue()})
+    paths += save_figure(draw_distributions(systems), folder, "distributions")
+    if (ceiling := draw_ceiling(systems)) is not None:
+        paths += save_figure(ceiling, folder, "ceiling")
     return paths
 
 
 def tables(systems: Mapping[str, Scores], left_out: Mapping[str, str]) -> str:
-    """scores.md."""
+    """The content of scores.md."""
     mice = list(dict.fromkeys(mouse_id for scores in systems.values() for mouse_id in scores))
     names = [name for name in SCORES if any(name in score_names(scores) for scores in systems.values())]
     first = next(mouse for scores in systems.values() for mouse in scores.values())
@@ -95,14 +85,13 @@ def tables(systems: Mapping[str, Scores], left_out: Mapping[str, str]) -> str:
     rows = []
     for system, scores in systems.items():
         means = over_mice(scores)
-        rows.append([system, *(_mean_sd(*means[name]) if name in means else "-" for name in names)])
+        rows.append([system, *(number_and_sd(*means[name]) if name in means else "-" for name in names)])
     parts.append(markdown_table(["system", *names], rows))
     for name in names:
         rows = []
         for system, scores in systems.items():
-            values = [scores[m].summary.get(name, np.nan) if m in scores else np.nan for m in mice]
-            cells = ["-" if np.isnan(value) else f"{value:.3f}" for value in values]
-            rows.append([system, *cells, _mean_sd(*over_mice(scores).get(name, (np.nan, np.nan)))])
+            cells = [number(scores[m].summary.get(name) if m in scores else None) for m in mice]
+            rows.append([system, *cells, number_and_sd(*over_mice(scores).get(name, (np.nan, np.nan)))])
         parts += [
             f"## {SCORES[name][0].upper()}{SCORES[name][1:]}",
             markdown_table(["system", *mice, "mean (sd)"], rows),
@@ -111,12 +100,8 @@ def tables(systems: Mapping[str, Scores], left_out: Mapping[str, str]) -> str:
     for system, scores in systems.items():
         notes += [f"{system}, mouse {mouse.mouse_id}: {note}" for mouse in scores.values() for note in mouse.notes]
     if notes:
-        parts += ["## What was left out, and how the twins were asked", "\n".join(f"- {note}" for note in notes)]
+        parts += ["## What was left out, and the inputs of the twins", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"
-
-
-def _mean_sd(mean: float, sd: float) -> str:
-    return "-" if np.isnan(mean) else f"{mean:.3f} ({sd:.3f})"
 
 
 def _system_json(scores: Scores) -> dict[str, Any]:
@@ -136,7 +121,7 @@ def _system_json(scores: Scores) -> dict[str, Any]:
 
 
 def neuron_table(systems: Mapping[str, Scores]) -> pa.Table:
-    """A row per system, mouse and neuron; null where a neuron has no such score."""
+    """A row per system, mouse and neuron; null where a neuron lacks a score."""
     schema = pa.schema(
         [
             *((name, pa.string()) for name in ("system", "mouse_id", "tier")),
@@ -164,18 +149,17 @@ def neuron_table(systems: Mapping[str, Scores]) -> pa.Table:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
-    parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="to score on")
-    parser.add_argument("--tier", choices=["validation", "test"], default="test", help="default: test")
+    add_checkpoints(parser)
+    add_recordings(parser, "recordings to score on")
+    parser.add_argument("--tier", choices=["validation", "test"], default="test", help="(default: test)")
     parser.add_argument(
-        "--each", action="store_true", help="score each path on its own, a row of the table each, instead of together"
+        "--each", action="store_true", help="score each path on its own, instead of all as one ensemble"
     )
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write scores.md, scores.json, neurons.parquet and figures"
     )
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -188,13 +172,10 @@ def run(args: argparse.Namespace) -> int:
         systems[name] = evaluate(ensemble, recordings, tier=args.tier)
         print((f"{name}\n" if len(ensembles) > 1 else "") + scores_table(systems[name]))
     for mouse_id, reason in left_out.items():
-        print(f"mouse {mouse_id} left out: {reason}")
+        print(f"mouse {mouse_id} was left out: {reason}")
     if args.report is not None:
-        about = {
-            "commit": source_commit(),
-            "weights": {name: [m.weights_hash for m in ensemble.members] for name, ensemble in ensembles.items()},
-            "data": {recording.mouse_id: recording.data_hash for recording in recordings},
-        }
+        weights = {name: ensemble.weights_hashes for name, ensemble in ensembles.items()}
+        about = {"commit": source_commit(), "weights": weights, "data": data_hashes(recordings)}
         paths = write_report(args.report, systems, left_out=left_out, about=about)
         print(f"written: {', '.join(str(path) for path in paths)}")
     return 0

@@ -1,18 +1,16 @@
-"""Figures of scores: how they are distributed over neurons, and how near they come to what noise allows."""
+"""Figures of scores: their distribution over neurons, and each neuron's score against its noise ceiling."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from training.evaluation.evaluate import MouseScores
-from training.figures import COLORS, only_left_and_bottom, styled
+from training.figures import COLORS, only_left_and_bottom, styled, violin
 from training.metrics import FEV_THRESHOLD
 
 __all__ = ["draw_ceiling", "draw_distributions"]
@@ -23,15 +21,15 @@ PANELS = {
     "feve": "FEVE",
     "ccnorm": "CCnorm",
 }
-RELIABLE_ONLY = ("feve", "ccnorm")  # they mean nothing where there is nothing to explain
-SHOWN = (1, 99)  # percentiles: a handful of neurons would stretch the axis
+RELIABLE_ONLY = ("feve", "ccnorm")  # meaningless where there is no variance to explain
+SHOWN = (1, 99)  # percentiles: a few outliers would stretch the axis
 
 
 def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure:
-    """A panel per score: for every mouse the neurons' distribution, its quartiles and median, a colour per system."""
+    """A panel per score: each mouse's distribution over neurons with quartiles and median, in a colour per system."""
     mice = list(dict.fromkeys(mouse_id for scores in systems.values() for mouse_id in scores))
-    everybody = [mouse for scores in systems.values() for mouse in scores.values()]
-    names = [name for name in PANELS if any(name in mouse.neurons for mouse in everybody)]
+    all_scores = [mouse for scores in systems.values() for mouse in scores.values()]
+    names = [name for name in PANELS if any(name in mouse.neurons for mouse in all_scores)]
     width = float(np.clip(1.2 + 0.45 * len(mice) * len(systems), 3, 9))
     columns = min(len(names), 2 if width < 6 else 1)
     rows = -(-len(names) // columns)
@@ -46,7 +44,9 @@ def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figu
                 for k, mouse_id in enumerate(mice):
                     values = _shown(scores.get(mouse_id), name)
                     if len(values) > 1:
-                        _violin(axes, k + place, values, 0.75 / len(systems), COLORS[i % len(COLORS)])
+                        color = COLORS[i % len(COLORS)]
+                        violin(axes, k + place, values, width=0.75 / len(systems), color=color, alpha=0.45)
+                        _quartiles(axes, k + place, values, color)
             axes.set_xticks(range(len(mice)), mice)
             axes.set_xlim(-0.6, len(mice) - 0.4)
             axes.set(xlabel="mouse", ylabel=PANELS[name])
@@ -70,25 +70,20 @@ def _shown(mouse: MouseScores | None, name: str) -> np.ndarray:
     if len(values) == 0:
         return values
     low, high = np.percentile(values, SHOWN)
-    kept: np.ndarray = values[(values >= low) & (values <= high)]
-    return kept
+    return values[(values >= low) & (values <= high)]
 
 
-def _violin(axes: Axes, place: float, values: np.ndarray, width: float, color: str) -> None:
-    if np.ptp(values) > 0:
-        parts = axes.violinplot(values, [place], widths=width, showextrema=False)
-        for body in cast(list[PolyCollection], parts["bodies"]):
-            body.set(facecolor=color, alpha=0.45, edgecolor=color, linewidth=0.8)
+def _quartiles(axes: Axes, place: float, values: np.ndarray, color: str) -> None:
     low, median, high = np.percentile(values, (25, 50, 75))
     axes.plot([place, place], [low, high], color=color, linewidth=3, solid_capstyle="butt")
     axes.plot(place, median, "o", color="white", markeredgecolor=color, markersize=4)
 
 
 def draw_ceiling(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure | None:
-    """Per mouse, each neuron's single-trial correlation against its ceiling; None where no ceiling is known.
+    """Per mouse, each neuron's single-trial correlation against its ceiling; None if no ceiling is known.
 
-    The ceiling of a simulated mouse is the score of its true expected responses. That of a real one is estimated from
-    repeats, sqrt(FEV): the best that the image alone can do, so behaviour may lift a neuron over it.
+    The ceiling of a simulated mouse is the score of its true expected responses. That of a real mouse is estimated from
+    repeats, as sqrt(FEV): the best that the image alone can do, so a twin that uses behaviour can exceed it.
     """
     panels = [
         (system, mouse, known)

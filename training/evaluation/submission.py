@@ -1,12 +1,12 @@
-"""Submission files of the Sensorium 2022 competition, for its two mice whose test responses are withheld.
+"""Submission files for the two mice of the Sensorium 2022 competition, whose test responses are withheld.
 
     S0/submission_file_live_test.csv    tier test: scored while the competition ran
     S0/submission_file_final_test.csv   tier final_test
-    S0/submission.json                  which weights, which data, and how the twin was asked
+    S0/submission.json                  receipt: weights, data, and the inputs that the twin was given
 
-A row is a trial: `trial_indices,image_ids,prediction,neuron_ids`, the last two as lists in brackets; predictions are
-standardised, as the competition's ground truth is (response / std, the std floored at 1 % of the mean std). Rows are in
-the order of the recording's files; the evaluation finds them by their trial index, a hashed string.
+A row is a trial: `trial_indices,image_ids,prediction,neuron_ids`, the last two as lists in brackets. Predictions are
+standardised like the competition's ground truth: response / std, with the std at least 1 % of the mean std. Rows are in
+the order of the recording's files; the competition finds them by their trial index, a hashed string.
 """
 
 from __future__ import annotations
@@ -14,51 +14,52 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from training.arguments import add_checkpoints, add_device, add_output, add_recordings
 from training.checkpoints.checkpoint import source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
 from training.data.mouse import open_recordings
 from training.data.recordings import Recording
-from training.errors import CheckpointError, RecordingError, ScoringError
+from training.errors import RecordingError, ScoringError
 from training.evaluation.evaluate import check_known
-from training.evaluation.withheld import how_asked
-from training.files import write_atomically
-from training.trainer.loop import predict_tier
-from training.trainer.run import device_named
+from training.evaluation.missing_inputs import predictor_for
+from training.files import write_files
+from training.tables import counted
+from training.trainer.hardware import device_named
+from training.trainer.loop import predict_trials
 
 __all__ = ["COMPETITION", "TIERS", "Submission", "add_arguments", "run", "submit"]
 
-# data key -> track. Sensorium+ gives behaviour, Sensorium does not.
+# data key -> track. Sensorium+ provides behaviour, Sensorium does not.
 COMPETITION = {"26872-17-20": "Sensorium", "27204-5-13": "Sensorium+"}
-# tier on disk -> the competition's name of it
+# tier on disk -> its name in the competition
 TIERS = {"test": "live_test", "final_test": "final_test"}
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What was written for one mouse.
+    """The files that were written for one mouse.
 
     Attributes:
         files: path -> number of trials.
-        asked: which inputs the twin was given, a sentence.
+        inputs: a sentence on the inputs that the twin was given.
     """
 
     mouse_id: str
     track: str
     files: dict[Path, int]
-    asked: str
+    inputs: str
 
 
 def submit(ensemble: Ensemble, recording: Recording, folder: Path) -> Submission:
     """Writes the submission files of one mouse into `folder`/MOUSE.
 
     Raises:
-        RecordingError: not a mouse of the competition, not known to the twin, or without test trials.
+        RecordingError: the mouse is not in the competition, the twin does not know it, or it has no test trials.
         ScoringError: a prediction is not finite.
         CheckpointError: the folder cannot be written.
     """
@@ -69,67 +70,61 @@ def submit(ensemble: Ensemble, recording: Recording, folder: Path) -> Submission
             expected=list(COMPETITION),
         )
     check_known(ensemble, [recording])
-    twin, asked = how_asked(ensemble, recording)
+    predictor, inputs = predictor_for(ensemble, recording)
     tiers = {tier: trials for tier in TIERS if len(trials := recording.tier(tier))}
     if not tiers:
         raise RecordingError(f"{recording.path} has no test trials", expected=" or ".join(TIERS))
     mouse_folder = folder / recording.mouse_id
     files: dict[Path, int] = {}
     for tier, trials in tiers.items():
-        predictions = predict_tier(twin, recording, trials.indices, progress=f"mouse {recording.mouse_id}, {tier}")
+        predictions = predict_trials(
+            predictor, recording, trials.indices, progress=f"mouse {recording.mouse_id}, {tier}"
+        )
         if not np.isfinite(predictions).all():
             wrong = trials.indices[~np.isfinite(predictions).all(1)]
             raise ScoringError(f"mouse {recording.mouse_id!r}: predictions are not finite", got=f"trials {wrong[:5]}")
-        path = mouse_folder / f"submission_file_{TIERS[tier]}.csv"
-        _write(path, _rows(trials.trial_ids, trials.image_ids, predictions, recording.neuron_ids))
+        rows = _rows(trials.trial_ids, trials.image_ids, predictions, recording.neuron_ids)
+        (path,) = write_files(mouse_folder, {f"submission_file_{TIERS[tier]}.csv": rows})
         files[path] = len(trials)
     about = {
         "mouse": recording.mouse_id,
         "track": COMPETITION[recording.data_key],
-        "asked": asked,
+        "asked": inputs,
         "trials": {path.name: n for path, n in files.items()},
-        "weights": [member.weights_hash for member in ensemble.members],
+        "weights": ensemble.weights_hashes,
         "data": recording.data_hash,
         "commit": source_commit(),
     }
-    _write(mouse_folder / "submission.json", json.dumps(about, indent=2))
-    return Submission(recording.mouse_id, COMPETITION[recording.data_key], files, asked)
+    write_files(mouse_folder, {"submission.json": about})
+    return Submission(recording.mouse_id, COMPETITION[recording.data_key], files, inputs)
 
 
 def _rows(trial_ids: np.ndarray, image_ids: np.ndarray, predictions: np.ndarray, neuron_ids: np.ndarray) -> str:
-    """The CSV. predictions: (T, N)."""
+    """The content of the CSV file. predictions: (T, N)."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow(["trial_indices", "image_ids", "prediction", "neuron_ids"])
     neurons = str(neuron_ids.tolist())
     for trial_id, image_id, row in zip(trial_ids, image_ids, predictions, strict=True):
-        # Nine digits are a float32 exactly; `repr` of its double would be twice as long.
+        # Nine digits determine a float32; the `repr` of its double would be twice as long.
         writer.writerow([trial_id, image_id, str([float(f"{value:.9g}") for value in row.tolist()]), neurons])
     return content.getvalue()
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.encode())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
 
 
 EPILOG = """example:
   python -m training submit runs/v1t --recordings path/to/sensorium --output submission
 
-Sensorium (S0) withholds behaviour: a twin that uses it is asked at the mouse's training mean, and the command says so.
+The recording of S0 (Sensorium) has no behaviour. For a twin that uses behaviour it is set to the mouse's training mean;
+the command reports that.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
-    parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="S0, S1, or both")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="gets a folder per mouse")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    add_checkpoints(parser)
+    add_recordings(parser, "recordings of S0, S1, or both")
+    add_output(parser, "folder to write; it gets a folder per mouse")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,9 +140,9 @@ def run(args: argparse.Namespace) -> int:
     check_known(ensemble, entered)  # before any file is written
     for recording in entered:
         submission = submit(ensemble, recording, args.output)
-        print(f"mouse {submission.mouse_id} ({submission.track}): {submission.asked}")
+        print(f"mouse {submission.mouse_id} ({submission.track}): {submission.inputs}")
         for path, n_trials in submission.files.items():
-            print(f"  {path}: {n_trials} trials")
-    if passed := [recording.mouse_id for recording in recordings if recording not in entered]:
-        print(f"passed over, not in the competition: {', '.join(passed)}")
+            print(f"  {path}: {counted(n_trials, 'trial')}")
+    if skipped := [recording.mouse_id for recording in recordings if recording not in entered]:
+        print(f"skipped, not in the competition: {', '.join(skipped)}")
     return 0

@@ -1,4 +1,4 @@
-"""From checkpoints to bundles: ONNX graphs, their parity with torch, and the manifest."""
+"""Export of checkpoints to bundles: ONNX graphs, their parity with torch, and the manifest."""
 
 from training.export.bundle import export_bundle
 

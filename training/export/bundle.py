@@ -1,4 +1,4 @@
-"""Writes a bundle: the graphs of an ensemble, checked against torch, and the manifest that describes them."""
+"""`python -m training export`: writes an ensemble's graphs, checked against torch, and their manifest as a bundle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from server.bundle import manifest as contract
 from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Provenance
+from training.arguments import add_checkpoints, add_output, add_recordings
 from training.checkpoints.checkpoint import now, source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
 from training.data.metadata import InputStatistics
@@ -24,11 +25,14 @@ from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.evaluation.evaluate import MouseScores, evaluate
 from training.export import gradient_graphs, graphs
+from training.export.folded import can_fold
 from training.export.graphs import has_attention
 from training.export.onnx_files import SharedWeights
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_gradient_parity, measure_parity, open_engine
 from training.export.single_file import export_single_file
+from training.files import writing
 from training.models import Twin
+from training.tables import counted
 
 __all__ = ["BundleOptions", "add_arguments", "export_bundle", "run"]
 
@@ -41,13 +45,13 @@ SIMULATED_NOTICE = "Simulated: trained on simulated recordings. No animal was re
 
 @dataclass(frozen=True)
 class BundleOptions:
-    """What the exporter is told beside the checkpoints.
+    """Options of an export.
 
     Attributes:
-        portable: standard ONNX operators only, for other runtimes; slower in onnxruntime.
-        gradients: the graphs that gradients need; exporting them takes as long as all others.
-        half: cores in float16 as well, for GPUs; transformers that fold only.
-        single_file: one self-contained graph per mouse as well, for people who want onnxruntime alone.
+        portable: use only standard ONNX operators, for other runtimes; slower in onnxruntime.
+        gradients: export the graphs for gradients, which takes as long as all other graphs.
+        half: also export the cores in float16, for GPUs; only for transformers that can be folded.
+        single_file: also export one self-contained graph per mouse, which needs only onnxruntime.
         scores: mouse_id -> test scores of the ensemble.
     """
 
@@ -64,28 +68,26 @@ class BundleOptions:
 def export_bundle(
     ensemble: Ensemble, output: str | Path, *, name: str | None = None, options: BundleOptions | None = None
 ) -> Manifest:
-    """Exports an ensemble (of one or more members) to a bundle folder, replacing a bundle that is there.
+    """Exports an ensemble of one or more members to a bundle folder, or replaces an older bundle.
 
     Raises:
-        ConfigError: the graphs differ from torch by more than the bound; the message names the worst neuron. Nothing
-            is written then.
-        CheckpointError: the output folder holds something else, or cannot be written.
+        ConfigError: the graphs differ from torch by more than the bound; the message names the worst neuron. Then
+            nothing is written.
+        CheckpointError: the output folder is not a bundle, or cannot be written.
     """
     folder = Path(output)
     if folder.exists() and (
         not folder.is_dir() or (any(folder.iterdir()) and not (folder / contract.MANIFEST).exists())
     ):
-        raise CheckpointError(f"{folder} exists and is no bundle", hint="Give another --output.")
-    try:
+        raise CheckpointError(f"{folder} exists and is not a bundle", hint="Give another --output.")
+    with writing(f"bundle {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             manifest = _write(ensemble, Path(temporary), name or folder.name, options or BundleOptions())
-            os.chmod(temporary, 0o755)  # temporary folders are private; a bundle is not
+            os.chmod(temporary, 0o755)  # temporary folders are private, bundles are not
             if folder.exists():
                 shutil.rmtree(folder)
             shutil.copytree(temporary, folder)
-    except OSError as error:
-        raise CheckpointError(f"cannot write bundle {folder}: {error.strerror}") from error
     return manifest
 
 
@@ -98,25 +100,24 @@ class _Writer:
         self.folder = folder
         self.options = options
         self.has_attention = all(has_attention(twin) for twin in self.twins)
-        self.folds = all(graphs.folds(twin) for twin in self.twins)
+        self.folds = all(can_fold(twin.core) for twin in self.twins)
         if options.half and not self.folds:
             raise ConfigError(
-                "cores in float16 were asked for, and not every member has one that can be",
+                "not every member has a core that can be exported in float16",
                 got=", ".join(sorted({twin.config.core.kind for twin in self.twins})),
                 expected="ViT or V1T without locality self-attention",
-                hint="Leave --fp16 out.",
+                hint="Leave out --fp16.",
             )
         self.weights: dict[Path, SharedWeights] = {}
         self.n_stems = 1 if ensemble.shares_stems else len(self.twins)
         self.progress = tqdm(desc="exporting graphs", unit="graph", disable=None)
 
     def manifest(self, name: str) -> Manifest:
-        """Writes everything but the manifest, which says of its parity that it is not measured yet."""
-        ensemble, options = self.ensemble, self.options
+        """Writes all graphs; returns the manifest, in which parity is not measured yet."""
+        ensemble, options, portable = self.ensemble, self.options, self.options.portable
         simulated = any(mouse.simulated for mouse in ensemble.mice.values())
-        portable = options.portable
         with self.progress:
-            cores = self._per_member("core", lambda twin, path: graphs.export_core(twin, path, portable=portable))
+            cores = self._members("core", partial(graphs.export_core, portable=portable))
             manifest = Manifest(
                 name=name,
                 members=len(self.twins),
@@ -124,41 +125,36 @@ class _Writer:
                 notice=options.notice or (SIMULATED_NOTICE if simulated else None),
                 configs=[twin.config.model_dump(mode="json") for twin in self.twins],
                 cores=cores,
-                attention=self._per_member("attention", graphs.export_attention) if self.has_attention else [],
-                token_cores=self._per_member(
-                    "token_core", lambda twin, path: graphs.export_token_core(twin, path, portable=portable)
-                )
-                if self.folds
-                else [],
-                half_cores=self._per_member(
-                    "half_core", lambda twin, path: graphs.export_half_core(twin, path, portable=portable)
-                )
-                if options.half
-                else [],
+                attention=self._members("attention", graphs.export_attention, wanted=self.has_attention),
+                token_cores=self._members(
+                    "token_core", partial(graphs.export_token_core, portable=portable), wanted=self.folds
+                ),
+                half_cores=self._members(
+                    "half_core", partial(graphs.export_half_core, portable=portable), wanted=options.half
+                ),
                 core_tapes=self._core_tapes(cores) if options.gradients else [],
-                core_gradients=self._per_member("core_gradient", gradient_graphs.export_core_gradient)
-                if options.gradients
-                else [],
+                core_gradients=self._members(
+                    "core_gradient", gradient_graphs.export_core_gradient, wanted=options.gradients
+                ),
                 mice={mouse_id: self._mouse(mouse) for mouse_id, mouse in ensemble.mice.items()},
                 provenance=_provenance(ensemble),
                 licence=options.licence,
                 citation=options.citation,
             )
-        weights = [_file(self.folder, path.relative_to(self.folder).as_posix()) for path in self._weights_files()]
+        files = [shared.path for shared in self.weights.values() if shared.path.exists()]
+        weights = [_file(self.folder, path.relative_to(self.folder).as_posix()) for path in files]
         return manifest.model_copy(update={"weights": weights})
 
-    def _per_member(self, name: str, export: Callable[[Twin, Path], None]) -> list[File]:
-        return [self._graph(f"members/{i}/{name}.onnx", partial(export, twin)) for i, twin in enumerate(self.twins)]
+    def _members(self, name: str, export: Callable[[Twin, Path], None], *, wanted: bool = True) -> list[File]:
+        """One graph per member."""
+        twins = self.twins if wanted else []
+        return [self._graph(f"members/{i}/{name}.onnx", partial(export, twin)) for i, twin in enumerate(twins)]
 
     def _core_tapes(self, cores: list[File]) -> list[File]:
-        """A core that does not fold keeps no tape: its backward pass starts from its inputs."""
+        """Cores that also return their tape. A core that is not folded has none: its backward pass needs its inputs."""
+        export = partial(gradient_graphs.export_core_tape, portable=self.options.portable)
         return [
-            self._graph(
-                f"members/{i}/core_tape.onnx",
-                partial(gradient_graphs.export_core_tape, twin, portable=self.options.portable),
-            )
-            if graphs.folds(twin)
-            else cores[i]
+            self._graph(f"members/{i}/core_tape.onnx", partial(export, twin)) if can_fold(twin.core) else cores[i]
             for i, twin in enumerate(self.twins)
         ]
 
@@ -166,12 +162,12 @@ class _Writer:
         mouse_id = mouse.mouse_id
         place = f"mice/{mouse_id}"
         scores = self.options.scores.get(mouse_id)
-        place_of_member = [f"{place}/member{i}" for i in range(len(self.twins))]
 
         def each(name: str, export: Callable[[Twin, str, Path], None], members: int) -> list[File]:
+            """A graph for each of the first members."""
             return [
-                self._graph(f"{at}.{name}.onnx", partial(export, twin, mouse_id))
-                for at, twin in zip(place_of_member[:members], self.twins[:members], strict=True)
+                self._graph(f"{place}/member{i}.{name}.onnx", partial(export, twin, mouse_id))
+                for i, twin in enumerate(self.twins[:members])
             ]
 
         everyone, with_gradients = len(self.twins), self.options.gradients
@@ -221,9 +217,6 @@ class _Writer:
         self.progress.update()
         return _file(self.folder, path)
 
-    def _weights_files(self) -> list[Path]:
-        return [weights.path for weights in self.weights.values() if weights.path.exists()]
-
 
 def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> Manifest:
     manifest = _Writer(ensemble, folder, options).manifest(name)
@@ -235,7 +228,7 @@ def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) 
                 f"the exported graphs of mouse {mouse_id!r} differ from torch; nothing was written",
                 got=f"{found.max_abs_error:.2e} at neuron {ensemble.mice[mouse_id].neuron_ids[found.worst_neuron]}",
                 expected=f"at most {PARITY_BOUND:.0e}",
-                hint="Try --portable; if that differs too, please report the checkpoint's configuration.",
+                hint="Try --portable. If its graphs differ too, please report the checkpoint's configuration.",
             )
     gradients = measure_gradient_parity(ensemble, engine) if manifest.has_gradients else {}
     for mouse_id, of_mouse in gradients.items():
@@ -261,7 +254,7 @@ def _file(folder: Path, path: str) -> File:
 
 
 def _channels(named: Sequence[tuple[str, str]], statistics: InputStatistics | None, mouse: Mouse) -> list[Channel]:
-    """Channels from (name, unit) pairs and what the recording says of them."""
+    """Channels from (name, unit) pairs and the recording's statistics."""
     if statistics is None:
         return [Channel(name=name, unit="standardized" if mouse.standardized_inputs else unit) for name, unit in named]
     return [
@@ -298,61 +291,44 @@ def _provenance(ensemble: Ensemble) -> Provenance:
     )
 
 
+EXAMPLES = """examples:
+  python -m training export runs/v1t --output exported_models/mine
+  python -m training export runs/v1t --recordings runs/recordings --output exported_models/mine --name mine
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="a run, an ensemble, or checkpoints that make one")
-    parser.add_argument("--output", required=True, type=Path, metavar="BUNDLE", help="folder to write")
-    parser.add_argument("--name", help="the bundle's name in replies (default: the folder's name)")
-    parser.add_argument(
-        "--recordings",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="score the ensemble on the recordings' test trials, and keep each neuron's scores in the bundle",
-    )
-    parser.add_argument("--licence", default=BundleOptions.licence, help="of the weights, kept in the bundle")
-    parser.add_argument("--citation", default=V1T_CITATION, help="of the weights, kept in the bundle")
-    parser.add_argument("--notice", help="a sentence that the server says with every reply")
-    parser.add_argument("--portable", action="store_true", help="standard ONNX operators only, for other runtimes")
-    parser.add_argument(
-        "--fp16",
-        dest="half",
-        action="store_true",
-        help="also write the cores in float16, for GPUs: V1T_PRECISION=fp16 serves them (ViT and V1T)",
-    )
-    parser.add_argument(
-        "--single-file",
-        action="store_true",
-        help="also write mice/MOUSE/twin.onnx: raw inputs in, responses out, for onnxruntime or another runtime alone",
-    )
-    parser.add_argument(
-        "--no-gradients",
-        dest="gradients",
-        action="store_false",
-        help="leave out what gradients need: half the time to export, a smaller bundle",
-    )
+    parser.epilog = EXAMPLES
+    add_checkpoints(parser)
+    add_output(parser, "folder to write", metavar="BUNDLE")
+    parser.add_argument("--name", help="name of the bundle in replies (default: name of the folder)")
+    recordings = "score the ensemble on the test trials of these recordings, and save the neurons' scores in the bundle"
+    add_recordings(parser, recordings, required=False)
+    parser.add_argument("--licence", default=BundleOptions.licence, help="licence of the weights")
+    parser.add_argument("--citation", default=V1T_CITATION, help="citation for the weights (default: the V1T paper)")
+    parser.add_argument("--notice", help="a sentence that the server adds to every reply")
+    parser.add_argument("--portable", action="store_true", help="use only standard ONNX operators, for other runtimes")
+    half = "also write the cores in float16, for GPUs with V1T_PRECISION=fp16 (ViT and V1T)"
+    parser.add_argument("--fp16", dest="half", action="store_true", help=half)
+    single_file = "also write mice/MOUSE/twin.onnx, from raw inputs to responses, which needs only an ONNX runtime"
+    parser.add_argument("--single-file", action="store_true", help=single_file)
+    gradients = "leave out the graphs for gradients: exports in half the time, to a smaller bundle"
+    parser.add_argument("--no-gradients", dest="gradients", action="store_false", help=gradients)
 
 
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints)
     scores = evaluate(ensemble, open_recordings(args.recordings)) if args.recordings else {}
-    options = BundleOptions(
-        portable=args.portable,
-        gradients=args.gradients,
-        half=args.half,
-        single_file=args.single_file,
-        licence=args.licence,
-        citation=args.citation,
-        notice=args.notice,
-        scores=scores,
-    )
+    given = {one.name: getattr(args, one.name) for one in fields(BundleOptions) if one.name != "scores"}
+    options = BundleOptions(**given, scores=scores)
     manifest = export_bundle(ensemble, args.output, name=args.name, options=options)
     size = sum(file.bytes for file in manifest.files()) / 1e6
-    print(f"{args.output}: {manifest.members} members, {len(manifest.mice)} mice, {size:.1f} MB")
+    members, mice = counted(manifest.members, "member"), counted(len(manifest.mice), "mouse", "mice")
+    print(f"{args.output}: {members}, {mice}, {size:.1f} MB")
     for mouse in manifest.mice.values():
         parity, gradients = mouse.parity, mouse.gradient_parity
         print(
-            f"  mouse {mouse.mouse_id}: {mouse.n_neurons} neurons, largest difference from torch "
+            f"  mouse {mouse.mouse_id}: {counted(mouse.n_neurons, 'neuron')}, largest difference from torch "
             f"{parity.max_abs_error:.1e} on {parity.samples} random samples (bound {parity.bound:.0e})"
             + (f", of gradients {gradients.max_relative_error:.1e} relative" if gradients else "")
         )

@@ -1,19 +1,19 @@
-"""The transformer as it is served: keys and values folded away, exactly.
+"""The transformer for serving, with keys and values folded into the other weights.
 
-A head is as wide as the embedding, so its keys and values need no projection of their own. With n = LayerNorm(x)
-without its affine part, gamma and beta its affine part, and W_q, W_k, W_v, W_o of one head:
+A head is as wide as the embedding, so its keys and values need no projection of their own. Let n be LayerNorm(x)
+without its affine part, gamma and beta the affine part, and W_q, W_k, W_v, W_o the weights of one head:
 
     score_ij  = scale (W_q (gamma n_i + beta)) . (W_k (gamma n_j + beta))
-              = (M n_i + c) . n_j + terms without j, which softmax does not see
+              = (M n_i + c) . n_j + terms without j, which softmax cancels
     M = scale gamma W_k^T W_q gamma,   c = scale gamma W_k^T W_q beta
     output_i  = sum over heads of W_o W_v gamma (A n)_i + W_o W_v beta + bias, as attention weights sum to 1
 
-So keys and values are n itself, shared by all heads, and the heads' queries are one (B, h L, D) sequence: attention of
-one head, without a transpose. The fold is computed in float64 and differs from the plain form by rounding only.
+So keys and values are n, shared by all heads, and the queries of all heads are one (B, h L, D) sequence: attention with
+one head, without a transpose. The fold is computed in float64 and differs from the plain form only by rounding.
 
-For a GPU, n is padded with zeros to a width W that its attention kernels take (155 -> 160), and the weights beside it
-with zero rows or columns: the sums stay what they are. `half` runs the matrix products and the attention in float16;
-the residual stream, LayerNorm and, inside the kernel, softmax stay float32.
+For a GPU, n is padded with zeros to a width W that attention kernels support (155 -> 160), and the weights with zero
+rows or columns, which does not change the sums. `half` runs the matrix products and the attention in float16. The
+residual stream, LayerNorm and, inside the kernel, softmax are float32.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from training.models.vit import ViTCore
 
 __all__ = ["FoldedViT", "can_fold", "take_rows"]
 
-KERNEL_WIDTH = 8  # flash attention takes heads whose width is a multiple of this
+KERNEL_WIDTH = 8  # flash attention needs heads whose width is a multiple of this
 
 
 def can_fold(core: nn.Module) -> bool:
-    """Whether the fold fits: ViT heads as wide as the embedding, and no mask between tokens."""
+    """Whether a core can be folded: a ViT, whose heads are as wide as the embedding, without a mask between tokens."""
     return isinstance(core, ViTCore) and not any(
         block.attention.locality for block in core.transformer.ordered_blocks()
     )
 
 
 class FoldedAttention(nn.Module):
-    """Attention with keys and values folded away: `queries`, then `attend`, then `project`.
+    """Attention with folded keys and values: `queries`, then `attend`, then `project`.
 
-    Normalised tokens come in, and what the heads see goes out, at width W: D, or D padded.
+    Its inputs are normalised tokens of width W, which is D, or D padded.
     """
 
     query_weight: Tensor
@@ -77,12 +77,12 @@ class FoldedAttention(nn.Module):
             self.register_buffer(name, tensor.float().contiguous())
 
     def queries(self, normalized: Tensor) -> Tensor:
-        """Normalised tokens (B, L', W) to the heads' queries (B, L' h, W)."""
+        """Normalised tokens (B, L', W) -> the heads' queries (B, L' h, W)."""
         q = F.linear(normalized, self.query_weight, self.query_bias)
         return q.reshape(normalized.shape[0], normalized.shape[1] * self.n_heads, self.width)
 
     def attend(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Queries (B, L' h, W) and all tokens (B, L, W), normalised, to what the heads see (B, L' h, W)."""
+        """Queries (B, L' h, W) and all normalised tokens (B, L, W) -> the heads' outputs (B, L' h, W)."""
         if not self.fused:
             return (queries @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
         return torch.onnx.ops.symbolic(
@@ -95,13 +95,13 @@ class FoldedAttention(nn.Module):
         )
 
     def project(self, heads: Tensor) -> Tensor:
-        """What the heads see (B, L' h, W) to the residual branch (B, L', D)."""
+        """The heads' outputs (B, L' h, W) -> the residual branch (B, L', D)."""
         merged = heads.reshape(heads.shape[0], heads.shape[1] // self.n_heads, self.n_heads * self.width)
         return F.linear(merged, self.output_weight, self.output_bias)
 
 
 class FoldedMLP(nn.Module):
-    """The feed-forward branch of normalised tokens, with LayerNorm's affine part folded into its first layer."""
+    """The feed-forward branch for normalised tokens, with LayerNorm's affine part folded into the first layer."""
 
     up_weight: Tensor
     up_bias: Tensor
@@ -116,19 +116,19 @@ class FoldedMLP(nn.Module):
         more = width - weight.shape[1]
         self.register_buffer("up_weight", F.pad(weight * gamma, (0, more)).float().contiguous())
         self.register_buffer("up_bias", bias.float())
-        self.down = copy.deepcopy(mlp.down)  # its own: a core in half precision leaves the twin as it is
+        self.down = copy.deepcopy(mlp.down)  # a copy: a core in half precision must not change the twin
 
     def forward(self, normalized: Tensor) -> Tensor:
         return self.down(F.gelu(F.linear(normalized, self.up_weight, self.up_bias)))
 
 
 class FoldedViT(nn.Module):
-    """A ViT or V1T core, folded: image, behaviour, mouse_index -> channel-last feature map (B, rows, columns, D).
+    """A folded ViT or V1T core: image, behavior, mouse_index -> channel-last feature map (B, rows, columns, D).
 
     Args:
-        fused: emit onnxruntime's attention node; otherwise standard operators only, for other runtimes.
-        padded: pad what goes into matrix products to a width that attention kernels of GPUs take.
-        half: those products and the attention in float16.
+        fused: use onnxruntime's attention operator; otherwise only standard operators, for other runtimes.
+        padded: pad the inputs of matrix products to a width that attention kernels of GPUs support.
+        half: run the matrix products and the attention in float16.
     """
 
     def __init__(self, core: ViTCore, *, fused: bool, padded: bool = False, half: bool = False) -> None:
@@ -149,13 +149,13 @@ class FoldedViT(nn.Module):
         self.n_tokens = core.grid[0] * core.grid[1]
 
     def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor, at: Tensor | None = None) -> Tensor:
-        """The feature map; with `at` (B, R), positions in it, only there, and zero elsewhere."""
+        """The feature map; with `at` (B, R), only at these positions, and zero elsewhere."""
         return self.with_tape(image, behavior, mouse_index, at)[0]
 
     def with_tape(
         self, image: Tensor, behavior: Tensor, mouse_index: Tensor, at: Tensor | None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The feature map, and of each block its input (B, 1 + L, D) and what its heads saw (B, L' h, W)."""
+        """The feature map, and for each block its input (B, 1 + L, D) and its heads' outputs (B, L' h, W)."""
         x = self.tokenizer(image)  # (B, 1 + L, D)
         last = len(self.mlps) - 1
         tape = []
@@ -163,30 +163,30 @@ class FoldedViT(nn.Module):
             latent = self.transformer.behavior_latent(i, behavior, mouse_index)
             x = x if latent is None else x + latent
             tokens = self.normalize(x)
-            # The cls token is not read out: the last block looks at it, but does not compute it.
-            heads = attention.attend(attention.queries(self.asked(tokens, at) if i == last else tokens), tokens)
+            # The cls token is not read out: the last block attends to it, but does not compute it.
+            heads = attention.attend(attention.queries(self.selected(tokens, at) if i == last else tokens), tokens)
             tape.append((x, heads))
-            x = self.finish(i, self.asked(x, at) if i == last else x, heads)
+            x = self.finish(i, self.selected(x, at) if i == last else x, heads)
         return self.feature_map(x, at), tape
 
     def finish(self, i: int, x: Tensor, heads: Tensor) -> Tensor:
-        """Block i after its attention: the two residual branches, (B, L', D) -> (B, L', D)."""
+        """The rest of block i after its attention: both residual branches, (B, L', D) -> (B, L', D)."""
         x = x + self.folded_attentions()[i].project(heads).float()
         return x + self.mlps[i](self.normalize(x)).float()
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Residual stream (B, L, D), float32, to what matrix products take (B, L, W)."""
+        """Residual stream (B, L, D) float32 -> normalised tokens for matrix products (B, L, W)."""
         x = F.layer_norm(x, x.shape[-1:], eps=self.eps)
         return (F.pad(x, (0, self.padding)) if self.padding else x).to(self.dtype)
 
-    def asked(self, x: Tensor, at: Tensor | None) -> Tensor:
-        """Of all tokens (B, 1 + L, D), the cls token first, those of the map or those asked for (B, R, D)."""
+    def selected(self, x: Tensor, at: Tensor | None) -> Tensor:
+        """Of all tokens (B, 1 + L, D), cls token first, those of the whole map, or those at `at` (B, R, D)."""
         if at is None:
             return x[:, 1:]
         return take_rows(x, at + 1)
 
     def feature_map(self, x: Tensor, at: Tensor | None) -> Tensor:
-        """The inverse of `asked`, less the cls token: (B, rows, columns, D), zero where nothing was asked."""
+        """The inverse of `selected`: (B, rows, columns, D), zero at positions that were not selected."""
         if at is not None:
             batch, dim = x.shape[0], x.shape[2]
             everywhere = x.new_zeros(batch * self.n_tokens, dim)
@@ -198,11 +198,11 @@ class FoldedViT(nn.Module):
 
 
 def take_rows(x: Tensor, at: Tensor) -> Tensor:
-    """Of x (B, L, D) the rows `at` (B, R), each sample its own: (B, R, D)."""
+    """The rows `at` (B, R) of each sample of x (B, L, D): (B, R, D)."""
     return x.flatten(0, 1).index_select(0, _flat(at, x.shape[1])).unflatten(0, (x.shape[0], -1))
 
 
 def _flat(positions: Tensor, n_tokens: int) -> Tensor:
-    """Positions in each sample (B, R) to positions in the batch (B R,)."""
+    """Positions in each sample (B, R) -> positions in the batch (B R,)."""
     first = torch.arange(positions.shape[0], device=positions.device)[:, None] * n_tokens
     return (first + positions).flatten()

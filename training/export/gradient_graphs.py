@@ -1,4 +1,4 @@
-"""The export of the backward passes of `training.export.gradients`, and of the forward passes that feed them."""
+"""Exports the backward passes of `training.export.gradients`, and the forward passes that provide their inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from training.export.gradients import (
     ReadoutGradient,
     StemGradient,
 )
-from training.export.graphs import asked_examples, batched, core_examples, core_module, readout_examples
+from training.export.graphs import (
+    batched,
+    core_examples,
+    core_module,
+    raw_examples,
+    readout_examples,
+    token_examples,
+)
 from training.export.onnx_files import BATCH, NEURONS, export_graph
 from training.export.traced import trace
 from training.models import Twin
@@ -46,20 +53,20 @@ class _Tape(nn.Module):
 
 
 def tape_names(folded: FoldedViT) -> list[str]:
-    """What the forward pass keeps for the backward pass, block by block."""
+    """Names of the tensors that the forward pass keeps for the backward pass, in the order of blocks."""
     return [f"tape.{i}.{name}" for i in range(len(folded.mlps)) for name in ("input", "heads")]
 
 
 def export_core_tape(twin: Twin, path: Path, *, portable: bool = False) -> None:
-    """Writes a folded core that also gives its tape, and whose last block computes the tokens asked for alone."""
+    """Writes a folded core that also returns its tape, and whose last block computes only the given tokens."""
     folded = core_module(twin, portable=portable)
     assert isinstance(folded, FoldedViT)
-    examples, shapes = asked_examples(twin)
+    examples, shapes = token_examples(twin)
     export_graph(_Tape(folded), examples, shapes, [contract.FEATURE_MAP, *tape_names(folded)], path)
 
 
 def export_core_gradient(twin: Twin, path: Path) -> None:
-    """Writes a core's backward pass: of a folded core from its tape, of any other core from its inputs."""
+    """Writes a core's backward pass, which starts from the tape of a folded core, or from the inputs of any other."""
     core = core_module(twin, portable=True)
     dim, rows, columns = twin.core.output_shape
     d_feature_map = torch.randn(BATCH, rows, columns, dim)
@@ -68,8 +75,8 @@ def export_core_gradient(twin: Twin, path: Path) -> None:
         shapes = batched(examples)
         export_graph(trace(PlainCoreGradient(twin.core), examples, shapes), examples, shapes, _D_CORE, path)
         return
-    examples, shapes = asked_examples(twin)
-    batch, asked = shapes[contract.TOKENS].values()
+    examples, shapes = token_examples(twin)
+    batch, n_tokens = shapes[contract.TOKENS].values()
     examples[gradient_of(contract.FEATURE_MAP)] = d_feature_map
     n_heads, tokens = core.folded_attentions()[0].n_heads, 1 + core.n_tokens
     for i, name in enumerate(tape_names(core)):
@@ -77,7 +84,7 @@ def export_core_gradient(twin: Twin, path: Path) -> None:
         examples[name] = torch.randn(BATCH, length, dim)
     examples[tape_names(core)[-1]] = torch.randn(BATCH, NEURONS * n_heads, dim)
     shapes |= {name: {0: batch} for name in examples if name not in shapes}
-    shapes[tape_names(core)[-1]][1] = n_heads * asked
+    shapes[tape_names(core)[-1]][1] = n_heads * n_tokens
     export_graph(trace(FoldedViTGradient(core), examples, shapes), examples, shapes, _D_CORE, path)
 
 
@@ -97,9 +104,7 @@ def export_stem_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes the backward pass of one mouse's stem."""
     core = core_examples(twin)
     examples = {
-        contract.IMAGE: torch.randn(BATCH, *twin.mice[mouse_id].image_shape),
-        contract.BEHAVIOR: torch.randn(BATCH, 3),
-        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
+        **raw_examples(twin.mice[mouse_id]),
         gradient_of(contract.CORE_IMAGE): core[contract.CORE_IMAGE],
         gradient_of(contract.CORE_BEHAVIOR): core[contract.CORE_BEHAVIOR],
         gradient_of(contract.CORE_PUPIL_CENTER): torch.randn(BATCH, 2),
@@ -109,7 +114,7 @@ def export_stem_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
 
 
 def export_ensemble_gradient(combination: Combination, path: Path) -> None:
-    """Writes the graph that combines members and hands the weights of the responses back to each."""
+    """Writes the graph that combines members, and its backward pass for weights of the responses."""
     members = len(combination.weights)
     examples = {
         contract.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members),

@@ -1,10 +1,10 @@
 """The backward pass of each graph of a bundle, as torch modules.
 
-d(sum of weights times responses) is carried from the ensemble to the readouts, the cores and the stems, each graph
-taking what the one after it gives: d_x is the derivative with respect to x.
+d(sum of weights times responses) goes back from the ensemble to the readouts, the cores and the stems. The output of
+each graph is the input of the next; d_x is the derivative with respect to x.
 
-A folded transformer keeps of its forward pass what is small, the blocks' inputs and what the heads saw (a "tape"), and
-computes the attention weights anew, block by block: they are 44 MB per block and image at the published size.
+A folded transformer keeps only the small tensors of its forward pass, a "tape" of the blocks' inputs and the heads'
+outputs. It recomputes the attention weights block by block: at the published size they are 44 MB per block and image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["EnsembleGradient", "FoldedViTGradient", "PlainCoreGradient", "Readou
 
 
 class EnsembleGradient(nn.Module):
-    """Members' pre-activations (M, B, n), weights (B, n) -> responses (B, n), d_pre_activation (M, B, n)."""
+    """Pre-activations of members (M, B, n), weights (B, n) -> responses (B, n), d_pre_activation (M, B, n)."""
 
     member_weights: Tensor
 
@@ -46,7 +46,7 @@ class EnsembleGradient(nn.Module):
 
 
 class ReadoutGradient(nn.Module):
-    """Feature map, pupil, neurons, d_pre_activation (B, n) -> d_feature_map, d_core_pupil_center."""
+    """Feature map, pupil centre, neurons, d_pre_activation (B, n) -> d_feature_map, d_core_pupil_center."""
 
     def __init__(self, twin: Twin, mouse_id: str) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class ReadoutGradient(nn.Module):
         d_pupil_center = torch.zeros_like(pupil_center)
         if readout.shifter is not None:
             seen = readout.seen(feature_map, corners, features) * d_pre_activation
-            # In float64: onnxruntime adds up tens of thousands of terms, which nearly cancel, one by one.
+            # In float64: onnxruntime sums tens of thousands of terms, which nearly cancel, one after another.
             seen = torch.where(corners.inside, seen, 0.0).double()
-            # A weight rises by one per column, or row, on the far side and falls on the near side.
+            # Per column or row, a weight increases by one on the far side and decreases on the near side.
             d_x = ((2 * readout.side_x - 1) * corners.weight_y * seen).sum((0, 2)) * (0.5 * (columns - 1))
             d_y = ((2 * readout.side_y - 1) * corners.weight_x * seen).sum((0, 2)) * (0.5 * (rows - 1))
             d_shift = torch.stack([d_x, d_y], dim=1).to(pupil_center.dtype)
@@ -79,7 +79,7 @@ class ReadoutGradient(nn.Module):
 
 
 def _shifter_backward(shifter: Shifter, x: Tensor, d_shift: Tensor) -> Tensor:
-    """d_x (B, n_inputs), from d_shift (B, 2)."""
+    """d_x (B, n_inputs) from d_shift (B, 2)."""
     layers = [layer for layer in shifter.layers if isinstance(layer, nn.Linear)]
     values = []
     for layer in layers:
@@ -92,14 +92,14 @@ def _shifter_backward(shifter: Shifter, x: Tensor, d_shift: Tensor) -> Tensor:
 
 
 class PlainCoreGradient(nn.Module):
-    """Any core's inputs and d_feature_map (B, rows, columns, D) -> d_core_image, d_core_behavior."""
+    """The inputs of any core and d_feature_map (B, rows, columns, D) -> d_core_image, d_core_behavior."""
 
     def __init__(self, core: nn.Module) -> None:
         super().__init__()
         self.core = copy.deepcopy(core)
         for module in self.core.modules():
             if isinstance(module, Attention):
-                module.kernel = "eager"  # the fused kernel's backward pass has no form in ONNX
+                module.kernel = "eager"  # ONNX has no backward pass of the fused kernel
             if isinstance(module, ConvolutionalTokenizer):
                 module.pool = _MaxOfSlices(module.pool)  # type: ignore[assignment]
 
@@ -114,9 +114,9 @@ class PlainCoreGradient(nn.Module):
 
 
 class _MaxOfSlices(nn.Module):
-    """A max pool of values that are not negative, as the maximum of shifted slices, which has a backward pass in ONNX.
+    """A max pool of non-negative values as a maximum of shifted slices, whose backward pass ONNX can express.
 
-    Where zeros tie, the gradient is split otherwise than torch does; the ReLU before lets none of it through.
+    Among equal zeros the gradient is split differently than in torch, but the ReLU before the pool blocks it.
     """
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
@@ -137,13 +137,14 @@ class _MaxOfSlices(nn.Module):
 
 
 class _KnownHeads(torch.autograd.Function):
-    """Folded attention whose result is known already: only its backward pass computes.
+    """Folded attention with a known result: only its backward pass computes anything.
 
     With A = softmax(Q T^T) and H = A T, for one head's queries Q and the tokens T:
         dS = A * (dH T^T - rowsum(dH * H)),   dQ = dS T,   dT = A^T dH + dS^T Q
 
-    One head after another: its A and dS, 11 MB each at the published size, stay in the processor's cache. The row sums
-    ride along in the matrix product as one column more, and dT is computed transposed, so that the large factor is not.
+    Heads are computed one after another, so that A and dS, 11 MB each at the published size, stay in the processor's
+    cache. The row sums are one more column of a matrix product, and dT is computed transposed, which avoids transposing
+    the large factor.
     """
 
     @staticmethod
@@ -203,17 +204,16 @@ class FoldedViTGradient(nn.Module):
         folded = self.folded
         attention = folded.folded_attentions()[i]
         tokens = folded.normalize(x)
-        asked = (lambda x: folded.asked(x, at)) if i == len(folded.mlps) - 1 else (lambda x: x)
-        heads = _KnownHeads.apply(attention.queries(asked(tokens)), tokens, heads, attention.n_heads)
-        return folded.finish(i, asked(x), heads)
+        selected = (lambda x: folded.selected(x, at)) if i == len(folded.mlps) - 1 else (lambda x: x)
+        heads = _KnownHeads.apply(attention.queries(selected(tokens)), tokens, heads, attention.n_heads)
+        return folded.finish(i, selected(x), heads)
 
 
 class StemGradient(nn.Module):
-    """Raw inputs and the derivatives with respect to the core's -> d_image, d_behavior, d_pupil_center.
+    """Raw inputs and the derivatives with respect to the core's inputs -> d_image, d_behavior, d_pupil_center.
 
-    Sampling the nearest pixels of a grid and the bilinear resize both treat rows and columns apart: the core's image is
-    R @ image @ C^T, and d_image is R^T @ d_core_image @ C. As the crop takes the nearest pixel, an image shifter passes
-    nothing on to what moves it.
+    The crop and the bilinear resize treat rows and columns separately: the core's image is R @ image @ C^T, and d_image
+    is R^T @ d_core_image @ C. The crop takes the nearest pixel, so no gradient reaches the inputs of an image shifter.
     """
 
     rows: Tensor
@@ -268,7 +268,7 @@ class StemGradient(nn.Module):
         )
 
     def _pixels(self, behavior: Tensor, pupil_center: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows and columns of the image the crop takes: (B or 1, 1, h, H) and (B or 1, 1, w, W)."""
+        """The rows and columns of the image that the crop takes: (B or 1, 1, h, H) and (B or 1, 1, w, W)."""
         rows, columns = self.rows[None], self.columns[None]  # (1, h) and (1, w)
         if self.shifter is not None:
             shift = self.shifter(torch.cat([behavior, pupil_center], dim=1) if self.uses_behavior else pupil_center)
@@ -277,14 +277,14 @@ class StemGradient(nn.Module):
 
 
 def _picks(positions: Tensor, size: int) -> Tensor:
-    """Positions in [-1, 1] (B, n) to rows that pick the nearest pixel, or nothing outside: (B, 1, n, size)."""
+    """Positions in [-1, 1] (B, n) -> rows that select the nearest pixel, or zero outside: (B, 1, n, size)."""
     nearest = ((positions + 1) * ((size - 1) / 2)).round()
     pixels = torch.arange(size, device=positions.device)
     return (nearest[:, None, :, None] == pixels).to(positions.dtype)
 
 
 def _resize_matrix(before: int, after: int) -> Tensor:
-    """(after, before): what bilinear interpolation does along one axis."""
+    """(after, before): bilinear interpolation along one axis."""
     identity = torch.eye(before)[None, None]
     return F.interpolate(identity, size=(after, before), mode="bilinear", align_corners=False, antialias=False)[0, 0]
 

@@ -1,6 +1,6 @@
 """The graphs of a bundle as torch modules, and their export to ONNX.
 
-`server.bundle.manifest` says what each takes and gives.
+`server.bundle.manifest` describes the inputs and outputs of each graph.
 ."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch.export import Dim
 
 from server.bundle import manifest as contract
 from training.checkpoints.ensemble import Combination
+from training.data.mouse import Mouse
 from training.export.folded import FoldedViT, can_fold
 from training.export.onnx_files import BATCH, NEURONS, export_graph
 from training.export.readout import GatherReadout, TouchedTokens
@@ -21,7 +22,6 @@ from training.models.twin import response_from
 from training.models.vit import ViTCore
 
 __all__ = [
-    "asked_examples",
     "batched",
     "core_examples",
     "core_module",
@@ -32,9 +32,10 @@ __all__ = [
     "export_stem",
     "export_token_core",
     "export_touched_tokens",
-    "folds",
     "has_attention",
+    "raw_examples",
     "readout_examples",
+    "token_examples",
 ]
 
 
@@ -50,7 +51,7 @@ class _Stem(nn.Module):
 
 
 class _PlainCore(nn.Module):
-    """Any core as it was trained, channel-last: (B, D, rows, columns) -> (B, rows, columns, D)."""
+    """A core as it was trained, but with a channel-last feature map (B, rows, columns, D)."""
 
     def __init__(self, core: nn.Module) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class _Attention(nn.Module):
 
 
 class _Ensemble(nn.Module):
-    """Members' pre-activations (M, B, n), combined, to responses; the spread is over the members' own responses."""
+    """Pre-activations of members (M, B, n) -> responses of the ensemble, and the spread of the members' responses."""
 
     weights: Tensor
 
@@ -88,18 +89,13 @@ class _Ensemble(nn.Module):
 
 def export_stem(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes one mouse's stem graph."""
-    channels, height, width = twin.mice[mouse_id].image_shape
-    examples = {
-        contract.IMAGE: torch.randn(BATCH, channels, height, width),
-        contract.BEHAVIOR: torch.randn(BATCH, 3),
-        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
-    }
+    examples = raw_examples(twin.mice[mouse_id])
     outputs = [contract.CORE_IMAGE, contract.CORE_BEHAVIOR, contract.CORE_PUPIL_CENTER]
     export_graph(_Stem(twin, mouse_id), examples, batched(examples), outputs, path)
 
 
 def core_module(twin: Twin, *, portable: bool) -> nn.Module:
-    """A member's core as it is served: folded where the fold fits, as it was trained elsewhere."""
+    """A member's core for serving: folded if possible, otherwise as it was trained."""
     if isinstance(twin.core, ViTCore) and can_fold(twin.core):
         return FoldedViT(twin.core, fused=not portable)
     return _PlainCore(twin.core)
@@ -119,29 +115,21 @@ def export_half_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
     export_graph(module, examples, batched(examples), [contract.FEATURE_MAP], path)
 
 
-def folds(twin: Twin) -> bool:
-    """Whether a member's core is folded; then it can be asked for a few tokens, and keeps a tape for gradients."""
-    return can_fold(twin.core)
-
-
 def export_token_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
-    """Writes a folded core whose last block computes the tokens asked for alone."""
-    examples, shapes = asked_examples(twin)
+    """Writes a folded core whose last block computes only the given tokens."""
+    examples, shapes = token_examples(twin)
     export_graph(core_module(twin, portable=portable), examples, shapes, [contract.FEATURE_MAP], path)
 
 
 def export_touched_tokens(twin: Twin, mouse_id: str, path: Path) -> None:
-    """Writes the graph that says which tokens the readouts of one mouse's neurons read."""
-    examples = {
-        contract.CORE_PUPIL_CENTER: torch.randn(BATCH, 2),
-        contract.NEURONS: torch.arange(NEURONS) % twin.mice[mouse_id].n_neurons,
-    }
-    shapes = {contract.CORE_PUPIL_CENTER: {0: Dim("batch")}, contract.NEURONS: {0: Dim("n")}}
+    """Writes the graph that computes which tokens the readouts of given neurons read."""
+    examples, shapes = readout_examples(twin, mouse_id)
+    del examples[contract.FEATURE_MAP]
     export_graph(TouchedTokens(twin, mouse_id), examples, shapes, [contract.TOKENS], path)
 
 
 def has_attention(twin: Twin) -> bool:
-    """Whether there is a rollout: only a ViT core has a cls token to look from."""
+    """Whether a twin has attention rollouts, which need the cls token of a ViT core."""
     return isinstance(twin.core, ViTCore)
 
 
@@ -154,7 +142,7 @@ def export_attention(twin: Twin, path: Path) -> None:
 
 
 def export_readout(twin: Twin, mouse_id: str, path: Path) -> None:
-    """Writes one mouse's readout graph of a member."""
+    """Writes a member's readout graph for one mouse."""
     examples, shapes = readout_examples(twin, mouse_id)
     export_graph(GatherReadout(twin, mouse_id), examples, shapes, [contract.PRE_ACTIVATION], path)
 
@@ -168,13 +156,22 @@ def export_ensemble(combination: Combination, path: Path) -> None:
 
 
 def batched(examples: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:
-    """The dynamic axes of examples whose first axis alone is dynamic."""
+    """Dynamic axes for examples of which only the first axis is dynamic."""
     batch = Dim("batch")
     return {name: {0: batch} for name in examples}
 
 
+def raw_examples(mouse: Mouse) -> dict[str, Tensor]:
+    """Random raw inputs of a mouse."""
+    return {
+        contract.IMAGE: torch.randn(BATCH, *mouse.image_shape),
+        contract.BEHAVIOR: torch.randn(BATCH, 3),
+        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
+    }
+
+
 def core_examples(twin: Twin, batch: int = BATCH) -> dict[str, Tensor]:
-    """A core's inputs, random."""
+    """Random inputs of a core."""
     n_behavior = 5 if twin.config.b_mlp.inputs == "behavior_and_pupil_center" else 3
     return {
         contract.CORE_IMAGE: torch.randn(batch, *twin.cropper.output_shape),
@@ -183,8 +180,8 @@ def core_examples(twin: Twin, batch: int = BATCH) -> dict[str, Tensor]:
     }
 
 
-def asked_examples(twin: Twin) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
-    """The inputs of a core that is asked for some tokens, and their dynamic axes."""
+def token_examples(twin: Twin) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
+    """Random inputs of a core that computes only some tokens, and their dynamic axes."""
     _, rows, columns = twin.core.output_shape
     examples = core_examples(twin)
     examples[contract.TOKENS] = torch.arange(NEURONS).expand(BATCH, -1) % (rows * columns)
@@ -194,7 +191,7 @@ def asked_examples(twin: Twin) -> tuple[dict[str, Tensor], dict[str, dict[int, D
 
 
 def readout_examples(twin: Twin, mouse_id: str) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
-    """A readout's inputs, and their dynamic axes."""
+    """Random inputs of a readout, and their dynamic axes."""
     dim, rows, columns = twin.core.output_shape
     examples = {
         contract.FEATURE_MAP: torch.randn(BATCH, rows, columns, dim),

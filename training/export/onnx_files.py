@@ -1,4 +1,4 @@
-"""Modules to ONNX files; weights that several graphs of a folder share are written once, beside them."""
+"""Exports modules to ONNX files. Weights that several graphs of a folder share are written once, in their own file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from unittest import mock
 
 import onnx
 import torch
@@ -21,8 +20,7 @@ from torch.export import Dim
 __all__ = ["BATCH", "NEURONS", "SharedWeights", "export_graph"]
 
 OPSET = 20
-# Sizes of the examples that tracing sees. They must differ from every other dimension of a graph, which a traced size
-# would otherwise be confused with.
+# Sizes of the examples for tracing. They must differ from all other dimensions of a graph, or tracing confuses them.
 BATCH, NEURONS = 7, 11
 
 
@@ -37,7 +35,7 @@ def export_graph(
 
     Args:
         examples: input name -> example, in the order of the module's arguments.
-        shapes: input name -> which of its axes are dynamic.
+        shapes: input name -> its dynamic axes.
     """
     with _quiet(), _operators_built_once():
         program = torch.onnx.export(
@@ -62,7 +60,7 @@ def export_graph(
 
 
 def drop_origins(model: onnx.ModelProto) -> None:
-    """Drops what the exporter notes of where each node came from: stack traces, with paths of the machine it ran on."""
+    """Drops the exporter's notes on the origin of each node: stack traces, with paths of this machine."""
     graph = model.graph
     parts = (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
     for part in parts:
@@ -71,11 +69,11 @@ def drop_origins(model: onnx.ModelProto) -> None:
 
 
 class SharedWeights:
-    """One `weights.bin` in a folder of graphs, with each distinct tensor once."""
+    """The `weights.bin` of a folder of graphs, which contains each distinct tensor once."""
 
     NAME = "weights.bin"
-    SMALLEST = 1024  # bytes; smaller tensors, such as shapes, stay in the graphs, where onnxruntime looks for them
-    ALIGNMENT = 64  # bytes, as onnxruntime maps the file into memory and computes from there
+    SMALLEST = 1024  # bytes; onnxruntime needs smaller tensors, such as shapes, in the graphs
+    ALIGNMENT = 64  # bytes; onnxruntime maps the file into memory and computes from there
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / self.NAME
@@ -103,7 +101,7 @@ class SharedWeights:
 
 
 def _drop_unused_inputs(model: onnx.ModelProto) -> None:
-    """A graph lists only the inputs that it uses, so that nobody computes or sends the others."""
+    """Removes the inputs that a graph does not use, so that the server does not compute them."""
     used = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     for value in [value for value in model.graph.input if value.name not in used]:
         model.graph.input.remove(value)
@@ -114,20 +112,30 @@ def _table(build: Callable[..., object], **options: object) -> object:
     return build(**options)
 
 
-def _operators_built_once() -> contextlib.AbstractContextManager[object]:
-    """torch builds its table of some 500 operators anew for each export, which is most of the time of a small graph."""
+@contextlib.contextmanager
+def _operators_built_once() -> Iterator[None]:
+    """Caches torch's table of about 500 operators, which it otherwise rebuilds for each export.
+
+    Building it takes most of the time of a small graph. The registry is internal to torch (2.6 to 2.13): where it is
+    missing, exports are only slower.
+    """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        build = ONNXRegistry.from_torchlib
-    except (ImportError, AttributeError):  # it is torch's own affair and may go: exports are then slower, no more
-        return contextlib.nullcontext()
-    return mock.patch.object(ONNXRegistry, "from_torchlib", functools.partial(_table, build))
+        original, build = ONNXRegistry.__dict__["from_torchlib"], ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError, KeyError):
+        yield
+        return
+    ONNXRegistry.from_torchlib = functools.partial(_table, build)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's progress prints and its advice to developers are not ours to show."""
+    """Suppresses the exporter's progress and its advice to developers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""How far the exported graphs, as the server runs them, are from torch."""
+"""Parity: the difference between the exported graphs, as the server runs them, and torch."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ __all__ = [
 
 PARITY_BOUND = 1e-4
 SAMPLES = 8
-GRADIENT_SAMPLES = 2  # a gradient is some four predictions
-# What a manifest says before it was measured; nothing with it is ever written.
+GRADIENT_SAMPLES = 2  # a gradient costs about four predictions
+# Placeholder before parity is measured; it is never written.
 UNMEASURED = Parity(max_abs_error=math.inf, bound=PARITY_BOUND, samples=SAMPLES, worst_neuron=0)
 
 
 def open_engine(folder: Path, manifest: Manifest) -> Engine:
-    """The bundle as a server would run it on a CPU."""
+    """The engine that a server would use for this bundle on a CPU."""
     return Engine(GraphLoader(folder, manifest, "cpu", "fp32", threads=None), max_batch=SAMPLES)
 
 
 def measure_parity(ensemble: Ensemble, engine: Engine) -> dict[str, Parity]:
     """Largest absolute difference in responses between the engine and torch, per mouse, on random inputs.
 
-    Where the two differ by more than the bound, the fault may be torch's own rounding in float32, as of an LN model
-    with responses of ten standard deviations: then torch in float64 is the judge.
+    If they differ by more than the bound, the reason may be torch's rounding in float32, for example for an LN model
+    with responses of ten standard deviations. Then the engine is compared with torch in float64.
     """
     rng = np.random.default_rng(0)
     found = {}
@@ -65,8 +65,8 @@ def measure_parity(ensemble: Ensemble, engine: Engine) -> dict[str, Parity]:
 def measure_gradient_parity(ensemble: Ensemble, engine: Engine) -> dict[str, GradientParity]:
     """Largest relative difference in derivatives between the engine and torch's autograd, per mouse.
 
-    Torch in float64 is the judge where the two differ by more than the bound: a derivative by the pupil centre is a sum
-    over all neurons that nearly cancels, and float32 rounds it.
+    If they differ by more than the bound, the engine is compared with torch in float64: a derivative by the pupil
+    centre is a sum over all neurons that nearly cancels, so float32 is inaccurate.
     """
     rng = np.random.default_rng(1)
     found = {}
@@ -91,7 +91,7 @@ def measure_gradient_parity(ensemble: Ensemble, engine: Engine) -> dict[str, Gra
 def _gradient_error(
     gradient: Gradient, respond: Callable[..., torch.Tensor], inputs: Sequence[np.ndarray], weights: np.ndarray
 ) -> float:
-    """The largest difference from autograd of `respond`, relative to the largest derivative by the same input."""
+    """The largest difference from autograd of `respond`, relative to the largest derivative of the same input."""
     tensors = [torch.from_numpy(array).requires_grad_() for array in inputs]
     total = (respond(*tensors) * torch.from_numpy(weights)).sum()
     expected = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
@@ -108,7 +108,7 @@ def _error(response: np.ndarray, expected: torch.Tensor) -> np.ndarray:
 
 
 def float64_response(ensemble: Ensemble, mouse_id: str, inputs: list[torch.Tensor]) -> torch.Tensor:
-    """(B, N) float64. The stem stays in float32: where it crops, float64 could round to another pixel."""
+    """(B, N) float64. The stem runs in float32, as in float64 the crop could round to another pixel."""
     members = []
     for member in ensemble.members:
         image, behavior, pupil_center = member.twin.stem(mouse_id, *inputs)
@@ -119,7 +119,7 @@ def float64_response(ensemble: Ensemble, mouse_id: str, inputs: list[torch.Tenso
 
 
 def random_inputs(mouse: Mouse, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gaussian image (n, C, H, W), behavior (n, 3), pupil_center (n, 2), with the mouse's own means and stds."""
+    """Gaussian image (n, C, H, W), behavior (n, 3) and pupil_center (n, 2), with the mouse's means and stds."""
 
     def draw(statistics: InputStatistics | None, shape: tuple[int, ...]) -> np.ndarray:
         values = rng.standard_normal(shape)

@@ -1,4 +1,4 @@
-"""The readout as it is served: the Gaussian readout at `mu`, by gathering tokens, for any list of neurons."""
+"""The readout for serving: the Gaussian readout at `mu`, which gathers tokens, for any list of neurons."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Corners(NamedTuple):
     """The four tokens around each neuron's position: left top, left bottom, right top, right bottom.
 
     Attributes:
-        token: (4, B, n) positions in the flat map; B is 1 where no gaze moves them.
-        inside: (4, B, n), whether they are on the map at all.
-        weight_x, weight_y: (4, B, n); a token's weight is their product.
+        token: (4, B, n) positions in the flat map; B is 1 without a shifter.
+        inside: (4, B, n), whether they are inside the map.
+        weight_x, weight_y: (4, B, n); the weight of a token is their product.
     """
 
     token: Tensor
@@ -28,22 +28,22 @@ class Corners(NamedTuple):
 
     @property
     def weight(self) -> Tensor:
-        """(4, B, n), zero outside the map, which is grid_sample's zero padding."""
+        """(4, B, n), zero outside the map, like grid_sample's zero padding."""
         return torch.where(self.inside, self.weight_x * self.weight_y, 0.0)
 
     def flat_tokens(self, batch: int, n_tokens: int) -> Tensor:
-        """Where the tokens are in those of a whole batch, (4, B n); token 0 stands for what is outside."""
+        """Positions of the tokens in those of a whole batch, (4, B n); 0 for tokens outside the map."""
         first = torch.arange(batch, device=self.token.device)[:, None] * n_tokens  # (B, 1)
         return (first + torch.where(self.inside, self.token, 0)).flatten(1)
 
 
 class GatherReadout(nn.Module):
-    """Feature map (B, rows, columns, D), pupil (B, 2), neurons (n,) -> pre-activation (B, n).
+    """Feature map (B, rows, columns, D), pupil centre (B, 2), neurons (n,) -> pre-activation (B, n).
 
-    On channel-last features the bilinear sample is four gathered tokens and a weighted sum.
+    With channel-last features, the bilinear sample is a weighted sum of four gathered tokens.
     """
 
-    # Which of the two columns and of the two rows a corner is on.
+    # The column and the row of each corner.
     SIDE_X = (0.0, 0.0, 1.0, 1.0)
     SIDE_Y = (0.0, 1.0, 0.0, 1.0)
 
@@ -73,11 +73,11 @@ class GatherReadout(nn.Module):
         return (corners.weight * seen).sum(0) + self.bias.index_select(0, neurons)  # (B, n)
 
     def seen(self, feature_map: Tensor, corners: Corners, features: Tensor) -> Tensor:
-        """What each neuron's features (n, D) see at each of its corners, (4, B, n)."""
+        """The product of each neuron's features (n, D) with the token at each of its corners, (4, B, n)."""
         batch = feature_map.shape[0]
         tokens = feature_map.flatten(0, 2)  # (B rows columns, D)
         index = corners.flat_tokens(batch, self.rows * self.columns)
-        # One corner at a time: all four would be 20 MB an image at 8,000 neurons.
+        # One corner at a time: all four would take 20 MB per image with 8,000 neurons.
         parts = [tokens.index_select(0, index[i]).unflatten(0, (batch, -1)) * features for i in range(4)]
         return torch.stack([part.sum(-1) for part in parts])
 
@@ -86,7 +86,7 @@ class GatherReadout(nn.Module):
         mu = self.mu.index_select(0, neurons)[None]  # (1, n, 2)
         if self.shifter is not None:
             mu = mu + self.shifter(pupil_center)[:, None]  # (B, n, 2)
-        # [-1, 1] is from the first to the last row's centre (align_corners).
+        # [-1, 1] is from the centre of the first row to that of the last (align_corners).
         x = (mu[..., 0] + 1) * (0.5 * (self.columns - 1))
         y = (mu[..., 1] + 1) * (0.5 * (self.rows - 1))
         column, row = x.floor() + self.side_x, y.floor() + self.side_y  # (4, B, n)
@@ -96,9 +96,9 @@ class GatherReadout(nn.Module):
 
 
 class TouchedTokens(nn.Module):
-    """Pupil (B, 2), neurons (n,) -> the tokens that the readout reads (B, 4 n); -1 is outside the map.
+    """Pupil centre (B, 2), neurons (n,) -> the tokens that the readout reads (B, 4 n); -1 outside the map.
 
-    Without a shifter the tokens are the same for every sample, and B is 1.
+    Without a shifter, the tokens are the same for every sample, and B is 1.
     """
 
     def __init__(self, twin: Twin, mouse_id: str) -> None:

@@ -1,4 +1,4 @@
-"""One self-contained graph per mouse: raw image, behaviour and pupil centre in, standardised responses out."""
+"""One self-contained graph per mouse, from raw image, behaviour and pupil centre to standardised responses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from server.bundle import manifest as contract
 from training.checkpoints.ensemble import Ensemble
-from training.export.graphs import batched, core_module
-from training.export.onnx_files import BATCH, export_graph
+from training.export.graphs import batched, core_module, raw_examples
+from training.export.onnx_files import export_graph
 from training.export.readout import GatherReadout
 from training.models.twin import response_from
 
@@ -18,7 +18,7 @@ __all__ = ["export_single_file"]
 
 
 class _SingleFile(nn.Module):
-    """Every member's stem, core and readout, and their combination, for all of a mouse's neurons."""
+    """Stem, core and readout of every member, and their combination, for all neurons of a mouse."""
 
     def __init__(self, ensemble: Ensemble, mouse_id: str) -> None:
         super().__init__()
@@ -44,10 +44,6 @@ class _SingleFile(nn.Module):
 
 
 def export_single_file(ensemble: Ensemble, mouse_id: str, path: Path) -> None:
-    """Writes the graph, with standard ONNX operators only; it takes the inputs that the mouse's responses depend on."""
-    examples = {
-        contract.IMAGE: torch.randn(BATCH, *ensemble.mice[mouse_id].image_shape),
-        contract.BEHAVIOR: torch.randn(BATCH, 3),
-        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
-    }
+    """Writes the graph with only standard ONNX operators. Its inputs are those that the responses depend on."""
+    examples = raw_examples(ensemble.mice[mouse_id])
     export_graph(_SingleFile(ensemble, mouse_id), examples, batched(examples), [contract.RESPONSE], path)

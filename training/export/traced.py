@@ -1,7 +1,7 @@
-"""Functions with a backward pass inside, as plain operators that ONNX has.
+"""Tracing of functions that contain a backward pass, to operators that ONNX has.
 
-`torch.autograd.grad` in a function is traced with symbolic sizes; each operator of the backward pass is then written in
-simpler ones. What ONNX lacks even so is given here.
+Functions with `torch.autograd.grad` are traced with symbolic sizes, and each operator of the backward pass is
+decomposed into simpler ones. This file has the decompositions that torch lacks for ONNX.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["trace", "vector_jacobian"]
 
 
 def vector_jacobian(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
-    """d(sum of outputs times cotangents) / d(inputs); zeros where an input has no part in the outputs."""
+    """d(sum of outputs times cotangents) / d(inputs); zeros for inputs that the outputs do not depend on."""
     pairs = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
     if not pairs:
         return [torch.zeros_like(x) for x in inputs]
@@ -36,7 +36,7 @@ def trace(
 
     Args:
         examples: input name -> example, in the order of the module's arguments.
-        shapes: input name -> which of its axes are dynamic; axes of one size among them are taken for the same axis.
+        shapes: input name -> its dynamic axes; dynamic axes of the same size are treated as the same axis.
     """
     module = module.eval().requires_grad_(False)
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)  # the weights are not fake
@@ -71,7 +71,7 @@ def _convolution_backward(
     groups: int,
     mask: Sequence[bool],
 ) -> tuple[Tensor, None, None]:
-    """With respect to the image alone: the transposed convolution, as large as the image was."""
+    """The gradient of the image only: the transposed convolution, with the size of the image."""
     assert not transposed
     assert not mask[1]
     rest = [
@@ -86,7 +86,7 @@ def _convolution_backward(
 
 
 def _constant_pad_nd(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
-    """Padding, and cropping where `pad` is negative, by joining and slicing: torch's own form fixes the batch size."""
+    """Pads, or crops where `pad` is negative, with cat and slices: torch's decomposition fixes the batch size."""
     for i in range(len(pad) // 2):
         axis, before, after = x.ndim - 1 - i, pad[2 * i], pad[2 * i + 1]
         x = x.narrow(axis, max(-before, 0), x.shape[axis] - max(-before, 0) - max(-after, 0))

@@ -1,7 +1,7 @@
-"""Self-attention as the paper has it, and attention rollout.
+"""Self-attention of the paper, and attention rollout.
 
-The paper's heads are each as wide as the embedding (inner width = heads x dim), with queries, keys and values without
-bias. CCT's are narrow: inner width dim // heads, split over the heads once more.
+In the paper each head is as wide as the embedding (inner width = heads x dim), and queries, keys and values have no
+bias. In CCT the heads are narrow: the inner width is dim // heads, split over the heads once more.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Attention(nn.Module):
 
     Args:
         inner: width of all heads together.
-        scale: of the dot products; learned per head from this start where `locality` is set.
+        scale: of the dot products; with `locality`, the initial value of a learned scale per head.
         locality: locality self-attention (Lee et al. 2021): learned temperature, and no token attends to itself.
-        dropout: of the attention weights and of the output.
+        dropout: rate, for the attention weights and for the output.
     """
 
-    # "eager" materialises softmax(Q K^T) as the reference code does: the slow baseline that benchmarks compare with.
+    # "eager" materialises softmax(Q K^T) as the reference code does: the slow baseline of the benchmarks.
     kernel: Literal["fused", "eager"] = "fused"
 
     def __init__(
@@ -69,11 +69,12 @@ class Attention(nn.Module):
         weights = scores.softmax(dim=-1)
         return self._merge(self.dropout(weights) @ v), weights
 
+    @torch.compiler.disable  # the dropout's bits come from numpy
     def _with_dropout(self, x: Tensor, rate: float) -> Tensor:
-        """The same with attention dropout on a CPU, where torch's kernels have none.
+        """Attention with dropout of its weights on a CPU, for which torch has no fused kernel.
 
-        Heads as wide as the embedding fold their keys and values away: with n the normalised tokens, the scores are
-        n (W_q^T W_k) n^T and the output is (weights n) (W_v^T W_o^T), so that all heads share n as keys and values.
+        If heads are as wide as the embedding, keys and values are folded away: with n the normalised tokens, the scores
+        are n (W_q^T W_k) n^T and the output is (weights n) (W_v^T W_o^T), so all heads use n as keys and values.
         """
         batch, n_tokens, dim = x.shape
         if self.qkv.out_features == 3 * self.n_heads * dim:
@@ -93,7 +94,7 @@ class Attention(nn.Module):
         return self._merge(heads.unflatten(0, (batch, self.n_heads)))
 
     def _scale(self) -> Tensor | float:
-        """Of the dot products, (h, 1, 1) where it is learned."""
+        """The scale of the dot products, (h, 1, 1) if it is learned."""
         return self.scale[:, None, None] if isinstance(self.scale, nn.Parameter) else self.scale
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,14 +111,14 @@ def attention_rollout(weights: Sequence[Tensor], grid: tuple[int, int], size: tu
 
     Args:
         weights: per block, (B, h, 1 + L, 1 + L), the cls token first.
-        grid: how the L tokens lie, (rows, columns).
+        grid: (rows, columns) of the L tokens.
         size: (h, w) of the result.
 
     Returns:
         (B, h, w) in [0, 1]: where the cls token looks.
     """
     row: Tensor | None = None
-    # Only the cls row of A_n ... A_1 is asked for, so we go from the last block back: row times matrix, never matrices.
+    # Only the cls row of A_n ... A_1 is needed. From the last block back, it takes row-matrix products only.
     for block in reversed(weights):
         joint = block.amax(dim=1)  # (B, 1 + L, 1 + L)
         joint = joint + torch.eye(joint.shape[-1], dtype=joint.dtype, device=joint.device)

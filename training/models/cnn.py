@@ -1,4 +1,4 @@
-"""Convolutional cores: the Sensorium CNN (Lurz et al. 2021) and, without its nonlinearities, the LN model."""
+"""Convolutional cores: the Sensorium CNN (Lurz et al. 2021), and the LN model, which has no nonlinearities."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from training.config import CNNConfig, LNConfig
 from training.errors import ConfigError
+from training.models.tokenizer import check_fits
 
 __all__ = ["CNNCore"]
 
 
 class DepthSeparable(nn.Module):
-    """1x1, then a spatial kernel per channel, then 1x1: (B, C, h, w) -> (B, C, h, w)."""
+    """1x1 convolution, spatial convolution per channel, 1x1 convolution: (B, C, h, w) -> (B, C, h, w)."""
 
     def __init__(self, *, channels: int, kernel: int, bias: bool) -> None:
         super().__init__()
@@ -25,20 +26,15 @@ class DepthSeparable(nn.Module):
 
 
 class CNNCore(nn.Module):
-    """(B, C, h, w) -> feature map (B, channels, h - kernel + 1, w - kernel + 1), of the last layer only."""
+    """(B, C, h, w) -> feature map of the last layer (B, channels, h - kernel + 1, w - kernel + 1)."""
 
-    # The reference runs batch norm with momentum 0.9: nearly the last batch's statistics.
+    # The reference code uses batch norm with momentum 0.9, which is nearly the last batch's statistics.
     MOMENTUM = 0.9
 
     def __init__(self, *, config: CNNConfig, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         in_channels, height, width = image_shape
-        if config.input_kernel > min(height, width):
-            raise ConfigError(
-                f"core.input_kernel {config.input_kernel} is larger than the core's image",
-                got=f"input_kernel {config.input_kernel}",
-                expected=f"at most {min(height, width)}, for cropper size {height}x{width}",
-            )
+        check_fits("input_kernel", config.input_kernel, (height, width))
         if config.hidden_kernel % 2 == 0:
             raise ConfigError("core.hidden_kernel must be odd", got=config.hidden_kernel, expected="an odd number")
         self.linear = isinstance(config, LNConfig)
@@ -69,15 +65,10 @@ class CNNCore(nn.Module):
             x = self.dropout(x) if 0 < i < last else x
         return x
 
-    @property
-    def first_filters(self) -> Tensor:
-        """(channels, C, k, k), the first layer's."""
+    def regularizer(self) -> Tensor:
+        """Energy of the first layer's filters after a Laplace filter, divided by their energy (Lurz et al. 2021)."""
         first = self.convolutions[0]
         assert isinstance(first, nn.Conv2d)
-        return first.weight
-
-    def regularizer(self) -> Tensor:
-        """Energy of the first layer's filters after a Laplace filter, over their energy (Lurz et al. 2021)."""
-        filters = self.first_filters.flatten(0, 1)[:, None]  # (out * in, 1, k, k)
+        filters = first.weight.flatten(0, 1)[:, None]  # (out * in, 1, k, k)
         laplace = filters.new_tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])[None, None]
         return self.laplace_scale * F.conv2d(filters, laplace, padding=1).square().sum() / filters.square().sum()

@@ -1,4 +1,4 @@
-"""From the recording's image to the core's: standardise, crop where the mouse looks, resize, append behaviour."""
+"""From the recording's image to the core's: standardise, crop around the gaze, resize, append behaviour."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Cropper", "Standardizer"]
 
 
 class Standardizer(nn.Module):
-    """From the recording's own units to what the weights were trained on, for one mouse.
+    """Standardises the inputs of one mouse, from the recording's own units.
 
-    Image and pupil centre: (x - mean) / std. Behaviour: x / std, not centred. Identity where no statistics are known.
+    Image and pupil centre: (x - mean) / std. Behaviour: x / std, not centred. The identity if statistics are unknown.
     """
 
     image_mean: Tensor
@@ -38,7 +38,7 @@ class Standardizer(nn.Module):
             ("pupil_mean", pupil[0], (-1,)),
             ("pupil_std", pupil[1], (-1,)),
         ):
-            # Not in checkpoints: the mouse's statistics are kept once, beside the weights.
+            # Not part of the state dict: checkpoints store the mouse's statistics separately.
             self.register_buffer(name, torch.from_numpy(value.astype(np.float32)).reshape(shape), persistent=False)
 
     def forward(self, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +49,7 @@ class Standardizer(nn.Module):
         )
 
     def pupil(self, pupil_center: Tensor) -> Tensor:
-        """(B, 2) -> (B, 2)."""
+        """Standardises the pupil centre, (B, 2) -> (B, 2)."""
         return (pupil_center - self.pupil_mean) / self.pupil_std
 
 
@@ -62,8 +62,9 @@ def _mean_std(statistics: InputStatistics | None) -> tuple[np.ndarray, np.ndarra
 class Cropper(nn.Module):
     """Standardised image (B, C, H, W) -> the core's image (B, C', h, w), for every mouse (paper, section 4.1).
 
-    The crop samples a grid from -alpha to alpha with nearest neighbour and `align_corners`, moved by the image shifter.
-    Nearest neighbour has no gradient for the shifter, so in training the backward pass is bilinear (straight-through).
+    The crop samples a grid from -alpha to alpha, shifted by the image shifter, with nearest neighbour and
+    `align_corners`. Nearest neighbour gives the shifter no gradient, so in training the backward pass is bilinear
+    (straight-through).
     """
 
     HIDDEN = 10
@@ -77,7 +78,7 @@ class Cropper(nn.Module):
             raise ConfigError(
                 "the mice of one twin must share an image shape",
                 got={mouse.mouse_id: mouse.image_shape for mouse in mice},
-                hint="Train Dataset S and Dataset F mice apart.",
+                hint="Train mice of Dataset S and Dataset F separately.",
             )
         channels, height, width = shapes.pop()
         self.grayscale = cropper.grayscale
@@ -87,7 +88,7 @@ class Cropper(nn.Module):
         crop_height, crop_width = int(height * self.crop), int(width * self.crop)
         if min(crop_height, crop_width) < 1:
             raise ConfigError(f"cropper.crop {self.crop} leaves nothing of an image of {height}x{width}")
-        # No crop and no shifter is the identity, so nothing is sampled.
+        # Without crop and shifter, sampling would be the identity.
         self.samples = self.crop < 1 or cropper.shifter != "none"
         rows = torch.linspace(-self.crop, self.crop, crop_height)
         columns = torch.linspace(-self.crop, self.crop, crop_width)

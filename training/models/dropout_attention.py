@@ -1,10 +1,10 @@
-"""Attention with dropout of its weights on a CPU, block by block: what torch's fused kernels leave out there.
+"""Attention with dropout of its weights on a CPU, block by block, for which torch has no fused kernel.
 
     output = (softmax(q k^T) * kept / keep_probability) v
 
 Torch materialises every intermediate of this, (h L, L) each, and keeps three of them for the backward pass. Here one is
-kept, half of each weight, negative where it was dropped: the mask costs no memory, and is not drawn twice. Where memory
-is short nothing is kept, and the backward pass computes it again from the same bits.
+kept: half of each weight, negative if the weight was dropped. So the mask takes no memory and is not drawn twice. If
+memory is short, nothing is kept, and the backward pass recomputes it from the same random bits.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from training.models.dropout import RandomBits, draw_seed, keep_probability
 
 __all__ = ["dropout_attention"]
 
-BLOCK_ROWS = 1024  # long enough for matrix products at full speed, short enough for the last-level cache
-MEMORY_SHARE = 1 / 16  # of the free memory that one call's weights may take until the backward pass
+BLOCK_ROWS = 1024  # large enough for fast matrix products, small enough for the last-level cache
+MEMORY_SHARE = 1 / 16  # of the free memory that the weights of one call may take until the backward pass
 
 
 def dropout_attention(q: Tensor, k: Tensor, v: Tensor, *, rate: float, rows_per_token: int = 0) -> Tensor:
     """Scaled queries (G, M, d), keys (G, L, d) and values (G, L, e) -> (G, M, e).
 
     Args:
-        rate: of the attention weights that are dropped, independently.
-        rows_per_token: for locality self-attention: row i of q does not see key i // rows_per_token.
+        rate: probability with which each attention weight is dropped.
+        rows_per_token: for locality self-attention: row i of q does not attend to key i // rows_per_token.
     """
     if torch.is_autocast_enabled("cpu"):
         q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
@@ -63,16 +63,16 @@ class _DropoutAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, output, *halves = ctx.saved_tensors
         gradient = _padded(gradient.to(q.dtype)).contiguous()
-        # Sums over blocks: in float32 at least.
+        # Sums over blocks are at least float32.
         wide = torch.promote_types(q.dtype, torch.float32)
-        twice = 2 / keep_probability(ctx.arguments[0])  # of halves
+        twice = 2 / keep_probability(ctx.arguments[0])  # because halves are kept
         grad_q, grad_k, grad_v = torch.empty_like(q), k.new_zeros(k.shape, dtype=wide), v.new_zeros(v.shape, dtype=wide)
         known = ((*place, half) for place, half in zip(_places(q), halves, strict=True))
         blocks = known if halves else (drawn[:3] for drawn in _drawn(q, k, *ctx.arguments))
         scratch = q.new_empty(3, min(BLOCK_ROWS, q.shape[1]), k.shape[1])
         with torch.autocast("cpu", enabled=False):
             scaled = v * twice
-            # What softmax subtracts is the mean of the weights' gradients, which is that of the output itself.
+            # The backward pass of softmax subtracts the mean of the weights' gradients: the output's own product.
             mean = (gradient.to(wide) * output.to(wide)).sum(-1, keepdim=True).mul_(-2).to(q.dtype)  # (G, M, 1)
             for group, rows, half in blocks:
                 g, n = gradient[group, rows], half.shape[0]
@@ -88,7 +88,7 @@ class _DropoutAttention(torch.autograd.Function):
 
 
 def _padded(x: Tensor) -> Tensor:
-    """With zeros, to a width that matrix products are fast at: a fifth is gained at 155, and nothing changes."""
+    """Padded with zeros to a multiple of 16, which makes matrix products a fifth faster at width 155."""
     return F.pad(x, (0, -x.shape[-1] % 16))
 
 
@@ -100,7 +100,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _places(q: Tensor) -> Iterator[tuple[int, slice]]:
-    """The blocks, each a group and some of its rows."""
+    """The blocks, each a group and a range of its rows."""
     for group in range(q.shape[0]):
         for start in range(0, q.shape[1], BLOCK_ROWS):
             yield group, slice(start, min(start + BLOCK_ROWS, q.shape[1]))
@@ -109,9 +109,9 @@ def _places(q: Tensor) -> Iterator[tuple[int, slice]]:
 def _drawn(
     q: Tensor, k: Tensor, rate: float, seed: int, rows_per_token: int, *, reuse: bool = True
 ) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
-    """Group, rows, halves (R, L) of the attention weights, negative where one is dropped, and the weights with those 0.
+    """Per block: group, rows, halves (R, L) of the weights, negative if dropped, and the weights, 0 if dropped.
 
-    The next block overwrites the last of these, and with `reuse` the halves.
+    The next block overwrites the weights and, with `reuse`, the halves.
     """
     bits = RandomBits(seed)
     scratch = q.new_empty(1 + reuse, min(BLOCK_ROWS, q.shape[1]), k.shape[1])

@@ -1,4 +1,4 @@
-"""Gaussian readout (Lurz et al. 2021): where each neuron looks in the feature map, and with which features."""
+"""Gaussian readout (Lurz et al. 2021): each neuron's position in the feature map and its weights of the features."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["GaussianReadout"]
 class GaussianReadout(nn.Module):
     """Feature map (B, D, h, w) and shift (B, 2) -> pre-activation (B, N), for one mouse.
 
-    In training the position is drawn from a Gaussian with full covariance around `mu`; in evaluation it is `mu`.
+    In training, positions are drawn from a Gaussian around `mu` with full covariance. In evaluation they are `mu`.
     """
 
-    MU_RANGE = 0.3  # of free positions at the start
+    MU_RANGE = 0.3  # of the initial free positions
     SIGMA_RANGE = 0.1
 
     def __init__(self, *, config: ReadoutConfig, mouse: Mouse, n_features: int) -> None:
@@ -42,7 +42,7 @@ class GaussianReadout(nn.Module):
 
     @property
     def mu(self) -> Tensor:
-        """(N, 2), x and y in [-1, 1]: each neuron's receptive field in the feature map."""
+        """(N, 2), x and y in [-1, 1]: the position of each neuron's receptive field in the feature map."""
         if self.position_network is not None:
             return self.position_network(self.source_grid)
         return self.free_mu.clamp(-1, 1)
@@ -53,12 +53,12 @@ class GaussianReadout(nn.Module):
             noise = torch.randn_like(positions)
             positions = (positions + torch.einsum("nij,bnj->bni", self.sigma, noise)).clamp(-1, 1)
         if shift is not None:
-            positions = positions + shift[:, None]  # after the clamp: a gaze may leave the map, which reads as zero
+            positions = positions + shift[:, None]  # after the clamp: outside of the map, features are zero
         sampled = F.grid_sample(feature_map, positions[:, :, None], align_corners=True)[..., 0]  # (B, D, N)
         return torch.einsum("bdn,nd->bn", sampled, self.features) + self.bias
 
     def regularizer(self) -> Tensor:
-        """L1 over the features."""
+        """L1 over the weights of the features."""
         return self.l1 * self.features.abs().sum()
 
 
@@ -66,18 +66,18 @@ def source_grid(coordinates: np.ndarray) -> np.ndarray:
     """Cortical coordinates (N, axes) [um], centred per axis and divided by the largest absolute value of all axes."""
     centered = coordinates - coordinates.mean(axis=0, keepdims=True)
     largest = np.abs(centered).max()
-    # One neuron, or all in one place: nothing to divide by.
+    # With one neuron, or all at one position, there is nothing to divide by.
     return (centered / largest if largest > 0 else centered).astype(np.float32)
 
 
 def initial_bias(config: ReadoutConfig, mouse: Mouse) -> np.ndarray:
-    """(N,) float32, from the mouse's response statistics where the configuration asks for them."""
-    # A mouse of which only the weights are known is not trained: its bias is among them.
+    """(N,) float32, zero or from the mouse's response statistics."""
+    # A mouse without a recording is not trained: its bias is among the imported weights.
     if config.bias == "zero" or mouse.standardized_inputs:
         return np.zeros(mouse.n_neurons, np.float32)
     if mouse.response_mean is None or mouse.response_std is None:
         raise ConfigError(
-            f"readout.bias '{config.bias}' needs response statistics, which mouse {mouse.mouse_id!r} has not",
+            f"readout.bias '{config.bias}' needs response statistics, which mouse {mouse.mouse_id!r} lacks",
             hint="Give its recording, or set readout.bias to 'zero'.",
         )
     mean = mouse.response_mean if config.bias == "mean" else mouse.response_mean / mouse.response_std

@@ -1,4 +1,4 @@
-"""Gaze: from the pupil centre to a shift of positions, one small network per mouse."""
+"""The shifter: a small network per mouse, from the pupil centre to a shift of positions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ __all__ = ["Shifter"]
 
 
 class Shifter(nn.Module):
-    """Three dense layers with tanh after each: (B, n_inputs) -> (B, 2), x and y in (-scale, scale).
-
-    The tanh and the biases make it act at pupil centre (0, 0) too.
-    """
+    """Three dense layers, each followed by tanh: (B, n_inputs) -> (B, 2), x and y in (-scale, scale)."""
 
     def __init__(self, *, n_inputs: int, hidden: int, scale: float = 1.0) -> None:
         super().__init__()

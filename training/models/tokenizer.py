@@ -1,4 +1,4 @@
-"""Image to tokens: four ways to cut patches (V1T) and the convolutional one (CCT)."""
+"""Tokenizers, which turn an image into tokens: four kinds of patches (V1T), and a convolutional one (CCT)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,27 @@ from training.config import CCTConfig, ViTConfig
 from training.errors import ConfigError
 from training.models.dropout import Dropout
 
-__all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "sine_positions"]
+__all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "check_fits", "sine_positions"]
+
+
+def check_fits(option: str, value: int, size: tuple[int, int], *, padding: int = 0) -> None:
+    """Checks that a patch or kernel is not larger than the core's image (height, width).
+
+    Raises:
+        ConfigError: it is.
+    """
+    if value > min(size) + 2 * padding:
+        raise ConfigError(
+            f"core.{option} {value} is larger than the core's image",
+            got=f"{option} {value}",
+            expected=f"at most {min(size) + 2 * padding}, for cropper size {size[0]}x{size[1]}",
+        )
 
 
 def shifted_copies(image: Tensor, shift: int) -> Tensor:
-    """The image and its four diagonal shifts (Lee et al. 2021): (B, C, H, W) -> (B, 5C, H, W).
+    """The image and four diagonally shifted copies (Lee et al. 2021): (B, C, H, W) -> (B, 5C, H, W).
 
-    Content moves down-right, down-left, up-right and up-left by `shift` pixels; zeros come in.
+    Content moves down-right, down-left, up-right and up-left by `shift` pixels, and is padded with zeros.
     """
     padded = F.pad(image, (shift, shift, shift, shift))
     early, late = slice(None, -2 * shift), slice(2 * shift, None)
@@ -25,18 +39,13 @@ def shifted_copies(image: Tensor, shift: int) -> Tensor:
 
 
 class PatchTokenizer(nn.Module):
-    """Overlapping patches projected to D, a cls token first, plus positions: (B, C, H, W) -> (B, 1 + L, D)."""
+    """A cls token and projected, overlapping patches, plus positions: (B, C, H, W) -> (B, 1 + L, D)."""
 
     def __init__(self, *, config: ViTConfig, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = image_shape
         patch, stride = config.patch_size, config.patch_stride
-        if patch > min(height, width):
-            raise ConfigError(
-                f"core.patch_size {patch} is larger than the core's image",
-                got=f"patch_size {patch}",
-                expected=f"at most {min(height, width)}, for cropper size {height}x{width}",
-            )
+        check_fits("patch_size", patch, (height, width))
         self.kind = config.tokenizer
         self.patch_size = patch
         self.stride = stride
@@ -61,13 +70,13 @@ class PatchTokenizer(nn.Module):
         return self.dropout(tokens + self.position)  # (B, 1 + L, D)
 
     def patches(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, L, D), without cls token and position."""
+        """(B, C, H, W) -> (B, L, D), without cls token and positions."""
         if self.kind == "convolution":
             return self.projection(image).flatten(2).transpose(1, 2)
         if self.kind == "shifted_patches":
             image = shifted_copies(image, self.patch_size // 2)
         if self.norm_in is None:
-            # Unfold and a linear layer are exactly one convolution, without the copies.
+            # The same as unfold and a linear layer, without copies of the image.
             weight = self.projection.weight.unflatten(1, (-1, self.patch_size, self.patch_size))
             return F.conv2d(image, weight, self.projection.bias, self.stride).flatten(2).transpose(1, 2)
         pixels = F.unfold(image, self.patch_size, stride=self.stride).transpose(1, 2)  # (B, L, C * p * p)
@@ -76,7 +85,7 @@ class PatchTokenizer(nn.Module):
 
 
 class ConvolutionalTokenizer(nn.Module):
-    """Convolution, ReLU, max pool, plus positions; no cls token (Hassani et al. 2021): (B, C, H, W) -> (B, L, D)."""
+    """Convolution, ReLU and max pool, plus positions (Hassani et al. 2021): (B, C, H, W) -> (B, L, D). No cls token."""
 
     PADDING = 3
 
@@ -84,12 +93,7 @@ class ConvolutionalTokenizer(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         patch, stride = config.patch_size, config.patch_stride
-        if patch > min(height, width) + 2 * self.PADDING:
-            raise ConfigError(
-                f"core.patch_size {patch} is larger than the core's image",
-                got=f"patch_size {patch}",
-                expected=f"at most {min(height, width) + 2 * self.PADDING}, for cropper size {height}x{width}",
-            )
+        check_fits("patch_size", patch, (height, width), padding=self.PADDING)
         self.projection = nn.Conv2d(
             channels, config.dim, kernel_size=patch, stride=stride, padding=self.PADDING, bias=False
         )
@@ -116,7 +120,7 @@ class ConvolutionalTokenizer(nn.Module):
 
 
 def sine_positions(n_tokens: int, dim: int) -> Tensor:
-    """Sine on even, cosine on odd channels, of position / 10000^(2 floor(i / 2) / dim): (n_tokens, dim)."""
+    """(n_tokens, dim): sine on even and cosine on odd channels i, of position / 10000^(2 floor(i / 2) / dim)."""
     channel = torch.arange(dim)
     angle = torch.arange(n_tokens)[:, None] / 10000 ** (2 * (channel // 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()

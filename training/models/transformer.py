@@ -1,4 +1,4 @@
-"""Transformer blocks that the behaviour enters: B-MLP, attention, MLP (paper, section 3.2)."""
+"""Transformer blocks with behaviour: B-MLP, attention and MLP (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config import BehaviorMLPConfig
+from training.config import BehaviorMLPConfig, CCTConfig, ViTConfig
 from training.models.attention import Attention
 from training.models.dropout import Dropout
 
@@ -14,9 +14,9 @@ __all__ = ["MLP", "BehaviorMLP", "Block", "Transformer"]
 
 
 class BehaviorMLP(nn.Module):
-    """B-MLP: two linear layers with tanh after both, (B, K) -> (B, D).
+    """B-MLP: two linear layers, each followed by tanh, (B, K) -> (B, D).
 
-    The weights of all mice are stacked on their first axis; one set of weights is shared by all.
+    The first axis of the weights is that of mice; its length is 1 if all mice share one set of weights.
     """
 
     def __init__(self, *, n_inputs: int, hidden: int, dim: int, n_mice: int, bias: bool) -> None:
@@ -39,7 +39,7 @@ def _linear_per_mouse(x: Tensor, weight: Tensor, bias: Tensor | None, mouse_inde
 
 
 class MLP(nn.Module):
-    """Pre-LayerNorm feed-forward part of a block."""
+    """The pre-LayerNorm feed-forward branch of a block, (B, L, D) -> (B, L, D)."""
 
     def __init__(self, *, dim: int, hidden: int, bias: bool, dropout: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class MLP(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Leaves out a residual branch for a whole sample (Huang et al. 2016)."""
+    """Drops the residual branch of whole samples at random (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class StochasticDepth(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP with their residuals: (B, L, D) -> (B, L, D)."""
+    """Attention and MLP with residual connections: (B, L, D) -> (B, L, D)."""
 
     def __init__(self, *, attention: Attention, mlp: MLP, stochastic_depth: float) -> None:
         super().__init__()
@@ -89,36 +89,35 @@ class Transformer(nn.Module):
     """A stack of blocks, with behaviour added to every token before them: (B, L, D) -> (B, L, D).
 
     Args:
-        inner, scale: of the attention, see `Attention`.
+        inner, scale, locality: of the attention, see `Attention`.
+        bias: of the linear layers.
         stochastic_depth: one rate per block.
         b_mlp: how behaviour enters, or None.
         n_behavior: K, the number of inputs of the B-MLP.
-        n_mice: mice with a B-MLP of their own, where `b_mlp.mice` is "per_mouse".
+        n_mice: the number of mice, used if `b_mlp.mice` is "per_mouse".
     """
 
     def __init__(
         self,
         *,
-        dim: int,
-        n_heads: int,
+        config: ViTConfig | CCTConfig,
         inner: int,
         scale: float,
-        mlp_dim: int,
         bias: bool,
         locality: bool,
-        dropout: float,
         stochastic_depth: list[float],
         b_mlp: BehaviorMLPConfig | None,
         n_behavior: int,
         n_mice: int,
     ) -> None:
         super().__init__()
+        dim, n_heads, dropout = config.dim, config.n_heads, config.block_dropout
         self.blocks = nn.ModuleList(
             Block(
                 attention=Attention(
                     dim=dim, n_heads=n_heads, inner=inner, scale=scale, bias=bias, locality=locality, dropout=dropout
                 ),
-                mlp=MLP(dim=dim, hidden=mlp_dim, bias=bias, dropout=dropout),
+                mlp=MLP(dim=dim, hidden=config.mlp_dim, bias=bias, dropout=dropout),
                 stochastic_depth=rate,
             )
             for rate in stochastic_depth
@@ -146,7 +145,7 @@ class Transformer(nn.Module):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def behavior_latent(self, block: int, behavior: Tensor, mouse_index: Tensor) -> Tensor | None:
-        """What behaviour adds to every token before a block, (B, 1, D), or None where it adds nothing."""
+        """What behaviour adds to every token before a block, (B, 1, D); None if the block has no B-MLP."""
         if self.behavior_mlps is None:
             return None
         which = 0 if self.tied else block

@@ -1,4 +1,4 @@
-"""The twin: standardise -> crop -> core -> readout, for the mice that it knows."""
+"""The twin of some mice: standardise -> crop -> core -> readout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Twin", "response_from"]
 
 
 def response_from(pre_activation: Tensor) -> Tensor:
-    """ELU + 1: a standardised response, never negative."""
+    """ELU + 1 of the pre-activation: a standardised response, which is not negative."""
     return F.elu(pre_activation) + 1
 
 
 class Twin(nn.Module):
-    """One member: a core shared by all mice, and what belongs to each.
+    """One member: a core that all mice share, and the parts of each mouse.
 
     Inputs are in the recording's own units: image (B, C, H, W), behavior (B, 3), pupil_center (B, 2).
     """
@@ -68,7 +68,7 @@ class Twin(nn.Module):
                         f"mouse {mouse.mouse_id!r} has no {name}, which this model uses (behavior "
                         f"'{self.config.behavior}', shifter {self.config.shifter}, cropper.shifter "
                         f"'{self.config.cropper.shifter}')",
-                        hint="Leave the mouse out, or set behavior and cropper.shifter to 'none' and shifter to false.",
+                        hint="Leave out the mouse, or set behavior and cropper.shifter to 'none' and shifter to false.",
                     )
 
     def forward(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Twin(nn.Module):
         return response_from(self.pre_activation(mouse_id, image, behavior, pupil_center))
 
     def pre_activation(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
-        """What ensembles average, (B, N)."""
+        """Pre-activations (B, N), which ensembles average."""
         image, behavior, pupil_center = self.stem(mouse_id, image, behavior, pupil_center)
         feature_map = self.core(image, behavior, self.mouse_index(mouse_id, image))
         return self.read_out(mouse_id, feature_map, pupil_center)
@@ -84,7 +84,7 @@ class Twin(nn.Module):
     def stem(
         self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Recording's units -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil (B, 2)."""
+        """Raw inputs -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil centre (B, 2)."""
         image, behavior, pupil_center = self.standardizers[mouse_id](image, behavior, pupil_center)
         image = self.cropper(image, behavior, pupil_center, mouse_id)
         if self.config.b_mlp.inputs == "behavior_and_pupil_center":
@@ -92,7 +92,7 @@ class Twin(nn.Module):
         return image, behavior, pupil_center
 
     def read_out(self, mouse_id: str, feature_map: Tensor, pupil_center: Tensor) -> Tensor:
-        """Feature map (B, D, h, w) and standardised pupil (B, 2) -> pre-activation (B, N)."""
+        """Feature map (B, D, h, w) and standardised pupil centre (B, 2) -> pre-activation (B, N)."""
         shifter = self.shifter(mouse_id)
         return self.readout(mouse_id).forward(feature_map, None if shifter is None else shifter(pupil_center))
 
@@ -107,7 +107,7 @@ class Twin(nn.Module):
         return readout
 
     def shifter(self, mouse_id: str) -> Shifter | None:
-        """What moves the readout positions with the gaze, or None."""
+        """The shifter of the readout positions, if the twin has one."""
         if self.shifters is None:
             return None
         shifter = self.shifters[mouse_id]
@@ -115,11 +115,11 @@ class Twin(nn.Module):
         return shifter
 
     def mouse_index(self, mouse_id: str, image: Tensor) -> Tensor:
-        """(B,) int64, which B-MLP each sample takes where mice have their own."""
+        """(B,) int64, the index of the mouse, for B-MLPs per mouse."""
         return torch.full((image.shape[0],), self.mouse_indices[mouse_id], dtype=torch.int64, device=image.device)
 
     def attention_rollout(self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> Tensor:
-        """Where the core's cls token looks, (B, h, w) in [0, 1].
+        """Attention rollout of the core's cls token, (B, h, w) in [0, 1].
 
         Raises:
             ConfigError: the core is not a ViT.
@@ -132,21 +132,21 @@ class Twin(nn.Module):
         return self.core.attention_rollout(image, behavior, self.mouse_index(mouse_id, image))
 
     def regularizer(self, mouse_id: str) -> Tensor:
-        """The training loss's L1 terms for one mouse's batch: the core's where it is trained, and its own readout's."""
+        """The L1 terms of the loss for one mouse's batch: its readout's and, if the core is trained, the core's."""
         readout = self.readout(mouse_id).regularizer()
         trained = any(parameter.requires_grad for parameter in self.core.parameters())
         return self.core.regularizer() + readout if trained else readout
 
     def own_core_parameters(self) -> list[str]:
-        """Names of the core's parameters that belong to one mouse each: B-MLPs, where mice have their own."""
+        """Names of the core's parameters that belong to single mice: those of B-MLPs per mouse."""
         if self.config.behavior != "b_mlp" or self.config.b_mlp.mice == "shared":
             return []
         return [name for name, _ in self.core.named_parameters() if ".behavior_mlps." in f".{name}"]
 
     def freeze_core(self) -> None:
-        """Leaves the core as it is: no gradient, no L1, and in evaluation mode (no dropout) while the rest is trained.
+        """Excludes the core from training: no gradient, no L1, and evaluation mode (no dropout).
 
-        A B-MLP that belongs to a mouse goes on being trained.
+        B-MLPs per mouse are still trained.
         """
         self.core_is_frozen = True
         own = self.own_core_parameters()
@@ -157,7 +157,7 @@ class Twin(nn.Module):
     def train(self, mode: bool = True) -> Twin:
         super().train(mode)
         if self.core_is_frozen:
-            self.core.eval()  # batch norm keeps its statistics, too
+            self.core.eval()  # so batch norm keeps its statistics, too
         return self
 
 

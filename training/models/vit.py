@@ -19,8 +19,8 @@ __all__ = ["CCTCore", "ViTCore", "token_grid"]
 def token_grid(patches: tuple[int, int], kind: TokenGrid) -> tuple[int, int]:
     """(rows, columns) in which tokens become a feature map.
 
-    "nearest_square" is the reference code's choice: the largest divisor that is not above ceil(sqrt(L)) as rows. For
-    8 x 15 patches that is 10 x 12, a map whose rows are not rows of the image.
+    "nearest_square" is the reference code's choice: the number of rows is the largest divisor of L up to ceil(sqrt(L)).
+    For 8 x 15 patches that is 10 x 12, a map whose rows are not rows of the image.
     """
     if kind == "patches":
         return patches
@@ -31,8 +31,33 @@ def token_grid(patches: tuple[int, int], kind: TokenGrid) -> tuple[int, int]:
     return rows, n_tokens // rows
 
 
-class ViTCore(nn.Module):
-    """(B, C, h, w), behaviour (B, K) -> feature map (B, D, rows, columns)."""
+class _TransformerCore(nn.Module):
+    """What ViT and CCT share: a tokenizer, transformer blocks, tokens as a feature map, and the L1 term."""
+
+    def __init__(
+        self,
+        tokenizer: PatchTokenizer | ConvolutionalTokenizer,
+        transformer: Transformer,
+        config: ViTConfig | CCTConfig,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.transformer = transformer
+        self.grid = token_grid(tokenizer.grid, config.token_grid)
+        self.output_shape = (config.dim, *self.grid)
+        self.l1 = config.l1
+
+    def feature_map(self, tokens: Tensor) -> Tensor:
+        """(B, L, D) -> (B, D, rows, columns)."""
+        return tokens.transpose(1, 2).unflatten(2, self.grid)
+
+    def regularizer(self) -> Tensor:
+        """L1 over all weights of the core that are trained (paper, section 4.2)."""
+        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters() if p.requires_grad]).sum()
+
+
+class ViTCore(_TransformerCore):
+    """(B, C, h, w), behavior (B, K) -> feature map (B, D, rows, columns)."""
 
     def __init__(
         self,
@@ -43,44 +68,34 @@ class ViTCore(nn.Module):
         n_behavior: int,
         n_mice: int,
     ) -> None:
-        super().__init__()
-        self.tokenizer = PatchTokenizer(config=config, image_shape=image_shape)
-        self.transformer = Transformer(
-            dim=config.dim,
-            n_heads=config.n_heads,
+        tokenizer = PatchTokenizer(config=config, image_shape=image_shape)
+        transformer = Transformer(
+            config=config,
             inner=config.n_heads * config.dim,
             scale=config.dim**-0.5,
-            mlp_dim=config.mlp_dim,
             bias=config.bias,
             locality=config.attention == "locality",
-            dropout=config.block_dropout,
             stochastic_depth=[config.stochastic_depth] * config.n_blocks,
             b_mlp=b_mlp,
             n_behavior=n_behavior,
             n_mice=n_mice,
         )
+        super().__init__(tokenizer, transformer, config)
         self.image_size = image_shape[1:]
-        self.grid = token_grid(self.tokenizer.grid, config.token_grid)
-        self.output_shape = (config.dim, *self.grid)
-        self.l1 = config.l1
 
     def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
         x = self.tokenizer(image)  # (B, 1 + L, D)
-        x = self.transformer(x, behavior, mouse_index)[:, 1:]  # the cls token has done its work
-        return x.transpose(1, 2).unflatten(2, self.grid)  # (B, D, rows, columns)
+        x = self.transformer(x, behavior, mouse_index)[:, 1:]  # without the cls token
+        return self.feature_map(x)
 
     def attention_rollout(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
-        """Where the cls token looks, (B, h, w) at the core's image size, in [0, 1]."""
+        """Where the cls token looks, (B, h, w) at the size of the core's image, in [0, 1]."""
         _, weights = self.transformer.with_weights(self.tokenizer(image), behavior, mouse_index)
         return attention_rollout(weights, self.grid, self.image_size)
 
-    def regularizer(self) -> Tensor:
-        """L1 over all of the core's weights that are trained (paper, section 4.2)."""
-        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters() if p.requires_grad]).sum()
 
-
-class CCTCore(nn.Module):
-    """(B, C, h, w), behaviour (B, K) -> feature map (B, D, rows, columns)."""
+class CCTCore(_TransformerCore):
+    """(B, C, h, w), behavior (B, K) -> feature map (B, D, rows, columns)."""
 
     def __init__(
         self,
@@ -91,31 +106,20 @@ class CCTCore(nn.Module):
         n_behavior: int,
         n_mice: int,
     ) -> None:
-        super().__init__()
-        self.tokenizer = ConvolutionalTokenizer(config=config, image_shape=image_shape)
+        tokenizer = ConvolutionalTokenizer(config=config, image_shape=image_shape)
         inner = config.dim // config.n_heads
-        self.transformer = Transformer(
-            dim=config.dim,
-            n_heads=config.n_heads,
+        transformer = Transformer(
+            config=config,
             inner=inner,
             scale=inner**-0.5,
-            mlp_dim=config.mlp_dim,
             bias=True,
             locality=False,
-            dropout=config.block_dropout,
             stochastic_depth=np.linspace(0, config.stochastic_depth, config.n_blocks).tolist(),
             b_mlp=b_mlp,
             n_behavior=n_behavior,
             n_mice=n_mice,
         )
-        self.grid = token_grid(self.tokenizer.grid, config.token_grid)
-        self.output_shape = (config.dim, *self.grid)
-        self.l1 = config.l1
+        super().__init__(tokenizer, transformer, config)
 
     def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
-        x = self.transformer(self.tokenizer(image), behavior, mouse_index)  # (B, L, D)
-        return x.transpose(1, 2).unflatten(2, self.grid)  # (B, D, rows, columns)
-
-    def regularizer(self) -> Tensor:
-        """L1 over all of the core's weights that are trained."""
-        return self.l1 * torch.stack([p.abs().sum() for p in self.parameters() if p.requires_grad]).sum()
+        return self.feature_map(self.transformer(self.tokenizer(image), behavior, mouse_index))

@@ -1,1 +1,1 @@
-"""Simulated mice: recordings in the same layout, whose every neuron is known."""
+"""Simulated mice: recordings in the same layout as real ones, from neurons with known parameters."""

@@ -1,7 +1,7 @@
-"""What a simulated mouse does while it looks: pupil, running and gaze, in the order of time.
+"""Simulated behaviour of a mouse over time: pupil, running and gaze.
 
-Everything is driven by one slow state of arousal, simulated at 10 Hz, so that the pupil's derivative is the derivative
-of the pupil, running comes in bouts, and the pupil follows running.
+One slow state of arousal, simulated at 10 Hz, drives everything. So the pupil's derivative is consistent with the
+pupil, running occurs in bouts, and the pupil follows running.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAUSE_SECONDS = (0.3, 0.5)  # ... and a grey screen for 300 to 500 ms (Willeke e
 
 @dataclass(frozen=True, eq=False)
 class Behavior:
-    """Means over each trial, in the order of time.
+    """Means over each trial, in order of time.
 
     Attributes:
         behavior: (T, 3) float32: pupil dilation [eye-camera px], its derivative [px/s], running speed [cm/s].
@@ -32,14 +32,14 @@ class Behavior:
 
 
 def simulate_behavior(n_trials: int, rng: np.random.Generator) -> Behavior:
-    """Behaviour over an experiment of n trials."""
+    """Behaviour during an experiment of n trials."""
     gaps = rng.uniform(*PAUSE_SECONDS, n_trials) + IMAGE_SECONDS
     onset = 30 + np.cumsum(gaps)  # [s], after the filters have settled
     n = int((onset[-1] + 5) * RATE)
     arousal = _wander(n, 40.0, rng)
-    bouts = 0.5 * arousal + np.sqrt(1 - 0.25) * _wander(n, 6.0, rng)  # crosses its threshold for seconds at a time
+    bouts = 0.5 * arousal + np.sqrt(1 - 0.25) * _wander(n, 6.0, rng)  # above its threshold for seconds at a time
     running = 14.0 * np.maximum(bouts - 0.4, 0) ** 1.3 * np.exp(0.15 * _wander(n, 0.5, rng))  # [cm/s]
-    running += np.abs(rng.normal(0, 0.05, n))  # a treadmill's encoder is never quite still
+    running += np.abs(rng.normal(0, 0.05, n))  # noise of the treadmill's encoder
     pupil = 0.7 * arousal + 0.35 * _wander(n, 4.0, rng) + 0.09 * _smooth(running, 1.5)
     pupil = 20 + 40 / (1 + np.exp(-0.9 * (pupil - 0.4)))  # [px], between pinpoint and fully dilated
     gaze = np.stack(
@@ -73,5 +73,4 @@ def _smooth(values: np.ndarray, seconds: float) -> np.ndarray:
 
 def _mean_between(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     total = np.cumsum(values, axis=0)
-    mean: np.ndarray = (total[last] - total[first]) / (last - first).reshape(-1, *[1] * (values.ndim - 1))
-    return mean
+    return (total[last] - total[first]) / (last - first).reshape(-1, *[1] * (values.ndim - 1))

@@ -1,9 +1,9 @@
-"""Simulated neurons of visual cortex whose every parameter is known.
+"""Simulated neurons of visual cortex with known parameters.
 
-A neuron sees the image through a Gabor filter, divided by the local contrast; what comes out is scaled by pupil
-dilation and running speed, and its receptive field moves with the eye:
+A neuron's drive is a Gabor filter's response to the image, divided by the local contrast. Pupil dilation and running
+speed scale the response, and the receptive field moves with the eye:
 
-    even, odd = <image moved by the gaze, Gabor>                 contrast of the image, (pixel - 110) / 60
+    even, odd = <image shifted by the gaze, Gabor>               contrast of the image, (pixel - 110) / 60
     drive     = [even]+ (simple) or sqrt(even^2 + odd^2) (complex), over (semisaturation + local contrast)
     expected  = noise_floor + (baseline + amplitude drive^exponent) exp(pupil_gain d + running_gain s)
     response  = half-normal noise with mean noise_floor + gamma noise with variance fano x mean
@@ -23,11 +23,11 @@ from training.simulation.stimuli import MEAN_LUMINANCE
 __all__ = ["Cortex", "load_cortex"]
 
 CONTRAST = 60.0  # grey levels, about the std of natural images
-GRID_ROWS = 36  # filters work on block means of the image of about this many rows: what the published models see
+GRID_ROWS = 36  # filters work on block means with about this many rows, like the published models
 COMPLEX_SHARE, SUPPRESSED_SHARE, UNRESPONSIVE_SHARE = 0.35, 0.25, 0.05
 CORTEX_UM = 350.0  # half the side of the imaged field
-RUNNING_HALF, RUNNING_REST = 8.0, 0.2  # [cm/s] where running's effect bends; its typical value, subtracted
-FLOOR_SHARE = 0.1  # share of the noise variance that does not grow with the response
+RUNNING_HALF, RUNNING_REST = 8.0, 0.2  # [cm/s] at which running's effect saturates; its typical value, subtracted
+FLOOR_SHARE = 0.1  # share of the noise variance that does not depend on the response
 HALF_NORMAL_MEAN, HALF_NORMAL_VARIANCE = np.sqrt(2 / np.pi), 1 - 2 / np.pi
 
 
@@ -76,7 +76,7 @@ class Cortex:
 
     @classmethod
     def grow(cls, n_neurons: int, *, image_shape: tuple[int, int, int], rng: np.random.Generator) -> Cortex:
-        """Draw neurons. Amplitudes and noise are set later, from what they see: see `calibrated`."""
+        """Draws neurons. `calibrated` then sets amplitudes and noise from the images that they see."""
         N, (C, H, W) = n_neurons, image_shape
         scale = H / 144  # lengths below are px of 144 rows, about 0.5 degrees each
         coordinates = rng.uniform(-CORTEX_UM, CORTEX_UM, (N, 3))
@@ -117,7 +117,7 @@ class Cortex:
         return len(self.orientation)
 
     def drive(self, images: np.ndarray, pupil_center: np.ndarray) -> np.ndarray:
-        """(T, N) what the image alone does. images: (T, C, H, W) grey levels; pupil_center: (T, 2)."""
+        """(T, N) the drive of the image. images: (T, C, H, W) grey levels; pupil_center: (T, 2)."""
         even, odd, pool = self.filters()
         shifts = (pupil_center - self.gaze_rest) @ self.gaze_gain.T  # (T, 2) px
         seen = np.stack([self._grid(_moved(image, *shift)) for image, shift in zip(images, shifts, strict=True)])
@@ -125,19 +125,17 @@ class Cortex:
         wave = seen @ even
         linear = np.where(self.is_complex, np.hypot(wave, seen @ odd), np.maximum(wave, 0))  # (T, N)
         contrast = np.sqrt(np.maximum(seen**2 @ pool - (seen @ pool) ** 2, 0))
-        drive: np.ndarray = linear / (self.semisaturation + contrast)
-        return drive
+        return linear / (self.semisaturation + contrast)
 
     def gain(self, behavior: np.ndarray) -> np.ndarray:
-        """(T, N) factor from behavior (T, 3): dilation, its derivative (without effect), speed."""
+        """(T, N) factor from behavior (T, 3): dilation, its derivative (has no effect), speed."""
         mean, std = self.dilation_scale
         dilation = (behavior[:, :1] - mean) / std  # (T, 1)
         running = np.tanh(behavior[:, 2:] / RUNNING_HALF) - RUNNING_REST
-        factor: np.ndarray = np.exp(self.pupil_gain * dilation + self.running_gain * running)
-        return factor
+        return np.exp(self.pupil_gain * dilation + self.running_gain * running)
 
     def expected_responses(self, images: np.ndarray, behavior: np.ndarray, pupil_center: np.ndarray) -> np.ndarray:
-        """(T, N) float32 mean over noise: what a perfect model predicts."""
+        """(T, N) float32 mean over noise, which a perfect model predicts."""
         return self.combine(self.drive(images, pupil_center), behavior)
 
     def combine(self, drive: np.ndarray, behavior: np.ndarray) -> np.ndarray:
@@ -145,24 +143,24 @@ class Cortex:
         return (self.noise_floor + evoked * self.gain(behavior)).astype(np.float32)
 
     def respond(self, expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(T, N) float32 noisy responses around the expected ones: never negative, many near zero, few large."""
+        """(T, N) float32 noisy responses around the expected ones: not negative, many near zero, few large."""
         evoked = np.maximum(expected - self.noise_floor, 0)
         counts = rng.gamma(evoked / self.fano + 1e-9) * self.fano
         floor = np.abs(rng.normal(size=expected.shape)) * (self.noise_floor / HALF_NORMAL_MEAN)
         return (counts + floor).astype(np.float32)
 
     def calibrated(self, drive: np.ndarray, behavior: np.ndarray, rng: np.random.Generator) -> Cortex:
-        """Set amplitudes and noise so that rates and the noise ceiling over these trials are realistic.
+        """Sets amplitudes and noise so that rates and noise ceilings over these trials are realistic.
 
-        The ceiling of a neuron is the correlation between expected and recorded single trials. It is drawn around 0.63,
-        and the noise follows: Var(noise) = Var(expected) (1 / ceiling^2 - 1).
+        The ceiling of a neuron is the correlation between expected and recorded single trials. It is drawn around 0.63
+        and determines the noise: Var(noise) = Var(expected) (1 / ceiling^2 - 1).
         """
         N = self.n_neurons
         mean_response = rng.lognormal(np.log(4), 0.5, N)
         ceiling = np.clip(rng.normal(0.63, 0.1, N), 0.3, 0.9)
         modulation = self.gain(behavior)
         driven = (drive**self.exponent * modulation).mean(0)
-        share = np.where(self.responsive, rng.uniform(0.8, 0.95, N), 0)  # of the mean that the image evokes
+        share = np.where(self.responsive, rng.uniform(0.8, 0.95, N), 0)  # share of the mean that the image evokes
         tuned = replace(
             self,
             baseline=(1 - share) * mean_response / modulation.mean(0),
@@ -174,7 +172,7 @@ class Cortex:
         return replace(tuned, fano=(1 - FLOOR_SHARE) * noise / evoked.mean(0), noise_floor=spread * HALF_NORMAL_MEAN)
 
     def filters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(C h w, N) each: the Gabor, the Gabor a quarter wave further, and the contrast pool (twice the size)."""
+        """(C h w, N) each: the Gabor, the Gabor a quarter wave further, and the contrast pool (of twice the size)."""
         _, H, W = self.image_shape.tolist()
         f = _block(H, W)
         y, x = np.meshgrid(*((np.arange(n // f) + 0.5) * f - 0.5 for n in (H, W)), indexing="ij")  # px of the image
@@ -194,27 +192,26 @@ class Cortex:
         """(C, h, w) block means of (C, H, W)."""
         C, H, W = image.shape
         f = _block(H, W)
-        blocks: np.ndarray = image.reshape(C, H // f, f, W // f, f).mean((2, 4))
-        return blocks
+        return image.reshape(C, H // f, f, W // f, f).mean((2, 4))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def load_cortex(path: Path) -> Cortex:
-    """The neurons that a `simulated_truth.npz` describes."""
+    """Reads the neurons of a `simulated_truth.npz`."""
     with np.load(path) as truth:
         return Cortex(**{field.name: truth[field.name] for field in fields(Cortex)})
 
 
 def _block(H: int, W: int) -> int:
-    """Side of the blocks that are averaged: 4 for 144x256, 1 for 36x64."""
+    """Side of the blocks for block means: 4 for 144x256, 1 for 36x64."""
     f = max(H // GRID_ROWS, 1)
     return f if H % f == 0 and W % f == 0 else 1
 
 
 def _retinotopy(coordinates: np.ndarray, H: int, W: int, rng: np.random.Generator) -> np.ndarray:
-    """(N, 2) smooth map from cortex to image: a rotated, mirrored plane gently bent, over the middle half."""
+    """(N, 2) smooth map from cortex to image: a rotated, mirrored, slightly bent plane over the middle half."""
     u, v = (coordinates[:, :2] / CORTEX_UM).T  # -1 to 1
     angle = rng.uniform(-0.4, 0.4)
     u, v = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
@@ -226,14 +223,13 @@ def _retinotopy(coordinates: np.ndarray, H: int, W: int, rng: np.random.Generato
 
 
 def _balanced(envelope: np.ndarray, wave: np.ndarray) -> np.ndarray:
-    """A filter blind to uniform light, whose absolute weights sum to 1."""
+    """A filter with sum 0, whose absolute weights sum to 1."""
     kernel = envelope * (wave - (envelope * wave).sum(0) / envelope.sum(0))
-    result: np.ndarray = kernel / np.abs(kernel).sum(0)
-    return result
+    return kernel / np.abs(kernel).sum(0)
 
 
 def _moved(image: np.ndarray, dx: float, dy: float) -> np.ndarray:
-    """(C, H, W) what lies at (x + dx, y + dy), bilinear, the edge repeated: a receptive field moved by (dx, dy)."""
+    """(C, H, W) the image at (x + dx, y + dy), bilinear, with repeated edges: moves receptive fields by (dx, dy)."""
     moved = image.astype(np.float32)
     for axis, shift in ((1, dy), (2, dx)):
         whole = int(np.floor(shift))

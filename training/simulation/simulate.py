@@ -1,17 +1,15 @@
-"""Simulated recordings: mice whose every neuron is known, on disk exactly as real recordings are.
+"""`python -m training simulate`: recordings of simulated mice, in the same layout as real recordings.
 
-    python -m training simulate --output recordings --mice 2 --neurons 200 --train-trials 1500
+Writes a folder per mouse in the Sensorium 2022 layout (`training.data.layout`). Beside `data/` and `meta/` it contains
+`simulated_truth.npz`, to check experiments against:
 
-writes a folder per mouse in the Sensorium 2022 layout (`training.data.layout`), and beside `data/` and `meta/` the
-truth that experiments can be checked against, `simulated_truth.npz`:
-
-    expected_responses  (T, N) by file number: the mean over noise, so the best that any model can predict
+    expected_responses  (T, N) by file number: the mean over noise, the best that any model can predict
     ceiling             (N,) correlation between expected and recorded single test trials
     reliability         (N,) split-half correlation of the test images' mean responses (Spearman-Brown)
-    ...                 every attribute of `training.simulation.cortex.Cortex`; `load_cortex` reads them back
+    ...                 every attribute of `training.simulation.cortex.Cortex`; `load_cortex` reads them
 
-Images are stored as bytes: that is what a monitor shows, and a quarter of the disk. `meta/simulated.json` holds the
-parameters and says to every reader that no mouse was recorded.
+Images are stored as bytes, a quarter of the disk space of float32. `meta/simulated.json` contains the parameters and
+marks the recording as simulated.
 """
 
 from __future__ import annotations
@@ -37,11 +35,12 @@ from training.metrics import single_trial_correlation, split_half_reliability
 from training.simulation.behavior import simulate_behavior
 from training.simulation.cortex import Cortex
 from training.simulation.stimuli import dead_leaves
+from training.tables import counted
 
 __all__ = ["TRUTH", "add_arguments", "run", "simulate"]
 
 TRUTH = "simulated_truth.npz"
-VERSION = 1  # of the simulation: raise it when the same parameters give other recordings
+VERSION = 1  # of the simulation; to be increased when the same parameters give other recordings
 
 
 def simulate(
@@ -57,10 +56,10 @@ def simulate(
     seed: int = 0,
     image_shape: tuple[int, int, int] = (1, 144, 256),
 ) -> Path:
-    """Write one mouse's recording; the same arguments give the same files. Returns its folder inside `output`.
+    """Writes one mouse's recording; returns its folder in `output`. The same arguments give the same files.
 
-    A folder that exists already was written with the same parameters (its name is made of them) and is kept. Mice of
-    one seed share the test images and their image ids, as real ones do.
+    The name of the folder depends on all parameters, so a folder that exists already is kept. Mice with the same seed
+    share the test images and their image ids, as real ones do.
 
     Args:
         mouse_id: such as "SIM1".
@@ -69,7 +68,7 @@ def simulate(
         image_shape: (C, H, W).
 
     Raises:
-        ConfigError: a number that no recording can have.
+        ConfigError: a parameter is invalid.
         RecordingError: the disk is full, or `output` cannot be written.
     """
     parameters = {
@@ -104,9 +103,9 @@ def simulate(
     image_ids = np.concatenate([np.arange(n_test_images), (1 + mouse) * 10**6 + np.arange(own)])
     tiers = np.repeat(["test", "train", "validation"], [n_test_images, n_train, n_validation])
     repeats = np.where(tiers == "test", n_test_repeats, 1)
-    shown = behavior_rng.permutation(np.repeat(np.arange(len(images)), repeats))  # (T,) in the order of time
+    shown = behavior_rng.permutation(np.repeat(np.arange(len(images)), repeats))  # (T,) in order of time
     behavior = simulate_behavior(len(shown), behavior_rng)
-    time = behavior_rng.permutation(len(shown))  # (T,) a file's number is not its place in time
+    time = behavior_rng.permutation(len(shown))  # (T,) index in time, by file number
     shown, tiers = shown[time], tiers[shown[time]]
     inputs = {"behavior": behavior.behavior[time], "pupil_center": behavior.pupil_center[time]}
 
@@ -144,7 +143,7 @@ def _check(parameters: dict[str, Any]) -> None:
             raise ConfigError(f"{name} is too small to simulate", got=parameters[name], expected=f"{lowest} or more")
     shape = parameters["image_shape"]
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 16:
-        raise ConfigError("image_shape is no image", got=shape, expected="(C, H, W) with at least 16 rows and columns")
+        raise ConfigError("image_shape is invalid", got=shape, expected="(C, H, W) with at least 16 rows and columns")
     numbers = parameters["data_key"].split("-")
     if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
         raise ConfigError(
@@ -154,15 +153,15 @@ def _check(parameters: dict[str, Any]) -> None:
 
 @contextmanager
 def _written(folder: Path) -> Iterator[Path]:
-    """A folder that appears whole or not at all."""
+    """A temporary folder, renamed to `folder` at the end of the block."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this number
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
     try:
         temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(folder)
     except OSError as error:
-        if folder.exists():  # another process wrote the same recording meanwhile
+        if folder.exists():  # another process has written the same recording
             return
         raise RecordingError(f"simulated recording {str(folder)!r} cannot be written: {error.strerror}") from error
     finally:
@@ -190,7 +189,7 @@ def _write_trial_meta(
 def _write_neurons(folder: Path, cortex: Cortex, *, animal: int, rng: np.random.Generator) -> None:
     N = cortex.n_neurons
     arrays = {
-        "unit_ids": np.sort(rng.permutation(10 * N)[:N] + 1),  # with gaps: an id is not a position
+        "unit_ids": np.sort(rng.permutation(10 * N)[:N] + 1),  # with gaps: an id is not an index
         "cell_motor_coordinates": cortex.coordinates,
         "animal_ids": np.full(N, animal),
         "area": np.full(N, "V1"),
@@ -202,7 +201,7 @@ def _write_neurons(folder: Path, cortex: Cortex, *, animal: int, rng: np.random.
 
 
 def _write_statistics(folder: Path, images: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
-    """Over the training trials: of images one number per channel (one in all for grey), of the rest one per entry."""
+    """Statistics of the training trials: of images one number per channel, of the other inputs one per entry."""
     C = images.shape[1]
     statistics = {name: {s: getattr(np, s)(values, axis=0) for s in STATISTICS} for name, values in inputs.items()}
     channels = [_byte_statistics(images[:, c]) for c in range(C)]
@@ -217,7 +216,7 @@ def _write_statistics(folder: Path, images: np.ndarray, inputs: dict[str, np.nda
 
 
 def _byte_statistics(pixels: np.ndarray) -> dict[str, float]:
-    """From the histogram: exact, and without a float copy of every pixel."""
+    """Exact statistics from the histogram, without a float copy of every pixel."""
     counts = sum(np.bincount(image.ravel(), minlength=256) for image in pixels)
     levels, total = np.arange(256), np.sum(counts)
     mean = float((counts * levels).sum() / total)
@@ -233,10 +232,9 @@ def _byte_statistics(pixels: np.ndarray) -> dict[str, float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m training simulate`."""
-    parser.add_argument("--output", type=Path, required=True, help="folder that gets a recording per mouse")
-    parser.add_argument("--mice", type=int, default=2, help="how many mice, SIM1, SIM2, ... (default: %(default)s)")
-    parser.add_argument("--neurons", type=int, default=200, help="per mouse (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; it gets a recording per mouse")
+    parser.add_argument("--mice", type=int, default=2, help="number of mice, SIM1, SIM2, ... (default: %(default)s)")
+    parser.add_argument("--neurons", type=int, default=200, help="neurons per mouse (default: %(default)s)")
     parser.add_argument("--train-trials", type=int, default=1500, help="(default: %(default)s)")
     parser.add_argument("--validation-trials", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--test-images", type=int, default=100, help="shared by all mice (default: %(default)s)")
@@ -248,7 +246,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`python -m training simulate`: write the recordings, say where they are and what can be predicted."""
     if args.mice < 1:
         raise ConfigError("no mouse to simulate", got=args.mice, expected="--mice 1 or more")
     for mouse in range(1, args.mice + 1):
@@ -267,7 +264,7 @@ def run(args: argparse.Namespace) -> int:
         means = json.loads((folder / SIMULATED).read_text())["responsive_neurons_mean"]
         print(
             f"SIM{mouse}  {folder}\n"
-            f"      {args.neurons} neurons; mean over responsive ones: split-half reliability "
+            f"      {counted(args.neurons, 'neuron')}; mean over responsive ones: split-half reliability "
             f"{means['reliability']:.3f}, ceiling of the single-trial correlation {means['ceiling']:.3f}"
         )
     return 0

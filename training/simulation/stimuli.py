@@ -1,7 +1,7 @@
-"""Images with the statistics of natural ones: dead leaves (Lee, Mumford & Huang 2001).
+"""Images with statistics like natural images: dead leaves (Lee, Mumford & Huang 2001).
 
-Discs with radii from a cubic power law fall on each other until they cover the image. Occlusion gives sharp edges at
-all scales and a power spectrum near 1 / f^2; each leaf has its own grey level, shading and texture.
+Discs with radii from a cubic power law overlap until they cover the image. Occlusion gives sharp edges at all scales
+and a power spectrum near 1 / f^2. Each leaf has its own grey level, shading and texture.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tqdm import tqdm
 __all__ = ["dead_leaves"]
 
 MEAN_LUMINANCE = 110.0  # grey levels, about that of the ImageNet images that mice were shown
-COVERAGE = 3.0  # how many leaves lie over a point on average; e^-3 of the ground stays bare
+COVERAGE = 3.0  # mean number of leaves over a point; they leave a share e^-3 of the ground uncovered
 SMALLEST_RADIUS = 3.0  # px at 144 rows
 N_TEXTURES = 8
 
@@ -22,7 +22,7 @@ N_TEXTURES = 8
 def dead_leaves(
     n_images: int, *, image_shape: tuple[int, int, int], rng: np.random.Generator, description: str = "images"
 ) -> np.ndarray:
-    """(n, C, H, W) uint8 images. Channels share the leaves' outlines and differ in their grey levels."""
+    """(n, C, H, W) uint8 images. Channels share the outlines of the leaves, but not their grey levels."""
     C, H, W = image_shape
     radii, density = _radii(H, W)
     textures = _textures(max(H, W), rng)
@@ -31,7 +31,7 @@ def dead_leaves(
     for image in tqdm(images, desc=description, unit="image", disable=None, leave=False):
         leaf, cx, cy, radius = _outlines(H, W, rng.choice(radii, p=density, size=_n_leaves(H, W)), rng)
         n = len(radius)
-        shared = rng.beta(1.2, 1.6, n)  # skewed to the dark, as luminance is
+        shared = rng.beta(1.2, 1.6, n)  # skewed towards dark, like luminance
         slope = rng.normal(0, 0.12, (2, n)).astype(np.float32) / np.maximum(radius, 8)
         shading = slope[0][leaf] * (x - cx[leaf]) + slope[1][leaf] * (y - cy[leaf])  # (H, W)
         texture = (
@@ -46,7 +46,7 @@ def dead_leaves(
 
 
 def _radii(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:
-    """Radii and how often each falls on the image, its rim included: r^-3 times the area where its centre may lie."""
+    """Radii, and the probability of each: r^-3 times the area of centres whose leaf touches the image."""
     smallest = max(1.0, SMALLEST_RADIUS * H / 144)
     radii = np.arange(round(smallest), max(round(0.6 * H), 2), dtype=np.int64)
     weight = radii**-3.0 * (H + 2 * radii) * (W + 2 * radii)
@@ -56,7 +56,7 @@ def _radii(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:
 def _n_leaves(H: int, W: int) -> int:
     radii, _ = _radii(H, W)
     rate = radii**-3.0
-    # Leaves per px^2 for the coverage wanted, then those whose centre lies within a radius of the image.
+    # Leaves per px^2 for this coverage, times the area of centres within a radius of the image.
     per_area = COVERAGE / (np.pi * (rate * radii**2).sum())
     return int(np.ceil(per_area * (rate * (H + 2 * radii) * (W + 2 * radii)).sum()))
 
@@ -64,7 +64,7 @@ def _n_leaves(H: int, W: int) -> int:
 def _outlines(
     H: int, W: int, radius: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Which leaf is on top at each pixel (H, W), and all leaves' centres and radii; leaf 0 is the ground."""
+    """The index of the topmost leaf at each pixel (H, W), and all leaves' centres and radii; leaf 0 is the ground."""
     cx = rng.integers(-radius, W + radius)
     cy = rng.integers(-radius, H + radius)
     leaf = np.zeros((H, W), np.int32)
@@ -86,7 +86,7 @@ def _disc(radius: int) -> np.ndarray:
 
 
 def _textures(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, S, S) fields of 1 / f noise with variance 1; crops of them are the leaves' surfaces."""
+    """(n, S, S) fields of 1 / f noise with variance 1; crops of them are the textures of leaves."""
     side = 2 * size
     fy, fx = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)
     amplitude = 1 / np.maximum(np.hypot(fy, fx), 1 / size)

@@ -1,7 +1,7 @@
-"""The paper's studies, as data: what varies, where the paper shows it, what it found.
+"""The paper's studies as data: what varies, where the paper shows it, and what it found.
 
-A study is a list of variants; each variant is trained once per seed. Nothing here runs anything:
-`training.studies.plan` turns variants into trainings.
+A study is a list of variants, and each variant is trained once per seed. `training.studies.plan` turns variants into
+trainings.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from training.config import TrainingConfig
 
 __all__ = ["CEILING", "SCALES", "STUDIES", "TRIALS", "Scale", "Study", "Variant"]
 
-# all: one twin of all mice. own: a twin for each mouse alone. others: for each mouse, a twin of all the others.
-# source: one twin of the recordings given as --source.
+# all: one twin of all mice. own: a twin for each mouse. others: for each mouse, a twin of all other mice.
+# source: one twin of the mice given with --source.
 TrainedOn = Literal["all", "own", "others", "source"]
 
 Start = Literal["random", "regression"]
 
-CEILING = "noise ceiling"  # a line that every study of simulated mice ends with
+CEILING = "noise ceiling"  # label of the last line of every study of simulated mice
 TRIALS = "training trials"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line (or one point of a line) of a study.
+    """One line of a study, or one point of a line.
 
     Attributes:
-        label: what table and figure call it.
-        system: of `training.config.PRESETS`.
-        options: of the model, such as {"cropper.crop": 0.8}.
-        x: its place on the figure's axis, where the study has one.
-        trials: training trials of each mouse, drawn anew for each seed; None: all.
+        label: its name in table and figure.
+        system: a name in `training.config.PRESETS`.
+        options: options of the model, such as {"cropper.crop": 0.8}.
+        x: its position on the figure's axis, if the study has one.
+        trials: number of training trials of each mouse, drawn for each seed; None for all.
         core: label of the variant whose core is taken and frozen.
-        start: of readouts on a frozen core: at random as in the paper, or from a regression.
+        start: how readouts on a frozen core start: at random as in the paper, or from a regression.
         steps: share of the scale's epochs, rounded down.
-        shown: False for what is trained only for its core.
+        shown: False for variants that are trained only for their core.
     """
 
     label: str
@@ -57,14 +57,14 @@ class Study:
     """One of the paper's studies.
 
     Attributes:
-        question: what it answers, a line.
+        question: what it answers, in one line.
         where: the paper's table or figure.
         paper: what the paper found, or asked.
-        ensemble: label of the variant whose seeds also make an ensemble, and whose retinotopy is looked at.
-        against: label of the line that every other is given as a share of.
-        axis: name of the figure's x axis, where variants have a place on it.
-            With `TRIALS`, variants with more than the recordings have are left out.
-        simulated: of the simulated mice, where the study wants more than the scale: "mice" or "trials".
+        ensemble: label of the variant whose seeds also form an ensemble, and whose retinotopy is analysed.
+        against: label of the line with which all others are compared.
+        axis: name of the figure's x axis, if it has one.
+            With `TRIALS`, variants with more trials than the recordings have are left out.
+        simulated: "mice" or "trials" -> number of them to simulate, if the study needs more than the scale has.
     """
 
     question: str
@@ -103,7 +103,7 @@ STUDIES: dict[str, Study] = {
         simulated={"trials": 4500},
     ),
     "transfer": Study(
-        question="whether a frozen core that never saw a mouse serves it, leaving one mouse out at a time",
+        question="whether a frozen core works for a mouse that it was not trained on, leaving out one mouse at a time",
         where="A.8",
         paper="a frozen core of the other mice against a twin trained on the mouse directly.",
         variants=(
@@ -120,7 +120,7 @@ STUDIES: dict[str, Study] = {
         simulated={"mice": 4},
     ),
     "cross-dataset": Study(
-        question="whether a core of Dataset F, in grey, serves Dataset S",
+        question="whether a core that was trained on Dataset F, in grey, works for Dataset S",
         where="A.9",
         paper="a frozen core of the grey Dataset F against twins trained on Dataset S directly.",
         variants=(
@@ -133,7 +133,7 @@ STUDIES: dict[str, Study] = {
     "center-crop": Study(
         question="how much of the image helps, and whether a crop should follow the gaze",
         where="section 4.1 and Table A.5",
-        paper="alpha 0.8 beside the whole image.",
+        paper="alpha 0.8 compared with the whole image.",
         variants=(
             *(Variant("fixed crop", options={"cropper.crop": a}, x=a) for a in (1.0, 0.9, 0.8, 0.7, 0.6)),
             *(Variant("follows the gaze", options={"cropper.crop": a, **WITH_GAZE}, x=a) for a in (0.9, 0.8, 0.7, 0.6)),
@@ -141,7 +141,7 @@ STUDIES: dict[str, Study] = {
         axis="crop (alpha)",
     ),
     "behavior": Study(
-        question="what behaviour is worth, and where it should enter",
+        question="how much behaviour helps, and where it should enter",
         where="Table 1 and A.2",
         paper="V1T (a B-MLP before each block) above ViT (behaviour as channels); shared or fewer B-MLPs ablate it.",
         variants=(
@@ -160,14 +160,14 @@ STUDIES: dict[str, Study] = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How large models, trainings and simulated mice are.
+    """The size of models, trainings and simulated mice.
 
     Attributes:
         transformer, convolution: options of the models of either kind.
-        transfer: training options where only readouts are fitted to a frozen core, by how they start.
-        mice, neurons, trials: of what is simulated where no recordings are given.
-        same_updates: with more or fewer trials than `trials`, epochs change and the number of updates stays. For scales
-            whose trainings end before they stop improving: else more trials would buy updates, too.
+        transfer: start of the readouts -> training options, for readouts on a frozen core.
+        mice, neurons, trials: numbers of them to simulate if no recordings are given.
+        same_updates: if the number of trials differs from `trials`, change the number of epochs and keep the number of
+            updates. For scales whose trainings end while they still improve: more trials would mean more updates.
     """
 
     what: str
@@ -182,8 +182,8 @@ class Scale:
 
 
 SCALES: dict[str, Scale] = {
-    # A run of some 1,100 updates wants a higher learning rate than the paper's, warmed up, and a shorter second moment
-    # of AdamW (0.99, not 0.9999); smaller models want less regularisation.
+    # Runs of about 1,100 updates need a higher learning rate than the paper's, with warm-up, and a faster second moment
+    # of AdamW (0.99 instead of 0.9999). Smaller models need less regularisation.
     "two-cores": Scale(
         what="patches of 12 every 4 pixels, 2 blocks of 2 heads, 48 wide; two layers of 16 channels; 12 epochs",
         transformer={
@@ -207,7 +207,7 @@ SCALES: dict[str, Scale] = {
         same_updates=True,
     ),
     "paper": Scale(
-        what="the models and the training of Table A.2; wants a GPU",
+        what="the models and the training of Table A.2; needs a GPU",
         transformer={},
         convolution={},
         training=TrainingConfig(),

@@ -1,4 +1,4 @@
-"""From a study to its trainings: which model, on which mice, with which seed, in which folder."""
+"""The trainings of a study: which model, on which mice, with which seed, in which folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from training.config import PRESETS, CNNConfig, ModelConfig, TrainingConfig, with_options
+from training.config import PRESETS, CNNConfig, ModelConfig, TrainingConfig, parse_training, with_options
 from training.studies.catalog import TRIALS, Scale, Study, Variant
-from training.trainer.run import checked_training
 
 __all__ = ["Run", "plan"]
 
@@ -20,7 +19,7 @@ class Run:
     """One training.
 
     Attributes:
-        mice: trained on, and scored on: mouse_id -> hash of its recording.
+        mice: mouse_id -> hash of the recording, of the mice that it is trained and scored on.
         core: the run whose core it takes and freezes.
     """
 
@@ -33,14 +32,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its folder: equal trainings have one name, so studies share what they train."""
+        """The name of its folder. Equal trainings have equal names, so studies share them."""
         content = json.dumps(self._content(), sort_keys=True)
         kind = self.variant.system + ("" if self.core is None else "-transfer")
         return f"{kind}-seed{self.seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
     @property
     def label(self) -> str:
-        """What progress lines call it."""
+        """Its name in progress lines."""
         where = "" if self.variant.mice in ("all", "source") else f" {'+'.join(self.mice)}"
         at = "" if self.variant.x is None else f" {self.variant.x:g}"
         return f"{self.variant.label}{at}{where} seed {self.seed}"
@@ -48,7 +47,8 @@ class Run:
     def _content(self) -> dict[str, Any]:
         return {
             "core_kind": self.model.core.kind,
-            "model": self.model.model_dump(mode="json", exclude_defaults=True),  # so names outlive new options
+            # Without defaults, so that names stay the same when options are added.
+            "model": self.model.model_dump(mode="json", exclude_defaults=True),
             "training": self.training.model_dump(mode="json", exclude_defaults=True),
             "mice": dict(self.mice),
             "trials": self.variant.trials,
@@ -68,17 +68,20 @@ def plan(
     options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """The trainings of a study, those that others stand on first, seed after seed: a study broken off is a smaller one.
+    """The trainings of a study, one seed after another, so that an interrupted study has complete seeds.
+
+    Within a seed, trainings whose core is transferred come first.
 
     Args:
-        mice: those that the study is about, mouse_id -> hash of its recording. source: those whose core is transferred.
-        n_trials: how many training trials each of the mice has at least.
-        options, training: of every model and training, on top of the scale's and the variants'.
+        mice: mouse_id -> hash of the recording, of the mice that the study is about.
+        n_trials: the number of training trials that each mouse has at least.
+        source: like `mice`, for the mice whose core is transferred.
+        options, training: options of every model and every training, which override the scale's and the variants'.
     """
     variants = sorted(_possible(study, n_trials), key=lambda variant: variant.core is not None)
     runs: list[Run] = []
     for seed in range(seeds):
-        cores: dict[tuple[str, str | None], Run] = {}  # by label, and by the mouse that it is for if each has its own
+        cores: dict[tuple[str, str | None], Run] = {}  # by label and, if each mouse has its own core, mouse
         for variant in variants:
             for trained, about in _groups(variant, mice, source or {}):
                 core = None if variant.core is None else cores.get((variant.core, about)) or cores[variant.core, None]
@@ -96,7 +99,7 @@ def plan(
 
 
 def _possible(study: Study, n_trials: int) -> list[Variant]:
-    """The variants that the recordings have enough trials for; those with all trials get their place on that axis."""
+    """The variants for which there are enough trials; those with all trials get their place on the axis."""
     enough = [variant for variant in study.variants if variant.trials is None or variant.trials < n_trials]
     if study.axis != TRIALS:
         return enough
@@ -106,7 +109,7 @@ def _possible(study: Study, n_trials: int) -> list[Variant]:
 def _groups(
     variant: Variant, mice: Mapping[str, str], source: Mapping[str, str]
 ) -> list[tuple[Mapping[str, str], str | None]]:
-    """(trained on, the one mouse that it is for)."""
+    """Pairs of the mice to train on and, if it is for one mouse only, that mouse."""
     if variant.mice == "own":
         return [({mouse: data}, mouse) for mouse, data in mice.items()]
     if variant.mice == "others":
@@ -124,7 +127,7 @@ def _training(study: Study, variant: Variant, scale: Scale, options: Mapping[str
     transfer = {}
     if variant.core is not None:
         transfer = {"readout_start": variant.start, **scale.transfer.get(variant.start, {})}
-    training = checked_training({**scale.training.model_dump(), **transfer, **options})
+    training = parse_training({**scale.training.model_dump(), **transfer, **options})
     longer = scale.trials / variant.x if scale.same_updates and study.axis == TRIALS and variant.x else 1.0
     return training.model_copy(
         update={

@@ -1,8 +1,7 @@
-"""What a study came to: a table, JSON, and a figure. A study broken off has those of what is done."""
+"""The results of a study: a table, JSON and a figure. An interrupted study has those of the finished trainings."""
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.checkpoints.checkpoint import source_commit
-from training.errors import CheckpointError
 from training.evaluation.evaluate import SCORES
 from training.figures import COLORS, only_left_and_bottom, save_figure, styled
-from training.files import write_atomically
+from training.files import write_files
 from training.studies.catalog import CEILING, Study
 from training.studies.runner import UPDATES, RunScores, Scores
-from training.tables import as_json, markdown_table, mean_and_sd
+from training.tables import markdown_table, mean_and_sd, number, number_and_sd
 
-__all__ = ["Line", "lines_of", "results_table", "write_results"]
+__all__ = ["SHOWN", "Line", "lines_of", "results_table", "write_results"]
 
 SHOWN = ("single_trial_correlation", "correlation_to_average", "feve")
 
@@ -32,7 +30,8 @@ class Line:
     """A row of the table.
 
     Attributes:
-        seeds: for each seed, mouse -> score -> mean over neurons.
+        seeds: for each seed, mouse_id -> score -> mean over neurons.
+        failed: number of trainings that diverged.
     """
 
     label: str
@@ -41,16 +40,16 @@ class Line:
     failed: int = 0
 
     def over_seeds(self, name: str) -> tuple[float, float]:
-        """Mean and standard deviation over seeds of the mean over mice; NaN where nothing is known."""
+        """Mean and standard deviation over seeds of the mean over mice; NaN if the score is unknown."""
         return mean_and_sd(self.values(name))
 
     def values(self, name: str) -> list[float]:
-        """A seed each: the mean over mice."""
+        """For each seed, the mean over mice."""
         return [mean_and_sd([mouse.get(name, float("nan")) for mouse in seed.values()])[0] for seed in self.seeds]
 
 
 def lines_of(results: Sequence[RunScores]) -> list[Line]:
-    """One line per variant and place on the axis, in the order of the study."""
+    """One line per variant and position on the axis, in the order of the study."""
     found: dict[tuple[str, float | None], dict[int, Scores]] = {}
     failed: dict[tuple[str, float | None], int] = {}
     for result in results:
@@ -68,13 +67,13 @@ def lines_of(results: Sequence[RunScores]) -> list[Line]:
 
 
 def results_table(study: Study, lines: Sequence[Line]) -> str:
-    """In Markdown: mean (sd over seeds) of the mean over mice, and the share of the study's line of comparison."""
+    """A Markdown table: mean (sd over seeds) of the mean over mice, and the share of the line of comparison."""
     names = [name for name in (*SHOWN, UPDATES) if any(np.isfinite(line.over_seeds(name)[0]) for line in lines)]
     against = next((line.over_seeds(SHOWN[0])[0] for line in lines if line.label == study.against), float("nan"))
     share = [f"of the {study.against}"] if np.isfinite(against) else []
     rows = []
     for line in lines:
-        row = [line.label] + ([_axis_value(line.x)] if study.axis else [])
+        row = [line.label] + (["" if line.x is None else f"{line.x:g}"] if study.axis else [])
         row += [_cell(name, *line.over_seeds(name), len(line.seeds)) for name in names]
         if share:
             row.append("" if line.label == study.against else f"{100 * line.over_seeds(SHOWN[0])[0] / against:.1f} %")
@@ -83,16 +82,10 @@ def results_table(study: Study, lines: Sequence[Line]) -> str:
     return markdown_table(["", *([study.axis] if study.axis else []), *names, *share, "seeds"], rows)
 
 
-def _axis_value(x: float | None) -> str:
-    return "" if x is None else f"{x:g}"
-
-
 def _cell(name: str, mean: float, sd: float, n: int) -> str:
-    if not np.isfinite(mean):
-        return "-"
-    if name == UPDATES:
+    if name == UPDATES and np.isfinite(mean):
         return f"{mean:,.0f}"
-    return f"{mean:.3f} ({sd:.3f})" if n > 1 else f"{mean:.3f}"
+    return number_and_sd(mean, sd) if n > 1 else number(mean)
 
 
 def write_results(
@@ -126,17 +119,12 @@ def write_results(
         ],
         "notes": list(notes),
     }
-    try:
-        write_atomically(folder / f"{name}.md", ("\n\n".join(text) + "\n").encode())
-        write_atomically(folder / f"{name}.json", json.dumps(as_json(content), indent=2).encode())
-        paths = save_figure(draw(study, lines), folder, name)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from error
-    return [folder / f"{name}.md", folder / f"{name}.json", *paths]
+    paths = write_files(folder, {f"{name}.md": "\n\n".join(text) + "\n", f"{name}.json": content})
+    return paths + save_figure(draw(study, lines), folder, name)
 
 
 def draw(study: Study, lines: Sequence[Line]) -> Figure:
-    """Single-trial correlation: against the study's axis, or a column of seeds per line; the noise ceiling dashed."""
+    """Single-trial correlation against the study's axis, or as a column of seeds per line; the noise ceiling dashed."""
     shown = [line for line in lines if line.label != CEILING]
     with styled():
         figure = Figure(figsize=(max(3.2, 0.9 * len(shown)) if study.axis is None else 4.2, 3.0), layout="constrained")
@@ -166,7 +154,7 @@ def _draw_columns(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _wrapped(label: str) -> str:
-    """Narrow enough to stand under a column, with a new line after each comma."""
+    """A label in lines that fit under a column, with a line break after each comma."""
     parts = label.replace(", ", ",\n").split("\n")
     return "\n".join(line for part in parts for line in textwrap.wrap(part, width=14))
 

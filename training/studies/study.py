@@ -8,16 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.analyses.retinotopy import RELIABLE, retinotopy
+from training.arguments import add_device, add_options, add_output, add_recordings
 from training.checkpoints.ensemble import Ensemble
-from training.data.mouse import open_recordings
+from training.config import parse_options
+from training.data.mouse import by_mouse, data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import ConfigError, DivergenceError
+from training.evaluation.evaluate import perfect_scores
 from training.simulation.simulate import simulate
 from training.studies.catalog import CEILING, SCALES, STUDIES, Scale, Study
 from training.studies.plan import Run, plan
-from training.studies.results import Line, lines_of, results_table, write_results
-from training.studies.runner import RunScores, ensemble_of, perfect_scores, run_all, score
-from training.trainer.run import parse_options
+from training.studies.results import SHOWN, Line, lines_of, results_table, write_results
+from training.studies.runner import RunScores, ensemble_of, run_all, score
+from training.tables import counted
+from training.trainer.hardware import Hardware
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,63 +44,59 @@ examples:
   python -m training study comparison --output runs/table-1 --recordings data/sensorium --scale paper --device cuda
   python -m training study cross-dataset --output runs/f-to-s --recordings data/sensorium --source data/franke2022
 
-A study that is interrupted goes on with the same command; what two studies in one --output both need is trained once.
+To resume an interrupted study, run the same command again. Studies with the same --output share equal trainings.
 """
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("study", choices=list(STUDIES), metavar="STUDY", help="see below")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for runs, tables and figures")
-    parser.add_argument(
-        "--recordings", nargs="+", type=Path, metavar="DIR", help="recordings, or folders of them (default: simulated)"
-    )
-    parser.add_argument(
-        "--source", nargs="+", type=Path, metavar="DIR", help="recordings whose core is transferred (cross-dataset)"
-    )
+    parser.add_argument("study", choices=list(STUDIES), metavar="STUDY", help="name of the study, see below")
+    add_output(parser, "folder for runs, tables and figures")
+    add_recordings(parser, "recordings, or folders of them (default: simulate them)", required=False)
+    source = "recordings on which the transferred core is trained (cross-dataset)"
+    parser.add_argument("--source", nargs="+", type=Path, metavar="DIR", help=source)
     parser.add_argument("--scale", choices=sorted(SCALES), default="two-cores", help="see below (default: two-cores)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (default: 3)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="of every model or training")
-    parser.add_argument("--workers", type=int, default=1, help="trainings side by side (default: 1)")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each variant (default: 3)")
+    add_options(parser, "options of every model or training")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at the same time (default: 1)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.seeds < 1 or args.workers < 1:
         raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
-    study, scale = STUDIES[args.study], SCALES[args.scale]
+    study, scale, hardware = STUDIES[args.study], SCALES[args.scale], Hardware(device=args.device)
     options, training = parse_options(args.set)
     mice = _recordings(study, args.recordings, args.output, scale)
     source = _source(study, args.source, args.output, scale)
     if both := sorted(set(mice) & set(source)):
-        raise ConfigError("a mouse is among --recordings and --source", got=both)
+        raise ConfigError("a mouse is both in --recordings and in --source", got=both)
     recordings = {**mice, **source}
     runs = plan(
         study,
         scale,
-        _hashes(mice),
+        data_hashes(mice.values()),
         seeds=args.seeds,
         n_trials=min(len(recording.tier("train")) for recording in mice.values()),
-        source=_hashes(source),
+        source=data_hashes(source.values()),
         options=options,
         training=training,
     )
     if not all(run.mice for run in runs):
-        raise ConfigError(f"study {args.study} needs two mice or more", got=list(mice))
-    print(f"{args.study}: {len(runs)} trainings, in {args.output}")
+        raise ConfigError(f"study {args.study} needs at least two mice", got=list(mice))
+    print(f"{args.study}: {counted(len(runs), 'training')}, in {args.output}")
     done: list[RunScores] = []
-    about = {"scale": args.scale, "data": _hashes(recordings)}
+    about = {"scale": args.scale, "data": data_hashes(recordings.values())}
     try:
-        for result in run_all(runs, recordings, args.output, device=args.device, workers=args.workers):
+        for result in run_all(runs, recordings, args.output, hardware=hardware, workers=args.workers):
             done.append(result)
             if not result.known:
                 write_results(args.output, args.study, study, _lines(done, runs, mice), notes=[], about=about)
-        lines, notes = _with_ensemble(study, done, _lines(done, runs, mice), mice, args.output, args.device)
+        lines, notes = _with_ensemble(study, done, _lines(done, runs, mice), mice, args.output, hardware)
         paths = write_results(args.output, args.study, study, lines, notes=notes, about=about)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. What is done is kept in {args.output}: the same command goes on from there.")
+        print(f"\nInterrupted. Finished trainings are kept in {args.output}; run the same command again to resume.")
         return 130
     if all(result.failed for result in done):
         raise DivergenceError("every training diverged", got=done[0].failed)
@@ -106,28 +106,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recordings(study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
-    """By mouse: those given, else simulated ones."""
+    """The given recordings, by mouse; without any, simulated ones."""
     scale = replace(scale, **{name: max(number, getattr(scale, name)) for name, number in study.simulated.items()})
-    return _opened(paths or [_simulated(output, scale, f"SIM{i}", 90_000 + i) for i in range(1, scale.mice + 1)])
+    paths = paths or [_simulated(output, scale, f"SIM{i}", 90_000 + i) for i in range(1, scale.mice + 1)]
+    return by_mouse(open_recordings(paths))
 
 
 def _source(study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
-    """The mice whose core a study transfers: those given, else simulated ones with the two channels of Dataset F."""
+    """The recordings to train a transferred core on; without any, simulated ones with two channels as in Dataset F."""
     if all(variant.mice != "source" for variant in study.variants):
         if paths is not None:
-            raise ConfigError("this study transfers no core from a --source")
+            raise ConfigError("this study does not transfer a core: leave out --source")
         return {}
-    return _opened(
-        paths or [_simulated(output, scale, f"SIMF{i}", 91_000 + i, channels=2) for i in range(1, scale.mice + 1)]
-    )
-
-
-def _opened(paths: Sequence[Path]) -> dict[str, Recording]:
-    return {recording.mouse_id: recording for recording in open_recordings(paths)}
+    paths = paths or [_simulated(output, scale, f"SIMF{i}", 91_000 + i, channels=2) for i in range(1, scale.mice + 1)]
+    return by_mouse(open_recordings(paths))
 
 
 def _simulated(output: Path, scale: Scale, mouse_id: str, animal: int, channels: int = 1) -> Path:
-    """Images are as small as the models see them, to spare the disk; a folder holds each mouse once."""
+    """A simulated recording. Its images have the size that the models see, which saves disk space."""
     return simulate(
         output / f"recordings-{scale.trials}",
         mouse_id=mouse_id,
@@ -139,10 +135,11 @@ def _simulated(output: Path, scale: Scale, mouse_id: str, animal: int, channels:
 
 
 def _lines(done: Sequence[RunScores], runs: Sequence[Run], mice: Mapping[str, Recording]) -> list[Line]:
-    """The table's lines, of the runs that are done."""
+    """The lines of the table, for the runs that are done."""
     order = {id(run): i for i, run in enumerate(runs)}
     lines = lines_of(sorted(done, key=lambda result: order[id(result.run)]))
-    perfect = {mouse: best for mouse, one in mice.items() if (best := perfect_scores(one)) is not None}
+    known = {mouse: best for mouse, recording in mice.items() if (best := perfect_scores(recording)) is not None}
+    perfect = {mouse: {name: best[name] for name in SHOWN} for mouse, best in known.items()}
     return [*lines, Line(CEILING, None, (perfect,))] if len(perfect) == len(mice) else lines
 
 
@@ -152,19 +149,19 @@ def _with_ensemble(
     lines: Sequence[Line],
     mice: Mapping[str, Recording],
     output: Path,
-    device: str,
+    hardware: Hardware,
 ) -> tuple[list[Line], list[str]]:
-    """The lines with that of the ensemble, and what to say below the table."""
+    """The lines together with the ensemble's, and the notes below the table."""
     notes = []
     if any(line.label == CEILING for line in lines):
         notes.append(
-            "The noise ceiling is what the simulation's own expected responses score: no model can do better. FEVE can "
-            "be above 1: it takes for noise all that differs between repeats, of which behaviour explains a part."
+            "The noise ceiling is the score of the simulation's own expected responses: no model can do better. FEVE "
+            "can be above 1: it treats all variance between repeats as noise, but behaviour explains part of it."
         )
     members = [result.run for result in done if result.run.variant.label == study.ensemble and not result.failed]
     if not members:
         return list(lines), notes
-    ensemble = ensemble_of(members, output, device)
+    ensemble = ensemble_of(members, output).to(hardware.resolved())
     if len(members) > 1:
         line = Line(f"{study.ensemble} ensemble", None, (score(ensemble, list(mice.values())),))
         at = next((i for i, other in enumerate(lines) if other.label == CEILING), len(lines))
@@ -173,7 +170,7 @@ def _with_ensemble(
 
 
 def _retinotopy(ensemble: Ensemble, mice: Mapping[str, Recording]) -> list[str]:
-    """How well the readout positions of simulated mice agree with the truth, a sentence per mouse."""
+    """How well the readout positions of simulated mice agree with the truth, one sentence per mouse."""
     found = [retinotopy(ensemble, recording) for recording in mice.values()]
     return [
         f"Retinotopy, mouse {one.mouse_id}: readout positions correlate with the true receptive field centres at "
@@ -182,7 +179,3 @@ def _retinotopy(ensemble: Ensemble, mice: Mapping[str, Recording]) -> list[str]:
         for one in found
         if one.with_truth is not None
     ]
-
-
-def _hashes(recordings: Mapping[str, Recording]) -> dict[str, str]:
-    return {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()}

@@ -1,27 +1,26 @@
-"""`python -m training sweep`: looks for better hyperparameters (paper, Tables A.2 and A.3) with Optuna.
+"""`python -m training sweep`: searches for better hyperparameters (paper, Tables A.2 and A.3) with Optuna.
 
-TPE proposes, Hyperband stops early what falls behind, and any number of processes share one storage:
+TPE proposes options, Hyperband stops bad trials early, and any number of processes share one storage.
 
-sweep.journal     what was tried, unless --storage names a database
-trials/NAME/      a trial's training, as `train` leaves a member; NAME says its options, so that a retry goes on in it
+sweep.journal     the storage, unless --storage names a database
+trials/NAME/      a trial's training, as `train` writes a member; NAME is a hash of its options, so a retry resumes it
 best.yaml         the best model so far, for `train --config`
-sweep.md, .json   the best trials, and how much each option matters
+sweep.md, .json   the best trials, and how important each option is
 
-A process that is killed leaves its trial running in the storage. With the journal, every process holds a lock on the
-folder of its trial, which the operating system lets go when the process dies: the others see that, fail the trial and
-queue it again. A database may be shared by machines that see no common folder: there Optuna's heartbeat does the same.
+A killed process leaves its trial marked as running in the storage. With the journal, every process holds a lock in the
+folder of its trial, which the operating system releases when the process dies. The other processes then mark the trial
+as failed and queue it again. Machines that share a database may have no common folder: there Optuna's heartbeat does
+the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import fcntl
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,17 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartb
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from training.config import PRESETS, CNNConfig, ModelConfig, with_options
-from training.data.mouse import open_recordings
+from training.arguments import add_device, add_options, add_output, add_recordings
+from training.config import PRESETS, CNNConfig, ModelConfig, parse_options, parse_training, with_options
+from training.data.mouse import by_mouse, data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError, DivergenceError
-from training.files import write_atomically
-from training.tables import as_json, markdown_table
+from training.files import as_json, locked, write_files
+from training.tables import markdown_table
+from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
-from training.trainer.run import checked_training, device_named, parse_options
-from training.trainer.state import LOG
+from training.trainer.run_spec import RunSpec
+from training.trainer.state import LOG, read_log
 
 __all__ = ["SPACE", "Range", "add_arguments", "run", "search"]
 
@@ -48,12 +49,12 @@ JOURNAL = "sweep.journal"
 TRIALS = "trials"
 LOCK = "lock"
 RETRIES = 3  # of a trial whose process died
-HEARTBEAT = 60  # seconds; twice that without one, and a trial of a database counts as dead
+HEARTBEAT = 60  # seconds; a trial in a database without a heartbeat for twice as long counts as dead
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values of one option, from low to high."""
+    """The range of values of one option."""
 
     low: float
     high: float
@@ -66,7 +67,7 @@ class Range:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
-# The options of Table A.2, in ranges of ours that hold its values: those in the comments.
+# The options of Table A.2. The ranges are ours, and contain the paper's values (in the comments).
 _SHARED = {
     "readout.l1": Range(1e-4, 1, log=True),  # 0.0076
     "training.learning_rate": Range(1e-4, 1e-2, log=True),  # 0.0016
@@ -91,7 +92,7 @@ _CONVOLUTION = {
 SPACE: dict[str, dict[str, Range]] = {
     system: {**(_CONVOLUTION if isinstance(config.core, CNNConfig) else _TRANSFORMER), **_SHARED}
     for system, config in PRESETS.items()
-    if system != "cct"  # its width must split over the heads twice: ranges do not fit
+    if system != "cct"  # its width must split over the heads twice, which ranges cannot express
 }
 
 
@@ -100,7 +101,7 @@ class Sweep:
     """What is searched: everything that is the same in all trials.
 
     Attributes:
-        fixed: options that are not searched, of model and training.
+        fixed: options of model and training that are not searched.
     """
 
     system: str
@@ -109,7 +110,17 @@ class Sweep:
     recordings: Mapping[str, Recording]
     folder: Path
     seed: int
-    device: str
+    hardware: Hardware
+
+    def spec(self, values: Mapping[str, Any]) -> RunSpec:
+        """The training of a trial with these values of the searched options."""
+        return RunSpec(
+            model=self.model(values),
+            training=parse_training(self.training(values)),
+            recordings=self.recordings,
+            seed=self.seed,
+            hardware=self.hardware,
+        )
 
     def model(self, values: Mapping[str, Any]) -> ModelConfig:
         options = {name: value for name, value in {**self.fixed, **values}.items() if not _of_training(name)}
@@ -120,7 +131,7 @@ class Sweep:
         return {name.removeprefix("training."): value for name, value in given.items() if _of_training(name)}
 
     def name(self, values: Mapping[str, Any]) -> str:
-        """Of the trial's folder: equal values, equal folder."""
+        """The name of the trial's folder; equal values give equal names."""
         content = {"system": self.system, "seed": self.seed, **self.fixed, **values}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -133,14 +144,14 @@ def _of_training(name: str) -> bool:
 
 
 def search(sweep: Sweep, storage: BaseStorage, *, name: str, trials: int) -> optuna.Study:
-    """Tries until the study has so many trials that ended or were pruned, together with all other processes."""
-    max_epochs = checked_training(sweep.training({})).max_epochs
+    """Runs trials until the study has this number of completed or pruned ones, those of other processes included."""
+    max_epochs = parse_training(sweep.training({})).max_epochs
     study = optuna.create_study(
         storage=storage,
         study_name=name,
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(constant_liar=True),  # what others try now counts as tried
+        sampler=optuna.samplers.TPESampler(constant_liar=True),  # counts the trials that are running
         pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max_epochs, reduction_factor=3),
     )
     check_same(study, sweep)
@@ -155,12 +166,12 @@ def search(sweep: Sweep, storage: BaseStorage, *, name: str, trials: int) -> opt
             study.stop()
 
     if not enough():
-        study.optimize(lambda trial: _try(trial, sweep), callbacks=[after])
+        study.optimize(lambda trial: _run_trial(trial, sweep), callbacks=[after])
     return study
 
 
 def check_same(study: optuna.Study, sweep: Sweep) -> None:
-    """Refuses to add to the trials of another search.
+    """Checks that the study in the storage is this sweep.
 
     Raises:
         ConfigError: the storage has a study of this name with other recordings or options.
@@ -169,42 +180,33 @@ def check_same(study: optuna.Study, sweep: Sweep) -> None:
         "system": sweep.system,
         "seed": sweep.seed,
         "fixed": dict(sweep.fixed),
-        "data": {mouse_id: recording.data_hash for mouse_id, recording in sweep.recordings.items()},
+        "data": data_hashes(sweep.recordings.values()),
     }
-    there = study.user_attrs.get("sweep")
-    if there is None:
+    found = study.user_attrs.get("sweep")
+    if found is None:
         study.set_user_attr("sweep", as_json(wanted))
-    elif different := [key for key, value in as_json(wanted).items() if there.get(key) != value]:
+    elif different := [key for key, value in as_json(wanted).items() if found.get(key) != value]:
         raise ConfigError(
-            f"the storage holds another sweep of the name {study.study_name!r}: {' and '.join(different)} differ",
-            hint="Give the same options to go on with it, or another --name.",
+            f"the storage holds another sweep with the name {study.study_name!r}: {' and '.join(different)} differ",
+            hint="Give the same options to resume it, or another --name.",
         )
 
 
-def _try(trial: optuna.Trial, sweep: Sweep) -> float:
-    """One trial: its best validation correlation."""
+def _run_trial(trial: optuna.Trial, sweep: Sweep) -> float:
+    """Trains one trial; returns its best validation score."""
     values = {name: range_.suggest(trial, name) for name, range_ in sweep.space.items()}
     folder = sweep.trial_folder(values)
 
     def report(epoch: int, score: float) -> None:
         trial.report(score, epoch)
         if trial.should_prune():
-            raise optuna.TrialPruned(f"behind after {epoch} epochs")
+            raise optuna.TrialPruned(f"pruned after epoch {epoch}")
 
-    with held(folder):
-        for epoch, score in _logged(folder / LOG):  # of a process that died in this trial
-            trial.report(score, epoch)
+    with locked(folder / LOCK, wait=True):
+        for row in read_log(folder / LOG):  # the epochs of a process that died in this trial
+            trial.report(float(row["validation"]), int(row["epoch"]))
         try:
-            return train_member(
-                sweep.model(values),
-                checked_training(sweep.training(values)),
-                sweep.recordings,
-                folder,
-                seed=sweep.seed,
-                device=device_named(sweep.device),
-                label=f"trial {trial.number}",
-                on_epoch=report,
-            )
+            return train_member(sweep.spec(values), folder, label=f"trial {trial.number}", on_epoch=report)
         except KeyboardInterrupt:
             _queue_again(trial.study, trial)
             raise
@@ -213,45 +215,30 @@ def _try(trial: optuna.Trial, sweep: Sweep) -> float:
             raise optuna.TrialPruned(str(error)) from error
 
 
-def _logged(path: Path) -> list[tuple[int, float]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [(int(row["epoch"]), float(row["validation"])) for row in csv.DictReader(stream)]
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds a trial's folder until the process leaves it or dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 def retry_dead(study: optuna.Study, sweep: Sweep) -> None:
-    """Fails the running trials whose process died, and queues each again, at most `RETRIES` times."""
+    """Marks running trials whose process died as failed, and queues each again, at most `RETRIES` times."""
+    if os.name != "posix":
+        return  # without locks nothing tells a dead process from a running one
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if set(trial.params) != set(sweep.space):
-            continue  # it is just being asked for
+            continue  # its options are still being suggested
         lock = sweep.trial_folder(trial.params) / LOCK
         if not lock.exists():
             continue  # about to start, or on another machine
-        with lock.open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue  # somebody holds it: alive
-            # Seen again now that the lock is ours: it may have ended, or another process may have failed it, meanwhile.
-            if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
-                continue
-            study.tell(trial.number, state=TrialState.FAIL)
-            queued = _queue_again(study, trial)
-        print(f"trial {trial.number}: its process died; {'queued again' if queued else 'given up'}")
+        try:
+            with locked(lock):
+                # With the lock, check again: meanwhile the trial may have ended, or another process may have failed it.
+                if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
+                    continue
+                study.tell(trial.number, state=TrialState.FAIL)
+                queued = _queue_again(study, trial)
+        except CheckpointError:
+            continue  # its process holds the lock, so it is alive
+        print(f"trial {trial.number}: its process died; {'queued again' if queued else 'no retries left'}")
 
 
 def _queue_again(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> bool:
-    """Whether it was not tried too often already."""
+    """Queues a trial again, unless it has no retries left; returns whether it did."""
     retry = int(trial.user_attrs.get("retry", 0)) + 1
     if retry <= RETRIES:
         study.enqueue_trial(trial.params, user_attrs={"retry": retry, "retry_of": trial.number})
@@ -259,7 +246,7 @@ def _queue_again(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> bool
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The journal in the sweep's folder, or any database that Optuna knows.
+    """The journal in the sweep's folder, or any database that Optuna supports.
 
     Raises:
         ConfigError: the database cannot be opened.
@@ -269,18 +256,18 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about heartbeats
             return RDBStorage(
                 url,
                 heartbeat_interval=HEARTBEAT,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
             )
-    except Exception as error:  # whatever the database's driver raises
+    except Exception as error:  # drivers of databases raise errors of their own
         raise ConfigError(f"--storage cannot be opened: {error}", expected="such as sqlite:///sweep.db") from error
 
 
 def write_best(sweep: Sweep, study: optuna.Study) -> str | None:
-    """Writes best.yaml, sweep.md and sweep.json; returns what to print, None while no trial has ended."""
+    """Writes best.yaml, sweep.md and sweep.json; returns the text of sweep.md, or None if no trial is complete."""
     ended = [trial for trial in study.trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if not ended:
         return None
@@ -298,33 +285,30 @@ def write_best(sweep: Sweep, study: optuna.Study) -> str | None:
         markdown_table(["trial", "validation", *names], rows),
         markdown_table(["option", "importance"], [[name, f"{value:.3f}"] for name, value in importances.items()])
         if importances
-        else "Importances need more trials that ended.",
+        else "Importances need more complete trials.",
         "Trials: " + ", ".join(f"{n} {state}" for state, n in states.items() if n) + ".",
         f"The best, {best.value:.4f} on validation trials: {command}",
     ]
     config = yaml.safe_dump(sweep.model(best.params).model_dump(mode="json"), sort_keys=False)
+    text = "\n\n".join(parts)
     content = {"best": best.params, "validation": best.value, "importances": importances, "trials": states}
-    try:
-        write_atomically(sweep.folder / "best.yaml", f"# {command}\n{config}".encode())
-        write_atomically(sweep.folder / "sweep.md", ("\n\n".join(parts) + "\n").encode())
-        write_atomically(sweep.folder / "sweep.json", json.dumps(as_json(content), indent=2).encode())
-    except OSError as error:
-        raise CheckpointError(f"cannot write {sweep.folder}: {error.strerror}") from error
-    return "\n\n".join(parts)
+    best_yaml = f"# {command}\n{config}"
+    write_files(sweep.folder, {"best.yaml": best_yaml, "sweep.md": text + "\n", "sweep.json": content})
+    return text
 
 
 def importances_of(study: optuna.Study) -> dict[str, float]:
-    """Option -> its share of what good trials have in common (PED-ANOVA); empty with too few trials."""
+    """Option -> importance (PED-ANOVA); they sum to 1. Empty with too few trials."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # which says that there are too few: all would be equal
+            warnings.simplefilter("error", UserWarning)  # Optuna warns if there are too few: all would be equal
             return dict(optuna.importance.get_param_importances(study))
     except (ValueError, RuntimeError, UserWarning):
         return {}
 
 
 EPILOG = (
-    """options that are searched, unless --set gives them:
+    """options that are searched, unless --set fixes them:
 """
     + "\n".join(
         f"  {name:<24}{range_.low:g} to {range_.high:g}{', logarithmic' if range_.log else ''}"
@@ -336,24 +320,23 @@ examples:
   python -m training sweep --recordings data/sensorium --output runs/sweep --trials 100 --device cuda
   python -m training sweep --recordings data/sensorium --output runs/sweep --storage postgresql://lab/sweeps --name v1t
 
-Typed again in other terminals, the command shares the work: processes with one --output (or one --storage and --name)
-are one sweep, and --trials counts for all. Any of them may be killed: the same command goes on.
+To share the work, run the same command in several terminals: processes with the same --output (or the same --storage
+and --name) are one sweep, and --trials counts the trials of all of them. To resume, run the same command again.
 """
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("--recordings", nargs="+", required=True, type=Path, metavar="DIR", help="or folders of them")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="of the sweep")
-    parser.add_argument("--trials", type=int, default=50, help="in all, of all processes (default: 50)")
-    parser.add_argument("--model", choices=sorted(SPACE), default="v1t", help="system of the paper (default: v1t)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="not searched, but given")
-    parser.add_argument("--storage", metavar="URL", help="an Optuna database (default: a journal in --output)")
-    parser.add_argument("--name", default="sweep", help="of the study in the storage (default: sweep)")
-    parser.add_argument("--seed", type=int, default=0, help="of every training (default: 0)")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    add_recordings(parser)
+    add_output(parser, "folder of the sweep")
+    parser.add_argument("--trials", type=int, default=50, help="number of trials, over all processes (default: 50)")
+    parser.add_argument("--model", choices=sorted(SPACE), default="v1t", help="system of Table 1 (default: v1t)")
+    add_options(parser, "options that are fixed instead of searched")
+    parser.add_argument("--storage", metavar="URL", help="database for Optuna (default: a journal in --output)")
+    parser.add_argument("--name", default="sweep", help="name of the study in the storage (default: sweep)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every training (default: 0)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -361,23 +344,22 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("a sweep needs at least one trial", got=args.trials)
     model, training = parse_options(args.set)
     fixed = {**model, **{f"training.{name}": value for name, value in training.items()}}
-    recordings = open_recordings(args.recordings)
     sweep = Sweep(
         system=args.model,
         space={name: range_ for name, range_ in SPACE[args.model].items() if name not in fixed},
         fixed=fixed,
-        recordings={recording.mouse_id: recording for recording in recordings},
+        recordings=by_mouse(open_recordings(args.recordings)),
         folder=args.output,
         seed=args.seed,
-        device=args.device,
+        hardware=Hardware(device=args.device),
     )
-    sweep.model({})  # refuses what does not fit, before work
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # epochs are printed as they end
+    sweep.model({})  # refuses contradicting options before any work
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # epochs are printed anyway
     storage = open_storage(args.storage, args.output)
     try:
         study = search(sweep, storage, name=args.name, trials=args.trials)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. What was tried is kept in {args.output}: the same command goes on from there.")
+        print(f"\nInterrupted. Finished trials are kept in {args.output}; run the same command again to resume.")
         return 130
-    print(write_best(sweep, study) or "No trial has ended: all were pruned. Give more --trials or training.max_epochs.")
+    print(write_best(sweep, study) or "All trials were pruned. Give more --trials or training.max_epochs.")
     return 0

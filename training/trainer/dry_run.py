@@ -1,79 +1,67 @@
-"""`train --dry-run`: parameters, memory and time of a run, from updates that are measured and thrown away."""
+"""`train --dry-run`: measures a few updates and estimates the memory and the time of a run. Nothing is kept."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 
 import psutil
 import torch
 
-from training.checkpoints.checkpoint import Checkpoint
-from training.config import ModelConfig, TrainingConfig
 from training.data.batches import epoch_batches, read_batch, steps_per_epoch
-from training.data.recordings import Recording
-from training.trainer.hardware import Hardware
+from training.tables import counted
 from training.trainer.loop import start_member
-from training.trainer.update import Update, compiled_core
+from training.trainer.run_spec import RunSpec
+from training.trainer.update import Update
 
 __all__ = ["describe_run"]
 
-_MEASURED = 3  # updates, the first of which warms up
+_MEASURED = 3  # updates; the first one warms up
 
 
-def describe_run(
-    config: ModelConfig,
-    training: TrainingConfig,
-    recordings: Mapping[str, Recording],
-    hardware: Hardware,
-    *,
-    members: int = 1,
-    seed: int = 0,
-    core: Checkpoint | None = None,
-    freeze_core: bool = False,
-) -> str:
-    """What a run would need, as text. Nothing is written."""
+def describe_run(spec: RunSpec) -> str:
+    """Parameters, memory and time of a run, as text. Nothing is written."""
+    training, recordings, hardware = spec.training, spec.recordings, spec.hardware
     fabric = hardware.model_copy(update={"devices": 1}).fabric()
-    state = start_member(config, training, recordings, fabric, seed=seed, core=core, freeze_core=freeze_core)
+    state = start_member(spec, fabric)
     twin = state.twin
-    compiled = compiled_core(twin) if hardware.compile else None
-    update = Update(twin, training, recordings, fabric, compiled=compiled)
+    update = Update(twin, training, recordings, fabric, compiled=torch.compile(twin.core) if hardware.compile else None)
     steps = steps_per_epoch(recordings, training.batch_size)
     seconds = []
-    batches = epoch_batches(recordings, batch_size=training.batch_size, seed=seed, epoch=1)
+    batches = epoch_batches(recordings, batch_size=training.batch_size, seed=spec.seed, epoch=1)
     for trials, _ in zip(batches, range(_MEASURED), strict=False):
         started = time.perf_counter()
         state.optimizer.zero_grad()
         update.gradients(trials)
         fabric.strategy.precision.optimizer_step(state.optimizer)
-        _wait(fabric.device)
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize(fabric.device)
         seconds.append(time.perf_counter() - started)
     step = min(seconds) / hardware.devices
     validation = _validation_seconds(update)
     epoch = steps * step + validation
-    own = {mouse_id: _count(twin.readout(mouse_id)) for mouse_id in recordings}
+    readouts = ", ".join(f"{mouse_id} {_count(twin.readout(mouse_id)):,}" for mouse_id in recordings)
+    n_validation = sum(len(recording.tier("validation")) for recording in recordings.values())
     trained = sum(parameter.numel() for parameter in twin.parameters() if parameter.requires_grad)
     lines = [
-        f"parameters   core {_count(twin.core):,}; readouts "
-        + ", ".join(f"{mouse_id} {n:,}" for mouse_id, n in own.items())
-        + f"; trained {trained:,}",
-        f"epoch        {steps} updates of {training.batch_size} trials of each of {len(recordings)} mice, "
-        f"{sum(len(r.tier('validation')) for r in recordings.values())} trials to validate",
+        f"parameters   core {_count(twin.core):,}; readouts {readouts}; trained {trained:,}",
+        f"epoch        {counted(steps, 'update')} of {counted(training.batch_size, 'trial')} per mouse, "
+        f"{counted(len(recordings), 'mouse', 'mice')}; {counted(n_validation, 'trial')} to validate",
         f"memory       {_memory(fabric.device) / 2**30:.2f} GiB at the peak, on {fabric.device} in "
         f"{hardware.precision}, with micro-batches of {training.micro_batch or training.batch_size}",
         f"update       {_readable(step)}, {training.batch_size * len(recordings) / step:.1f} trials/s",
         f"epoch        {_readable(epoch)}, of which {_readable(validation)} to validate",
-        f"whole run    at most {_readable(epoch * training.max_epochs * members)}: {training.max_epochs} epochs, "
-        f"{members} member{'s' if members > 1 else ''}; early stopping mostly ends it sooner",
+        f"whole run    at most {_readable(epoch * training.max_epochs * spec.members)}: "
+        f"{counted(training.max_epochs, 'epoch')}, {counted(spec.members, 'member')}; "
+        "early stopping usually ends it sooner",
     ]
-    if freeze_core:
-        lines.append("frozen core  measured without keeping its maps: where they fit into memory it is much faster")
+    if spec.freeze_core:
+        lines.append("frozen core  measured without stored feature maps: where they fit into memory, it is much faster")
     return "\n".join(lines)
 
 
 def _validation_seconds(update: Update) -> float:
-    """From one batch of every mouse."""
+    """Estimated from one batch of every mouse."""
     update.twin.eval()
     total = 0.0
     for mouse_id, recording in update.recordings.items():
@@ -87,20 +75,15 @@ def _validation_seconds(update: Update) -> float:
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes at the peak: of the GPU, or of this process."""
+    """Peak memory in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # POSIX has it
+    import resource  # only on POSIX
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _count(module: torch.nn.Module) -> int:

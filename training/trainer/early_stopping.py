@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 __all__ = ["Plateau"]
@@ -11,21 +11,21 @@ __all__ = ["Plateau"]
 
 @dataclass
 class Plateau:
-    """Watches a validation score, higher is better.
+    """Early stopping on a validation score; higher is better.
 
-    After more than `patience` epochs without a new best: lower the learning rate and go back to the best weights; after
-    `max_reductions` of that without a new best: stop.
+    After more than `patience` epochs without a new best score, the learning rate is reduced and the best weights are
+    restored. After `max_reductions` reductions without a new best score, training stops.
     """
 
     patience: int
     max_reductions: int
     best: float = -math.inf
     best_epoch: int = 0
-    waited: int = field(default=0)
-    reductions: int = field(default=0)
+    waited: int = 0
+    reductions: int = 0
 
     def update(self, score: float, epoch: int) -> Literal["improved", "wait", "reduce", "stop"]:
-        """What to do after an epoch's validation."""
+        """What to do after an epoch with this validation score."""
         if score > self.best:
             self.best, self.best_epoch = score, epoch
             self.waited = self.reductions = 0

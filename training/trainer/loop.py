@@ -1,11 +1,11 @@
-"""Trains one member (paper, section 4.2): all mice in every update, early stopping, resumable at any moment."""
+"""Trains one member (paper, section 4.2): all mice in every update, early stopping, resumable after a kill."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,99 +14,85 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.checkpoints.checkpoint import (
-    CHECKPOINT,
-    Checkpoint,
-    library_versions,
-    now,
-    save_checkpoint,
-    source_commit,
-)
-from training.config import ModelConfig, TrainingConfig
-from training.data.batches import epoch_batches, read_ahead, read_batch, steps_per_epoch
+from training.checkpoints.checkpoint import CHECKPOINT, Checkpoint, now, save_checkpoint
+from training.config import TrainingConfig
+from training.data.batches import batches_of, epoch_batches, read_ahead, steps_per_epoch
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import DivergenceError
 from training.metrics import single_trial_correlation
 from training.models import Twin
 from training.trainer.early_stopping import Plateau
-from training.trainer.hardware import Hardware
 from training.trainer.loss import poisson_loss
 from training.trainer.readout_init import fit_first_readouts
+from training.trainer.run_spec import RunSpec
 from training.trainer.state import Logs, RunState
 from training.trainer.transfer import FeatureMaps, take_core
-from training.trainer.update import Update, compiled_core
+from training.trainer.update import Update
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["check_trials", "predict_tier", "start_member", "train_member", "validate"]
+__all__ = ["check_trials", "predict_trials", "start_member", "train_member", "validate"]
 
-_VERDICTS = {"reduce": "  -> learning rate reduced, best weights restored", "stop": "  -> no better, done"}
+_VERDICTS = {"reduce": "  -> learning rate reduced, best weights restored", "stop": "  -> no improvement, stopped"}
 
 
 def train_member(
-    config: ModelConfig,
-    training: TrainingConfig,
-    recordings: Mapping[str, Recording],
+    spec: RunSpec,
     folder: Path,
     *,
-    seed: int,
-    device: torch.device | None = None,
-    hardware: Hardware | None = None,
+    member: int = 0,
     fabric: Fabric | None = None,
-    core: Checkpoint | None = None,
-    freeze_core: bool = False,
-    tensorboard: bool = False,
-    label: str = "member",
+    label: str | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Trains one member in a folder, or goes on where it was; returns the best validation score.
+    """Trains one member of a run, or resumes it; returns its best validation score.
+
+    The folder ends with `checkpoint/` (the best weights), `log.csv` and `state.pt`. A kill costs at most the epoch that
+    was running, or `training.save_minutes`. The resumed run gives the same weights as an uninterrupted one.
 
     Args:
-        device, hardware: where; the hardware says it all, the device says what is not the default.
-        fabric: the hardware's, where it was launched on several devices; else it is made here.
-        core: its weights are those that the core starts with; frozen, they stay so, and the rest is trained.
-        tensorboard: log there, too.
-        on_epoch: told each epoch and its validation score once they are kept; what it raises ends the training.
-
-    The folder ends with `checkpoint/` (the best weights), `log.csv` and `state.pt`. A kill at any moment costs at most
-    the epoch that was running, or `training.save_minutes`; what follows is what an unbroken run would have done.
+        fabric: an already launched Fabric, for several devices; otherwise one is made from `spec.hardware`.
+        label: the member's name in progress lines.
+        on_epoch: called with each epoch and its validation score after they are saved; an exception ends the training.
 
     Raises:
-        DivergenceError: the loss became NaN or infinite; the last good weights are kept and the batch is named.
+        DivergenceError: the loss became NaN or infinite; the message names the batch. The last good weights are kept.
         CheckpointError: the folder cannot be written, or its state cannot be read.
     """
-    hardware = hardware or Hardware(device=str(device or "cpu"))
-    fabric = fabric or hardware.fabric()
-    check_trials(recordings, training)
+    training, recordings = spec.training, spec.recordings
+    label = label or f"member {member + 1}/{spec.members}"
+    fabric = fabric or spec.hardware.fabric()
+    check_trials(spec)
     folder.mkdir(parents=True, exist_ok=True)
-    state = start_member(config, training, recordings, fabric, seed=seed, core=core, freeze_core=freeze_core)
+    state = start_member(spec, fabric, member)
     state.load(folder)
     if state.finished:
         return state.plateau.best
     twin = state.twin
     maps = FeatureMaps.of(twin, recordings, tiers=("train", "validation"))
-    compiled = compiled_core(twin) if hardware.compile else None
+    compiled = torch.compile(twin.core) if spec.hardware.compile else None
     update = Update(twin, training, recordings, fabric, maps=maps, compiled=compiled)
-    provenance = _provenance(training, hardware, recordings, seed, core, freeze_core)
-    fresh = state.epoch == state.step == 0 and fabric.is_global_zero  # one decides: memory may differ where others run
+    provenance = spec.provenance(member)
+    # One process decides for all: the others may have less free memory, and so no maps.
+    fresh = state.epoch == state.step == 0 and fabric.is_global_zero
     if fabric.broadcast(fresh and fit_first_readouts(twin, maps, recordings, training)):
         twin.load_state_dict(fabric.broadcast(twin.state_dict()))
         score = fabric.broadcast(validate(update) if fabric.is_global_zero else 0.0)
-        verdict = _judge(state, training, score, epoch=0)
+        verdict = _end_epoch(state, training, score, epoch=0)
         if fabric.is_global_zero:
             if verdict == "improved":
                 _save_best(folder / CHECKPOINT, state, provenance)
             tqdm.write(f"{label} readouts fitted by regression  validation {score:.4f}")
-    logs = Logs(folder, epochs=state.epoch, tensorboard=tensorboard and fabric.is_global_zero)
-    try:
+    logs = Logs(folder, epochs=state.epoch, tensorboard=spec.tensorboard and fabric.is_global_zero)
+    with closing(logs):
         while not state.finished:
             epoch, started = state.epoch + 1, time.perf_counter()
-            loss, waited = _train_epoch(update, state, folder, seed=seed, label=f"{label} epoch {epoch}")
+            loss, waited = _train_epoch(update, state, folder, seed=spec.seed + member, label=f"{label} epoch {epoch}")
             score = fabric.broadcast(validate(update) if fabric.is_global_zero else 0.0)
             rate = state.optimizer.param_groups[0]["lr"]
-            verdict = _judge(state, training, score, epoch=epoch)
+            verdict = _end_epoch(state, training, score, epoch=epoch)
             seconds = time.perf_counter() - started
             row = {"epoch": epoch, "loss": loss, "validation": score, "learning_rate": rate, "seconds": seconds}
             if fabric.is_global_zero:
@@ -122,39 +108,29 @@ def train_member(
                 )
             if on_epoch is not None:
                 on_epoch(epoch, score)
-    finally:
-        logs.close()
     return state.plateau.best
 
 
-def check_trials(recordings: Mapping[str, Recording], training: TrainingConfig) -> None:
-    """Refuses a mouse that cannot be trained or validated on, before any work.
+def check_trials(spec: RunSpec) -> None:
+    """Checks, before any work, that every mouse has trials to train and to validate on.
 
     Raises:
         RecordingError: too few training trials.
         ScoringError: no validation trials.
     """
-    steps_per_epoch(recordings, training.batch_size)
-    for recording in recordings.values():
+    steps_per_epoch(spec.recordings, spec.training.batch_size)
+    for recording in spec.recordings.values():
         recording.scorable("validation")
 
 
-def start_member(
-    config: ModelConfig,
-    training: TrainingConfig,
-    recordings: Mapping[str, Recording],
-    fabric: Fabric,
-    *,
-    seed: int,
-    core: Checkpoint | None = None,
-    freeze_core: bool = False,
-) -> RunState:
+def start_member(spec: RunSpec, fabric: Fabric, member: int = 0) -> RunState:
     """A member before its first update."""
-    torch.manual_seed(seed)
-    twin = Twin(config, [Mouse.from_recording(recording) for recording in recordings.values()])
-    if core is not None:
+    training = spec.training
+    torch.manual_seed(spec.seed + member)
+    twin = Twin(spec.model, [Mouse.from_recording(recording) for recording in spec.recordings.values()])
+    if (core := spec.core(member)) is not None:
         take_core(twin, core)
-    if freeze_core:
+    if spec.freeze_core:
         twin.freeze_core()
     twin.to(fabric.device)
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
@@ -165,7 +141,7 @@ def start_member(
 
 
 def _train_epoch(update: Update, state: RunState, folder: Path, *, seed: int, label: str) -> tuple[float, float]:
-    """One epoch, or what is left of it; returns the mean loss of an update, and the seconds spent waiting for data."""
+    """Trains one epoch, or the rest of it; returns the mean loss per update and the seconds spent waiting for data."""
     training, epoch = update.training, state.epoch + 1
     steps = steps_per_epoch(update.recordings, training.batch_size)
     state.seed_epoch(seed)
@@ -183,7 +159,7 @@ def _train_epoch(update: Update, state: RunState, folder: Path, *, seed: int, la
             state.step += 1
             bar.update()
             due = time.monotonic() - saved > 60 * training.save_minutes
-            if due and state.step < steps and update.fabric.world_size == 1:  # each process has masks of its own
+            if due and state.step < steps and update.fabric.world_size == 1:  # processes draw different masks
                 state.save(folder)
                 saved = time.monotonic()
     loss, state.step, state.loss = state.loss / steps, 0, 0.0
@@ -204,14 +180,14 @@ def _step(
         raise DivergenceError(
             f"the loss is {loss} at epoch {epoch}, update {state.step + 1}; the last good weights are kept",
             got={mouse_id: indices.tolist() for mouse_id, indices in trials.items()},
-            hint="Look at those trials, or lower the learning rate.",
+            hint="Check these trials, or lower the learning rate.",
         )
     update.fabric.strategy.precision.optimizer_step(optimizer)
     return loss
 
 
-def _judge(state: RunState, training: TrainingConfig, score: float, *, epoch: int) -> str:
-    """Counts the epoch with this score, 0 being the start, and does what the plateau says."""
+def _end_epoch(state: RunState, training: TrainingConfig, score: float, *, epoch: int) -> str:
+    """Updates state and early stopping with an epoch's score; epoch 0 is the state before the first update."""
     state.epoch = epoch
     verdict = state.plateau.update(score, state.epoch)
     if verdict == "improved":
@@ -224,42 +200,33 @@ def _judge(state: RunState, training: TrainingConfig, score: float, *, epoch: in
     return verdict
 
 
-def predict_tier(
-    twin: torch.nn.Module,
-    recording: Recording,
-    indices: np.ndarray,
-    *,
-    batch_size: int = 32,
-    progress: str | None = None,
+def predict_trials(
+    twin: torch.nn.Module, recording: Recording, indices: np.ndarray, *, progress: str | None = None
 ) -> np.ndarray:
-    """Standardised predictions (T, N) for trials of a recording, by a twin or an ensemble."""
+    """Standardised predictions (T, N) of a twin or an ensemble, for trials of a recording by file number."""
     device = next(twin.parameters()).device
     twin.eval()
-    predictions = []
     with torch.inference_mode():
-        for part in tqdm(
-            _parts(indices, batch_size), desc=progress, unit="batch", leave=False, disable=None if progress else True
-        ):
-            image, behavior, pupil_center, _ = read_batch(recording, part, device)
-            predictions.append(twin(recording.mouse_id, image, behavior, pupil_center).cpu().numpy())
+        predictions = [
+            twin(recording.mouse_id, *inputs).cpu().numpy()
+            for _, (*inputs, _) in batches_of(recording, indices, device, progress=progress)
+        ]
     return np.concatenate(predictions)
 
 
-def validate(update: Update, *, batch_size: int = 32) -> float:
-    """The score that training watches, higher is better: a mean over mice, on the validation trials.
+def validate(update: Update) -> float:
+    """The validation score that early stopping watches (higher is better), as a mean over mice.
 
-    Single-trial correlation, a mean over neurons; or the negative Poisson loss of a trial, summed over neurons.
+    The mean single-trial correlation of a mouse's neurons, or its negative Poisson loss per trial, summed over neurons.
     """
     update.twin.eval()
     scores = []
     for recording in update.recordings.values():
         indices = recording.scorable("validation").indices
         with torch.no_grad():
+            batches = batches_of(recording, indices, torch.device("cpu"))
             predictions = torch.cat(
-                [
-                    update.predict(recording.mouse_id, part, *read_batch(recording, part, torch.device("cpu"))[:3])
-                    for part in _parts(indices, batch_size)
-                ]
+                [update.predict(recording.mouse_id, part, *inputs) for part, (*inputs, _) in batches]
             ).cpu()
         responses = recording.responses(indices)
         if update.training.monitor == "loss":
@@ -268,38 +235,6 @@ def validate(update: Update, *, batch_size: int = 32) -> float:
         else:
             scores.append(float(np.nanmean(single_trial_correlation(responses, predictions.numpy()))))
     return float(np.mean(scores))
-
-
-def _parts(indices: np.ndarray, size: int) -> Sequence[np.ndarray]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
-def _provenance(
-    training: TrainingConfig,
-    hardware: Hardware,
-    recordings: Mapping[str, Recording],
-    seed: int,
-    core: Checkpoint | None,
-    frozen: bool,
-) -> dict[str, Any]:
-    origin = None
-    if core is not None:
-        origin = {
-            "weights": core.weights_hash,
-            "frozen": frozen,
-            "mice": list(core.mice),
-            "provenance": core.provenance,
-        }
-    return {
-        "source": "trained",
-        "seed": seed,
-        "commit": source_commit(),
-        "versions": library_versions(),
-        "data_hashes": {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()},
-        "training": training.model_dump(mode="json"),
-        "hardware": hardware.model_dump(mode="json"),
-        **({} if origin is None else {"core": origin}),
-    }
 
 
 def _save_best(path: Path, state: RunState, provenance: dict[str, Any]) -> None:

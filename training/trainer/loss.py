@@ -14,12 +14,12 @@ EPS = torch.finfo(torch.float32).eps
 def poisson_loss(
     predictions: Tensor, responses: Tensor, *, n_trials: int | None = None, batch_size: int | None = None
 ) -> Tensor:
-    """Poisson negative log-likelihood, summed over batch and neurons: sum of y - r log y.
+    """Poisson loss, summed over batch and neurons: sum of y - r log y.
 
     Args:
         predictions, responses: (B, N), standardised.
-        n_trials: training trials of this mouse; given, the loss is scaled by sqrt(n_trials / batch_size).
-        batch_size: of the whole update, where this is a part of it; by default B.
+        n_trials: training trials of this mouse; if given, the loss is scaled by sqrt(n_trials / batch_size).
+        batch_size: of the whole update, if this is a part of it; by default B.
     """
     predictions, responses = predictions + EPS, responses + EPS
     loss = (predictions - responses * predictions.log()).sum()

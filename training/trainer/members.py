@@ -1,4 +1,4 @@
-"""The members of a run, each in its folder: one after another, side by side, or each over several devices."""
+"""Trains the members of a run, each in its own folder: in sequence, in parallel, or each on several devices."""
 
 from __future__ import annotations
 
@@ -6,101 +6,82 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training.checkpoints.checkpoint import Checkpoint
-from training.config import ModelConfig, TrainingConfig
-from training.data.recordings import Recording
-from training.errors import CheckpointError
+from training.files import locked
 from training.trainer.hardware import Hardware, leave_together
 from training.trainer.loop import train_member
+from training.trainer.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Member", "end_with", "train_members"]
+__all__ = ["member_folder", "train_members", "worker_pool"]
 
 LOCK = ".lock"
 
 
-@dataclass(frozen=True)
-class Member:
-    """All that the training of one member needs; goes to other processes whole."""
-
-    config: ModelConfig
-    training: TrainingConfig
-    recordings: Mapping[str, Recording]
-    folder: Path
-    seed: int
-    label: str
-    hardware: Hardware
-    core: Checkpoint | None = None
-    freeze_core: bool = False
-    tensorboard: bool = False
-
-    def train(self, fabric: Fabric | None = None) -> float:
-        """Trains it, or goes on with it; returns its validation score."""
-        return train_member(
-            self.config,
-            self.training,
-            self.recordings,
-            self.folder,
-            seed=self.seed,
-            hardware=self.hardware,
-            fabric=fabric,
-            core=self.core,
-            freeze_core=self.freeze_core,
-            tensorboard=self.tensorboard,
-            label=self.label,
-        )
+def member_folder(run: Path, member: int) -> Path:
+    return run / f"member-{member}"
 
 
-def train_members(members: Sequence[Member], *, parallel: int = 1) -> list[float]:
-    """Trains members, as many at once as asked for; the same weights either way. Returns their validation scores.
+def train_members(spec: RunSpec, run: Path) -> list[float]:
+    """Trains the members of a run, or resumes them; returns their validation scores.
 
-    On GPUs each takes the next one, on a CPU its share of the cores.
+    `spec.parallel` members are trained at the same time, with the same weights as in sequence. On GPUs each member
+    takes the next GPU, on a CPU its share of the cores.
     """
-    if parallel == 1 or len(members) == 1:
-        return [_train(member) for member in members]
-    threads = max(1, torch.get_num_threads() // parallel)
-    placed = [_placed(member, i) for i, member in enumerate(members)]
-    with ProcessPoolExecutor(
-        parallel, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), threads)
-    ) as pool:
-        return list(pool.map(_train, placed))
+    members = range(spec.members)
+    folders = [member_folder(run, i) for i in members]
+    if spec.parallel == 1 or spec.members == 1:
+        return [_train(spec, folder, i) for i, folder in enumerate(folders)]
+    threads = max(1, torch.get_num_threads() // spec.parallel)
+    placed = [
+        # Each process gets only the core of its member.
+        replace(spec, hardware=placed_hardware(spec.hardware, i), cores=[core] if (core := spec.core(i)) else ())
+        for i in members
+    ]
+    with worker_pool(spec.parallel, threads) as pool:
+        return list(pool.map(_train, placed, folders, members))
 
 
-def _train(member: Member) -> float:
-    with _locked(member.folder):
-        if member.hardware.devices == 1:
-            return member.train()
-        launch: Any = member.hardware.fabric().launch
-        # Pickled here: Lightning would look for modules in everything that it is given.
-        score: float = launch(_train_share, pickle.dumps(member), os.getpid())
+def _train(spec: RunSpec, folder: Path, member: int) -> float:
+    with locked(folder / LOCK):
+        if spec.hardware.devices == 1:
+            return train_member(spec, folder, member=member)
+        launch: Any = spec.hardware.fabric().launch
+        # Pickled here, because Lightning searches its arguments for modules.
+        score: float = launch(_train_share, pickle.dumps((spec, folder, member)), os.getpid())
         return score
 
 
-def _train_share(fabric: Fabric, member: bytes, parent: int) -> float:
+def _train_share(fabric: Fabric, pickled: bytes, parent: int) -> float:
     end_with(parent)
-    mine: Member = pickle.loads(member)
-    score = mine.train(fabric)
+    spec, folder, member = pickle.loads(pickled)
+    score = train_member(spec, folder, member=member, fabric=fabric)
     leave_together(fabric)
     return score
 
 
-def _placed(member: Member, i: int) -> Member:
-    if torch.device(member.hardware.resolved()) != torch.device("cuda"):
-        return member
-    device = f"cuda:{i % torch.cuda.device_count()}"
-    return replace(member, hardware=member.hardware.model_copy(update={"device": device}))
+def placed_hardware(hardware: Hardware, member: int) -> Hardware:
+    """The hardware of one of several parallel members: with `device` "cuda", the members take the GPUs in turn."""
+    if hardware.resolved() != torch.device("cuda"):
+        return hardware
+    return hardware.model_copy(update={"device": f"cuda:{member % torch.cuda.device_count()}"})
+
+
+def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:
+    """Processes with this number of torch threads each, which end with this one."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # for the workers, whose progress bars would overwrite each other
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), threads)
+    )
 
 
 def _start_worker(parent: int, threads: int) -> None:
@@ -109,7 +90,7 @@ def _start_worker(parent: int, threads: int) -> None:
 
 
 def end_with(parent: int) -> None:
-    """To be called in a worker: if its parent is killed, it must not go on writing into the run's folder."""
+    """Ends this worker process when its parent dies, so that it does not keep writing into the run's folder."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -118,20 +99,3 @@ def end_with(parent: int) -> None:
 
     if os.name == "posix":
         threading.Thread(target=watch, name="watch parent", daemon=True).start()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two processes must not train in one folder. The lock ends with its process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(
-                    f"another process trains in {folder}", hint="Wait for it, or give another --output."
-                ) from None
-        yield

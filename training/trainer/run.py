@@ -1,133 +1,72 @@
-"""A training run: the members of an ensemble, one after another, in one folder that can be resumed.
+"""`python -m training train`: a run trains the members of an ensemble in one folder, and can be resumed.
 
-run.json                 what is trained, on which data; the same command goes on where it was
+run.json                 what is trained, on which data
 member-0/ member-1/ ...  checkpoint/, log.csv, state.pt
-members.json             when all are trained: validation scores, and which members are kept
+members.json             written when all members are trained: their validation scores, and which are kept
+
+To resume an interrupted run, run the same command again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
-from pydantic import ValidationError
 
-from training.checkpoints.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint, source_commit
+from training.arguments import add_device, add_options, add_output, add_recordings
+from training.checkpoints.checkpoint import CHECKPOINT, load_checkpoint, source_commit
 from training.checkpoints.ensemble import MEMBERS, RUN, member_checkpoints
-from training.config import PRESETS, ModelConfig, TrainingConfig, parse_config, with_options
-from training.data.mouse import Mouse, open_recordings
-from training.data.recordings import Recording
+from training.config import PRESETS, ModelConfig, parse_config, parse_options, parse_training, with_options
+from training.data.mouse import Mouse, by_mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.files import write_atomically
 from training.models import Twin
+from training.tables import counted
 from training.trainer.dry_run import describe_run
-from training.trainer.hardware import Hardware, device_named
+from training.trainer.hardware import Hardware
 from training.trainer.loop import check_trials
-from training.trainer.members import Member, train_members
+from training.trainer.members import member_folder, train_members
+from training.trainer.run_spec import RunSpec
 from training.trainer.transfer import take_core, transfer_config
 
-__all__ = [
-    "add_arguments",
-    "checked_training",
-    "device_named",
-    "parse_options",
-    "run",
-    "train_ensemble",
-]
+__all__ = ["add_arguments", "run", "train_ensemble"]
 
 
-def train_ensemble(
-    config: ModelConfig,
-    training: TrainingConfig,
-    recordings: Sequence[Recording],
-    folder: Path,
-    *,
-    members: int = 1,
-    keep: int | None = None,
-    seed: int = 0,
-    device: torch.device | None = None,
-    hardware: Hardware | None = None,
-    parallel: int = 1,
-    tensorboard: bool = False,
-    cores: Sequence[Checkpoint] = (),
-    freeze_core: bool = False,
-) -> list[Path]:
-    """Trains members with seeds `seed`, `seed + 1`, ...; returns the checkpoints of the best `keep` by validation.
-
-    With `cores`, members start from those in turn; frozen, a core stays as it is and the rest is trained. So many
-    members as `parallel` says are trained side by side.
+def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
+    """Trains the members of a run, or resumes it; returns the checkpoints of those that are kept.
 
     Raises:
         CheckpointError: the folder holds another run.
+        ConfigError, RecordingError, ScoringError: the run cannot be trained; nothing was written.
     """
-    keep = members if keep is None else keep
-    if not 1 <= keep <= members:
-        raise ConfigError("cannot keep that many members", got=keep, expected=f"1 to {members}")
-    by_mouse = {recording.mouse_id: recording for recording in recordings}
-    # Refuses what does not fit, before work.
-    check_trials(by_mouse, training)
-    twin = Twin(config, [Mouse.from_recording(recording) for recording in recordings])
-    for core in cores:
+    check_trials(spec)
+    twin = Twin(spec.model, [Mouse.from_recording(recording) for recording in spec.recordings.values()])
+    for core in spec.cores:
         take_core(twin, core)
-    if freeze_core and not cores:
-        raise ConfigError("there is no core to freeze", hint="Give a checkpoint: --core CHECKPOINT --freeze-core.")
-    origin = {"weights": [core.weights_hash for core in cores], "frozen": freeze_core} if cores else None
-    _claim(folder, config, training, by_mouse, seed, origin)
-    jobs = [
-        Member(
-            config,
-            training,
-            by_mouse,
-            folder / f"member-{i}",
-            seed=seed + i,
-            label=f"member {i + 1}/{members}",
-            hardware=hardware or Hardware(device=str(device or "cpu")),
-            core=cores[i % len(cores)] if cores else None,
-            freeze_core=freeze_core,
-            tensorboard=tensorboard,
-        )
-        for i in range(members)
-    ]
-    scores = train_members(jobs, parallel=parallel)
-    kept = sorted(range(members), key=lambda i: -scores[i])[:keep]
-    content = {"validation_single_trial_correlation": scores, "kept": sorted(kept)}
+    _claim(folder, spec)
+    scores = train_members(spec, folder)
+    kept = sorted(sorted(range(spec.members), key=lambda i: -scores[i])[: spec.keep])
+    content = {"validation_single_trial_correlation": scores, "kept": kept}
     write_atomically(folder / MEMBERS, json.dumps(content, indent=2).encode())
-    return [folder / f"member-{i}" / CHECKPOINT for i in sorted(kept)]
+    return [member_folder(folder, i) / CHECKPOINT for i in kept]
 
 
-def _claim(
-    folder: Path,
-    config: ModelConfig,
-    training: TrainingConfig,
-    recordings: dict[str, Recording],
-    seed: int,
-    core: dict[str, Any] | None,
-) -> None:
-    """Makes the folder this run's own, or checks that it is."""
-    wanted = {
-        "config": config.model_dump(mode="json"),
-        "training": training.model_dump(mode="json"),
-        "data_hashes": {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()},
-        "seed": seed,
-        "core": core,
-    }
-    path = folder / RUN
+def _claim(folder: Path, spec: RunSpec) -> None:
+    """Writes `run.json`, or checks that the folder already belongs to this run."""
+    wanted, path = spec.identity(), folder / RUN
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        different = [key for key, value in wanted.items() if there.get(key) != value]
-        if different:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if different := [key for key, value in wanted.items() if found.get(key) != value]:
             raise CheckpointError(
                 f"{folder} holds another run: its {' and '.join(different)} differ",
-                hint="Give the same options to go on with it, or another --output.",
+                hint="Give the same options to resume it, or another --output.",
             )
         return
-    if folder.exists() and any(not there.match(".*.partial") for there in folder.iterdir()):  # of a killed first write
-        raise CheckpointError(f"{folder} exists and is no run", hint="Give another --output.")
+    # A first write that was killed leaves only a partial file.
+    if folder.exists() and any(not found.match(".*.partial") for found in folder.iterdir()):
+        raise CheckpointError(f"{folder} exists and is not a run", hint="Give another --output.")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({**wanted, "commit": source_commit()}, indent=2).encode())
 
@@ -136,136 +75,82 @@ EXAMPLES = """examples:
   python -m training train --recordings data --output runs/v1t --device cuda --precision bf16 --dry-run
   python -m training train --recordings data --output runs/v1t --members 10 --keep 5 --parallel 2
   python -m training train --recordings new --output runs/new --core runs/v1t --freeze-core
+
+To resume an interrupted run, run the same command again.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_recordings(parser, "recordings (folders or zips in the Sensorium layout), or folders of them")
+    add_output(parser, "folder of the run", metavar="RUN")
+    parser.add_argument("--model", choices=sorted(PRESETS), help="system of the paper's Table 1 (default: v1t)")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="a model configuration, instead of --model")
+    core = "start from the core of a checkpoint, with its model; with a run, from its members' cores in turn"
+    parser.add_argument("--core", type=Path, metavar="CHECKPOINT", help=core)
     parser.add_argument(
-        "--recordings",
-        nargs="+",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="recordings (folders or zips in the Sensorium layout), or folders of them",
+        "--freeze-core", action="store_true", help="do not train that core: fits a new mouse in minutes"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("--model", choices=sorted(PRESETS), help="system of the paper (default: v1t)")
-    parser.add_argument("--config", type=Path, metavar="YAML", help="a model configuration, in place of --model")
-    parser.add_argument(
-        "--core",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="start from the core of a checkpoint, or from those of a run's members in turn; it brings the model",
+    add_options(
+        parser, "options of the model (core.patch_stride=4) or of training (training.max_epochs=20); docs/models.md"
     )
-    parser.add_argument(
-        "--freeze-core", action="store_true", help="leave that core as it is: fits a new mouse in minutes"
-    )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="options of the model (core.patch_stride=4) or of training (training.max_epochs=20); docs/models.md",
-    )
-    parser.add_argument("--members", type=int, help="members of the ensemble (default: 1, or one per core)")
-    parser.add_argument("--keep", type=int, help="keep the best by validation (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first member; the next takes seed + 1")
-    parser.add_argument("--parallel", type=int, default=1, help="members trained side by side (default: 1)")
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda, cuda:N, or auto: a GPU where there is one (default: cpu)"
-    )
-    parser.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="devices that share each update (default: 1)"
-    )
-    parser.add_argument(
-        "--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of the core (default: fp32)"
-    )
+    parser.add_argument("--members", type=int, help="number of members of the ensemble (default: 1, or one per core)")
+    parser.add_argument("--keep", type=int, help="keep this many members, the best by validation (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first member; the next one has seed + 1")
+    parser.add_argument("--parallel", type=int, default=1, help="members to train at the same time (default: 1)")
+    add_device(parser)
+    devices = "number of devices that share each update (default: 1)"
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help=devices)
+    precision = "precision of the core (default: fp32)"
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help=precision)
     parser.add_argument("--compile", action="store_true", help="compile the core with torch.compile")
+    deterministic = "the same seed gives the same weights bit for bit (on a CPU, with the same number of threads)"
+    parser.add_argument("--deterministic", action="store_true", help=deterministic)
+    parser.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in each member's folder")
     parser.add_argument(
-        "--deterministic", action="store_true", help="same seed, same weights, bit for bit (on a CPU, same threads)"
-    )
-    parser.add_argument("--tensorboard", action="store_true", help="log to TensorBoard, too, in each member's folder")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="measure some updates, say memory and time, and train nothing"
+        "--dry-run", action="store_true", help="measure a few updates, print memory and time, and train nothing"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    hardware = Hardware(
-        device=args.device,
-        devices=args.devices,
-        precision=args.precision,
-        compile=args.compile,
-        deterministic=args.deterministic,
-    )
-    hardware.resolved()  # refuses what is not at hand, before work
-    model_options, training_options = parse_options(args.set)
-    cores: list[Checkpoint] = []
-    if args.core is not None:
-        if args.model is not None or args.config is not None:
-            raise ConfigError("--core brings the model with it", hint="Leave out --model and --config.")
-        cores = [load_checkpoint(path) for path in member_checkpoints([args.core])]
-        config = transfer_config(cores[0], model_options, freeze=args.freeze_core)
-    else:
-        config = PRESETS[args.model or "v1t"] if args.config is None else _read_config(args.config)
-        config = with_options(config, model_options)
-    training = checked_training(training_options)
-    members = args.members if args.members is not None else max(1, len(cores))
-    if members < 1:
-        raise ConfigError("an ensemble needs at least one member", got=members)
-    recordings = open_recordings(args.recordings)
+    spec = _spec(args)
     if args.dry_run:
-        by_mouse = {recording.mouse_id: recording for recording in recordings}
-        core = cores[0] if cores else None
-        print(
-            describe_run(
-                config,
-                training,
-                by_mouse,
-                hardware,
-                members=members,
-                seed=args.seed,
-                core=core,
-                freeze_core=args.freeze_core,
-            )
-        )
+        print(describe_run(spec))
         return 0
     try:
-        kept = train_ensemble(
-            config,
-            training,
-            recordings,
-            args.output,
-            members=members,
-            keep=args.keep,
-            seed=args.seed,
-            hardware=hardware,
-            parallel=args.parallel,
-            tensorboard=args.tensorboard,
-            cores=cores,
-            freeze_core=args.freeze_core,
-        )
+        kept = train_ensemble(spec, args.output)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. Every finished epoch is kept in {args.output}: the same command goes on from there.")
+        print(f"\nInterrupted. Every finished epoch is kept in {args.output}; run the same command again to resume.")
         return 130
-    print(f"{args.output}: kept {len(kept)} of {members} members")
+    print(f"{args.output}: kept {len(kept)} of {counted(spec.members, 'member')}")
     return 0
 
 
-def checked_training(options: dict[str, Any]) -> TrainingConfig:
-    """How to train, from options as they were typed.
-
-    Raises:
-        ConfigError: names the option and what is wrong with it.
-    """
-    try:
-        return TrainingConfig.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"training.{where}: {first['msg']}", got=first["input"]) from error
+def _spec(args: argparse.Namespace) -> RunSpec:
+    hardware = Hardware.model_validate({name: getattr(args, name) for name in Hardware.model_fields})
+    hardware.resolved()  # refuses a missing device before any work
+    model_options, training_options = parse_options(args.set)
+    if args.core is not None and (args.model is not None or args.config is not None):
+        raise ConfigError("--core brings the model with it", hint="Leave out --model and --config.")
+    cores = [] if args.core is None else [load_checkpoint(path) for path in member_checkpoints([args.core])]
+    if cores:
+        model = transfer_config(cores[0], model_options, freeze=args.freeze_core)
+    else:
+        preset = PRESETS[args.model or "v1t"] if args.config is None else _read_config(args.config)
+        model = with_options(preset, model_options)
+    return RunSpec(
+        model=model,
+        training=parse_training(training_options),
+        recordings=by_mouse(open_recordings(args.recordings)),
+        seed=args.seed,
+        members=max(1, len(cores)) if args.members is None else args.members,
+        keep=args.keep,
+        cores=cores,
+        freeze_core=args.freeze_core,
+        hardware=hardware,
+        parallel=args.parallel,
+        tensorboard=args.tensorboard,
+    )
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -274,22 +159,4 @@ def _read_config(path: Path) -> ModelConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path} is no YAML: {error}") from error
-
-
-def parse_options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the model and of training, from OPTION=VALUE pairs; values are YAML."""
-    model: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError("an option is given as OPTION=VALUE", got=pair, expected="such as core.patch_stride=4")
-        target, name = (training, name.removeprefix("training.")) if name.startswith("training.") else (model, name)
-        try:
-            target[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"the value of {name} cannot be read", got=value, expected="such as 4 or pupil_center"
-            ) from error
-    return model, training
+        raise ConfigError(f"--config {path} is not YAML: {error}") from error

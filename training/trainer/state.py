@@ -1,4 +1,4 @@
-"""What a run keeps while it goes on: the state it resumes from, and its logs."""
+"""What a member saves while it is trained: the state that it resumes from, and its logs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from training.errors import CheckpointError, ConfigError, DivergenceError
-from training.files import write_atomically
+from training.files import write_atomically, writing
 from training.models import Twin
 from training.trainer.early_stopping import Plateau
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["LOG", "Logs", "RunState"]
+__all__ = ["LOG", "Logs", "RunState", "read_log"]
 
 STATE = "state.pt"
 LOG = "log.csv"
@@ -28,7 +28,13 @@ TENSORBOARD = "tensorboard"
 
 @dataclass
 class RunState:
-    """All that a resumed run needs; the order of trials follows from seed and epoch, so do the drawn masks."""
+    """Everything that a resumed run needs. The order of trials and the random masks follow from seed and epoch.
+
+    Attributes:
+        step: the number of updates of the current epoch that are done already.
+        loss: their summed loss.
+        random: the state of torch's generators, within an epoch.
+    """
 
     twin: Twin
     optimizer: torch.optim.Optimizer
@@ -36,17 +42,17 @@ class RunState:
     fabric: Fabric
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     epoch: int = 0
-    step: int = 0  # updates of the next epoch that are done already, and their summed loss
+    step: int = 0
     loss: float = 0.0
     finished: bool = False
-    random: torch.Tensor | None = None  # torch's generators, within an epoch
+    random: torch.Tensor | None = None
 
     def save(self, folder: Path) -> None:
-        """Replaces the state in one step: a kill at any moment leaves the old one or the new one.
+        """Replaces the saved state atomically: a kill leaves either the old state or the new one.
 
         Raises:
-            CheckpointError: it cannot be written; the old one is kept.
-            DivergenceError: a weight is not finite; the old one is kept.
+            CheckpointError: the state cannot be written; the old one is kept.
+            DivergenceError: a weight is not finite; the old state is kept.
         """
         if not all(bool(parameter.isfinite().all()) for parameter in self.twin.parameters()):
             raise DivergenceError(
@@ -70,13 +76,13 @@ class RunState:
             },
             content,
         )
-        write(folder / STATE, content.getvalue())
+        _write(folder / STATE, content.getvalue())
 
     def load(self, folder: Path) -> None:
-        """Takes over what is there, if anything is.
+        """Restores the saved state, if there is one.
 
         Raises:
-            CheckpointError: there is a state, and it cannot be read.
+            CheckpointError: there is a state, but it cannot be read.
         """
         path = folder / STATE
         if not path.exists():
@@ -93,11 +99,11 @@ class RunState:
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{path} cannot be resumed from: {str(error).splitlines()[0] if str(error) else error!r}",
-                hint="Delete the member's folder to start it again.",
+                hint="Delete the member's folder to train it from the start.",
             ) from error
 
     def seed_epoch(self, seed: int) -> None:
-        """Before an epoch: its own masks, another device's being others; within one, where it was broken off."""
+        """Seeds torch for the next epoch, differently on each device; restores the generators within an epoch."""
         rank = self.fabric.global_rank
         torch.manual_seed(seed * 1_000_003 + self.epoch + 1 + rank * 1_000_000_007)
         if self.step and self.random is not None:
@@ -119,28 +125,29 @@ def _restore(fabric: Fabric, state: torch.Tensor) -> None:
 
 
 class Logs:
-    """A row per epoch: `log.csv` and, where it is asked for, TensorBoard's events."""
+    """A row per epoch, in `log.csv` and, on request, in TensorBoard."""
 
     def __init__(self, folder: Path, *, epochs: int, tensorboard: bool = False) -> None:
         self._path = folder / LOG
-        self._rows = _read(self._path, epochs)
+        # A row that was written just before a kill is written again.
+        self._rows = [row for row in read_log(self._path) if int(row["epoch"]) <= epochs]
         self._writer: Any = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ConfigError("TensorBoard is not installed", hint="pip install tensorboard") from error
-            # Epochs that are made again replace those that were logged before the kill.
+            # Repeated epochs replace those that were logged before the kill.
             self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=epochs + 1)
 
     def add(self, row: dict[str, Any]) -> None:
-        """One epoch's numbers, "epoch" among them."""
+        """Logs the numbers of one epoch, including "epoch"."""
         self._rows.append(row)
         content = io.StringIO()
         writer = csv.DictWriter(content, fieldnames=list(row), lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self._rows)
-        write(self._path, content.getvalue().encode())
+        _write(self._path, content.getvalue().encode())
         if self._writer is not None:
             for name, value in row.items():
                 if name != "epoch":
@@ -152,24 +159,14 @@ class Logs:
             self._writer.close()
 
 
-def _read(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """The log up to the epoch that is resumed from: a row written just before a kill is made again."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `log.csv`; empty if there is none."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as stream:
-        return [row for row in csv.DictReader(stream) if int(row["epoch"]) <= epochs]
+        return list(csv.DictReader(stream))
 
 
-def write(path: Path, content: bytes) -> None:
-    """Writes a whole file or leaves what was there.
-
-    Raises:
-        CheckpointError: such as a full disk.
-    """
-    try:
+def _write(path: Path, content: bytes) -> None:
+    with writing(path, hint="The last good state is kept. Free some space and run the same command again."):
         write_atomically(path, content)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror}",
-            hint="The last good state is kept; make room and run it again.",
-        ) from error

@@ -1,4 +1,4 @@
-"""A new mouse on the core of a checkpoint: which weights are taken, and the maps of a core that does not change."""
+"""Transfer of a trained core to new mice: its weights, and the feature maps of a frozen core."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from training.checkpoints.checkpoint import Checkpoint
 from training.config import ModelConfig, with_options
-from training.data.batches import read_batch
+from training.data.batches import batches_of
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.models import Twin
@@ -21,15 +20,15 @@ from training.models.twin import response_from
 
 __all__ = ["FeatureMaps", "take_core", "transfer_config"]
 
-# What of a core may change while its weights are trained on: none of it changes their shape or meaning.
+# Options of a core that may differ from its checkpoint's: they do not change the shape or meaning of its weights.
 _REGULARIZATION = {"l1", "laplace", "dropout", "patch_dropout", "block_dropout", "stochastic_depth"}
 
 
 def transfer_config(checkpoint: Checkpoint, options: Mapping[str, Any], *, freeze: bool) -> ModelConfig:
-    """The configuration of a twin on this core: the checkpoint's, with options of what is not the core's.
+    """The configuration of a twin with this core: the checkpoint's, with other options for the other parts.
 
     Raises:
-        ConfigError: an option contradicts the core.
+        ConfigError: an option would change the core.
     """
     config = with_options(checkpoint.config, dict(options))
     for name in options:
@@ -39,26 +38,26 @@ def transfer_config(checkpoint: Checkpoint, options: Mapping[str, Any], *, freez
         )
         if fixed and with_options(checkpoint.config, {name: options[name]}) != checkpoint.config:
             raise ConfigError(
-                f"{name} is the core's and comes from its checkpoint",
+                f"{name} is an option of the core and comes from its checkpoint",
                 got=options[name],
-                hint="Options of readout and shifter may be set"
+                hint="Options of readout and shifter can be set"
                 + (", and without --freeze-core those of the core's regularisation." if freeze else "."),
             )
     return config
 
 
 def take_core(twin: Twin, checkpoint: Checkpoint) -> None:
-    """Puts the checkpoint's core into a twin of other mice; B-MLPs that belong to a mouse stay as initialised.
+    """Copies the checkpoint's core into a twin of other mice; B-MLPs per mouse stay as initialised.
 
     Raises:
-        ConfigError: the core does not take the images of these mice.
+        ConfigError: the core does not fit the images of these mice, or this model.
     """
     if twin.cropper.output_shape != checkpoint.twin.cropper.output_shape:
         raise ConfigError(
-            "the core does not take the images of these recordings",
+            "the core does not fit the images of these recordings",
             got=f"{twin.cropper.output_shape} after cropping and resizing",
             expected=checkpoint.twin.cropper.output_shape,
-            hint="A core of Dataset F needs cropper.grayscale to be transferred to Dataset S.",
+            hint="To transfer a core from Dataset F to Dataset S, train it with cropper.grayscale.",
         )
     own = set(twin.own_core_parameters())
     theirs, ours = checkpoint.twin.core.state_dict(), twin.core.state_dict()
@@ -72,7 +71,7 @@ def take_core(twin: Twin, checkpoint: Checkpoint) -> None:
 
 
 class FeatureMaps:
-    """Feature maps (B, D, h, w) of trials, computed once: what a readout is trained on while its core is frozen."""
+    """Feature maps (B, D, h, w) of trials, computed once, to train readouts on a frozen core."""
 
     def __init__(self, maps: dict[str, Tensor], rows: dict[str, np.ndarray]) -> None:
         self._maps = maps
@@ -82,7 +81,7 @@ class FeatureMaps:
     def of(
         cls, twin: Twin, recordings: Mapping[str, Recording], *, tiers: Sequence[str], batch_size: int = 16
     ) -> FeatureMaps | None:
-        """The maps of all trials of these tiers; None where they change in training or would not fit into memory."""
+        """The maps of all trials of these tiers; None if they change in training or do not fit into memory."""
         if not twin.core_is_frozen or twin.cropper.shifters is not None or twin.own_core_parameters():
             return None
         device = next(twin.parameters()).device
@@ -90,39 +89,39 @@ class FeatureMaps:
             mouse_id: np.concatenate([recording.tier(tier).indices for tier in tiers])
             for mouse_id, recording in recordings.items()
         }
-        n_trials = sum(map(len, trials.values()))
-        if 4 * n_trials * int(np.prod(twin.core.output_shape)) > _free_memory(device) // 2:
+        n_bytes = 4 * sum(map(len, trials.values())) * int(np.prod(twin.core.output_shape))
+        if n_bytes > _free_memory(device) // 2:
             return None
         maps, rows = {}, {}
         was_training = twin.training
         twin.eval()
-        with torch.no_grad(), tqdm(total=n_trials, desc="feature maps", unit="trial", leave=False, disable=None) as bar:
+        with torch.no_grad():
             for mouse_id, indices in trials.items():
                 maps[mouse_id] = torch.empty(len(indices), *twin.core.output_shape, device=device)
                 rows[mouse_id] = np.full(recordings[mouse_id].n_trials, -1)
                 rows[mouse_id][indices] = np.arange(len(indices))
-                for start in range(0, len(indices), batch_size):
-                    some = indices[start : start + batch_size]
-                    image, behavior, pupil_center, _ = read_batch(recordings[mouse_id], some, device)
-                    image, behavior, _ = twin.stem(mouse_id, image, behavior, pupil_center)
-                    index = twin.mouse_index(mouse_id, image)
-                    maps[mouse_id][start : start + len(some)] = twin.core(image, behavior, index)
-                    bar.update(len(some))
+                progress = f"feature maps of mouse {mouse_id}"
+                for part, (*inputs, _) in batches_of(
+                    recordings[mouse_id], indices, device, size=batch_size, progress=progress
+                ):
+                    image, behavior, _ = twin.stem(mouse_id, *inputs)
+                    row = torch.from_numpy(rows[mouse_id][part]).to(device)
+                    maps[mouse_id][row] = twin.core(image, behavior, twin.mouse_index(mouse_id, image))
         twin.train(was_training)
         return cls(maps, rows)
 
     def __call__(self, mouse_id: str, indices: np.ndarray) -> Tensor:
-        """(B, D, h, w), for trials by file number."""
+        """(B, D, h, w), of trials by file number."""
         maps = self._maps[mouse_id]
         return maps[torch.from_numpy(self._rows[mouse_id][indices]).to(maps.device)]
 
     def at(self, mouse_id: str, indices: np.ndarray, place: tuple[int, int]) -> Tensor:
-        """(B, D), the features of one row and column of the maps."""
+        """(B, D), the features at one row and column of the maps."""
         maps = self._maps[mouse_id]
         return maps[:, :, place[0], place[1]][torch.from_numpy(self._rows[mouse_id][indices]).to(maps.device)]
 
     def predict(self, twin: Twin, mouse_id: str, indices: np.ndarray, pupil_center: Tensor) -> Tensor:
-        """What the twin itself would answer to these trials, (B, N)."""
+        """The twin's standardised responses to these trials, (B, N)."""
         pupil_center = twin.standardizer(mouse_id).pupil(pupil_center)
         return response_from(twin.read_out(mouse_id, self(mouse_id, indices), pupil_center))
 

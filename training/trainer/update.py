@@ -1,4 +1,4 @@
-"""One update (paper, section 4.2): gradients of all mice's batches, summed in micro-batches and over devices."""
+"""One update (paper, section 4.2): the gradients of all mice's batches, summed over micro-batches and devices."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from training.data.batches import MouseBatch, read_batch
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.models import Twin
-from training.models.attention import Attention
-from training.models.dropout import Dropout
 from training.models.twin import response_from
 from training.trainer.loss import poisson_loss
 from training.trainer.transfer import FeatureMaps
@@ -24,26 +22,19 @@ from training.trainer.transfer import FeatureMaps
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Update", "compiled_core"]
-
-
-def compiled_core(twin: Twin) -> Callable[..., Tensor]:
-    """The core through torch.compile; dropout on a CPU stays outside of the graphs, as its bits come from numpy."""
-    for module in twin.core.modules():
-        if isinstance(module, Dropout):
-            setattr(module, "_kept", torch.compiler.disable(module._kept))  # noqa: B010
-        elif isinstance(module, Attention):
-            setattr(module, "_with_dropout", torch.compiler.disable(module._with_dropout))  # noqa: B010
-    compiled: Callable[..., Tensor] = torch.compile(twin.core)
-    return compiled
+__all__ = ["Update"]
 
 
 @dataclass
 class Update:
-    """Sums gradients into the twin's parameters; what is done with them is the loop's.
+    """Computes the gradients of one update; the training loop then steps the optimiser.
 
-    Several processes take every n-th trial of each mouse's batch, and their gradients are summed: the update is that of
-    one process, but for the drawing of dropout and readout positions.
+    With several processes, each takes every n-th trial of each mouse's batch, and the gradients are summed. The update
+    is the same as with one process, except for the random draws of dropout and readout positions.
+
+    Attributes:
+        maps: feature maps of a frozen core; without them the core is run.
+        compiled: the compiled core, which is run instead of `twin.core`.
     """
 
     twin: Twin
@@ -62,7 +53,7 @@ class Update:
             )
 
     def read(self, trials: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, MouseBatch]]:
-        """This process's share of every mouse's batch, on the CPU; pinned where a GPU will take it."""
+        """This process's share of every mouse's batch, on the CPU; in pinned memory if it goes to a GPU."""
         share = slice(self.fabric.global_rank, None, self.fabric.world_size)
         batches = {}
         for mouse_id, indices in trials.items():
@@ -86,9 +77,9 @@ class Update:
         return float(loss)
 
     def accumulate(self, mouse_id: str, indices: np.ndarray, batch: MouseBatch, *, batch_size: int) -> Tensor:
-        """Adds the gradients of one mouse's batch, or of this process's part of it; returns its loss.
+        """Adds the gradients of one mouse's batch, or of this process's share of it; returns its loss.
 
-        The L1 terms are added once per mouse and update, as the reference does: the core's for every mouse.
+        The L1 terms are added once per mouse and update, as in the reference code: the core's again for every mouse.
         """
         n_trials = len(self.recordings[mouse_id].tier("train")) if self.training.scale_loss else None
         size = self.training.micro_batch or max(1, len(indices))
@@ -109,7 +100,7 @@ class Update:
     def predict(
         self, mouse_id: str, indices: np.ndarray, image: Tensor, behavior: Tensor, pupil_center: Tensor
     ) -> Tensor:
-        """Standardised responses (B, N): the core in the precision of the run, all else in float32."""
+        """Standardised responses (B, N). The core runs in the precision of the run, everything else in float32."""
         device, twin = self.fabric.device, self.twin
         if self.maps is not None:
             return self.maps.predict(twin, mouse_id, indices, pupil_center.to(device, non_blocking=True))

@@ -31,10 +31,9 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_a_checkpoint_keeps_weights_mice_scores_and_provenance(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_weights_mice_and_provenance(tmp_path: Path) -> None:
     made = tiny_checkpoint(tiny_config(), [tiny_mouse("A"), tiny_mouse("26872-17-20", n_neurons=3)])
-    scores = {"A": {"feve": torch.rand(5)}, "26872-17-20": {"feve": torch.rand(3), "fev": torch.rand(3)}}
-    saved = Checkpoint(twin=made.twin, provenance={"seed": 3, "source": "trained"}, scores=scores)
+    saved = Checkpoint(twin=made.twin, provenance={"seed": 3, "source": "trained"})
     loaded = load_checkpoint(save_checkpoint(tmp_path / "checkpoint", saved))
     for name, tensor in saved.twin.state_dict().items():
         assert torch.equal(loaded.twin.state_dict()[name], tensor)
@@ -42,8 +41,6 @@ def test_a_checkpoint_keeps_weights_mice_scores_and_provenance(tmp_path: Path) -
     assert loaded.provenance == saved.provenance
     assert loaded.weights_hash[:12] in weights_of(tmp_path / "checkpoint").name
     for mouse_id, mouse in saved.mice.items():
-        for name, score in scores[mouse_id].items():
-            assert torch.equal(loaded.scores[mouse_id][name], score)
         other = loaded.mice[mouse_id]
         assert other.to_json() == mouse.to_json()
         for name, array in mouse.to_arrays().items():
@@ -109,7 +106,7 @@ def test_a_weights_file_elsewhere_is_not_followed(folder: Path, tmp_path: Path) 
 
 def test_a_folder_without_a_checkpoint_is_refused_with_a_hint(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(CheckpointError, match=r"is no checkpoint.*python -m training import"):
+        with pytest.raises(CheckpointError, match=r"is not a checkpoint.*python -m training import"):
             load_checkpoint(path)
 
 

@@ -93,4 +93,4 @@ def test_the_command_describes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["describe", str(folder)]) == 0
     assert "cost of one image [GFLOP]" in capsys.readouterr().out
     assert main(["describe", str(tmp_path)]) == 1
-    assert "is no checkpoint" in capsys.readouterr().err
+    assert "is not a checkpoint" in capsys.readouterr().err

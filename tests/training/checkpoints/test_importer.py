@@ -14,13 +14,14 @@ import pytest
 import torch
 import yaml
 from support.reference_run import reference_state, write_reference_run
-from support.tiny_twins import tiny_config, tiny_inputs, tiny_recordings, tiny_twin
+from support.tiny_twins import tiny_config, tiny_inputs, tiny_twin
 
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint
 from training.checkpoints.importer import import_weights
 from training.checkpoints.safe_pickle import load_pickle
 from training.data.mouse import Mouse
+from training.data.recordings import Recording
 from training.errors import CheckpointError
 from training.models import Twin
 
@@ -161,7 +162,7 @@ def test_an_option_that_is_not_understood_is_refused_by_name(
 
 def test_an_unknown_key_is_refused_by_name(twin: Twin, tmp_path: Path) -> None:
     run = write_reference_run(tmp_path / "run", twin, state={"core.flow.weight": torch.zeros(3)})
-    with pytest.raises(CheckpointError, match=r"key core\.flow\.weight is not understood"):
+    with pytest.raises(CheckpointError, match=r"unknown key core\.flow\.weight"):
         import_weights(run)
 
 
@@ -173,13 +174,13 @@ def test_a_missing_key_is_refused_by_name(twin: Twin, tmp_path: Path) -> None:
 
 def test_weights_that_the_options_do_not_ask_for_are_refused_by_name(twin: Twin, tmp_path: Path) -> None:
     run = write_reference_run(tmp_path / "run", twin, args={"shift_mode": 0})
-    with pytest.raises(CheckpointError, match=r"do not ask for; got shifters\.A"):
+    with pytest.raises(CheckpointError, match=r"do not belong to its options; got shifters\.A"):
         import_weights(run)
 
 
 def test_weights_of_another_shape_are_refused_by_name(twin: Twin, tmp_path: Path) -> None:
     run = write_reference_run(tmp_path / "run", twin, args={"mlp_dim": 9})
-    with pytest.raises(CheckpointError, match=r"another shape for .*mlp\.up\.weight; got \(8, 6\); expected \(9, 6\)"):
+    with pytest.raises(CheckpointError, match=r"wrong shape of .*mlp\.up\.weight; got \(8, 6\); expected \(9, 6\)"):
         import_weights(run)
     run = write_reference_run(tmp_path / "run", twin, state={"readouts.B.bias": torch.zeros(4)})
     with pytest.raises(CheckpointError, match=r"readouts\.B\.bias; got \(4,\)"):
@@ -188,13 +189,13 @@ def test_weights_of_another_shape_are_refused_by_name(twin: Twin, tmp_path: Path
 
 def test_weights_of_an_unknown_mouse_are_refused(twin: Twin, tmp_path: Path) -> None:
     run = write_reference_run(tmp_path / "run", twin, state={"readouts.Z.bias": torch.zeros(4)})
-    with pytest.raises(CheckpointError, match=r"readouts\.Z\.bias is of an unknown mouse"):
+    with pytest.raises(CheckpointError, match=r"readouts\.Z\.bias belongs to an unknown mouse"):
         import_weights(run)
 
 
 def test_a_key_that_is_no_tensor_is_refused(twin: Twin, tmp_path: Path) -> None:
     run = write_reference_run(tmp_path / "run", twin, state={"readouts.B.bias": [0.0, 1.0, 2.0]})
-    with pytest.raises(CheckpointError, match=r"readouts\.B\.bias.*got list; expected a tensor"):
+    with pytest.raises(CheckpointError, match=r"readouts\.B\.bias is not a tensor; got list"):
         import_weights(run)
 
 
@@ -246,14 +247,13 @@ def test_mice_are_named_as_in_the_paper(twin: Twin, tmp_path: Path) -> None:
         assert [mouse.n_neurons for mouse in mice.values()] == [5, 3]
 
 
-def test_a_recording_gives_statistics_and_neuron_ids(tmp_path: Path) -> None:
-    recordings = tiny_recordings(tmp_path / "recordings")
-    mice = [Mouse.from_recording(recording) for recording in recordings]
+def test_a_recording_gives_statistics_and_neuron_ids(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    mice = [Mouse.from_recording(recording) for recording in recordings.values()]
     config = tiny_config({"patch_stride": 4, "token_grid": "nearest_square"}, cropper={}, readout={})
     twin = tiny_twin(config, mice)
     run = write_reference_run(tmp_path / "run", twin)
     imported = import_weights(run, recordings=mice)
-    for recording in recordings:
+    for recording in recordings.values():
         mouse = imported.mice[recording.mouse_id]
         assert not mouse.standardized_inputs
         assert mouse.data_hash == recording.data_hash
@@ -266,18 +266,21 @@ def test_a_recording_gives_statistics_and_neuron_ids(tmp_path: Path) -> None:
             assert torch.equal(imported.twin(mouse.mouse_id, *inputs), twin(mouse.mouse_id, *inputs))
     with pytest.raises(CheckpointError, match=r"no recording of mouse 'SIM2'"):
         import_weights(run, recordings=mice[:1])
-    with pytest.raises(CheckpointError, match=r"another recording of mouse 'SIM1'.*5 neurons in the weights"):
+    with pytest.raises(
+        CheckpointError, match=r"trained on another recording of mouse 'SIM1'.*5 neurons in the weights"
+    ):
         import_weights(run, recordings=[Mouse.without_recording("SIM1", (1, 18, 32), 7), mice[1]])
 
 
-def test_the_command_imports_with_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recordings = tiny_recordings(tmp_path / "recordings")
-    mice = [Mouse.from_recording(recording) for recording in recordings]
+def test_the_command_imports_with_recordings(
+    recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mice = [Mouse.from_recording(recording) for recording in recordings.values()]
     twin = tiny_twin(tiny_config({"token_grid": "nearest_square"}, cropper={}, readout={}), mice)
     run = write_reference_run(tmp_path / "run", twin)
     output = tmp_path / "checkpoint"
-    arguments = ["import", str(run), "--output", str(output), "--recordings", str(tmp_path / "recordings")]
-    assert main(arguments) == 0
+    arguments = ["import", str(run), "--output", str(output), "--recordings"]
+    assert main([*arguments, *(str(recording.path) for recording in recordings.values())]) == 0
     assert "SIM1: 5 neurons" in capsys.readouterr().out
     assert not load_checkpoint(output).mice["SIM1"].standardized_inputs
     assert load_checkpoint(output).provenance["source"] == "imported run"
@@ -333,10 +336,10 @@ def test_a_repository_of_several_runs_asks_for_one(twin: Twin, tmp_path: Path, h
     write_reference_run(tmp_path / "files" / "first", twin)
     write_reference_run(tmp_path / "files" / "second", twin, args={"lr": 0.1})
     cache_repository(hub, "someone/runs", tmp_path / "files")
-    with pytest.raises(CheckpointError, match=r"holds 2 runs.*first.*second.*hf://OWNER/NAME/FOLDER"):
+    with pytest.raises(CheckpointError, match=r"has 2 runs.*first.*second.*hf://OWNER/NAME/FOLDER"):
         import_weights("hf://someone/runs")
     assert list(import_weights("hf://someone/runs/second").mice) == ["A", "B"]
-    with pytest.raises(CheckpointError, match="holds 0 runs"):
+    with pytest.raises(CheckpointError, match="has 0 runs"):
         import_weights("hf://someone/runs/third")
 
 
@@ -348,7 +351,7 @@ def test_a_repository_that_cannot_be_fetched_is_refused() -> None:
 
 @pytest.mark.parametrize("url", ["hf://V1T", "hf://", "hf://a/b/../../etc", "hf://a b/c"])
 def test_a_url_that_names_no_repository_is_refused(url: str) -> None:
-    with pytest.raises(CheckpointError, match="no repository on the hub"):
+    with pytest.raises(CheckpointError, match="not a repository on the hub"):
         import_weights(url)
 
 

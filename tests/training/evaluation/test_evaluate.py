@@ -19,7 +19,8 @@ from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.evaluate import evaluate, evaluate_mouse, over_mice, scorable, scores_table
-from training.evaluation.report import neuron_table, write_report
+from training.evaluation.report import neuron_table
+from training.evaluation.score_figures import draw_ceiling
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_explained_variance_is_left_out_with_a_word_where_an_image_was_shown_onc
     changed = with_tiers(recording, {int(trial): "train" for trial in of_one_image[1:]})
     mouse = evaluate_mouse(ensemble_of([changed]), changed)
     assert list(mouse.neurons) == ["single_trial_correlation", "correlation_to_average"]
-    assert any("1 images were shown once: FEV, FEVE and CCnorm" in note for note in mouse.notes)
+    assert any("1 image was shown once: FEV, FEVE and CCnorm" in note for note in mouse.notes)
 
 
 def test_without_repeats_only_single_trials_are_scored(ensemble: Ensemble, recordings: list[Recording]) -> None:
@@ -156,7 +157,7 @@ def test_zeroed_test_sets_are_never_scored(recordings: list[Recording], tmp_path
     assert list(scores) == ["SIM1"]
     _, left_out = scorable([*withheld, recordings[0]], "test")
     assert list(left_out) == ["S0", "S1"]
-    assert all("the competition keeps them" in reason for reason in left_out.values())
+    assert all("the competition withholds them" in reason for reason in left_out.values())
     for tier in ("test", "final_test"):
         with pytest.raises(ScoringError, match=r"'S0' cannot be scored.*'S1' cannot be scored"):
             evaluate(ensemble, withheld, tier=tier)
@@ -176,7 +177,7 @@ def test_a_recording_without_behavior_is_asked_at_the_training_mean(tmp_path: Pa
     at_mean = predictions_of(ensemble, without, indices, **means)
     expected = [np.corrcoef(without.responses(indices)[:, n], at_mean[:, n])[0, 1] for n in range(without.n_neurons)]
     np.testing.assert_allclose(mouse.neurons["single_trial_correlation"], expected, atol=1e-4)
-    assert "asked at the training mean: behavior (" in mouse.notes[0]
+    assert "set to the training mean: behavior (" in mouse.notes[0]
 
 
 def test_recordings_that_the_twin_cannot_be_asked_about_are_refused(recordings: list[Recording]) -> None:
@@ -192,12 +193,11 @@ def test_recordings_that_the_twin_cannot_be_asked_about_are_refused(recordings: 
         evaluate(standardized, recordings[:1])
 
 
-def test_parquet_has_a_row_per_neuron_with_its_place_and_all_scores(
-    ensemble: Ensemble, recordings: list[Recording], tmp_path: Path
+def test_the_neuron_table_has_a_row_per_neuron_with_its_place_and_all_scores(
+    ensemble: Ensemble, recordings: list[Recording]
 ) -> None:
     scores = evaluate(ensemble, recordings)
-    write_report(tmp_path, {"v1t": scores, "one mouse": {"SIM2": scores["SIM2"]}})
-    table = pd.read_parquet(tmp_path / "neurons.parquet")
+    table = neuron_table({"v1t": scores, "one mouse": {"SIM2": scores["SIM2"]}}).to_pandas()
     assert table.groupby(["system", "mouse_id"]).size().to_dict() == {
         ("v1t", "SIM1"): 30,
         ("v1t", "SIM2"): 30,
@@ -252,9 +252,9 @@ def test_command_says_which_mouse_it_left_out_and_why(
     save_checkpoint(tmp_path / "twin", member)
     command = ["evaluate", str(tmp_path / "twin"), "--recordings", *paths_of([withheld])]
     assert main(command) == 1
-    assert "the competition keeps them" in capsys.readouterr().err
+    assert "the competition withholds them" in capsys.readouterr().err
     assert main([*command, *paths_of([recordings[0]]), "--report", str(tmp_path / "report")]) == 0
-    assert "mouse S1 left out: the test responses" in capsys.readouterr().out
+    assert "mouse S1 was left out: the test responses" in capsys.readouterr().out
     assert "Mouse S1: the test responses" in (tmp_path / "report/scores.md").read_text()
     assert list(json.loads((tmp_path / "report/scores.json").read_text())["left_out"]) == ["S1"]
     assert set(pd.read_parquet(tmp_path / "report/neurons.parquet").mouse_id) == {"SIM1"}
@@ -265,10 +265,8 @@ def test_validation_report_has_no_ceiling_of_a_real_mouse(tmp_path: Path) -> Non
     (recording.path / "meta/simulated.json").unlink()
     real = Recording.open(recording.path)
     ensemble = ensemble_of([real])
-    write_report(tmp_path / "validation", {"v1t": evaluate(ensemble, [real], tier="validation")})
-    assert not (tmp_path / "validation/ceiling.png").exists()
-    write_report(tmp_path / "test", {"v1t": evaluate(ensemble, [real])})
-    assert (tmp_path / "test/ceiling.png").exists()  # from repeats
+    assert draw_ceiling({"v1t": evaluate(ensemble, [real], tier="validation")}) is None
+    assert draw_ceiling({"v1t": evaluate(ensemble, [real])}) is not None  # from repeats
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "submit", "analyze"])

@@ -22,7 +22,7 @@ from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.submission import submit
 from training.simulation.simulate import simulate
-from training.trainer.loop import predict_tier
+from training.trainer.loop import predict_trials
 
 S0, S1 = "26872-17-20", "27204-5-13"
 
@@ -94,8 +94,8 @@ def test_a_mouse_without_behavior_is_asked_with_images_alone(tmp_path: Path) -> 
     ensemble = ensemble_of([recording], behavior="none", shifter=False)
     submission = submit(ensemble, recording, tmp_path / "out")
     assert submission.track == "Sensorium"
-    assert "images alone" in submission.asked
-    assert json.loads((tmp_path / "out/S0/submission.json").read_text())["asked"] == submission.asked
+    assert "images alone" in submission.inputs
+    assert json.loads((tmp_path / "out/S0/submission.json").read_text())["asked"] == submission.inputs
     _, _, _, predictions = as_the_evaluation_reads(tmp_path / "out/S0/submission_file_live_test.csv")
     assert predictions.shape == (12, 6)
 
@@ -106,7 +106,7 @@ def test_a_twin_that_uses_withheld_behavior_is_asked_at_the_training_mean_and_th
     ensemble = ensemble_of([trained_on])
     submission = submit(ensemble, withheld, tmp_path / "out")
     behavior, pupil_center = trained_on.statistics.behavior.mean, trained_on.statistics.pupil_center.mean
-    assert f"training mean: behavior ({behavior[0]:.4g}, " in submission.asked
+    assert f"training mean: behavior ({behavior[0]:.4g}, " in submission.inputs
     trial_ids, _, _, predictions = as_the_evaluation_reads(tmp_path / "out/S0/submission_file_final_test.csv")
     trial = int(np.flatnonzero(withheld.tiers == "final_test")[2])
     image = torch.from_numpy(withheld.batch(np.array([trial])).image)
@@ -123,7 +123,7 @@ def test_numbers_are_float32_to_the_last_bit(tmp_path: Path) -> None:
         ensemble.members[0].twin.readout("S1").bias.fill_(-12.0)  # far down the ELU: responses of about 1e-6
     submit(ensemble, recording, tmp_path / "out")
     _, _, _, predictions = as_the_evaluation_reads(tmp_path / "out/S1/submission_file_live_test.csv")
-    expected = predict_tier(ensemble, recording, recording.tier("test").indices)
+    expected = predict_trials(ensemble, recording, recording.tier("test").indices)
     assert 0 < expected.min() < 1e-4
     np.testing.assert_array_equal(predictions.astype(np.float32), expected)
 
@@ -156,8 +156,8 @@ def test_command_writes_both_mice_and_passes_over_others(tmp_path: Path, capsys:
     assert "none of these mice is in the competition" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "recordings"), str(other.path)]) == 0
     printed = capsys.readouterr().out
-    assert "mouse S0 (Sensorium): asked with images, behavior and pupil_center as recorded" in printed
-    assert "passed over, not in the competition: SIM1" in printed
+    assert "mouse S0 (Sensorium): predicted from images, behavior and pupil_center as recorded" in printed
+    assert "skipped, not in the competition: SIM1" in printed
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.csv"))
     names = ["submission_file_final_test.csv", "submission_file_live_test.csv"]
     assert written == [f"{mouse}/{name}" for mouse in ("S0", "S1") for name in names]

@@ -21,7 +21,7 @@ from training.simulation.cortex import Cortex, load_cortex
 from training.simulation.simulate import TRUTH, simulate
 from training.simulation.stimuli import dead_leaves
 
-SMALL = {"n_neurons": 60, "n_train": 300, "n_validation": 20, "n_test_images": 40, "n_test_repeats": 10}
+SMALL = {"n_neurons": 60, "n_train": 120, "n_validation": 20, "n_test_images": 40, "n_test_repeats": 10}
 TINY = {"n_neurons": 3, "n_train": 4, "n_validation": 2, "n_test_images": 2, "n_test_repeats": 2}
 MOUSE = {"mouse_id": "SIM1", "data_key": "90001-1-1", "image_shape": (1, 36, 64)}
 
@@ -61,10 +61,10 @@ def test_a_simulated_recording_opens_like_a_real_one(recording: Recording) -> No
     assert recording.image_channels == ("gray",)
     assert recording.n_neurons == 60
     assert recording.has_behavior
-    assert [len(recording.tier(tier)) for tier in ("train", "validation", "test")] == [300, 20, 400]
+    assert [len(recording.tier(tier)) for tier in ("train", "validation", "test")] == [120, 20, 400]
     assert set(np.unique(recording.scorable("test").image_ids, return_counts=True)[1]) == {10}
-    assert len(set(recording.tier("train").image_ids) | set(recording.tier("validation").image_ids)) == 320
-    assert sorted(recording.trial_ids) == list(range(720))
+    assert len(set(recording.tier("train").image_ids) | set(recording.tier("validation").image_ids)) == 140
+    assert sorted(recording.trial_ids) == list(range(540))
     assert not (np.diff(recording.trial_ids) > 0).all()  # a file's number is not its place in time
 
 

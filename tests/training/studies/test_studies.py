@@ -21,12 +21,14 @@ from support.tiny_twins import NO_DROPOUT, TINY_CORES, tiny_recordings
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint
 from training.config import TrainingConfig
+from training.data.mouse import by_mouse, data_hashes
+from training.evaluation.evaluate import perfect_scores
 from training.simulation.simulate import simulate
 from training.studies import runner
 from training.studies.catalog import SCALES, STUDIES, Scale
 from training.studies.plan import plan
 from training.studies.results import Line, lines_of, results_table
-from training.studies.runner import RunScores, checkpoint_of, perfect_scores, run_all
+from training.studies.runner import RunScores, checkpoint_of, run_all
 
 SMALL = {"cropper.size": (12, 20), "readout.hidden": 4}
 TINY = Scale(
@@ -58,6 +60,7 @@ def study(name: str, output: Path, folder: Path, *more: str) -> int:
     return main(["study", name, "--output", str(output), "--recordings", str(folder), *more])
 
 
+@pytest.mark.slow
 def test_the_comparison_ends_in_a_table_json_and_figure(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,7 +78,7 @@ def test_the_comparison_ends_in_a_table_json_and_figure(
     assert (tmp_path / "out/comparison.png").stat().st_size > 1000
 
 
-def test_a_study_that_was_interrupted_goes_on_and_trains_nothing_twice(
+def test_a_study_that_was_interrupted_resumes_and_trains_nothing_twice(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Path] = []
@@ -84,7 +87,7 @@ def test_a_study_that_was_interrupted_goes_on_and_trains_nothing_twice(
     def interrupted(*args: Any, **kwargs: Any) -> list[Path]:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(args[3])
+        trained.append(args[1])
         return train(*args, **kwargs)
 
     monkeypatch.setattr(runner, "train_ensemble", interrupted)
@@ -94,15 +97,11 @@ def test_a_study_that_was_interrupted_goes_on_and_trains_nothing_twice(
     trained.clear()
     assert study("comparison", tmp_path, folder, "--seeds", "1") == 0
     assert len(trained) == 2
-    monkeypatch.setattr(runner, "train_ensemble", train)
-    order = [result.known for result in results_of("comparison", tmp_path, folder, seeds=2)]
-    assert order == [True] * 4 + [False] * 4  # a table that is written anew never has less than the one before
-
-
-def results_of(name: str, output: Path, folder: Path, *, seeds: int) -> list[RunScores]:
-    recordings = {recording.mouse_id: recording for recording in tiny_recordings(folder, n_train=(20, 16))}
-    hashes = {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()}
-    return list(run_all(plan(STUDIES[name], TINY, hashes, seeds=seeds, n_trials=16), recordings, output))
+    monkeypatch.setattr(runner, "_train", lambda run, *_: RunScores(run, {}))
+    recordings = by_mouse(tiny_recordings(folder, n_train=(20, 16)))
+    runs = plan(STUDIES["comparison"], TINY, data_hashes(recordings.values()), seeds=2, n_trials=16)
+    order = [result.known for result in run_all(runs, recordings, tmp_path)]
+    assert order == [True] * 4 + [False] * 4  # a table that is written again never has fewer lines than before
 
 
 def test_a_training_that_diverges_is_counted_and_the_rest_goes_on() -> None:
@@ -181,9 +180,10 @@ def test_fewer_trials_get_as_many_updates_where_trainings_end_early() -> None:
     assert patience[:6] == [3, 2, 1, 1, 0, 0]
 
 
+@pytest.mark.slow
 def test_transfer_leaves_the_core_as_it_was_and_is_compared_with_the_joint_twin(tmp_path: Path, folder: Path) -> None:
     assert study("transfer", tmp_path, folder, "--seeds", "1") == 0
-    mice = {recording.mouse_id: recording.data_hash for recording in tiny_recordings(folder, n_train=(20, 16))}
+    mice = data_hashes(tiny_recordings(folder, n_train=(20, 16)))
     for run in plan(STUDIES["transfer"], TINY, mice, seeds=1, n_trials=16):
         if run.core is not None:
             own, taken = (load_checkpoint(checkpoint_of(one, tmp_path)).twin for one in (run, run.core))
@@ -198,6 +198,7 @@ def test_transfer_leaves_the_core_as_it_was_and_is_compared_with_the_joint_twin(
     assert float(rows[4][-2].removesuffix(" %")) == pytest.approx(100 * transfer / joint, abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_grey_core_of_two_channels_is_transferred_to_one(tmp_path: Path, folder: Path) -> None:
     options = {"n_validation": 8, "n_test_images": 4, "n_test_repeats": 3, "image_shape": (2, 18, 32)}
     simulate(tmp_path / "f", mouse_id="SIMF", data_key="91001-1-1", n_neurons=4, n_train=16, **options)
@@ -271,9 +272,8 @@ def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
 
 @pytest.mark.slow
 def test_two_workers_train_what_one_does(tmp_path: Path, folder: Path) -> None:
-    recordings = {recording.mouse_id: recording for recording in tiny_recordings(folder, n_train=(20, 16))}
-    hashes = {mouse_id: recording.data_hash for mouse_id, recording in recordings.items()}
-    runs = plan(STUDIES["transfer"], TINY, hashes, seeds=1, n_trials=16)
+    recordings = by_mouse(tiny_recordings(folder, n_train=(20, 16)))
+    runs = plan(STUDIES["transfer"], TINY, data_hashes(recordings.values()), seeds=1, n_trials=16)
     # A regression on 16 trials chooses between places that are all but equal: rounding of the core decides.
     runs = [run for run in runs if run.training.readout_start != "regression"]
     some = [run for run in runs if [*run.mice] == ["SIM1"] or (run.core is None and [*run.mice] == ["SIM2"])]

@@ -19,11 +19,13 @@ from optuna.trial import TrialState
 from support.tiny_twins import tiny_recordings
 
 from training.__main__ import main
-from training.config import PRESETS, ModelConfig, TrainingConfig, parse_config
+from training.config import PRESETS, TrainingConfig, parse_config
 from training.errors import DivergenceError
+from training.files import locked
 from training.studies import sweep as sweep_module
-from training.studies.sweep import SPACE, Sweep, held, importances_of, open_storage, search
-from training.trainer.run import checked_training
+from training.studies.sweep import LOCK, SPACE, Sweep, importances_of, open_storage, search
+from training.trainer.hardware import Hardware
+from training.trainer.run_spec import RunSpec
 
 # All options but two, so that models are small.
 GIVEN = [
@@ -58,7 +60,7 @@ def trials(output: Path) -> list[optuna.trial.FrozenTrial]:
 
 
 def a_sweep(folder: Path, **space: sweep_module.Range) -> Sweep:
-    return Sweep("v1t", space, {"training.max_epochs": 9}, {}, folder, seed=0, device="cpu")
+    return Sweep("v1t", space, {"training.max_epochs": 9}, {}, folder, seed=0, hardware=Hardware())
 
 
 class Trained:
@@ -68,15 +70,15 @@ class Trained:
         self.calls: list[Path] = []
         monkeypatch.setattr(sweep_module, "train_member", self)
 
-    def __call__(self, config: ModelConfig, training: TrainingConfig, *args: Any, **kwargs: Any) -> float:
-        self.calls.append(args[1])
-        score = self.score(config, training)
-        for epoch in range(1, training.max_epochs + 1):
-            kwargs["on_epoch"](epoch, score * epoch / training.max_epochs)
+    def __call__(self, spec: RunSpec, folder: Path, **kwargs: Any) -> float:
+        self.calls.append(folder)
+        score, max_epochs = self.score(spec), spec.training.max_epochs
+        for epoch in range(1, max_epochs + 1):
+            kwargs["on_epoch"](epoch, score * epoch / max_epochs)
         return score
 
-    def score(self, config: ModelConfig, training: TrainingConfig) -> float:
-        return 1 - (config.readout.l1 - 0.3) ** 2
+    def score(self, spec: RunSpec) -> float:
+        return 1 - (spec.model.readout.l1 - 0.3) ** 2
 
 
 def test_every_range_holds_the_published_value() -> None:
@@ -91,9 +93,8 @@ def test_every_corner_of_the_space_is_a_model() -> None:
     for system, space in SPACE.items():
         for end in ("low", "high"):
             values = {n: int(getattr(r, end)) if r.integer else getattr(r, end) for n, r in space.items()}
-            sweep = Sweep(system, space, {}, {}, Path(), seed=0, device="cpu")
-            assert sweep.model(values).core.kind == PRESETS[system].core.kind
-            checked_training(sweep.training(values))
+            sweep = Sweep(system, space, {}, {}, Path(), seed=0, hardware=Hardware())
+            assert sweep.spec(values).model.core.kind == PRESETS[system].core.kind
 
 
 def test_the_best_is_found_and_written_as_train_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_a_trial_that_somebody_works_on_is_left_alone(tmp_path: Path, monkeypatc
     study = optuna.load_study(study_name="sweep", storage=storage)
     trial = study.ask()
     values = {"core.l1": trial.suggest_float("core.l1", 0, 1)}
-    with held(sweep.trial_folder(values)):
+    with locked(sweep.trial_folder(values) / LOCK, wait=True):
         sweep_module.retry_dead(study, sweep)
         assert study.trials[1].state == TrialState.RUNNING
     sweep_module.retry_dead(study, sweep)

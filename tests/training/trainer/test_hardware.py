@@ -6,33 +6,26 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
-from support.tiny_twins import tiny_config, tiny_recordings, tiny_twin
+from support.tiny_twins import QUICK, tiny_config, tiny_run, tiny_twin
 
 from training.checkpoints.checkpoint import load_checkpoint
-from training.config import ModelConfig, TrainingConfig
+from training.config import ModelConfig
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError
+from training.files import locked
 from training.models import Twin
 from training.trainer.hardware import Hardware, leave_together
 from training.trainer.loop import train_member
-from training.trainer.members import Member, _locked, train_members
-from training.trainer.update import Update, compiled_core
+from training.trainer.members import member_folder, placed_hardware, train_members
+from training.trainer.update import Update
 
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 DROPOUT = {"patch_dropout": 0.1, "block_dropout": 0.2}
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
-    return {recording.mouse_id: recording for recording in made}
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def gradients(
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Of one update, in evaluation mode: without dropout and drawn positions it is a function."""
     twin: Twin = tiny_twin(config, [Mouse.from_recording(recording) for recording in recordings.values()])
-    update = Update(twin, QUICK, recordings, fabric, compiled=compiled_core(twin) if compiled else None)
+    update = Update(twin, QUICK, recordings, fabric, compiled=torch.compile(twin.core) if compiled else None)
     twin.train(training)
     torch.manual_seed(9)
     trials = {
@@ -66,7 +59,7 @@ def share(fabric: Fabric, pickled: bytes) -> Any:
     """One of two processes."""
     config, recordings, folder = pickle.loads(pickled)
     loss, found = gradients(fabric, config, recordings)
-    score = train_member(config, QUICK, recordings, folder, seed=0, fabric=fabric)
+    score = train_member(tiny_run(recordings, config), folder, fabric=fabric)
     with pytest.raises(ConfigError, match="batch norm"):
         gradients(fabric, tiny_config({"kind": "cnn"}), recordings)
     leave_together(fabric)
@@ -97,7 +90,7 @@ def test_the_same_seed_makes_the_same_weights_bit_for_bit(recordings: dict[str, 
     for folder in ("one", "another"):
         torch.rand(len(hashes) + 3)  # whatever else was drawn before
         train_member(
-            tiny_config(DROPOUT), QUICK, recordings, tmp_path / folder, seed=3, hardware=Hardware(deterministic=True)
+            tiny_run(recordings, tiny_config(DROPOUT), seed=3, hardware=Hardware(deterministic=True)), tmp_path / folder
         )
         assert torch.are_deterministic_algorithms_enabled()
         hashes.append(load_checkpoint(tmp_path / folder / "checkpoint").weights_hash)
@@ -151,7 +144,7 @@ def test_hardware_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     for wrong, words in (
         (Hardware(device="abacus"), "no such device; got abacus"),
         (Hardware(device="cuda"), "no CUDA device"),
-        (Hardware(precision="fp16"), "fp16 is for GPUs"),
+        (Hardware(precision="fp16"), "fp16 needs a GPU"),
     ):
         with pytest.raises(ConfigError, match=words):
             wrong.resolved()
@@ -161,36 +154,26 @@ def test_hardware_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert Hardware(device="cuda", devices=2, precision="fp16").resolved() == torch.device("cuda")
     for wrong, words in (
         (Hardware(device="cuda:2"), "no such GPU; got cuda:2; expected cuda:0 to cuda:1"),
-        (Hardware(device="cuda", devices=3), "not so many GPUs; got 3; expected 2"),
-        (Hardware(device="cuda:1", devices=2), "one device was named"),
+        (Hardware(device="cuda", devices=3), "not enough GPUs; got 3; expected 2"),
+        (Hardware(device="cuda:1", devices=2), "several devices need --device cuda"),
     ):
         with pytest.raises(ConfigError, match=words):
             wrong.resolved()
 
 
-def members_of(folder: Path, recordings: dict[str, Recording]) -> list[Member]:
-    return [
-        Member(
-            tiny_config(DROPOUT), QUICK, recordings, folder / f"member-{i}", seed=i, label=str(i), hardware=Hardware()
-        )
-        for i in range(3)
-    ]
-
-
 @pytest.mark.slow
-def test_members_side_by_side_are_those_one_after_another(recordings: dict[str, Recording], tmp_path: Path) -> None:
+def test_parallel_members_are_the_same_as_sequential_ones(recordings: dict[str, Recording], tmp_path: Path) -> None:
     found = {}
     for parallel in (1, 2):
-        members = members_of(tmp_path / str(parallel), recordings)
-        scores = train_members(members, parallel=parallel)
-        found[parallel] = (scores, [load_checkpoint(m.folder / "checkpoint").weights_hash for m in members])
+        run = tmp_path / str(parallel)
+        scores = train_members(tiny_run(recordings, tiny_config(DROPOUT), members=3, parallel=parallel), run)
+        hashes = [load_checkpoint(member_folder(run, i) / "checkpoint").weights_hash for i in range(3)]
+        found[parallel] = (scores, hashes)
     assert found[1] == found[2]
     assert len(set(found[1][1])) == 3
 
 
-def test_members_side_by_side_take_one_gpu_each_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.trainer import members
-
+def test_parallel_members_take_one_gpu_each_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for device, expected in (
@@ -198,13 +181,12 @@ def test_members_side_by_side_take_one_gpu_each_in_turn(monkeypatch: pytest.Monk
         ("cuda:1", ["cuda:1"] * 3),
         ("cpu", ["cpu"] * 3),
     ):
-        member: Any = SimpleNamespace(hardware=Hardware(device=device))
-        monkeypatch.setattr(members, "replace", lambda member, hardware: SimpleNamespace(hardware=hardware))
-        assert [members._placed(member, i).hardware.device for i in range(3)] == expected
+        assert [placed_hardware(Hardware(device=device), i).device for i in range(3)] == expected
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
-    with _locked(tmp_path), pytest.raises(CheckpointError, match="another process trains"), _locked(tmp_path):
+    lock = tmp_path / "run" / ".lock"
+    with locked(lock), pytest.raises(CheckpointError, match=r"another process trains in .*run"), locked(lock):
         pass
-    with _locked(tmp_path):  # free again
+    with locked(lock):  # free again
         pass

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
+from support.tiny_twins import QUICK, tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings, tiny_run
 
 from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from training.config import ModelConfig, TrainingConfig
+from training.config import ModelConfig
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.models import Twin
 from training.models.twin import response_from
+from training.trainer import readout_init
 from training.trainer.loop import train_member
 from training.trainer.readout_init import RIDGES, Trials, fit_first_readout, fit_first_readouts, score_places
 from training.trainer.transfer import FeatureMaps
 
 N_NEURONS, SILENT, N_TRAIN, N_TRIALS = 80, 15, 900, 1200
 FINE = {"patch_stride": 1}  # maps of 9 rows and 17 columns
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 
 
 class Known:
@@ -56,6 +56,13 @@ class Known:
             responses=lambda trials: responses[trials] * self.std,
         )
         self.responses = responses
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which the positions need not be right."""
+    monkeypatch.setattr(readout_init, "TO_PLACES", 20)
+    monkeypatch.setattr(readout_init, "TO_SCORES", 30)
 
 
 @pytest.mark.parametrize("position", ["network", "free"])
@@ -95,6 +102,7 @@ def test_scores_are_those_of_a_ridge_regression_in_float64() -> None:
             assert float(scores[n, i, j]) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_maps_that_never_change_leave_a_finite_readout() -> None:
     known = Known(tiny_config())
     constant = FeatureMaps({"A": torch.ones_like(known.maps("A", np.arange(N_TRIALS)))}, {"A": np.arange(N_TRIALS)})
@@ -102,6 +110,7 @@ def test_maps_that_never_change_leave_a_finite_readout() -> None:
     assert all(bool(parameter.isfinite().all()) for parameter in known.twin.parameters())
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept() -> None:
     known = Known(tiny_config())
     recordings: Any = {"A": known.recording}
@@ -118,7 +127,7 @@ def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept() -> None:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"), n_train=(200, 150), n_validation=60)
+    made = tiny_recordings(tmp_path_factory.mktemp("recordings"), n_train=(80, 60), n_validation=30)
     return {recording.mouse_id: recording for recording in made}
 
 
@@ -127,14 +136,17 @@ def test_a_run_never_ends_below_its_start(
 ) -> None:
     core = tiny_checkpoint(tiny_config())
     wild = QUICK.model_copy(update={"learning_rate": 3.0})
-    best = train_member(core.config, wild, recordings, tmp_path, seed=0, core=core, freeze_core=True)
+    best = train_member(tiny_run(recordings, core.config, wild, cores=[core], freeze_core=True), tmp_path)
     assert f"readouts fitted by regression  validation {best:.4f}" in capsys.readouterr().out
     kept = load_checkpoint(tmp_path / "checkpoint")
     assert kept.provenance["epoch"] == 0
     assert kept.provenance["validation_single_trial_correlation"] == best
 
 
-def test_a_run_that_was_broken_off_ends_with_the_same_weights(recordings: dict[str, Recording], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_steps")
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(
+    recordings: dict[str, Recording], tmp_path: Path
+) -> None:
     core = Checkpoint(twin=tiny_checkpoint(tiny_config()).twin)
 
     def train(folder: Path, stop_after: int | None = None) -> None:
@@ -142,7 +154,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_weights(recordings: dict[s
             if epoch == stop_after:
                 raise KeyboardInterrupt
 
-        train_member(core.config, QUICK, recordings, folder, seed=0, core=core, freeze_core=True, on_epoch=on_epoch)
+        train_member(tiny_run(recordings, core.config, cores=[core], freeze_core=True), folder, on_epoch=on_epoch)
 
     train(tmp_path / "unbroken")
     with pytest.raises(KeyboardInterrupt):

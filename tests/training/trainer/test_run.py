@@ -1,8 +1,9 @@
-"""What a run says about itself: logs, estimates before it starts, and members that go on where they were."""
+"""Runs: resuming, logs, dry runs, run folders as older versions wrote them, and the command's options."""
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.tiny_twins import tiny_config, tiny_recordings
+from support.tiny_twins import QUICK, tiny_checkpoint, tiny_config, tiny_run
 
 from training.__main__ import main
-from training.checkpoints.checkpoint import load_checkpoint
-from training.config import TrainingConfig
+from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.trainer import loop
@@ -22,22 +22,15 @@ from training.trainer.dry_run import describe_run
 from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
 from training.trainer.run import train_ensemble
+from training.trainer.run_spec import RunSpec
 from training.trainer.state import Logs
 
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
 
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
-    return {recording.mouse_id: recording for recording in made}
-
-
-def test_an_ensemble_goes_on_at_the_member_that_was_broken_off(
+def test_an_ensemble_resumes_at_the_member_that_was_interrupted(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments: Any = (tiny_config(), QUICK, list(recordings.values()))
-    whole = train_ensemble(*arguments, tmp_path / "whole", members=3, keep=2)
+    spec = tiny_run(recordings, members=3, keep=2)
+    whole = train_ensemble(spec, tmp_path / "whole")
     epochs = 0
     validate = loop.validate
 
@@ -50,7 +43,7 @@ def test_an_ensemble_goes_on_at_the_member_that_was_broken_off(
 
     monkeypatch.setattr(loop, "validate", broken)
     with pytest.raises(KeyboardInterrupt):
-        train_ensemble(*arguments, tmp_path / "broken", members=3, keep=2)
+        train_ensemble(spec, tmp_path / "broken")
     assert not (tmp_path / "broken" / "members.json").exists()
     monkeypatch.undo()
     updates = 0
@@ -62,11 +55,57 @@ def test_an_ensemble_goes_on_at_the_member_that_was_broken_off(
         return step(*args, **options)
 
     monkeypatch.setattr(loop, "_step", counted)
-    resumed = train_ensemble(*arguments, tmp_path / "broken", members=3, keep=2)
+    resumed = train_ensemble(spec, tmp_path / "broken")
     assert updates == 3 * (1 + 2)  # the second member's second epoch, and the third member
     hashes = [[load_checkpoint(path).weights_hash for path in paths] for paths in (whole, resumed)]
     assert hashes[0] == hashes[1]
     assert [path.parent.name for path in whole] == [path.parent.name for path in resumed]
+
+
+# `run.json` as the code before `RunSpec` wrote it; the hashes of the recordings are filled in.
+OLD_RUN = """{
+  "config": {
+    "core": {
+      "kind": "vit", "tokenizer": "sliding_window", "patch_size": 4, "patch_stride": 3, "n_blocks": 2, "n_heads": 2,
+      "dim": 6, "mlp_dim": 8, "attention": "softmax", "bias": true, "patch_dropout": 0.0, "block_dropout": 0.0,
+      "stochastic_depth": 0.0, "l1": 0.5379, "token_grid": "patches"
+    },
+    "behavior": "b_mlp",
+    "b_mlp": {"inputs": "behavior_and_pupil_center", "mice": "shared", "blocks": "each", "hidden": "half"},
+    "cropper": {"crop": 1.0, "shifter": "none", "size": [12, 20], "grayscale": false},
+    "shifter": true,
+    "readout": {"position": "network", "coordinates": "xy", "hidden": 4, "bias": "zero", "l1": 0.0076}
+  },
+  "training": {
+    "batch_size": 8, "micro_batch": null, "learning_rate": 0.01, "warmup": 0, "beta1": 0.9, "beta2": 0.9999,
+    "max_epochs": 2, "monitor": "correlation", "patience": 10, "factor": 0.3, "max_reductions": 2,
+    "readout_start": "auto", "scale_loss": true, "save_minutes": 10.0
+  },
+  "data_hashes": {"SIM1": "HASH-SIM1", "SIM2": "HASH-SIM2"},
+  "seed": 0,
+  "core": CORE,
+  "commit": "ea7b9cf3919d31a360124dbcf01cc5488a025347+"
+}"""
+
+
+@pytest.mark.parametrize("transferred", [False, True])
+def test_a_run_folder_of_the_code_before_is_resumed(
+    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transferred: bool
+) -> None:
+    text = OLD_RUN.replace("CORE", '{"weights": ["c0de"], "frozen": true}' if transferred else "null")
+    for mouse_id, recording in recordings.items():
+        text = text.replace(f"HASH-{mouse_id}", recording.data_hash)
+    core = Checkpoint(tiny_checkpoint(tiny_config()).twin, weights_hash="c0de")
+    spec = tiny_run(recordings, cores=[core], freeze_core=True) if transferred else tiny_run(recordings)
+    assert spec.identity() == {key: value for key, value in json.loads(text).items() if key != "commit"}
+    folder = tmp_path / "run"
+    (folder / "member-0").mkdir(parents=True)
+    (folder / "run.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("training.trainer.run.train_members", lambda spec, run: [0.5])
+    assert train_ensemble(spec, folder) == [folder / "member-0" / "checkpoint"]
+    assert (folder / "run.json").read_text(encoding="utf-8") == text
+    members = json.loads((folder / "members.json").read_text(encoding="utf-8"))
+    assert members == {"validation_single_trial_correlation": [0.5], "kept": [0]}
 
 
 def test_tensorboard_has_every_epoch_once(
@@ -84,8 +123,8 @@ def test_tensorboard_has_every_epoch_once(
 
     monkeypatch.setattr(loop, "validate", broken)
     with pytest.raises(KeyboardInterrupt):
-        train_member(tiny_config(), one, recordings, tmp_path, seed=0, tensorboard=True)
-    train_member(tiny_config(), one, recordings, tmp_path, seed=0, tensorboard=True)
+        train_member(tiny_run(recordings, training=one, tensorboard=True), tmp_path)
+    train_member(tiny_run(recordings, training=one, tensorboard=True), tmp_path)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     with (tmp_path / "log.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -105,9 +144,10 @@ def test_without_tensorboard_the_error_says_what_to_install(tmp_path: Path, monk
 def test_a_dry_run_says_what_a_run_needs_and_writes_nothing(
     recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = describe_run(tiny_config(), QUICK, recordings, Hardware(), members=3)
+    spec = tiny_run(recordings, members=3)
+    text = describe_run(spec)
     lines = dict(line.split(maxsplit=1) for line in text.splitlines() if not line.startswith("whole"))
-    twin = loop.start_member(tiny_config(), QUICK, recordings, Hardware().fabric(), seed=0).twin
+    twin = loop.start_member(spec, Hardware().fabric()).twin
     n_core = sum(parameter.numel() for parameter in twin.core.parameters())
     assert f"core {n_core:,}" in lines["parameters"]
     assert "trials/s" in lines["update"]
@@ -124,31 +164,30 @@ def test_a_dry_run_says_what_a_run_needs_and_writes_nothing(
 def test_the_command_hands_its_hardware_on(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Any] = []
+    seen: list[RunSpec] = []
 
-    def noted(jobs: Any, *, parallel: int) -> list[float]:
-        seen.extend([*jobs, parallel])
-        return [0.0] * len(jobs)
+    def noted(spec: RunSpec, run: Path) -> list[float]:
+        seen.append(spec)
+        return [0.0] * spec.members
 
     monkeypatch.setattr("training.trainer.run.train_members", noted)
     arguments = ["train", "--recordings", str(recordings["SIM1"].path), "--output", str(tmp_path / "run")]
     arguments += ["--members", "4", "--keep", "2", "--parallel", "2", "--precision", "bf16", "--deterministic"]
     assert main([*arguments, "--tensorboard", "--device", "cpu", "--compile"]) == 0
-    *jobs, parallel = seen
-    assert parallel == 2
-    assert [job.seed for job in jobs] == [0, 1, 2, 3]
-    assert all(job.hardware == Hardware(precision="bf16", deterministic=True, compile=True) for job in jobs)
-    assert all(job.tensorboard for job in jobs)
+    (spec,) = seen
+    assert (spec.members, spec.keep, spec.parallel, spec.tensorboard) == (4, 2, 2, True)
+    assert [spec.provenance(i)["seed"] for i in range(4)] == [0, 1, 2, 3]
+    assert spec.hardware == Hardware(precision="bf16", deterministic=True, compile=True)
 
 
 def test_validation_loss_can_be_what_is_watched(recordings: dict[str, Recording], tmp_path: Path) -> None:
     watched = QUICK.model_copy(update={"monitor": "loss"})
-    score = train_member(tiny_config(), watched, recordings, tmp_path, seed=0)
+    score = train_member(tiny_run(recordings, training=watched), tmp_path)
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
     expected = []
     for recording in recordings.values():
         indices = recording.tier("validation").indices
-        y = torch.from_numpy(loop.predict_tier(checkpoint.twin, recording, indices)).double().numpy()
+        y = torch.from_numpy(loop.predict_trials(checkpoint.twin, recording, indices)).double().numpy()
         r = recording.responses(indices).astype(float) / recording.response_std
         eps = torch.finfo(torch.float32).eps
         expected.append(float((y + eps - (r + eps) * np.log(y + eps)).sum() / len(indices)))

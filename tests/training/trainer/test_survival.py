@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from reliability.training_kills import describe, kill_and_resume
-from support.tiny_twins import tiny_config, tiny_recordings
+from support.tiny_twins import QUICK, tiny_config, tiny_recordings, tiny_run
 
 from training.checkpoints import checkpoint as checkpoint_module
 from training.checkpoints.checkpoint import load_checkpoint
@@ -21,14 +22,7 @@ from training.trainer import loop
 from training.trainer import state as run_state
 from training.trainer.loop import train_member
 
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=3)
 DROPOUT = {"patch_dropout": 0.1, "block_dropout": 0.2}
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
-    return {recording.mouse_id: recording for recording in made}
 
 
 @pytest.mark.slow
@@ -39,17 +33,29 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(tmp_path: 
     assert result.same_logs, describe(result)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / "state.pt", weights_only=True)["twin"]
-    return state
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = (torch.load(folder / "state.pt", weights_only=True)["twin"] for folder in (one, other))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor), name
+
+
+OFTEN = QUICK.model_copy(update={"save_minutes": 1e-9, "max_epochs": 3})
+
+
+@pytest.fixture(scope="module")
+def whole(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run that saves its state after every update."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_member(tiny_run(recordings, tiny_config(DROPOUT), OFTEN, seed=5), folder)
+    return folder
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4, 7])
-def test_within_an_epoch_a_run_goes_on_where_its_state_was_kept(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+def test_within_an_epoch_a_run_resumes_from_its_saved_state(
+    recordings: dict[str, Recording], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    often = QUICK.model_copy(update={"save_minutes": 1e-9})
-    train_member(tiny_config(DROPOUT), often, recordings, tmp_path / "whole", seed=5)
+    spec = tiny_run(recordings, tiny_config(DROPOUT), OFTEN, seed=5)
     step, done = loop._step, []
 
     def broken(*args: Any, **options: Any) -> float:
@@ -60,28 +66,47 @@ def test_within_an_epoch_a_run_goes_on_where_its_state_was_kept(
 
     monkeypatch.setattr(loop, "_step", broken)
     with pytest.raises(KeyboardInterrupt):
-        train_member(tiny_config(DROPOUT), often, recordings, tmp_path / "broken", seed=5)
+        train_member(spec, tmp_path / "broken")
     kept = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)
     assert 3 * kept["epoch"] + kept["step"] == stop
     stop = 1000
-    train_member(tiny_config(DROPOUT), often, recordings, tmp_path / "broken", seed=5)
+    train_member(spec, tmp_path / "broken")
     assert len(done) == 9  # no update was made twice
-    for name, tensor in weights(tmp_path / "whole").items():
-        assert torch.equal(weights(tmp_path / "broken")[name], tensor), name
-    hashes = {load_checkpoint(tmp_path / name / "checkpoint").weights_hash for name in ("whole", "broken")}
-    assert len(hashes) == 1
-    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "broken")]
+    assert_equal_weights(whole, tmp_path / "broken")
+    folders = (whole, tmp_path / "broken")
+    assert len({load_checkpoint(folder / "checkpoint").weights_hash for folder in folders}) == 1
+    logs = [(folder / "log.csv").read_text().splitlines() for folder in folders]
     assert [line.split(",")[:4] for line in logs[0]] == [line.split(",")[:4] for line in logs[1]]
 
 
+@pytest.fixture(scope="module")
+def two_epochs(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    folder = tmp_path_factory.mktemp("two-epochs")
+    train_member(tiny_run(recordings, seed=1), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_epoch(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run after its first epoch."""
+    folder = tmp_path_factory.mktemp("one-epoch")
+    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1}), seed=1), folder)
+    state = torch.load(folder / "state.pt", weights_only=True)
+    torch.save({**state, "finished": False}, folder / "state.pt")
+    return folder
+
+
 @pytest.mark.parametrize("full_at", ["state.pt", "log.csv", "config.json", "weights"])
-def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
+def test_a_full_disk_ends_a_run_that_resumes_once_there_is_space(
+    recordings: dict[str, Recording],
+    two_epochs: Path,
+    one_epoch: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_at: str,
 ) -> None:
-    train_member(tiny_config(), QUICK, recordings, tmp_path / "whole", seed=1)
-    train_member(tiny_config(), QUICK.model_copy(update={"max_epochs": 1}), recordings, tmp_path / "run", seed=1)
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    torch.save({**state, "finished": False}, tmp_path / "run" / "state.pt")
+    shutil.copytree(one_epoch, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
     write = checkpoint_module.write_atomically
 
@@ -95,22 +120,19 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(
         monkeypatch.setattr(module, "write_atomically", full)
     every = TrainingConfig(**{**QUICK.model_dump(), "save_minutes": 1e-9})
     with pytest.raises(CheckpointError, match="No space left on device"):
-        train_member(tiny_config(), every, recordings, tmp_path / "run", seed=1)
+        train_member(tiny_run(recordings, training=every, seed=1), tmp_path / "run")
     if full_at == "state.pt":
         assert (tmp_path / "run" / "state.pt").read_bytes() == before["state.pt"]
     monkeypatch.undo()
-    train_member(tiny_config(), QUICK, recordings, tmp_path / "run", seed=1)
-    for name, tensor in weights(tmp_path / "whole").items():
-        assert torch.equal(weights(tmp_path / "run")[name], tensor), name
+    train_member(tiny_run(recordings, seed=1), tmp_path / "run")
+    assert_equal_weights(two_epochs, tmp_path / "run")
 
 
 def test_weights_that_became_nan_are_not_kept(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recordings: dict[str, Recording], one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss before the step was finite, so the loss alone would not tell."""
-    train_member(tiny_config(), QUICK.model_copy(update={"max_epochs": 1}), recordings, tmp_path, seed=0)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    torch.save({**state, "finished": False}, tmp_path / "state.pt")
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "state.pt").read_bytes()
     step, done = loop._step, []
 
@@ -125,17 +147,19 @@ def test_weights_that_became_nan_are_not_kept(
     monkeypatch.setattr(loop, "_step", spoiling)
     monkeypatch.setattr(loop, "validate", lambda _: 0.0)
     with pytest.raises(DivergenceError, match="weights became NaN or infinite"):
-        train_member(tiny_config(), QUICK, recordings, tmp_path, seed=0)
+        train_member(tiny_run(recordings, seed=1), tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-def test_a_state_that_is_no_state_is_refused_by_name(recordings: dict[str, Recording], tmp_path: Path) -> None:
-    train_member(tiny_config(), QUICK.model_copy(update={"max_epochs": 1}), recordings, tmp_path, seed=0)
+def test_a_state_that_is_no_state_is_refused_by_name(
+    recordings: dict[str, Recording], one_epoch: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
     content = (tmp_path / "state.pt").read_bytes()
     for broken in (b"", content[: len(content) // 2], b"no state"):
         (tmp_path / "state.pt").write_bytes(broken)
         with pytest.raises(CheckpointError, match=r"state\.pt cannot be resumed from"):
-            train_member(tiny_config(), QUICK, recordings, tmp_path, seed=0)
+            train_member(tiny_run(recordings), tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["images", "responses", "behavior", "pupil_center"])
@@ -153,5 +177,5 @@ def test_a_mouse_with_one_trial_is_refused_before_any_folder_is_made(tmp_path: P
     train = np.flatnonzero(recording.tiers == "train")
     recording.tiers[train[1:]] = "validation"
     with pytest.raises(RecordingError, match="'SIM1' has too few training trials; got 1; expected 2 or more"):
-        train_member(tiny_config(), QUICK, {"SIM1": recording}, tmp_path / "run", seed=0)
+        train_member(tiny_run({"SIM1": recording}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

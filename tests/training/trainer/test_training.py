@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.tiny_twins import tiny_config, tiny_inputs, tiny_mouse, tiny_recordings, tiny_twin
+from support.tiny_twins import QUICK, tiny_config, tiny_inputs, tiny_mouse, tiny_recordings, tiny_run, tiny_twin
 
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint
 from training.checkpoints.ensemble import member_checkpoints
-from training.config import ModelConfig, TrainingConfig, with_options
+from training.config import TrainingConfig, with_options
 from training.data.batches import epoch_batches, read_batch, steps_per_epoch
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
@@ -30,17 +30,9 @@ from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
 from training.trainer.loss import poisson_loss
 from training.trainer.run import train_ensemble
+from training.trainer.run_spec import RunSpec
 from training.trainer.state import RunState
 from training.trainer.update import Update
-
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=3)
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    """SIM1 with 20 training trials, SIM2 with 13."""
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
-    return {recording.mouse_id: recording for recording in made}
 
 
 def twin_of(recordings: dict[str, Recording], **options: Any) -> Twin:
@@ -67,9 +59,12 @@ def poisson(y: np.ndarray, r: np.ndarray) -> float:
     return float((y + eps - (r + eps) * np.log(y + eps)).sum())
 
 
-def test_the_loss_is_the_references(reference: Path) -> None:
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_the_loss_is_the_references_on_permuted_trials(reference: Path, seed: int | None) -> None:
     with np.load(reference / "poisson_loss.npz") as golden:
-        predictions, responses = golden["predictions"], golden["responses"]
+        n = len(golden["responses"])
+        order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
+        predictions, responses = golden["predictions"][order], golden["responses"][order]
         plain, scaled = float(golden["loss_unscaled"]), float(golden["loss_scaled_450_trials_batch_16"])
     tensors = torch.from_numpy(predictions), torch.from_numpy(responses)
     assert float(poisson_loss(*tensors)) == pytest.approx(plain, rel=1e-6)
@@ -77,6 +72,7 @@ def test_the_loss_is_the_references(reference: Path) -> None:
     # sqrt(trials / batch): what counts is the ratio, and these are 7 samples
     n_trials = 450 * len(responses) / 16
     assert float(poisson_loss(*tensors, n_trials=n_trials)) == pytest.approx(scaled, rel=1e-6)
+    assert float(poisson_loss(*tensors, n_trials=450, batch_size=16)) == pytest.approx(scaled, rel=1e-6)
 
 
 def total_loss(twin: Twin, training: TrainingConfig, recordings: dict[str, Recording], trials: dict[str, Any]) -> float:
@@ -230,7 +226,7 @@ def test_a_plateau_waits_reduces_and_stops() -> None:
     assert (plateau.best, plateau.best_epoch) == (0.31, 6)
 
 
-def test_a_plateau_goes_on_where_it_was() -> None:
+def test_a_plateau_resumes_from_its_state() -> None:
     scores = np.random.default_rng(3).random(30)
     whole = Plateau(patience=1, max_reductions=3)
     verdicts = [whole.update(score, i) for i, score in enumerate(scores)]
@@ -261,7 +257,8 @@ def test_a_reduction_lowers_the_rate_and_restores_the_best_weights(
     training = TrainingConfig(batch_size=16, learning_rate=0.01, patience=1, max_reductions=1, factor=0.3, max_epochs=4)
     config = tiny_config()
     assert (
-        train_member(config, training.model_copy(update={"max_epochs": 1}), recordings, tmp_path / "one", seed=0) == 0.5
+        train_member(tiny_run(recordings, config, training.model_copy(update={"max_epochs": 1})), tmp_path / "one")
+        == 0.5
     )
     best = load_checkpoint(tmp_path / "one" / "checkpoint").twin.state_dict()
     scripted(monkeypatch, [0.5, 0.1, 0.1, 0.1])
@@ -273,13 +270,14 @@ def test_a_reduction_lowers_the_rate_and_restores_the_best_weights(
         return train_epoch(update, *args, **options)
 
     monkeypatch.setattr(loop, "_train_epoch", watched)
-    train_member(config, training, recordings, tmp_path / "run", seed=0)
+    train_member(tiny_run(recordings, config, training), tmp_path / "run")
     with (tmp_path / "run" / "log.csv").open(newline="") as stream:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(stream)]
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.003])
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint").twin.state_dict()
     for name, tensor in best.items():
         assert torch.equal(restored[3][name], tensor)  # epoch 4 starts from the best
-        assert torch.equal(load_checkpoint(tmp_path / "run" / "checkpoint").twin.state_dict()[name], tensor)
+        assert torch.equal(kept[name], tensor)
 
 
 def log_of(folder: Path) -> list[dict[str, str]]:
@@ -291,12 +289,22 @@ def log_of(folder: Path) -> list[dict[str, str]]:
         ]
 
 
+THREE_EPOCHS = QUICK.model_copy(update={"max_epochs": 3})
+
+
+@pytest.fixture(scope="module")
+def whole(recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path, float]:
+    """An uninterrupted run with dropout, its folder, and its score."""
+    spec = tiny_run(recordings, tiny_config({"patch_dropout": 0.1, "block_dropout": 0.2}), THREE_EPOCHS, seed=5)
+    folder = tmp_path_factory.mktemp("whole")
+    return spec, folder, train_member(spec, folder)
+
+
 @pytest.mark.parametrize("update", [0, 2])
-def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
-    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
+def test_a_run_that_was_interrupted_ends_as_an_uninterrupted_one(
+    whole: tuple[RunSpec, Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
 ) -> None:
-    config = tiny_config({"patch_dropout": 0.1, "block_dropout": 0.2})
-    whole = train_member(config, QUICK, recordings, tmp_path / "whole", seed=5)
+    spec, folder, score = whole
     updates = 0
     step = loop._step
 
@@ -309,26 +317,26 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one(
 
     monkeypatch.setattr(loop, "_step", broken)
     with pytest.raises(KeyboardInterrupt):
-        train_member(config, QUICK, recordings, tmp_path / "broken", seed=5)
-    assert len(log_of(tmp_path / "broken")) == 1
+        train_member(spec, tmp_path)
+    assert len(log_of(tmp_path)) == 1
     monkeypatch.undo()
-    assert train_member(config, QUICK, recordings, tmp_path / "broken", seed=5) == whole
-    assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
-    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "broken")]
+    assert train_member(spec, tmp_path) == score
+    assert log_of(tmp_path) == log_of(folder)
+    states = [torch.load(one / "state.pt", weights_only=True) for one in (folder, tmp_path)]
     assert states[0]["epoch"] == states[1]["epoch"] == 3
     for name, tensor in states[0]["twin"].items():
         assert torch.equal(states[1]["twin"][name], tensor), name
     for i, moments in states[0]["optimizer"]["state"].items():
         for name, tensor in moments.items():
             assert torch.equal(states[1]["optimizer"]["state"][i][name], tensor)
-    best = [load_checkpoint(tmp_path / name / "checkpoint").weights_hash for name in ("whole", "broken")]
+    best = [load_checkpoint(one / "checkpoint").weights_hash for one in (folder, tmp_path)]
     assert best[0] == best[1]
 
 
 def test_another_seed_gives_another_member(recordings: dict[str, Recording], tmp_path: Path) -> None:
     one = QUICK.model_copy(update={"max_epochs": 1})
     for seed in (0, 1):
-        train_member(tiny_config(), one, recordings, tmp_path / str(seed), seed=seed)
+        train_member(tiny_run(recordings, training=one, seed=seed), tmp_path / str(seed))
     hashes = {load_checkpoint(tmp_path / str(seed) / "checkpoint").weights_hash for seed in (0, 1)}
     assert len(hashes) == 2
     provenance = load_checkpoint(tmp_path / "1" / "checkpoint").provenance
@@ -341,7 +349,7 @@ def test_a_nan_stops_training_and_keeps_the_last_good_weights(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    train_member(tiny_config(), QUICK.model_copy(update={"max_epochs": 1}), recordings, folder, seed=0)
+    train_member(tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1})), folder)
     state, best = (folder / "state.pt").read_bytes(), load_checkpoint(folder / "checkpoint").weights_hash
     saved = torch.load(folder / "state.pt", weights_only=True)
     torch.save({**saved, "finished": False}, folder / "state.pt")
@@ -357,7 +365,7 @@ def test_a_nan_stops_training_and_keeps_the_last_good_weights(
 
     monkeypatch.setattr(update_module, "read_batch", spoiled)
     with pytest.raises(DivergenceError, match=r"the loss is nan at epoch 2, update \d") as caught:
-        train_member(tiny_config(), QUICK, recordings, folder, seed=0)
+        train_member(tiny_run(recordings), folder)
     assert "last good weights are kept" in str(caught.value)
     assert bad in caught.value.got["SIM2"]
     assert (folder / "state.pt").read_bytes() == state
@@ -367,41 +375,35 @@ def test_a_nan_stops_training_and_keeps_the_last_good_weights(
 def test_the_folder_of_another_run_is_refused(recordings: dict[str, Recording], tmp_path: Path) -> None:
     config, folder = tiny_config(), tmp_path / "run"
     one = QUICK.model_copy(update={"max_epochs": 1})
-    both = list(recordings.values())
-    (path,) = train_ensemble(config, one, both, folder)
-    assert train_ensemble(config, one, both, folder) == [path]  # the same again is done already
+    (path,) = train_ensemble(tiny_run(recordings, config, one), folder)
+    assert train_ensemble(tiny_run(recordings, config, one), folder) == [path]  # is finished already
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     for other in (
-        (with_options(config, {"core.l1": 0.1}), one, both, 0, "config"),
-        (config, QUICK, both, 0, "training"),
-        (config, one, both[:1], 0, "data_hashes"),
-        (config, one, both, 1, "seed"),
+        (tiny_run(recordings, with_options(config, {"core.l1": 0.1}), one), "config"),
+        (tiny_run(recordings, config, QUICK), "training"),
+        (tiny_run({"SIM1": recordings["SIM1"]}, config, one), "data_hashes"),
+        (tiny_run(recordings, config, one, seed=1), "seed"),
     ):
-        *arguments, seed, what = other
+        spec, what = other
         with pytest.raises(CheckpointError, match=f"holds another run: its {what} differ"):
-            train_ensemble(*arguments, folder, seed=seed)
+            train_ensemble(spec, folder)
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("...")
-    with pytest.raises(CheckpointError, match="exists and is no run"):
-        train_ensemble(config, one, both, tmp_path / "mine")
+    with pytest.raises(CheckpointError, match="exists and is not a run"):
+        train_ensemble(tiny_run(recordings, config, one), tmp_path / "mine")
     (tmp_path / "broken off").mkdir()
     (tmp_path / "broken off/.run.json.partial").write_text("half")
-    train_ensemble(config, one, both, tmp_path / "broken off")
+    train_ensemble(tiny_run(recordings, config, one), tmp_path / "broken off")
 
 
 def test_what_no_model_can_be_made_of_is_refused_before_any_work(
     recordings: dict[str, Recording], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="patch_size 20"):
-        train_ensemble(
-            ModelConfig.model_validate({"core": {"kind": "vit", "patch_size": 20}, "cropper": {"size": (12, 20)}}),
-            QUICK,
-            list(recordings.values()),
-            tmp_path / "run",
-        )
+        train_ensemble(tiny_run(recordings, tiny_config({"patch_size": 20})), tmp_path / "run")
     with pytest.raises(ConfigError, match="cannot keep that many members; got 3; expected 1 to 2"):
-        train_ensemble(tiny_config(), QUICK, list(recordings.values()), tmp_path / "run", members=2, keep=3)
+        train_ensemble(tiny_run(recordings, members=2, keep=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -410,7 +412,7 @@ def test_the_best_members_by_validation_are_kept(
 ) -> None:
     scripted(monkeypatch, [0.2, 0.1, 0.4])
     one = QUICK.model_copy(update={"max_epochs": 1})
-    kept = train_ensemble(tiny_config(), one, list(recordings.values()), tmp_path / "run", members=3, keep=2, seed=7)
+    kept = train_ensemble(tiny_run(recordings, training=one, members=3, keep=2, seed=7), tmp_path / "run")
     assert [path.parent.name for path in kept] == ["member-0", "member-2"]
     assert member_checkpoints([tmp_path / "run"]) == kept
     assert [load_checkpoint(path).provenance["seed"] for path in kept] == [7, 9]
@@ -432,14 +434,14 @@ def test_validation_is_the_correlation_of_single_trials(recordings: dict[str, Re
     assert loop.validate(update_of(twin, QUICK, recordings)) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
-def test_the_command_trains_and_goes_on(
+def test_the_command_trains_and_refuses_wrong_options(
     recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [str(recording.path) for recording in recordings.values()]
     options = ["core.patch_size=4", "core.patch_stride=4", "core.n_blocks=1", "core.dim=6", "cropper.size=[12, 20]"]
     arguments = ["train", "--recordings", *paths, "--output", str(tmp_path / "run"), "--set", *options]
     assert main([*arguments, "training.max_epochs=1", "training.batch_size=8"]) == 0
-    assert "kept 1 of 1 members" in capsys.readouterr().out
+    assert "kept 1 of 1 member\n" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "run" / "member-0" / "checkpoint").config.core.dim == 6
     for wrong, words in (
         ("training.max_epochs=0", "training.max_epochs"),

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
+from support.tiny_twins import QUICK, tiny_checkpoint, tiny_config, tiny_mouse, tiny_run
 
 from training.__main__ import main
 from training.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import ModelConfig, TrainingConfig
+from training.config import ModelConfig
 from training.data.batches import read_batch
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
@@ -25,14 +25,8 @@ from training.trainer.run import train_ensemble
 from training.trainer.transfer import FeatureMaps, take_core, transfer_config
 from training.trainer.update import Update
 
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2, readout_start="random")
+RANDOM_START = QUICK.model_copy(update={"readout_start": "random"})
 DROPOUT = {"patch_dropout": 0.2, "block_dropout": 0.3}
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
-    made = tiny_recordings(tmp_path_factory.mktemp("recordings"))
-    return {recording.mouse_id: recording for recording in made}
 
 
 def core_of(config: ModelConfig) -> Checkpoint:
@@ -61,7 +55,7 @@ def test_a_frozen_core_stays_bit_for_bit_and_all_else_is_trained(
 ) -> None:
     core = core_of(config)
     before = {name: tensor.clone() for name, tensor in core.twin.core.state_dict().items()}
-    train_member(config, QUICK, recordings, tmp_path, seed=0, core=core, freeze_core=True)
+    train_member(tiny_run(recordings, config, RANDOM_START, cores=[core], freeze_core=True), tmp_path)
     trained = load_checkpoint(tmp_path / "checkpoint")
     own = set(trained.twin.own_core_parameters())
     assert bool(own) == (config.b_mlp.mice == "per_mouse")
@@ -82,7 +76,7 @@ def test_a_frozen_core_stays_bit_for_bit_and_all_else_is_trained(
 
 def test_without_freezing_the_core_is_trained_on(recordings: dict[str, Recording], tmp_path: Path) -> None:
     core = core_of(tiny_config())
-    train_member(core.config, QUICK, recordings, tmp_path, seed=0, core=core)
+    train_member(tiny_run(recordings, core.config, RANDOM_START, cores=[core]), tmp_path)
     trained = load_checkpoint(tmp_path / "checkpoint").twin.core
     for (name, ours), theirs in zip(trained.named_parameters(), core.twin.core.parameters(), strict=True):
         assert not torch.equal(ours, theirs), name
@@ -144,7 +138,7 @@ def test_maps_are_not_kept_where_they_change_or_do_not_fit(
 def test_a_core_of_other_images_is_refused(recordings: dict[str, Recording]) -> None:
     config = tiny_config(cropper={"size": None})
     core = tiny_checkpoint(config, [tiny_mouse("A", image_shape=(1, 20, 32))])
-    with pytest.raises(ConfigError, match=r"does not take the images.*got \(1, 18, 32\).*expected \(1, 20, 32\)"):
+    with pytest.raises(ConfigError, match=r"does not fit the images.*got \(1, 18, 32\).*expected \(1, 20, 32\)"):
         take_core(started(config, recordings), core)
     with pytest.raises(ConfigError, match="does not fit this model"):
         take_core(started(tiny_config({"n_blocks": 3}), recordings), core_of(tiny_config()))
@@ -161,11 +155,11 @@ def test_options_of_the_core_come_from_its_checkpoint() -> None:
         ({"cropper.crop": 0.5}, False),
         ({"b_mlp.mice": "per_mouse"}, False),
     ):
-        with pytest.raises(ConfigError, match=f"{next(iter(options))} is the core's"):
+        with pytest.raises(ConfigError, match=f"{next(iter(options))} is an option of the core"):
             transfer_config(core, options, freeze=freeze)
 
 
-def test_the_command_fits_a_new_mouse_and_goes_on(
+def test_the_command_fits_a_new_mouse_and_resumes(
     recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     core = save_checkpoint(tmp_path / "core", tiny_checkpoint(tiny_config()))
@@ -173,13 +167,16 @@ def test_the_command_fits_a_new_mouse_and_goes_on(
     arguments += ["--core", str(core), "--set", "training.max_epochs=2", "training.batch_size=8"]
     for _ in range(2):
         assert main([*arguments, "--freeze-core"]) == 0
-    assert "kept 1 of 1 members" in capsys.readouterr().out
+    assert "kept 1 of 1 member" in capsys.readouterr().out
     fitted = load_checkpoint(tmp_path / "run" / "member-0" / "checkpoint")
     assert list(fitted.mice) == ["SIM2"]
     assert fitted.provenance["core"]["weights"] == load_checkpoint(core).weights_hash
     assert main(arguments) == 1
     assert "holds another run: its core differ" in capsys.readouterr().err
-    for wrong, words in ((["--model", "cnn"], "brings the model"), (["--set", "core.dim=8"], "core.dim is the core's")):
+    for wrong, words in (
+        (["--model", "cnn"], "brings the model"),
+        (["--set", "core.dim=8"], "core.dim is an option of the core"),
+    ):
         assert main([*arguments, *wrong]) == 1
         assert words in capsys.readouterr().err
     without = [part for part in arguments if part not in ("--core", str(core))]
@@ -189,9 +186,9 @@ def test_the_command_fits_a_new_mouse_and_goes_on(
 
 def test_members_start_from_the_cores_of_an_ensemble_in_turn(recordings: dict[str, Recording], tmp_path: Path) -> None:
     cores = [Checkpoint(twin=tiny_checkpoint(tiny_config(), seed=seed).twin, weights_hash=str(seed)) for seed in (1, 2)]
-    one = QUICK.model_copy(update={"max_epochs": 1})
+    one = RANDOM_START.model_copy(update={"max_epochs": 1})
     paths = train_ensemble(
-        tiny_config(), one, list(recordings.values()), tmp_path / "run", members=3, cores=cores, freeze_core=True
+        tiny_run(recordings, training=one, members=3, cores=cores, freeze_core=True), tmp_path / "run"
     )
     for path, core in zip(paths, (cores[0], cores[1], cores[0]), strict=True):
         fitted = load_checkpoint(path)

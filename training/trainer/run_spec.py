@@ -1,0 +1,90 @@
+"""`RunSpec`: what a run trains, on which recordings, and on which hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.checkpoints.checkpoint import Checkpoint, library_versions, source_commit
+from training.config import ModelConfig, TrainingConfig
+from training.data.mouse import data_hashes
+from training.data.recordings import Recording
+from training.errors import ConfigError
+from training.trainer.hardware import Hardware
+
+__all__ = ["RunSpec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """A run of one or more members, which share everything but their seed and the core that they start from.
+
+    Attributes:
+        recordings: mouse_id -> recording, in the order of the twin's mice.
+        seed: of the first member; member i has `seed` + i.
+        members: the number of members.
+        keep: the number of members that are kept, the best by validation score; None keeps all.
+        cores: checkpoints whose cores the members start from, in turn; without any, cores start at random.
+        freeze_core: train everything but the core.
+        parallel: the number of members that are trained at the same time.
+        tensorboard: log to TensorBoard as well.
+
+    Raises:
+        ConfigError: two of these contradict each other.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    recordings: Mapping[str, Recording]
+    seed: int = 0
+    members: int = 1
+    keep: int | None = None
+    cores: Sequence[Checkpoint] = ()
+    freeze_core: bool = False
+    hardware: Hardware = field(default_factory=Hardware)
+    parallel: int = 1
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise ConfigError("an ensemble needs at least one member", got=self.members)
+        if self.keep is not None and not 1 <= self.keep <= self.members:
+            raise ConfigError("cannot keep that many members", got=self.keep, expected=f"1 to {self.members}")
+        if self.freeze_core and not self.cores:
+            raise ConfigError("there is no core to freeze", hint="Give a checkpoint: --core CHECKPOINT --freeze-core.")
+
+    def core(self, member: int) -> Checkpoint | None:
+        """The checkpoint whose core a member starts from."""
+        return self.cores[member % len(self.cores)] if self.cores else None
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same run, as `run.json` holds it. Another machine may resume a run."""
+        cores = {"weights": [core.weights_hash for core in self.cores], "frozen": self.freeze_core}
+        return {
+            "config": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "data_hashes": data_hashes(self.recordings.values()),
+            "seed": self.seed,
+            "core": cores if self.cores else None,
+        }
+
+    def provenance(self, member: int) -> dict[str, Any]:
+        """What a member's checkpoint says about how it was trained."""
+        core = self.core(member)
+        origin = core and {
+            "weights": core.weights_hash,
+            "frozen": self.freeze_core,
+            "mice": list(core.mice),
+            "provenance": core.provenance,
+        }
+        return {
+            "source": "trained",
+            "seed": self.seed + member,
+            "commit": source_commit(),
+            "versions": library_versions(),
+            "data_hashes": data_hashes(self.recordings.values()),
+            "training": self.training.model_dump(mode="json"),
+            "hardware": self.hardware.model_dump(mode="json"),
+            **({"core": origin} if origin else {}),
+        }
