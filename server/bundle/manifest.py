@@ -1,43 +1,8 @@
-"""The format of a bundle, which the exporter writes and the server reads.
+"""`manifest.json`: what a bundle is and what it holds.
 
-A bundle is a folder. `manifest.json` describes a twin; the ONNX graphs beside it hold all of its numerics; one
-`neurons.npz` per mouse holds the arrays that belong to its neurons.
-
-    graph      file per             from -> to
-    stem       mouse (and member,   image (B, C, H, W), behavior (B, 3), pupil_center (B, 2), in the recording's units
-               if it has a shifter)  -> core_image (B, C', h, w), core_behavior (B, K), core_pupil_center (B, 2)
-    core       member               core_image, core_behavior, mouse_index (B,) -> feature_map (B, rows, columns, D)
-    attention  member               as the core -> attention_rollout (B, h, w), at the core's image size
-    readout    mouse and member     feature_map, core_pupil_center, neurons (n,) -> pre_activation (B, n)
-    ensemble   mouse                pre_activation (M, B, n) -> response (B, n), spread (B, n)
-
-Optional graphs. To compute the core's last block only for the tokens that few neurons read:
-
-    touched_tokens  mouse and member  core_pupil_center, neurons (n,) -> tokens (B or 1, 4 n), -1 outside the map
-    token_core      member            as the core, and tokens (B, R), distinct -> feature_map, zero at other tokens
-
-To run in half precision where a device is faster at it, with LayerNorm and the residual stream in float32:
-
-    half_core       member            as the core, float32 outside and float16 inside
-
-For gradients, the backward pass of each graph, where d_x is d(sum of weights times responses) / dx:
-
-    ensemble_gradient  mouse            pre_activation, weights (B, n) -> response, d_pre_activation (M, B, n)
-    readout_gradient   mouse, member    as the readout, and d_pre_activation -> d_feature_map, d_core_pupil_center
-    core_tape          member           as the token core (or the core) -> feature_map, and tensors named tape.*
-    core_gradient      member           as the core tape, its tape.*, d_feature_map -> d_core_image, d_core_behavior
-    stem_gradient      as the stem      as the stem, d_core_* -> d_image, d_behavior, d_pupil_center
-
-For use with onnxruntime alone, one graph per mouse with everything inside:
-
-    twin       mouse                image, behavior, pupil_center -> response (B, N)
-
-A graph lists only the inputs that it uses: a core without behaviour has no core_behavior, and so on.
-
-B batch, C channels, H W image, K behaviour, D embedding, N neurons, M members. All floats are float32, `neurons` and
-`mouse_index` int64, as are `tokens`, positions in the map's rows. `neurons` are positions 0..N-1; neuron ids are a
-matter of `neurons.npz`.
-Large tensors that graphs of one folder share lie in its `weights.bin` (ONNX external data).
+A bundle is a folder. `manifest.json` describes a twin; the ONNX graphs beside it hold all of its numerics
+(`server.bundle.tensor_names`); one `neurons.npz` per mouse holds the arrays that belong to its neurons
+(`server.bundle.neurons`). Large tensors that graphs of one folder share lie in its `weights.bin` (ONNX external data).
 """
 
 from __future__ import annotations
@@ -48,67 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from server.errors import BundleError
 
 __all__ = [
-    "ATTENTION_ROLLOUT",
-    "BEHAVIOR",
     "BEHAVIOR_CHANNELS",
-    "CORE_BEHAVIOR",
-    "CORE_IMAGE",
-    "CORE_PUPIL_CENTER",
-    "FEATURE_MAP",
-    "IMAGE",
     "MANIFEST",
-    "MOUSE_INDEX",
-    "NEURONS",
-    "PRE_ACTIVATION",
-    "PUPIL_CENTER",
     "PUPIL_CENTER_CHANNELS",
-    "RESPONSE",
     "SCHEMA_VERSION",
-    "SPREAD",
-    "TAPE",
-    "TOKENS",
-    "WEIGHTS",
     "Channel",
     "File",
     "GradientParity",
     "Manifest",
     "MouseRecord",
-    "NeuronTable",
     "Parity",
     "Provenance",
-    "gradient_of",
     "hash_file",
     "load_manifest",
-    "load_neurons",
     "verify_files",
 ]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-
-# Tensor names, in every graph.
-IMAGE = "image"
-BEHAVIOR = "behavior"
-PUPIL_CENTER = "pupil_center"
-CORE_IMAGE = "core_image"
-CORE_BEHAVIOR = "core_behavior"
-CORE_PUPIL_CENTER = "core_pupil_center"
-MOUSE_INDEX = "mouse_index"
-FEATURE_MAP = "feature_map"
-NEURONS = "neurons"
-PRE_ACTIVATION = "pre_activation"
-RESPONSE = "response"
-SPREAD = "spread"
-TOKENS = "tokens"
-WEIGHTS = "weights"
-TAPE = "tape."  # how the names of what a forward pass keeps for the backward pass begin
-ATTENTION_ROLLOUT = "attention_rollout"
 
 # The order on disk (Sensorium 2022): name, unit.
 BEHAVIOR_CHANNELS = (
@@ -117,11 +44,6 @@ BEHAVIOR_CHANNELS = (
     ("running_speed", "cm/s"),
 )
 PUPIL_CENTER_CHANNELS = (("pupil_center_x", "eye-camera px"), ("pupil_center_y", "eye-camera px"))
-
-
-def gradient_of(name: str) -> str:
-    """The name of the tensor that holds the derivative with respect to another."""
-    return f"d_{name}"
 
 
 class _Frozen(BaseModel):
@@ -257,42 +179,6 @@ class Manifest(_Frozen):
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
-class NeuronTable:
-    """The neurons of a mouse, one row each.
-
-    Attributes:
-        ids: (N,) int64, the recording's unit ids, or 0..N-1 where there was no recording.
-        coordinates: (N, 3) float32, cortical position [um], NaN where unknown.
-        response_std: (N,) float32; a raw response is the standardised one times this. NaN where unknown.
-        scores: name -> (N,) float32, per-neuron test scores, where known.
-    """
-
-    def __init__(
-        self, ids: np.ndarray, coordinates: np.ndarray, response_std: np.ndarray, scores: dict[str, np.ndarray]
-    ) -> None:
-        self.ids = ids
-        self.coordinates = coordinates
-        self.response_std = response_std
-        self.scores = scores
-        self._position = {int(neuron_id): i for i, neuron_id in enumerate(ids)}
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def position(self, neuron_id: int) -> int | None:
-        """The neuron's position 0..N-1, or None if this mouse has no such neuron."""
-        return self._position.get(neuron_id)
-
-    def save(self, path: Path) -> None:
-        arrays: dict[str, Any] = {
-            "ids": self.ids.astype(np.int64),
-            "coordinates": self.coordinates.astype(np.float32),
-            "response_std": self.response_std.astype(np.float32),
-        }
-        arrays |= {f"score.{name}": score.astype(np.float32) for name, score in self.scores.items()}
-        np.savez(path, **arrays)
-
-
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
@@ -374,31 +260,3 @@ def verify_files(bundle: Path, manifest: Manifest) -> None:
                 f"bundle {bundle.name!r}: {file.path} is not the file that the manifest describes (SHA-256 differs)",
                 hint="Copy or export the bundle again.",
             )
-
-
-def load_neurons(bundle: Path, mouse: MouseRecord) -> NeuronTable:
-    """Reads a mouse's `neurons.npz` (without pickle).
-
-    Raises:
-        BundleError: an array is missing or has another length than the mouse has neurons.
-    """
-    try:
-        with np.load(bundle / mouse.neurons.path, allow_pickle=False) as arrays:
-            table = NeuronTable(
-                ids=arrays["ids"],
-                coordinates=arrays["coordinates"],
-                response_std=arrays["response_std"],
-                scores={
-                    name.removeprefix("score."): arrays[name] for name in arrays.files if name.startswith("score.")
-                },
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"bundle {bundle.name!r}: {mouse.neurons.path} cannot be read: {error}") from error
-    lengths = {len(table.ids), len(table.coordinates), len(table.response_std), *map(len, table.scores.values())}
-    if lengths != {mouse.n_neurons}:
-        raise BundleError(
-            f"bundle {bundle.name!r}: {mouse.neurons.path} does not fit mouse {mouse.mouse_id!r}",
-            got=f"rows {sorted(lengths)}",
-            expected=f"{mouse.n_neurons} neurons",
-        )
-    return table

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from server.bundle import manifest as contract
+from server.bundle import tensor_names
 from server.inference.sessions import Graph, Tensor
 
 __all__ = ["Core", "distinct_tokens"]
@@ -53,11 +53,11 @@ class Core:
             read = self._tokens_read(rows, touched, where)
             if read.sum(axis=1).max() <= WORTH_RESTRICTING * self.n_tokens:
                 graph = self._for_some_tokens()
-                tensors[contract.TOKENS] = distinct_tokens(read)
+                tensors[tensor_names.TOKENS] = distinct_tokens(read)
         if distinct and len(rows) == 1:
-            return [graph.run(tensors, stay=(contract.FEATURE_MAP,))[contract.FEATURE_MAP]]
-        feature_map = graph.run(tensors)[contract.FEATURE_MAP]
-        ends = np.cumsum([len(row[contract.CORE_IMAGE]) for row in rows])
+            return [graph.run(tensors, stay=(tensor_names.FEATURE_MAP,))[tensor_names.FEATURE_MAP]]
+        feature_map = graph.run(tensors)[tensor_names.FEATURE_MAP]
+        ends = np.cumsum([len(row[tensor_names.CORE_IMAGE]) for row in rows])
         return [_take(feature_map, part) for part in np.split(where, ends[:-1])]
 
     def _for_some_tokens(self) -> Graph:
@@ -71,7 +71,7 @@ class Core:
     ) -> npt.NDArray[np.bool_]:
         """Which tokens are read of each distinct input, (groups, L)."""
         masks = [
-            mask_of(tokens, len(row[contract.CORE_IMAGE]), self.n_tokens)
+            mask_of(tokens, len(row[tensor_names.CORE_IMAGE]), self.n_tokens)
             for row, tokens in zip(rows, touched, strict=True)
         ]
         union = np.zeros((where.max() + 1, self.n_tokens), bool)
@@ -82,7 +82,7 @@ class Core:
     @property
     def n_tokens(self) -> int:
         """L, of the feature map."""
-        _, rows, columns, _ = self.session.shapes[contract.FEATURE_MAP]
+        _, rows, columns, _ = self.session.shapes[tensor_names.FEATURE_MAP]
         assert isinstance(rows, int)
         assert isinstance(columns, int)
         return rows * columns

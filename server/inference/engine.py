@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from server.bundle import manifest as contract
-from server.bundle.manifest import File, Manifest, MouseRecord
+from server.bundle import tensor_names
+from server.bundle.manifest import File, Manifest, MouseRecord, load_manifest, verify_files
+from server.bundle.neurons import load_neurons
 from server.errors import BundleError, NotFound
 from server.inference.core import Core
 from server.inference.gradients import BackwardPass, Gradient
@@ -65,7 +66,7 @@ class Engine:
         self._mice = {mouse_id: MouseGraphs.open(mouse, graphs) for mouse_id, mouse in manifest.mice.items()}
         self._backward: BackwardPass | None = None
         self._attention: list[Session] | None = None
-        self.neurons = {mouse_id: contract.load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
+        self.neurons = {mouse_id: load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
         self.provider = self.cores[0].session.provider
         self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
         self._pool = ThreadPoolExecutor(graphs.threads or os.cpu_count(), thread_name_prefix="mice")
@@ -92,9 +93,9 @@ class Engine:
             BundleError: the bundle is incomplete, changed, of an unknown schema, or cannot run here.
         """
         bundle = Path(path)
-        manifest = contract.load_manifest(bundle)
+        manifest = load_manifest(bundle)
         graphs = GraphLoader(bundle, manifest, provider, precision, threads)
-        contract.verify_files(bundle, manifest)
+        verify_files(bundle, manifest)
         return cls(graphs, max_batch=max_batch)
 
     def warm_up(self) -> None:
@@ -174,7 +175,7 @@ class Engine:
             stems = self._run_stems(stimulus[start : start + self.max_batch])
             maps.append(
                 [
-                    session.run(stems[member % len(stems)])[contract.ATTENTION_ROLLOUT]
+                    session.run(stems[member % len(stems)])[tensor_names.ATTENTION_ROLLOUT]
                     for member, session in enumerate(self._attention)
                 ]
             )
@@ -295,25 +296,27 @@ class Engine:
         results = []
         for stem in self._mice[stimulus.mouse_id].stems:
             tensors = stem.run(stimulus.tensors)
-            tensors[contract.MOUSE_INDEX] = np.full(len(stimulus.image), mouse_index, np.int64)
+            tensors[tensor_names.MOUSE_INDEX] = np.full(len(stimulus.image), mouse_index, np.int64)
             results.append(tensors)
         return results
 
     def _touched(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor]) -> np.ndarray:
         """The tokens that the readout of one member reads."""
         graph = self._mice[stimulus.mouse_id].touched_tokens[member]
-        return graph.run(inputs | {contract.NEURONS: self._neurons(stimulus)})[contract.TOKENS]
+        return graph.run(inputs | {tensor_names.NEURONS: self._neurons(stimulus)})[tensor_names.TOKENS]
 
     def _read_out(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor], feature_map: Tensor) -> Array:
         """Pre-activations (B, n) of one member."""
         readout = self._mice[stimulus.mouse_id].readouts[member]
-        tensors = inputs | {contract.FEATURE_MAP: feature_map, contract.NEURONS: self._neurons(stimulus)}
-        return readout.run(tensors)[contract.PRE_ACTIVATION]
+        tensors = inputs | {tensor_names.FEATURE_MAP: feature_map, tensor_names.NEURONS: self._neurons(stimulus)}
+        return readout.run(tensors)[tensor_names.PRE_ACTIVATION]
 
     def _combine(self, stimulus: Stimulus, members: list[Array]) -> Prediction:
         """The ensemble's prediction from the pre-activations of its members."""
-        result = self._mice[stimulus.mouse_id].ensemble.run({contract.PRE_ACTIVATION: np.stack(members)})  # (M, B, n)
-        return Prediction(result[contract.RESPONSE], result[contract.SPREAD])
+        result = self._mice[stimulus.mouse_id].ensemble.run(
+            {tensor_names.PRE_ACTIVATION: np.stack(members)}
+        )  # (M, B, n)
+        return Prediction(result[tensor_names.RESPONSE], result[tensor_names.SPREAD])
 
     def _neurons(self, stimulus: Stimulus) -> npt.NDArray[np.int64]:
         if stimulus.neurons is not None:

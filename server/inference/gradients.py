@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from server.bundle import manifest as contract
-from server.bundle.manifest import Manifest, gradient_of
+from server.bundle import tensor_names
+from server.bundle.manifest import Manifest
+from server.bundle.tensor_names import gradient_of
 from server.inference.core import distinct_tokens, mask_of
 from server.inference.graph_loader import GraphLoader, MouseGraphs
 from server.inference.sessions import Session
@@ -23,8 +24,8 @@ __all__ = ["BackwardPass", "Gradient"]
 
 Array = npt.NDArray[np.float32]
 Tensors = dict[str, np.ndarray]
-INPUTS = (contract.IMAGE, contract.BEHAVIOR, contract.PUPIL_CENTER)
-CORE_INPUTS = (contract.CORE_IMAGE, contract.CORE_BEHAVIOR, contract.CORE_PUPIL_CENTER)
+INPUTS = (tensor_names.IMAGE, tensor_names.BEHAVIOR, tensor_names.PUPIL_CENTER)
+CORE_INPUTS = (tensor_names.CORE_IMAGE, tensor_names.CORE_BEHAVIOR, tensor_names.CORE_PUPIL_CENTER)
 
 
 class Gradient(NamedTuple):
@@ -94,26 +95,28 @@ class BackwardPass:
         """
         mouse = self._mouse(mouse_id)
         members = range(self._manifest.members)
-        inputs = [{**stems[m % len(stems)], contract.NEURONS: neurons} for m in members]
+        inputs = [{**stems[m % len(stems)], tensor_names.NEURONS: neurons} for m in members]
         pre_activations = []
         for m in members:
-            if contract.TOKENS in self._tapes[m].inputs:
-                touched = forward.touched_tokens[m].run(inputs[m])[contract.TOKENS]
-                inputs[m][contract.TOKENS] = distinct_tokens(mask_of(touched, len(weights), self._n_tokens[m]))
+            if tensor_names.TOKENS in self._tapes[m].inputs:
+                touched = forward.touched_tokens[m].run(inputs[m])[tensor_names.TOKENS]
+                inputs[m][tensor_names.TOKENS] = distinct_tokens(mask_of(touched, len(weights), self._n_tokens[m]))
             inputs[m] |= self._tapes[m].run(inputs[m])
-            pre_activations.append(forward.readouts[m].run(inputs[m])[contract.PRE_ACTIVATION])
-        ensemble = mouse.ensemble.run({contract.PRE_ACTIVATION: np.stack(pre_activations), contract.WEIGHTS: weights})
+            pre_activations.append(forward.readouts[m].run(inputs[m])[tensor_names.PRE_ACTIVATION])
+        ensemble = mouse.ensemble.run(
+            {tensor_names.PRE_ACTIVATION: np.stack(pre_activations), tensor_names.WEIGHTS: weights}
+        )
         totals: list[Tensors] = [{} for _ in stems]  # of each stem: d of its outputs, summed over its members
         for m in members:
-            d_pre_activation = ensemble[gradient_of(contract.PRE_ACTIVATION)][m]
-            back = mouse.readouts[m].run(inputs[m] | {gradient_of(contract.PRE_ACTIVATION): d_pre_activation})
+            d_pre_activation = ensemble[gradient_of(tensor_names.PRE_ACTIVATION)][m]
+            back = mouse.readouts[m].run(inputs[m] | {gradient_of(tensor_names.PRE_ACTIVATION): d_pre_activation})
             back |= self._cores[m].run(inputs[m] | back)
             inputs[m].clear()  # the tape is large
             _add(totals[m % len(stems)], {gradient_of(name): back[gradient_of(name)] for name in CORE_INPUTS})
         result: Tensors = {}
         for stem, total in zip(mouse.stems, totals, strict=True):
             _add(result, stem.run(raw | total))
-        return Gradient(ensemble[contract.RESPONSE], *(result[gradient_of(name)] for name in INPUTS))
+        return Gradient(ensemble[tensor_names.RESPONSE], *(result[gradient_of(name)] for name in INPUTS))
 
     def _mouse(self, mouse_id: str) -> _MouseBackward:
         if mouse_id not in self._mice:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from server.bundle import manifest as contract
+from server.bundle import tensor_names
 from server.bundle.manifest import MouseRecord
 from server.errors import InvalidInput, NotFound
 
@@ -73,9 +73,9 @@ class Stimulus:
     def tensors(self) -> dict[str, np.ndarray]:
         """The inputs of the stem."""
         return {
-            contract.IMAGE: self.image,
-            contract.BEHAVIOR: self.behavior,
-            contract.PUPIL_CENTER: self.pupil_center,
+            tensor_names.IMAGE: self.image,
+            tensor_names.BEHAVIOR: self.behavior,
+            tensor_names.PUPIL_CENTER: self.pupil_center,
         }
 
 

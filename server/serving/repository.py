@@ -11,7 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from server.bundle.manifest import Manifest, MouseRecord, NeuronTable, load_manifest
+from server.bundle.manifest import Manifest, MouseRecord, load_manifest
+from server.bundle.neurons import NeuronTable
 from server.errors import BundleError, InvalidInput, NotFound, NotReady, TwinError, brief
 from server.serving import malloc
 from server.serving.discovery import find_bundles, state_of, version_of

@@ -18,7 +18,8 @@ from v1t_client import AsyncClient
 
 from server.api.app import create_app
 from server.api.middleware import RequestMiddleware
-from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
+from server.bundle.manifest import Channel, File, Manifest, MouseRecord, Parity, Provenance
+from server.bundle.neurons import NeuronTable
 from server.inference.engine import Prediction, Stimulus
 from server.inference.gradients import Gradient
 from server.inference.stage_timer import StageTimer

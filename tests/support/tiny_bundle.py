@@ -12,8 +12,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from server.bundle import manifest as contract
-from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Parity, Provenance
+from server.bundle.manifest import (
+    BEHAVIOR_CHANNELS,
+    MANIFEST,
+    PUPIL_CENTER_CHANNELS,
+    Channel,
+    File,
+    Manifest,
+    MouseRecord,
+    Parity,
+    Provenance,
+    hash_file,
+)
+from server.bundle.neurons import NeuronTable
 
 __all__ = ["TinyTwin", "write_tiny_bundle"]
 
@@ -133,8 +144,8 @@ def write_tiny_bundle(
                 mouse.image_std,
                 standardized,
             ),
-            behavior=_channels(contract.BEHAVIOR_CHANNELS, mouse.behavior_mean, mouse.behavior_std, standardized),
-            pupil_center=_channels(contract.PUPIL_CENTER_CHANNELS, mouse.pupil_mean, mouse.pupil_std, standardized),
+            behavior=_channels(BEHAVIOR_CHANNELS, mouse.behavior_mean, mouse.behavior_std, standardized),
+            pupil_center=_channels(PUPIL_CENTER_CHANNELS, mouse.pupil_mean, mouse.pupil_std, standardized),
             uses=mouse.uses,
             standardized_inputs=standardized,
             n_neurons=len(mouse.neurons),
@@ -157,7 +168,7 @@ def write_tiny_bundle(
         licence="MIT",
         citation="none",
     )
-    (folder / contract.MANIFEST).write_text(manifest.model_dump_json(indent=2))
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
     return TinyTwin(folder, manifest, tiny, core_weights, core_behavior)
 
 
@@ -325,4 +336,4 @@ def _save(folder: Path, name: str, graph: onnx.GraphProto) -> File:
 
 def _file(folder: Path, name: str) -> File:
     path = folder / name
-    return File(path=name, sha256=contract.hash_file(path), bytes=path.stat().st_size)
+    return File(path=name, sha256=hash_file(path), bytes=path.stat().st_size)

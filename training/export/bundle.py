@@ -15,8 +15,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from server.bundle import manifest as contract
-from server.bundle.manifest import Channel, File, Manifest, MouseRecord, NeuronTable, Provenance
+from server.bundle.manifest import (
+    BEHAVIOR_CHANNELS,
+    MANIFEST,
+    PUPIL_CENTER_CHANNELS,
+    Channel,
+    File,
+    Manifest,
+    MouseRecord,
+    Provenance,
+    hash_file,
+)
+from server.bundle.neurons import NeuronTable
 from training.arguments import add_checkpoints, add_output, add_recordings
 from training.checkpoints.checkpoint import now, source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
@@ -76,9 +86,7 @@ def export_bundle(
         CheckpointError: the output folder is not a bundle, or cannot be written.
     """
     folder = Path(output)
-    if folder.exists() and (
-        not folder.is_dir() or (any(folder.iterdir()) and not (folder / contract.MANIFEST).exists())
-    ):
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
         raise CheckpointError(f"{folder} exists and is not a bundle", hint="Give another --output.")
     with writing(f"bundle {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -180,8 +188,8 @@ class _Writer:
             mouse_index=self.twins[0].mouse_indices[mouse_id],
             image_shape=mouse.image_shape,
             image_channels=_channels([(name, "grey level") for name in mouse.image_channels], mouse.images, mouse),
-            behavior=_channels(contract.BEHAVIOR_CHANNELS, mouse.behavior, mouse),
-            pupil_center=_channels(contract.PUPIL_CENTER_CHANNELS, mouse.pupil_center, mouse),
+            behavior=_channels(BEHAVIOR_CHANNELS, mouse.behavior, mouse),
+            pupil_center=_channels(PUPIL_CENTER_CHANNELS, mouse.pupil_center, mouse),
             uses=self.ensemble.uses(),
             standardized_inputs=mouse.standardized_inputs,
             n_neurons=mouse.n_neurons,
@@ -244,13 +252,13 @@ def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) 
         for key, record in manifest.mice.items()
     }
     manifest = manifest.model_copy(update={"mice": mice})
-    (folder / contract.MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     return manifest
 
 
 def _file(folder: Path, path: str) -> File:
     target = folder / path
-    return File(path=path, sha256=contract.hash_file(target), bytes=target.stat().st_size)
+    return File(path=path, sha256=hash_file(target), bytes=target.stat().st_size)
 
 
 def _channels(named: Sequence[tuple[str, str]], statistics: InputStatistics | None, mouse: Mouse) -> list[Channel]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from server.bundle import manifest as contract
-from server.bundle.manifest import gradient_of
+from server.bundle import tensor_names
+from server.bundle.tensor_names import gradient_of
 from training.checkpoints.ensemble import Combination
 from training.export.folded import FoldedViT
 from training.export.gradients import (
@@ -39,7 +39,7 @@ __all__ = [
     "export_stem_gradient",
 ]
 
-_D_CORE = [gradient_of(contract.CORE_IMAGE), gradient_of(contract.CORE_BEHAVIOR)]
+_D_CORE = [gradient_of(tensor_names.CORE_IMAGE), gradient_of(tensor_names.CORE_BEHAVIOR)]
 
 
 class _Tape(nn.Module):
@@ -62,7 +62,7 @@ def export_core_tape(twin: Twin, path: Path, *, portable: bool = False) -> None:
     folded = core_module(twin, portable=portable)
     assert isinstance(folded, FoldedViT)
     examples, shapes = token_examples(twin)
-    export_graph(_Tape(folded), examples, shapes, [contract.FEATURE_MAP, *tape_names(folded)], path)
+    export_graph(_Tape(folded), examples, shapes, [tensor_names.FEATURE_MAP, *tape_names(folded)], path)
 
 
 def export_core_gradient(twin: Twin, path: Path) -> None:
@@ -71,13 +71,13 @@ def export_core_gradient(twin: Twin, path: Path) -> None:
     dim, rows, columns = twin.core.output_shape
     d_feature_map = torch.randn(BATCH, rows, columns, dim)
     if not isinstance(core, FoldedViT):
-        examples = {**core_examples(twin), gradient_of(contract.FEATURE_MAP): d_feature_map}
+        examples = {**core_examples(twin), gradient_of(tensor_names.FEATURE_MAP): d_feature_map}
         shapes = batched(examples)
         export_graph(trace(PlainCoreGradient(twin.core), examples, shapes), examples, shapes, _D_CORE, path)
         return
     examples, shapes = token_examples(twin)
-    batch, n_tokens = shapes[contract.TOKENS].values()
-    examples[gradient_of(contract.FEATURE_MAP)] = d_feature_map
+    batch, n_tokens = shapes[tensor_names.TOKENS].values()
+    examples[gradient_of(tensor_names.FEATURE_MAP)] = d_feature_map
     n_heads, tokens = core.folded_attentions()[0].n_heads, 1 + core.n_tokens
     for i, name in enumerate(tape_names(core)):
         length = tokens if i % 2 == 0 else tokens * n_heads
@@ -91,12 +91,12 @@ def export_core_gradient(twin: Twin, path: Path) -> None:
 def export_readout_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes the backward pass of one mouse's readout."""
     examples, shapes = readout_examples(twin, mouse_id)
-    examples[gradient_of(contract.PRE_ACTIVATION)] = torch.randn(BATCH, NEURONS)
-    shapes[gradient_of(contract.PRE_ACTIVATION)] = {
-        0: shapes[contract.FEATURE_MAP][0],
-        1: shapes[contract.NEURONS][0],
+    examples[gradient_of(tensor_names.PRE_ACTIVATION)] = torch.randn(BATCH, NEURONS)
+    shapes[gradient_of(tensor_names.PRE_ACTIVATION)] = {
+        0: shapes[tensor_names.FEATURE_MAP][0],
+        1: shapes[tensor_names.NEURONS][0],
     }
-    outputs = [gradient_of(contract.FEATURE_MAP), gradient_of(contract.CORE_PUPIL_CENTER)]
+    outputs = [gradient_of(tensor_names.FEATURE_MAP), gradient_of(tensor_names.CORE_PUPIL_CENTER)]
     export_graph(ReadoutGradient(twin, mouse_id), examples, shapes, outputs, path)
 
 
@@ -105,11 +105,11 @@ def export_stem_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
     core = core_examples(twin)
     examples = {
         **raw_examples(twin.mice[mouse_id]),
-        gradient_of(contract.CORE_IMAGE): core[contract.CORE_IMAGE],
-        gradient_of(contract.CORE_BEHAVIOR): core[contract.CORE_BEHAVIOR],
-        gradient_of(contract.CORE_PUPIL_CENTER): torch.randn(BATCH, 2),
+        gradient_of(tensor_names.CORE_IMAGE): core[tensor_names.CORE_IMAGE],
+        gradient_of(tensor_names.CORE_BEHAVIOR): core[tensor_names.CORE_BEHAVIOR],
+        gradient_of(tensor_names.CORE_PUPIL_CENTER): torch.randn(BATCH, 2),
     }
-    outputs = [gradient_of(name) for name in (contract.IMAGE, contract.BEHAVIOR, contract.PUPIL_CENTER)]
+    outputs = [gradient_of(name) for name in (tensor_names.IMAGE, tensor_names.BEHAVIOR, tensor_names.PUPIL_CENTER)]
     export_graph(StemGradient(twin, mouse_id), examples, batched(examples), outputs, path)
 
 
@@ -117,10 +117,10 @@ def export_ensemble_gradient(combination: Combination, path: Path) -> None:
     """Writes the graph that combines members, and its backward pass for weights of the responses."""
     members = len(combination.weights)
     examples = {
-        contract.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members),
-        contract.WEIGHTS: torch.randn(BATCH + members, NEURONS + members),
+        tensor_names.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members),
+        tensor_names.WEIGHTS: torch.randn(BATCH + members, NEURONS + members),
     }
     batch, n = Dim("batch"), Dim("n")
-    shapes = {contract.PRE_ACTIVATION: {1: batch, 2: n}, contract.WEIGHTS: {0: batch, 1: n}}
-    outputs = [contract.RESPONSE, gradient_of(contract.PRE_ACTIVATION)]
+    shapes = {tensor_names.PRE_ACTIVATION: {1: batch, 2: n}, tensor_names.WEIGHTS: {0: batch, 1: n}}
+    outputs = [tensor_names.RESPONSE, gradient_of(tensor_names.PRE_ACTIVATION)]
     export_graph(EnsembleGradient(combination), examples, shapes, outputs, path)

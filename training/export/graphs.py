@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from server.bundle import manifest as contract
+from server.bundle import tensor_names
 from training.checkpoints.ensemble import Combination
 from training.data.mouse import Mouse
 from training.export.folded import FoldedViT, can_fold
@@ -90,7 +90,7 @@ class _Ensemble(nn.Module):
 def export_stem(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes one mouse's stem graph."""
     examples = raw_examples(twin.mice[mouse_id])
-    outputs = [contract.CORE_IMAGE, contract.CORE_BEHAVIOR, contract.CORE_PUPIL_CENTER]
+    outputs = [tensor_names.CORE_IMAGE, tensor_names.CORE_BEHAVIOR, tensor_names.CORE_PUPIL_CENTER]
     export_graph(_Stem(twin, mouse_id), examples, batched(examples), outputs, path)
 
 
@@ -104,7 +104,7 @@ def core_module(twin: Twin, *, portable: bool) -> nn.Module:
 def export_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
     """Writes a member's core graph."""
     examples = core_examples(twin)
-    export_graph(core_module(twin, portable=portable), examples, batched(examples), [contract.FEATURE_MAP], path)
+    export_graph(core_module(twin, portable=portable), examples, batched(examples), [tensor_names.FEATURE_MAP], path)
 
 
 def export_half_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
@@ -112,20 +112,20 @@ def export_half_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
     assert isinstance(twin.core, ViTCore)
     module = FoldedViT(twin.core, fused=not portable, padded=True, half=True)
     examples = core_examples(twin)
-    export_graph(module, examples, batched(examples), [contract.FEATURE_MAP], path)
+    export_graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP], path)
 
 
 def export_token_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
     """Writes a folded core whose last block computes only the given tokens."""
     examples, shapes = token_examples(twin)
-    export_graph(core_module(twin, portable=portable), examples, shapes, [contract.FEATURE_MAP], path)
+    export_graph(core_module(twin, portable=portable), examples, shapes, [tensor_names.FEATURE_MAP], path)
 
 
 def export_touched_tokens(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes the graph that computes which tokens the readouts of given neurons read."""
     examples, shapes = readout_examples(twin, mouse_id)
-    del examples[contract.FEATURE_MAP]
-    export_graph(TouchedTokens(twin, mouse_id), examples, shapes, [contract.TOKENS], path)
+    del examples[tensor_names.FEATURE_MAP]
+    export_graph(TouchedTokens(twin, mouse_id), examples, shapes, [tensor_names.TOKENS], path)
 
 
 def has_attention(twin: Twin) -> bool:
@@ -138,21 +138,21 @@ def export_attention(twin: Twin, path: Path) -> None:
     assert isinstance(twin.core, ViTCore)
     examples = core_examples(twin)
     shapes = batched(examples)
-    export_graph(_Attention(twin.core), examples, shapes, [contract.ATTENTION_ROLLOUT], path)
+    export_graph(_Attention(twin.core), examples, shapes, [tensor_names.ATTENTION_ROLLOUT], path)
 
 
 def export_readout(twin: Twin, mouse_id: str, path: Path) -> None:
     """Writes a member's readout graph for one mouse."""
     examples, shapes = readout_examples(twin, mouse_id)
-    export_graph(GatherReadout(twin, mouse_id), examples, shapes, [contract.PRE_ACTIVATION], path)
+    export_graph(GatherReadout(twin, mouse_id), examples, shapes, [tensor_names.PRE_ACTIVATION], path)
 
 
 def export_ensemble(combination: Combination, path: Path) -> None:
     """Writes the graph that combines members."""
     members = len(combination.weights)
-    examples = {contract.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members)}
-    shapes = {contract.PRE_ACTIVATION: {1: Dim("batch"), 2: Dim("n")}}
-    export_graph(_Ensemble(combination), examples, shapes, [contract.RESPONSE, contract.SPREAD], path)
+    examples = {tensor_names.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members)}
+    shapes = {tensor_names.PRE_ACTIVATION: {1: Dim("batch"), 2: Dim("n")}}
+    export_graph(_Ensemble(combination), examples, shapes, [tensor_names.RESPONSE, tensor_names.SPREAD], path)
 
 
 def batched(examples: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:
@@ -164,9 +164,9 @@ def batched(examples: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:
 def raw_examples(mouse: Mouse) -> dict[str, Tensor]:
     """Random raw inputs of a mouse."""
     return {
-        contract.IMAGE: torch.randn(BATCH, *mouse.image_shape),
-        contract.BEHAVIOR: torch.randn(BATCH, 3),
-        contract.PUPIL_CENTER: torch.randn(BATCH, 2),
+        tensor_names.IMAGE: torch.randn(BATCH, *mouse.image_shape),
+        tensor_names.BEHAVIOR: torch.randn(BATCH, 3),
+        tensor_names.PUPIL_CENTER: torch.randn(BATCH, 2),
     }
 
 
@@ -174,9 +174,9 @@ def core_examples(twin: Twin, batch: int = BATCH) -> dict[str, Tensor]:
     """Random inputs of a core."""
     n_behavior = 5 if twin.config.b_mlp.inputs == "behavior_and_pupil_center" else 3
     return {
-        contract.CORE_IMAGE: torch.randn(batch, *twin.cropper.output_shape),
-        contract.CORE_BEHAVIOR: torch.randn(batch, n_behavior),
-        contract.MOUSE_INDEX: torch.zeros(batch, dtype=torch.int64),
+        tensor_names.CORE_IMAGE: torch.randn(batch, *twin.cropper.output_shape),
+        tensor_names.CORE_BEHAVIOR: torch.randn(batch, n_behavior),
+        tensor_names.MOUSE_INDEX: torch.zeros(batch, dtype=torch.int64),
     }
 
 
@@ -184,9 +184,9 @@ def token_examples(twin: Twin) -> tuple[dict[str, Tensor], dict[str, dict[int, D
     """Random inputs of a core that computes only some tokens, and their dynamic axes."""
     _, rows, columns = twin.core.output_shape
     examples = core_examples(twin)
-    examples[contract.TOKENS] = torch.arange(NEURONS).expand(BATCH, -1) % (rows * columns)
+    examples[tensor_names.TOKENS] = torch.arange(NEURONS).expand(BATCH, -1) % (rows * columns)
     shapes = batched(examples)
-    shapes[contract.TOKENS][1] = Dim("asked")
+    shapes[tensor_names.TOKENS][1] = Dim("asked")
     return examples, shapes
 
 
@@ -194,10 +194,14 @@ def readout_examples(twin: Twin, mouse_id: str) -> tuple[dict[str, Tensor], dict
     """Random inputs of a readout, and their dynamic axes."""
     dim, rows, columns = twin.core.output_shape
     examples = {
-        contract.FEATURE_MAP: torch.randn(BATCH, rows, columns, dim),
-        contract.CORE_PUPIL_CENTER: torch.randn(BATCH, 2),
-        contract.NEURONS: torch.arange(NEURONS) % twin.mice[mouse_id].n_neurons,
+        tensor_names.FEATURE_MAP: torch.randn(BATCH, rows, columns, dim),
+        tensor_names.CORE_PUPIL_CENTER: torch.randn(BATCH, 2),
+        tensor_names.NEURONS: torch.arange(NEURONS) % twin.mice[mouse_id].n_neurons,
     }
     batch = Dim("batch")
-    shapes = {contract.FEATURE_MAP: {0: batch}, contract.CORE_PUPIL_CENTER: {0: batch}, contract.NEURONS: {0: Dim("n")}}
+    shapes = {
+        tensor_names.FEATURE_MAP: {0: batch},
+        tensor_names.CORE_PUPIL_CENTER: {0: batch},
+        tensor_names.NEURONS: {0: Dim("n")},
+    }
     return examples, shapes

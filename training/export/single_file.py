@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from server.bundle import manifest as contract
+from server.bundle import tensor_names
 from training.checkpoints.ensemble import Ensemble
 from training.export.graphs import batched, core_module, raw_examples
 from training.export.onnx_files import export_graph
@@ -46,4 +46,4 @@ class _SingleFile(nn.Module):
 def export_single_file(ensemble: Ensemble, mouse_id: str, path: Path) -> None:
     """Writes the graph with only standard ONNX operators. Its inputs are those that the responses depend on."""
     examples = raw_examples(ensemble.mice[mouse_id])
-    export_graph(_SingleFile(ensemble, mouse_id), examples, batched(examples), [contract.RESPONSE], path)
+    export_graph(_SingleFile(ensemble, mouse_id), examples, batched(examples), [tensor_names.RESPONSE], path)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from starlette.requests import Request
 
 from server.api.codecs.validation import validated
-from server.bundle.manifest import NeuronTable
+from server.bundle.neurons import NeuronTable
 from server.errors import InvalidInput, brief
 
 __all__ = ["MouseQuery", "NeuronQuery", "NoQuery", "read_query"]

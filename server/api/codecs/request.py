@@ -23,7 +23,8 @@ from server.api.codecs.schemas import (
     Units,
 )
 from server.api.codecs.validation import unknown_fields, validated
-from server.bundle.manifest import BEHAVIOR_CHANNELS, Channel, MouseRecord, NeuronTable
+from server.bundle.manifest import BEHAVIOR_CHANNELS, Channel, MouseRecord
+from server.bundle.neurons import NeuronTable
 from server.errors import InvalidInput, MalformedBody, NotFound, TooLarge, brief
 from server.inference.stimulus import Stimulus
 from server.settings import Settings

@@ -14,7 +14,8 @@ import pytest
 import torch
 from support.checkout import ROOT
 
-from server.bundle import manifest as contract
+from server.bundle import tensor_names
+from server.bundle.manifest import MANIFEST, load_manifest
 from server.errors import BundleError
 from server.inference import benchmark as bench
 from server.inference.core import WORTH_RESTRICTING, distinct_tokens, mask_of
@@ -105,7 +106,9 @@ def test_few_neurons_take_the_restricted_core_and_all_the_full_one(folder: Path)
     def opened() -> Session:
         session = inner()
         run = session.run
-        session.run = lambda tensors, stay=(): (ran.append(tensors[contract.TOKENS].shape[1]), run(tensors, stay))[1]
+        session.run = lambda tensors, stay=(): (ran.append(tensors[tensor_names.TOKENS].shape[1]), run(tensors, stay))[
+            1
+        ]
         return session
 
     core._open_restricted = opened
@@ -181,20 +184,20 @@ def test_a_manifest_of_before_gradients_is_still_read(folder: Path, tmp_path: Pa
     import shutil
 
     copy = shutil.copytree(folder, tmp_path / "old")
-    manifest = json.loads((copy / contract.MANIFEST).read_text())
+    manifest = json.loads((copy / MANIFEST).read_text())
     for name in ("token_cores", "core_tapes", "core_gradients", "weights"):
         del manifest[name]
     for mouse in manifest["mice"].values():
         for name in ("touched_tokens", "stem_gradients", "readout_gradients", "ensemble_gradient", "twin"):
             del mouse[name]
-    (copy / contract.MANIFEST).write_text(json.dumps(manifest))
+    (copy / MANIFEST).write_text(json.dumps(manifest))
     old, new = (Engine.load(path, provider="cpu", threads=1) for path in (copy, folder))
     inputs = draw(2, seed=11)
     np.testing.assert_allclose(old.predict("B", *inputs, [1]), new.predict("B", *inputs, [1]), rtol=1e-5, atol=1e-5)
 
 
 def test_one_file_per_mouse_needs_onnxruntime_alone(ensemble: Ensemble, folder: Path, tmp_path: Path) -> None:
-    manifest = contract.load_manifest(folder)
+    manifest = load_manifest(folder)
     for mouse_id, mouse in manifest.mice.items():
         assert mouse.twin is not None
         alone = tmp_path / f"{mouse_id}.onnx"
@@ -286,7 +289,7 @@ def test_one_stimulus_for_many_mice_runs_each_core_once_an_image(
     run = core.run
 
     def counted(tensors: dict[str, np.ndarray], stay: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        ran.append(len(tensors[contract.CORE_IMAGE]))
+        ran.append(len(tensors[tensor_names.CORE_IMAGE]))
         return run(tensors, stay)
 
     monkeypatch.setattr(core, "run", counted)

@@ -13,7 +13,7 @@ from support.golden import Golden, load_golden
 from support.tiny_bundle import TinyTwin
 from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
 
-from server.bundle import manifest as contract
+from server.bundle import tensor_names
 from server.errors import BundleError
 from server.inference.engine import Engine
 from server.inference.sessions import Precision, Provider, Session, open_core
@@ -104,11 +104,11 @@ def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(referenc
     assert {attention.width for attention in module.folded_attentions()} == {160}
     examples = core_examples(twin)
     path = tmp_path / "core.onnx"
-    export_graph(module, examples, batched(examples), [contract.FEATURE_MAP], path)
+    export_graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP], path)
     got = Session(path, wanted="cpu", threads=1).run({name: x.numpy() for name, x in examples.items()})
     with torch.inference_mode():
         expected = twin.core(*examples.values()).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(got[contract.FEATURE_MAP], expected, rtol=0, atol=BOUND)
+    np.testing.assert_allclose(got[tensor_names.FEATURE_MAP], expected, rtol=0, atol=BOUND)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -26,7 +26,7 @@ from support.tiny_bundle import TinyTwin, write_tiny_bundle
 from server.api.app import create_app
 from server.api.codecs import schemas
 from server.api.middleware import RequestMiddleware
-from server.bundle import manifest as contract
+from server.bundle.manifest import MANIFEST, hash_file
 from server.errors import InvalidInput, NotFound, NotReady
 from server.inference.engine import Engine
 from server.inference.noise import enlarge, white_noise
@@ -420,12 +420,12 @@ def make_heavy(twin: TinyTwin, megabytes: int, rng: np.random.Generator) -> None
     (twin.folder / file.path).write_bytes(model.SerializeToString())
     changed = file.model_copy(
         update={
-            "sha256": contract.hash_file(twin.folder / file.path),
+            "sha256": hash_file(twin.folder / file.path),
             "bytes": (twin.folder / file.path).stat().st_size,
         }
     )
     twin.manifest = twin.manifest.model_copy(update={"cores": [changed, *twin.manifest.cores[1:]]})
-    (twin.folder / contract.MANIFEST).write_text(twin.manifest.model_dump_json())
+    (twin.folder / MANIFEST).write_text(twin.manifest.model_dump_json())
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from support.tiny_twins import (
     tiny_twin,
 )
 
-from server.bundle.manifest import load_manifest, load_neurons, verify_files
+from server.bundle.manifest import load_manifest, verify_files
+from server.bundle.neurons import load_neurons
 from server.inference.engine import Engine
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
