@@ -61,7 +61,7 @@ class GraphLoader:
 
 @dataclass(frozen=True, eq=False)
 class MouseGraphs:
-    """The graphs of one mouse that a forward pass needs; see `server.bundle.manifest` for what each computes."""
+    """The graphs of one mouse that a forward pass needs; see `server.bundle.tensor_names`."""
 
     stems: list[Session]
     readouts: list[Session]

@@ -1,6 +1,6 @@
 """The graphs of a bundle as torch modules, and their export to ONNX.
 
-`server.bundle.manifest` describes the inputs and outputs of each graph.
+`server.bundle.tensor_names` describes the inputs and outputs of each graph.
 ."""
 
 from __future__ import annotations
