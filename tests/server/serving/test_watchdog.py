@@ -139,7 +139,7 @@ async def test_a_drain_waits_for_those_inside_and_refuses_others(monkeypatch: py
 
 SERVICE = """
 import threading
-from server.engine import Engine
+from server.inference.engine import Engine
 from server.service import TwinServer
 
 answer = Engine.predict_many
