@@ -1,12 +1,12 @@
-# Everything a newcomer types. `make` alone says what there is.
+# The commands of this project. `make` alone lists them.
 PYTHON ?= python3
 VENV := .venv
 SERVE_VENV := .venv-serve
 
-# onnxruntime-gpu where an NVIDIA GPU answers (Linux, x86-64), onnxruntime elsewhere; RUNTIME=cpu or RUNTIME=gpu decides.
+# onnxruntime-gpu if nvidia-smi finds a GPU (Linux, x86-64), otherwise onnxruntime; RUNTIME=cpu or RUNTIME=gpu overrides it.
 HAS_GPU := $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 RUNTIME ?= $(if $(HAS_GPU),gpu,cpu)
-# Where there is no GPU, one known version of torch, so that no pip resolves to gigabytes of CUDA by itself.
+# Without a GPU, one fixed version of torch, so that pip does not resolve to another one with gigabytes of CUDA.
 TORCH ?= $(if $(filter gpu,$(RUNTIME)),torch>=2.6,torch==2.13.0)
 
 SERVER_REQUIREMENTS := server/requirements.txt server/requirements-$(RUNTIME).txt
@@ -22,13 +22,14 @@ help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
 	@echo "make demo        simulate, train an ensemble, evaluate, export, serve, predict (about 10 minutes)"
 	@echo "make install     prepare $(VENV) for development"
-	@echo "make test        all tests; make test-quick: without the slow ones"
-	@echo "make kills       kill a training run at 20 random moments, and compare its end with an unbroken one's"
-	@echo "make check       lint, types, and which package may import which"
+	@echo "make test        run all tests; make test-quick: without the slow ones"
+	@echo "make kills       kill a training run at 20 random moments, resume it, and compare it with an uninterrupted run"
+	@echo "make check       run ruff, mypy and import-linter"
 	@echo "make format      format the code"
-	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes); make soak: 15 more"
-	@echo "make fuzz        10,000 broken requests"
-	@echo "make clean       remove the environments and all that was built"
+	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes)"
+	@echo "make soak        run good and bad requests for 15 minutes, and measure the worker's memory"
+	@echo "make fuzz        send 10,000 broken requests to a live server (about 10 minutes)"
+	@echo "make clean       remove the environments, builds and caches"
 
 install: $(VENV)/.installed
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make demo`: one line through everything, from simulated mice to an answer over HTTP. Run again, it goes on where it was.
+# `make demo`: all steps from simulated mice to a prediction over HTTP. Run it again to resume after an interruption.
 set -euo pipefail
 
 PYTHON=${PYTHON:-python3}
@@ -15,8 +15,8 @@ run() {
 
 run "$PYTHON" -m training simulate --output "$recordings" --mice 2 --neurons 150 --train-trials 1500 --seed 0
 
-# A small V1T: patches of 12 every 4 pixels, 2 blocks of 2 heads, 48 wide; an ensemble of 3. A run of some 2,000 updates
-# wants a higher learning rate than the paper's, warmed up, and a shorter second moment of AdamW (0.99, not 0.9999).
+# A small V1T: patches of 12 pixels with stride 4, 2 blocks of 2 heads, width 48; an ensemble of 3. A run of about 2,000
+# updates needs a higher learning rate than the paper's, with warm-up, and a smaller beta2 of AdamW (0.99, not 0.9999).
 run "$PYTHON" -m training train --recordings "$recordings" --output "$DEMO/run" --members 3 --set \
     core.patch_size=12 core.patch_stride=4 core.n_blocks=2 core.n_heads=2 core.dim=48 core.mlp_dim=96 \
     core.patch_dropout=0 core.block_dropout=0.05 core.l1=0.01 readout.l1=0.05 \

@@ -1,4 +1,4 @@
-"""The README's claims, run: its tree, its settings, its curl line and the twin that it is about."""
+"""The README: its table of settings, its commands and the demo twin that it describes; and the page of folders."""
 
 from __future__ import annotations
 
@@ -41,10 +41,16 @@ def test_every_folder_has_a_sentence_in_the_tree() -> None:
     assert {folder for folder, sentence in rows if sentence} == folders
 
 
-def test_settings_are_those_of_the_server() -> None:
-    section = README.split("Settings are environment variables", 1)[1].split("It listens on", 1)[0]
-    listed = re.findall(r"^\| `V1T_(\w+)` \|", section, flags=re.MULTILINE)
-    assert [name.lower() for name in listed] == list(Settings.model_fields)
+def test_settings_are_those_of_the_server_with_their_descriptions() -> None:
+    rows = re.findall(r"^\| `V1T_(\w+)` \|[^|]*\| (.+) \|$", README, flags=re.MULTILINE)
+    described = [(name.lower(), description) for name, description in rows]
+    assert described == [(name, field.description) for name, field in Settings.model_fields.items()]
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    names = re.findall(r"`([\w/]+/\w+\.py)`", README)
+    assert len(names) >= 7
+    assert [name for name in names if not (ROOT / name).is_file()] == []
 
 
 def test_demo_twin_is_small_and_says_that_it_is_simulated() -> None:

@@ -1,13 +1,17 @@
-"""The exported graphs against torch, at the published size: ratios, in one run.
+"""Compares the exported graphs with torch at the published size, as ratios of times in one run.
 
     python tests/perf/bench_engine.py [--threads 2] [--rounds 10] [--neurons 8000]
 
-Builds the paper's configuration (Table A.2) with random weights and eight mice, exports it, and times in interleaved
-rounds our torch model with materialised attention (eager, as the reference code runs it) and with
-scaled_dot_product_attention, the engine by batch size, few neurons, eight mice on one stimulus, and gradients, each of
-torch and of the engine; and where openvino is installed, the engine in it, in float32 and in bfloat16. Prints medians,
-ratios and the bounds that the ratios should keep. Nothing is asserted.
-Exporting takes some minutes; keep the bundle with --bundle. Leave the machine alone while it runs.
+Builds the paper's configuration (Table A.2) with random weights and eight mice, exports it, and times these cases in
+interleaved rounds:
+
+- our torch model with materialised attention ("eager", as in the reference code) and with scaled_dot_product_attention;
+- the engine by batch size, with few neurons, and with eight mice on one stimulus;
+- gradients of torch and of the engine;
+- the engine with OpenVINO in float32 and in bfloat16, if openvino is installed.
+
+Prints medians, ratios, and the bounds of the ratios. Nothing is asserted. The export takes some minutes; --bundle keeps
+the bundle. Do not use the machine for anything else while this runs.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ FEW = 10
 
 
 def build(n_neurons: int, n_mice: int, *, seed: int = 0) -> Twin:
-    """The published configuration; receptive fields lie all over the feature map, which favours no shortcut."""
+    """The published configuration, with receptive fields all over the feature map, so that no part can be skipped."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     mice = [
@@ -76,11 +80,15 @@ def with_kernel(twin: Twin, kernel: Literal["fused", "eager"], call: Callable[[]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="of torch and of onnxruntime (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=10, help="turns per case (default: %(default)s)")
-    parser.add_argument("--neurons", type=int, default=8000, help="per mouse (default: %(default)s)")
-    parser.add_argument("--mice", type=int, default=8, choices=range(2, 9), help="default: %(default)s")
-    parser.add_argument("--bundle", type=Path, help="keep the bundle here, and take it from here if it is there")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of torch and of onnxruntime (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="runs of each case (default: %(default)s)")
+    parser.add_argument("--neurons", type=int, default=8000, help="neurons per mouse (default: %(default)s)")
+    parser.add_argument(
+        "--mice", type=int, default=8, choices=range(2, 9), help="number of mice (default: %(default)s)"
+    )
+    parser.add_argument("--bundle", type=Path, help="folder of the bundle, which is exported there unless it exists")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     twin = build(args.neurons, args.mice)
@@ -147,7 +155,7 @@ def bench(twin: Twin, folder: Path, *, threads: int, rounds: int) -> None:
     print(f"best matrix product {gflops:.0f} GFLOP/s; {gflop:.1f} GFLOP an image, so {gflop / gflops * 1e3:.0f} ms")
     for name, seconds in per_image.items():
         print(f"  {name:<26}{seconds * 1e3:>9.1f} ms an image")
-    print(f"memory of all of this, torch too: {resident_mb():.0f} MB, {peak_mb():.0f} MB at most")
+    print(f"memory of this process, with torch: {resident_mb():.0f} MB, {peak_mb():.0f} MB at most")
     base, eager = per_image["engine, batch 1"], per_image["torch eager, batch 1"]
     print("ratios                                       got   bound")
     for what, ratio, bound in (
@@ -170,13 +178,13 @@ def bench(twin: Twin, folder: Path, *, threads: int, rounds: int) -> None:
 
 
 def report_error(name: str, got: np.ndarray, expected: np.ndarray) -> None:
-    """How far responses (B, N) are from those of onnxruntime in float32, as a part of what each neuron's vary."""
+    """The error of responses (B, N) against onnxruntime in float32, relative to each neuron's variation over images."""
     a, b = got - got.mean(0), expected - expected.mean(0)
-    moves = b.std(0) > 0.01 * np.median(b.std(0))  # without the neurons that look past the image
-    correlation = (a * b).sum(0)[moves] / np.sqrt((a**2).sum(0) * (b**2).sum(0))[moves]
-    relative = np.linalg.norm(got - expected, axis=0)[moves] / np.linalg.norm(b, axis=0)[moves]
+    varies = b.std(0) > 0.01 * np.median(b.std(0))  # neurons with a receptive field outside the image do not
+    correlation = (a * b).sum(0)[varies] / np.sqrt((a**2).sum(0) * (b**2).sum(0))[varies]
+    relative = np.linalg.norm(got - expected, axis=0)[varies] / np.linalg.norm(b, axis=0)[varies]
     print(
-        f"error of {name}, relative to how a neuron varies: median {np.median(relative):.1e}, "
+        f"error of {name}, relative to a neuron's variation: median {np.median(relative):.1e}, "
         f"worst {relative.max():.1e}; correlation of the worst neuron {correlation.min():.5f}"
     )
 

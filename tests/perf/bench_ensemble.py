@@ -1,9 +1,9 @@
-"""An ensemble of five at the published size: how long it takes to load, and what memory it takes at batch 8.
+"""An ensemble of five members at the published size: its loading time, and its memory at batch 8.
 
     python tests/perf/bench_ensemble.py [--threads 2] [--neurons 8000] [--bundle DIR]
 
-Builds five members of the paper's configuration (Table A.2) with random weights, exports them, and loads and asks them
-in a process of its own, which has no torch. Prints what it measured beside the bounds; nothing is asserted.
+Builds five members of the paper's configuration (Table A.2) with random weights, exports them, and loads and runs the
+bundle in a process of its own, without torch. Prints the measurements and their bounds. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from training.checkpoints.ensemble import Ensemble
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
 
-ASK = """
+# Runs in a process of its own.
+PREDICT = """
 import sys, time
 import numpy as np
 from server.inference.benchmark import peak_mb, resident_mb
@@ -40,23 +41,23 @@ for _ in range(4):
     engine.predict("A", *inputs)
     seconds.append(time.perf_counter() - start)
 print(f"loaded and verified in {loaded:.2f} s (bound 3)")
-print(f"{min(seconds) / 8 * 1e3:.0f} ms an image and ensemble at batch 8")
+print(f"{min(seconds) / 8 * 1e3:.0f} ms an image at batch 8, for all members")
 print(f"resident {resident_mb():.0f} MB, {peak_mb():.0f} MB at most (bound 1000), {before:.0f} MB before loading")
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--neurons", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--bundle", type=Path, help="keep the bundle here, and take it from here if it is there")
+    parser.add_argument("--threads", type=int, default=2, help="threads of onnxruntime (default: %(default)s)")
+    parser.add_argument("--neurons", type=int, default=8000, help="neurons of the mouse (default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, help="folder of the bundle, which is exported there unless it exists")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.bundle or Path(temporary) / "five"
         if not (folder / MANIFEST).exists():
             members = [Checkpoint(twin=build(args.neurons, 1, seed=seed)) for seed in range(5)]
             export_bundle(Ensemble(members), folder, options=BundleOptions(gradients=False))
-        command = [sys.executable, "-c", ASK, str(folder.resolve()), str(args.threads)]
+        command = [sys.executable, "-c", PREDICT, str(folder.resolve()), str(args.threads)]
         subprocess.run(command, cwd=Path(__file__).resolve().parents[2], check=True)
 
 

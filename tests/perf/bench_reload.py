@@ -1,9 +1,9 @@
-"""What a swap of bundles costs those who are being answered, and how soon a dead worker's place is taken.
+"""The effect of a reload on the latency of other requests, and the time until a dead worker is replaced.
 
     python tests/perf/bench_reload.py [--bundle exported_models/demo] [--rounds 5] [--requests 40] [--kills 3]
 
-Asks one question after another, in turns with nothing else going on and with one reload after another, each of which
-loads, verifies and warms another bundle of the same graphs; then kills the worker. Prints a table of ratios.
+Sends one request after another, in alternating rounds without reloads and with one reload after another. Each reload
+loads, verifies and warms up another bundle of the same graphs. Then it kills the worker several times. Prints a table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEY = "an-admin-key-of-the-bench"
 
 
 class Swapper:
-    """Two bundles of the same graphs, whose manifests differ, in turns in one place."""
+    """Swaps two bundles with the same graphs and different manifests in the folder that is served."""
 
     def __init__(self, bundle: Path, folder: Path, url: str) -> None:
         self.served, self.aside = folder / "served" / "twin", folder / "aside"
@@ -68,25 +68,25 @@ def latencies(client: httpx.Client, url: str, question: dict[str, object], reque
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "exported_models" / "demo")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=40, help="per round and case")
-    parser.add_argument("--kills", type=int, default=3)
-    arguments = parser.parse_args()
+    parser.add_argument("--bundle", type=Path, default=ROOT / "exported_models" / "demo", help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=40, help="requests per round and case (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=3, help="kills of the worker (default: %(default)s)")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
-        Swapper.prepare(arguments.bundle, folder)
+        Swapper.prepare(args.bundle, folder)
         with serving(folder / "served", folder, V1T_ADMIN_KEYS=KEY) as server, httpx.Client(timeout=600) as client:
             server.wait_for("/readyz", 200)
             mouse = client.get(f"{server.url}/mice").json()["mice"][0]
             image = np.random.default_rng(0).integers(0, 256, mouse["image_shape"]).tolist()
             question = {"mouse": mouse["mouse"], "image": image}
-            swapper = Swapper(arguments.bundle, folder, server.url)
+            swapper = Swapper(args.bundle, folder, server.url)
             latencies(client, server.url, question, 5)
             alone: list[float] = []
             beside: list[float] = []
-            for _ in range(arguments.rounds):
-                alone += latencies(client, server.url, question, arguments.requests)
+            for _ in range(args.rounds):
+                alone += latencies(client, server.url, question, args.requests)
                 stop = threading.Event()
 
                 def reload(stop: threading.Event = stop) -> None:
@@ -95,11 +95,11 @@ def main() -> None:
 
                 thread = threading.Thread(target=reload)
                 thread.start()
-                beside += latencies(client, server.url, question, arguments.requests)
+                beside += latencies(client, server.url, question, args.requests)
                 stop.set()
                 thread.join()
             back = []
-            for _ in range(arguments.kills):
+            for _ in range(args.kills):
                 supervisor = psutil.Process(server.process.pid)
                 (worker,) = (one for one in supervisor.children() if "worker" in " ".join(one.cmdline()))
                 start = time.perf_counter()
@@ -108,7 +108,7 @@ def main() -> None:
                 server.wait_for("/readyz", 200)
                 back.append(time.perf_counter() - start)
     print("| | p50 ms | p99 ms |\n|---|---|---|")
-    for name, seconds in (("nothing else", alone), ("one reload after another", beside)):
+    for name, seconds in (("without reloads", alone), ("with one reload after another", beside)):
         p50, p99 = (1000 * float(np.percentile(seconds, q)) for q in (50, 99))
         print(f"| {name} | {p50:.1f} | {p99:.1f} |")
     ratios = (np.percentile(beside, q) / np.percentile(alone, q) for q in (50, 99))

@@ -1,13 +1,13 @@
-"""What the service adds to the engine: beside other servers of the same tiny model, and at the published size.
+"""The overhead of the service: compared with other servers of a tiny model, and with the engine at the published size.
 
-    pip install litserve                        # for its rows; they are left out without it
+    pip install litserve                        # without it, its rows are left out
     python tests/perf/bench_service.py [--rounds 5] [--published path/to/bundle] [--only tiny]
 
-With a tiny model, so that overhead shows, of 8,000 neurons and of 7: requests/s of one image each, 32 connections at
-once, one thread per engine, in turns, round after round. With the published configuration of random weights: a burst of
-48 requests beside as many images in `Engine.predict`, and a lone request, also right after the burst. Prints medians
-and ratios; asserts nothing.
-Exporting takes a minute; --published keeps the bundle. Leave the machine alone while it runs.
+The tiny model, with 8,000 neurons and with 7, makes the overhead visible. The table gives requests/s of one image each,
+with 32 connections and one thread per engine; the servers are measured in turn, in several rounds. The published
+configuration has random weights. A burst of 48 requests is compared with as many images in `Engine.predict`, and so is
+a single request, also right after the burst. Prints medians and ratios. Nothing is asserted.
+The export takes a minute; --published keeps the bundle. Do not use the machine for anything else while this runs.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from server.bundle.manifest import MANIFEST  # noqa: E402
 from server.inference.engine import Engine  # noqa: E402
 
 CONNECTIONS = 32
-SHAPE, WIDTH = (1, 8, 12), 8 * 12 + 3 + 2  # mouse A of the tiny bundle; an image, behaviour and pupil centre in a row
+SHAPE, WIDTH = (1, 8, 12), 8 * 12 + 3 + 2  # mouse A of the tiny bundle; image, behaviour and pupil centre in one row
 
-# Each answers rows (B, WIDTH) with responses (B, N) from the same engine.
+# The other servers: each takes rows (B, WIDTH) and returns responses (B, N) of the same engine.
 MODEL = """
 import os, pathlib, sys
 sys.path.insert(0, os.environ["BENCH_ROOT"])
@@ -106,7 +106,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Contender:
-    """A server, what it is sent, and how its reply is read."""
+    """A server, the request that it gets, and how its reply is read."""
 
     name: str
     pid: int
@@ -122,7 +122,7 @@ def http_request(path: str, body: bytes, **headers: str) -> bytes:
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
-    """The body of the reply; as little of a client as there can be, so that the server is what is measured."""
+    """The body of the reply. The client does as little as possible, so that the server is measured."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
@@ -132,7 +132,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reques
 
 
 async def rate(contender: Contender, seconds: float) -> tuple[float, float]:
-    """Requests per second over all connections, and what one costs the server's processes, in ms of CPU."""
+    """Requests per second over all connections, and the CPU time per request of the server's processes, in ms."""
     count, end = 0, time.perf_counter() + seconds
 
     async def connection() -> None:
@@ -150,7 +150,7 @@ async def rate(contender: Contender, seconds: float) -> tuple[float, float]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of a process and all that it has started."""
+    """CPU time of a process and of all processes that it started."""
     parent = psutil.Process(pid)
     times = [process.cpu_times() for process in [parent, *parent.children(recursive=True)]]
     return sum(one.user + one.system for one in times)
@@ -166,7 +166,7 @@ async def once(contender: Contender) -> np.ndarray:
 
 @contextmanager
 def running(command: list[str], folder: Path, bundle: Path, port: int) -> Iterator[int]:
-    """Another server, by its process id; killed with all its processes in the end."""
+    """Starts another server and yields its process id; stops all its processes at the end."""
     environment = {
         **os.environ,
         "BENCH_ROOT": str(ROOT),
@@ -310,7 +310,7 @@ def report_tiny(medians: dict[str, tuple[float, ...]], plain: str, rounds: int, 
     for name, (requests, cpu) in medians.items():
         beside = f"{requests / lit:.2f}" if lit else ""
         print(f"| {name} | {requests:,.0f} | {cpu:.2f} | {requests / medians[plain][0]:.2f} | {beside} |")
-    print("\nAsked for: ours in binary at least 4 times BentoML's JSON, and at least LitServe's.\n")
+    print("\nTarget: ours in binary at least 4 times BentoML's JSON, and at least LitServe's rate.\n")
 
 
 def published(bundle: Path | None, rounds: int, neurons: int, burst: int) -> None:
@@ -403,12 +403,12 @@ async def measure(url: str, engine: Engine, rounds: int, burst: int) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn of the tiny model (default: %(default)s)")
-    parser.add_argument("--neurons", type=int, default=8000, help="of the published size (default: %(default)s)")
-    parser.add_argument("--published", type=Path, metavar="BUNDLE", help="keep that bundle here, and take it from here")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per server and round (default: %(default)s)")
+    parser.add_argument("--neurons", type=int, default=8000, help="of the larger models (default: %(default)s)")
+    parser.add_argument("--published", type=Path, metavar="BUNDLE", help="exported there unless it exists")
     parser.add_argument("--burst", type=int, default=48, help="requests at once (default: %(default)s)")
-    parser.add_argument("--only", choices=("tiny", "published"))
+    parser.add_argument("--only", choices=("tiny", "published"), help="run only one part")
     args = parser.parse_args()
     if args.only in (None, "tiny"):
         for neurons in (args.neurons, 7):

@@ -1,8 +1,8 @@
-"""How long until the first answer, and what a twin of 7,538 neurons costs to load.
+"""The time to the first answer of a server, and the time and memory to load a twin of 7,538 neurons.
 
     python tests/perf/bench_serving.py [--rounds 3] [--weights sensorium_p_sota_model.pth]
 
-prints a table. `--weights` is the Sensorium 2022 baseline of mouse 27204-5-13; by default the one beside the checkout.
+Prints a table. `--weights` is the Sensorium 2022 baseline of mouse 27204-5-13, by default that of ../shared/reference.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from training.checkpoints.importer import import_weights  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 
 WEIGHTS = ROOT.parent / "shared" / "reference" / "sensorium-pretrained" / "sensorium_p_sota_model.pth"
-# Runs in a process of its own, which loads nothing but the engine.
+# Runs in a process of its own, which only loads the engine.
 LOAD = """
 import re, sys, time
 import numpy as np
 from server.inference.engine import Engine
-def peak_mb():  # not getrusage, which starts from the parent's
+def peak_mb():  # not getrusage, whose peak includes the parent process
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 before = peak_mb()
 start = time.perf_counter()
@@ -47,7 +47,7 @@ print(loaded, first, peak_mb(), before)
 
 
 def load_cost(bundle: Path) -> tuple[float, float, float, float]:
-    """Seconds to load, seconds of the first prediction, peak resident MB, and that before loading."""
+    """Seconds to load, seconds of the first prediction, peak resident MB, and peak resident MB before loading."""
     command = [sys.executable, "-c", LOAD, str(bundle)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     loaded, first, peak, before = map(float, output.split())
@@ -55,7 +55,7 @@ def load_cost(bundle: Path) -> tuple[float, float, float, float]:
 
 
 def first_answer(bundles: Path, mouse: str, image: Path) -> float:
-    """Seconds from starting the server's process to the first answered prediction."""
+    """Seconds from the start of the server's process to the first reply to a prediction."""
     with tempfile.TemporaryDirectory() as home:
         start = time.perf_counter()
         with serving(bundles, Path(home)) as server:
@@ -72,8 +72,8 @@ def first_answer(bundles: Path, mouse: str, image: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="(default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "twin"

@@ -1,1 +1,1 @@
-"""Long runs against a live server: `make load`, `make soak`, `make fuzz`, and their short versions in the tests."""
+"""Long tests of a live server: `make load`, `make soak` and `make fuzz`. The test suite runs short versions of them."""

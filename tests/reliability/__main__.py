@@ -1,4 +1,4 @@
-"""The command line: `python -m reliability RUN`, from the repository's root with tests/ on the path, as make does."""
+"""The command line: `python -m reliability RUN`, with the repository's root and tests/ on the Python path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from reliability import drain, fuzz, kill, load, overload, soak, swap
-from reliability.place import Report
+from reliability.tally import Report
 
 Run = Callable[[], Report]
 LOAD = ("load", "overload", "kill", "drain", "swap")
@@ -17,22 +17,26 @@ LOAD = ("load", "overload", "kill", "drain", "swap")
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reliability",
-        description="Long runs against a live server on loopback: each starts its own, and stops by itself. Prints "
-        "markdown, and ends with 1 if anything was wrong.",
+        description="Long tests of a live server on loopback. Each starts and stops a server, and prints Markdown. "
+        "The exit code is 1 if there was a problem.",
         epilog="example: python -m reliability load --seconds 10 --only drain",
     )
     runs = parser.add_subparsers(dest="run", required=True, metavar="RUN")
     for name, seconds, text in (
-        ("load", 300, f"{', '.join(LOAD)}, one after another; about twice as long as its first part"),
-        ("soak", 900, "everything at once, and the slope of the worker's memory"),
+        ("load", 300, f"{', '.join(LOAD)}, one after another; takes about twice the given time"),
+        (
+            "soak",
+            900,
+            "good and bad requests, disconnects and reloads at once; measures the growth of the worker's memory",
+        ),
     ):
         timed = runs.add_parser(name, help=f"{text} (default: {seconds} s)", description=text)
-        timed.add_argument("--seconds", type=float, default=seconds, help="default: %(default)s")
-    runs.choices["load"].add_argument("--only", choices=LOAD, help="one part")
-    fuzzed = runs.add_parser("fuzz", help="broken requests of every kind")
-    fuzzed.add_argument("--cases", type=int, default=10_000, help="default: %(default)s")
+        timed.add_argument("--seconds", type=float, default=seconds, help="duration (default: %(default)s)")
+    runs.choices["load"].add_argument("--only", choices=LOAD, help="run only this part")
+    fuzzed = runs.add_parser("fuzz", help="send broken requests of every kind")
+    fuzzed.add_argument("--cases", type=int, default=10_000, help="number of requests (default: %(default)s)")
     for one in runs.choices.values():
-        one.add_argument("--seed", type=int, default=0)
+        one.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
     args = parser.parse_args()
     if args.run == "soak":
         return _print("soak", lambda: soak.run(seconds=args.seconds, seed=args.seed))
@@ -54,9 +58,9 @@ def _print(name: str, run: Run) -> int:
     report = run()
     print(f"### {name.capitalize()}\n\n{report.text}\n")
     for problem in report.problems:
-        print(f"- WRONG: {problem}")
+        print(f"- PROBLEM: {problem}")
     print(
-        f"{'Failed' if report.problems else 'All as it should be'}, after {time.monotonic() - start:.0f} s.\n",
+        f"{'Failed' if report.problems else 'No problems'}, after {time.monotonic() - start:.0f} s.\n",
         flush=True,
     )
     return 1 if report.problems else 0

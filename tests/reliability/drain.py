@@ -1,4 +1,4 @@
-"""SIGTERM under load: whatever the server had accepted is answered, then it ends with code 0."""
+"""SIGTERM under load: the server answers every request that it has accepted, and exits with code 0."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from reliability import questions
-from reliability.place import Place, Report, at
-from reliability.protocols import Reply, Wires, fitting
+from reliability.protocols import Connections, Reply, fitting
 from reliability.questions import Question
-from reliability.tally import Tally, markdown
+from reliability.served_bundles import ServedBundles, serve_bundles
+from reliability.tally import Report, Tally, markdown
 
 __all__ = ["run"]
 
@@ -25,7 +25,7 @@ _LOGGED = re.compile(r" (\d{3}) [\d.]+ ms (drain-\d+)")
 
 @dataclass
 class Sent:
-    """A request on its way, and what came of it."""
+    """A request that was sent, and its reply."""
 
     protocol: str
     question: Question
@@ -35,12 +35,12 @@ class Sent:
 
 
 def run(*, seconds: float, seed: int = 0) -> Report:
-    """Who is in the server's log, or sent well before the signal, has a whole reply."""
-    with at(V1T_ACCESS_LOG="true") as place:
-        requests, signalled = asyncio.run(_press(place, seconds, seed))
-        code = place.server.process.wait(90)
+    """Every request that is in the server's log, or was sent well before the signal, must have a complete reply."""
+    with serve_bundles(V1T_ACCESS_LOG="true") as served:
+        requests, signalled = asyncio.run(_run(served, seconds, seed))
+        code = served.server.process.wait(90)
         took = time.monotonic() - signalled
-        logged = {name: int(status) for status, name in _LOGGED.findall(place.server.log.read_text())}
+        logged = {name: int(status) for status, name in _LOGGED.findall(served.server.log.read_text())}
     tally = Tally()
     counts = {"answered before": 0, "in flight, answered": 0, "refused with Retry-After": 0, "never accepted": 0}
     for name, request in requests.items():
@@ -60,23 +60,23 @@ def run(*, seconds: float, seed: int = 0) -> Report:
             counts["in flight, answered"] += 1
     tally.allow(200, 503)
     if not counts["in flight, answered"]:
-        tally.complain("nothing was in flight: the run shows nothing")
+        tally.complain("no request was in flight at the signal, so this run tests nothing")
     if tally.without_retry_after:
         tally.complain(f"{tally.without_retry_after} refusals without Retry-After")
     if code != 0:
-        tally.complain(f"the server ended with code {code}")
+        tally.complain(f"the server exited with code {code}")
     lines = [*counts.items(), ("accepted and lost", tally.lost), ("wrong", tally.wrong)]
     text = (
-        f"{CLIENTS} clients for {seconds:.0f} s, then SIGTERM; the server ended with code {code} after {took:.1f} s."
+        f"{CLIENTS} clients for {seconds:.0f} s, then SIGTERM; the server exited with code {code} after {took:.1f} s."
         "\n\n"
         f"{markdown(('requests', 'count'), lines)}"
     )
     return Report(text, tally.problems)
 
 
-async def _press(place: Place, seconds: float, seed: int) -> tuple[dict[str, Sent], float]:
-    """Every request by its id, and when the signal came."""
-    asked = questions.draw_questions(questions.load(place.bundles), np.random.default_rng(seed), kinds=("predict",))
+async def _run(served: ServedBundles, seconds: float, seed: int) -> tuple[dict[str, Sent], float]:
+    """Every request by its id, and the time of the signal."""
+    asked = questions.draw_questions(questions.load(served.bundles), np.random.default_rng(seed), kinds=("predict",))
     pairs = [(question, fitting(question, WAYS)) for question in asked]
     requests: dict[str, Sent] = {}
     over = asyncio.Event()
@@ -89,18 +89,18 @@ async def _press(place: Place, seconds: float, seed: int) -> tuple[dict[str, Sen
             name = f"drain-{len(requests)}"
             requests[name] = request = Sent(protocol.name, question, time.monotonic())
             try:
-                request.reply = await protocol.ask(wires, question, {"X-Request-ID": name})
-            except Exception:  # whatever it is, it was no answer; the log says whether there should have been one
+                request.reply = await protocol.ask(connections, question, {"X-Request-ID": name})
+            except Exception:  # there was no reply; the log shows whether the server had accepted the request
                 if over.is_set():
                     return
             request.replied = time.monotonic()
 
-    async with Wires(place.server.url, keep=False) as wires, asyncio.TaskGroup() as group:
+    async with Connections(served.server.url, keep=False) as connections, asyncio.TaskGroup() as group:
         for number in range(CLIENTS):
             group.create_task(client(number))
         await asyncio.sleep(seconds)
         signalled = time.monotonic()
-        place.server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.5)  # who asks now comes to a server that is closing
+        served.server.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)  # requests of this time reach a server that is shutting down
         over.set()
     return requests, signalled

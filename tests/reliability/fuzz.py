@@ -1,6 +1,6 @@
-"""Fuzz: whatever the OpenAPI document allows or not, and bodies of every kind broken in every way that we thought of.
+"""Fuzz: requests that the OpenAPI document allows or forbids, and broken bodies of every kind.
 
-No reply may be a 5xx, none may take long, memory may not grow, and proper questions are answered as before.
+No reply may be a 5xx or take long, memory may not grow, and good questions must still be answered correctly.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from hypothesis.errors import Unsatisfiable
 from PIL import Image
 
 from reliability import questions
-from reliability.place import Place, Report, at, worker_of
-from reliability.pressure import ask
-from reliability.protocols import PROTOCOLS, Wires, fitting
-from reliability.tally import Tally, markdown
+from reliability.clients import ask
+from reliability.protocols import PROTOCOLS, Connections, fitting
+from reliability.served_bundles import ServedBundles, serve_bundles, worker_of
+from reliability.tally import Report, Tally, markdown
 
 __all__ = ["BODIES", "FILES", "form", "run"]
 
 HUNG = 20.0  # seconds
-GROWTH = 32.0  # MB, in the second half: the first one fills what the allocator keeps
+GROWTH = 32.0  # MB in the last 45 % of the cases: during the first ones the allocator's pools fill
 NPY, JSON, FORM = "application/x-npy", "application/json", "multipart/form-data; boundary=xyz"
 
 Sent = tuple[str, bytes, dict[str, str]]  # path, body, headers
@@ -45,13 +45,13 @@ Sent = tuple[str, bytes, dict[str, str]]  # path, body, headers
 
 @dataclass
 class Seen:
-    """Of one kind of body, or one operation."""
+    """The replies to one kind of body, or to one operation."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     slowest: float = 0.0
 
 
-# Bodies as they should be: mouse A of the tiny bundle, (1, 8, 12)
+# Valid bodies: mouse A of the tiny bundle, (1, 8, 12)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 12), dtype=np.uint8)
 
@@ -96,7 +96,7 @@ def _v2() -> tuple[dict[str, Any], bytes]:
     return {"inputs": described}, b"".join(array.tobytes() for array in arrays.values())
 
 
-# Bombs and other particular bodies
+# Decompression bombs and other special bodies
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
@@ -124,10 +124,10 @@ def _nested(depth: int) -> bytes:
 
 
 FILES: Mapping[str, bytes] = {
-    "PNG that claims 2^31 pixels a side": _png_of(2**31 - 1, 2**31 - 1, zlib.compress(b"\0")),
+    "PNG whose header says 2^31 pixels a side": _png_of(2**31 - 1, 2**31 - 1, zlib.compress(b"\0")),
     "PNG bomb: 20,000 a side, black": _png_of(20_000, 20_000, zlib.compress(bytes(20_001 * 2_000), 9)),
     "PNG of 8 x 12 whose pixels are 64 MB": _png_of(12, 8, zlib.compress(bytes(64 * 1024**2), 9)),
-    "PNG with a bomb for text": _png()[:33]
+    "PNG with a decompression bomb as text": _png()[:33]
     + _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(64 * 1024**2)))
     + _png()[33:],
     "zip bomb": _zip(64 * 1024**2),
@@ -137,7 +137,7 @@ FILES: Mapping[str, bytes] = {
     "npy of a negative shape": _npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 1, 8, 12), }\n"),
     "npy of objects": _npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n")
     + b"cos\nsystem\n(S'true'\ntR.",
-    "npy whose header calls": _npy_header("__import__('os').system('true')\n"),
+    "npy whose header calls a function": _npy_header("__import__('os').system('true')\n"),
     "npy with a header of 60,000 brackets": _npy_header("(" * 60_000),
     "npy of NaN": _npy(np.full((1, 8, 12), np.nan, np.float32)),
     "npy of infinity": _npy(np.full((1, 8, 12), 1e300)),
@@ -146,8 +146,8 @@ FILES: Mapping[str, bytes] = {
     "npy of complex numbers": _npy(np.zeros((8, 12), complex)),
     "npy of fields": _npy(np.zeros((8, 12), [("a", "<f4")])),
     "npy of nothing": _npy(np.zeros((0, 1, 8, 12), np.float32)),
-    "npy of no dimension": _npy(np.float32(1)),
-    "npy in Fortran's order": _npy(np.asfortranarray(IMAGES[0])),
+    "npy without dimensions": _npy(np.float32(1)),
+    "npy in Fortran order": _npy(np.asfortranarray(IMAGES[0])),
     "npy in the other byte order": _npy(IMAGES.astype(">f8")),
     "SVG that asks for a file": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
     "nothing": b"",
@@ -160,7 +160,7 @@ BODIES: Mapping[str, bytes] = {
     "a number of 100,000 digits": b'{"mouse": "A", "image": [[' + b"9" * 100_000 + b"]]}",
     "a key twice": b'{"mouse": "A", "mouse": "B", "image": [[1]]}',
     "a lone surrogate": b'{"mouse": "\\ud800", "image": [[1]]}',
-    "no UTF-8": b'{"mouse": "\xff\xfe", "image": [[1]]}',
+    "not UTF-8": b'{"mouse": "\xff\xfe", "image": [[1]]}',
     "a path": b'{"mouse": "../../etc/passwd", "image": {"path": "/etc/passwd"}}',
     "a URL": b'{"mouse": "A", "image": {"url": "http://127.0.0.1:1/"}}',
     "a million neurons": b'{"mouse": "A", "image": [[1]], "neuron_ids": [' + b"1," * 10**6 + b"1]}",
@@ -171,15 +171,15 @@ BODIES: Mapping[str, bytes] = {
 
 
 def _broken(body: bytes) -> st.SearchStrategy[bytes]:
-    """The body, cut, with bytes changed, put in, or said twice."""
-    place = st.integers(0, len(body))
-    cut = place.map(lambda end: body[:end])
+    """The body, possibly cut, or with bytes changed, inserted or repeated."""
+    position = st.integers(0, len(body))
+    cut = position.map(lambda end: body[:end])
     change = st.lists(st.tuples(st.integers(0, len(body) - 1), st.integers(0, 255)), min_size=1, max_size=4).map(
         lambda changes: bytes(dict(changes).get(i, byte) for i, byte in enumerate(body))
     )
-    put_in = st.tuples(place, st.binary(min_size=1, max_size=40)).map(lambda x: body[: x[0]] + x[1] + body[x[0] :])
-    twice = st.tuples(place, place).map(lambda x: body[: max(x)] + body[min(x) :])
-    return st.one_of(st.just(body), cut, change, put_in, twice)
+    insert = st.tuples(position, st.binary(min_size=1, max_size=40)).map(lambda x: body[: x[0]] + x[1] + body[x[0] :])
+    repeat = st.tuples(position, position).map(lambda x: body[: max(x)] + body[min(x) :])
+    return st.one_of(st.just(body), cut, change, insert, repeat)
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -241,10 +241,10 @@ def any_form(draw: st.DrawFn) -> Sent:
 @st.composite
 def v2_binary(draw: st.DrawFn) -> Sent:
     head, rest = _v2()
-    places: list[Any] = [head, *head["inputs"], *(one["parameters"] for one in head["inputs"])]
+    objects: list[Any] = [head, *head["inputs"], *(one["parameters"] for one in head["inputs"])]
     for _ in range(draw(st.integers(0, 2))):
-        place = draw(st.sampled_from(places))
-        place[draw(st.sampled_from([*place, "data", "outputs", "parameters", "id"]))] = draw(json_values)
+        target = draw(st.sampled_from(objects))
+        target[draw(st.sampled_from([*target, "data", "outputs", "parameters", "id"]))] = draw(json_values)
     text = json.dumps(head).encode()
     if draw(st.booleans()):
         rest = draw(st.one_of(_broken(rest), st.just(np.full(len(rest) // 4, np.nan, "<f4").tobytes())))
@@ -283,27 +283,27 @@ KINDS: Mapping[str, Callable[[], st.SearchStrategy[Sent]]] = {
 
 
 def run(*, cases: int, seed: int = 0) -> Report:
-    """So many cases, half of them from the OpenAPI document, half broken bodies."""
+    """Sends `cases` requests: half are made from the OpenAPI document, half have broken bodies."""
     seen: defaultdict[str, Seen] = defaultdict(Seen)
     problems: list[str] = []
-    with at() as place, httpx.Client(base_url=place.server.url, timeout=HUNG, trust_env=False) as http:
+    with serve_bundles() as served, httpx.Client(base_url=served.server.url, timeout=HUNG, trust_env=False) as http:
         memory = []
         for turn, share in enumerate((0.1, 0.45, 0.45)):
-            tests = {**_bodies(http, seen), **_operations(place, seen)}
+            tests = {**_bodies(http, seen), **_operations(served, seen)}
             n_bodies = len(KINDS)
             counts = [cases / 2 / (n_bodies if i < n_bodies else len(tests) - n_bodies) for i in range(len(tests))]
             for (name, test), count in zip(tests.items(), counts, strict=True):
                 try:
                     _hypothesis(test, max(2, round(share * count)), seed + turn)()
                 except Unsatisfiable:
-                    continue  # an operation without parameters has no wrong ones
-                except (Exception, BaseExceptionGroup) as error:  # the falsifying example is in its notes
+                    continue  # an operation without parameters has no invalid requests
+                except (Exception, BaseExceptionGroup) as error:  # its notes have the failing example
                     notes = " ".join(getattr(error, "__notes__", []))
                     problems.append(f"{name}: {error} {notes}"[:1500])
-            memory.append(worker_of(place.server).memory_info().rss / 1024**2)
-        problems += asyncio.run(_ask_properly(place))
+            memory.append(worker_of(served.server).memory_info().rss / 1024**2)
+        problems += asyncio.run(_ask_again(served))
     if memory[2] - memory[1] > GROWTH:
-        problems.append(f"memory grew by {memory[2] - memory[1]:.0f} MB in the second half")
+        problems.append(f"memory grew by {memory[2] - memory[1]:.0f} MB in the last 45 % of the cases")
     lines = [
         (name, f"{one.statuses.total():,}", *(f"{_hundreds(one, i):,}" for i in (2, 4, 5)), f"{one.slowest:.2f}")
         for name, one in seen.items()
@@ -311,8 +311,8 @@ def run(*, cases: int, seed: int = 0) -> Report:
     total = sum(one.statuses.total() for one in seen.values())
     statuses = sum((one.statuses for one in seen.values()), Counter[int]())
     text = (
-        f"{total:,} cases, seed {seed}. Resident memory of the worker: {memory[0]:.0f} MB after a tenth of them, "
-        f"{memory[1]:.0f} MB after half, {memory[2]:.0f} MB after all.\n\n"
+        f"{total:,} cases, seed {seed}. Resident memory of the worker: {memory[0]:.0f} MB after 10 % of them, "
+        f"{memory[1]:.0f} MB after 55 %, {memory[2]:.0f} MB after all.\n\n"
         f"{markdown(('bodies and operations', 'cases', '2xx', '4xx', '5xx', 'slowest s'), lines)}\n\n"
         f"Statuses: {', '.join(f'{status}: {count:,}' for status, count in sorted(statuses.items()))}."
     )
@@ -336,29 +336,29 @@ def _bodies(http: httpx.Client, seen: defaultdict[str, Seen]) -> dict[str, Any]:
             path, body, headers = sent
             start = time.perf_counter()
             response = http.post(path, content=body, headers=[(k, v.encode("latin-1")) for k, v in headers.items()])
-            _look(seen[name], response.status_code, start, response.text[:300])
+            _record(seen[name], response.status_code, start, response.text[:300])
 
         return test
 
     return {name: test_of(name, strategy()) for name, strategy in KINDS.items()}
 
 
-def _look(seen: Seen, status: int, start: float, text: str) -> None:
+def _record(seen: Seen, status: int, start: float, text: str) -> None:
     seen.statuses[status] += 1
     seen.slowest = max(seen.slowest, time.perf_counter() - start)
     assert status < 500, f"status {status}: {text}"
 
 
 @schemathesis.serializer(NPY)
-def _as_it_is(ctx: schemathesis.SerializationContext, value: Any) -> bytes:
+def _unchanged(ctx: schemathesis.SerializationContext, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
-def _operations(place: Place, seen: defaultdict[str, Seen]) -> dict[str, Any]:
-    """Of the OpenAPI document, in which our mice are named, so that not every case ends at `no such mouse`."""
-    document = httpx.get(f"{place.server.url}/docs.json").json()
+def _operations(served: ServedBundles, seen: defaultdict[str, Seen]) -> dict[str, Any]:
+    """Tests of each operation of the OpenAPI document, with the names of real mice, as most would be 404 otherwise."""
+    document = httpx.get(f"{served.server.url}/docs.json").json()
     _name_mice(document)
-    # Of three equal numbers; in lists, schemathesis takes prefixItems for the items of an older JSON schema.
+    # Three numbers of one type: schemathesis misreads prefixItems as the items of an older JSON schema.
     coordinates = document["components"]["schemas"]["NeuronsReply"]["properties"]["coordinates_um"]["items"]["anyOf"][0]
     coordinates["items"] = coordinates.pop("prefixItems")[0]
     names = ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
@@ -369,11 +369,11 @@ def _operations(place: Place, seen: defaultdict[str, Seen]) -> dict[str, Any]:
         @given(strategy)
         def test(case: schemathesis.Case) -> None:
             with contextlib.suppress(ValueError, TypeError):
-                if float(case.headers.get("X-Request-Timeout", 60)) < 1:  # a 504 would be right
+                if float(case.headers.get("X-Request-Timeout", 60)) < 1:  # a 504 would be correct
                     del case.headers["X-Request-Timeout"]
             start = time.perf_counter()
-            response = case.call(base_url=place.server.url, timeout=HUNG)
-            _look(seen[name], response.status_code, start, response.text[:300])
+            response = case.call(base_url=served.server.url, timeout=HUNG)
+            _record(seen[name], response.status_code, start, response.text[:300])
             case.validate_response(response, checks=conforming)
 
         return test
@@ -401,13 +401,13 @@ def _name_mice(document: dict[str, Any]) -> None:
                     parameter["schema"] = {"type": "string", "enum": names[parameter["name"]]}
 
 
-async def _ask_properly(place: Place) -> list[str]:
-    """Whether the server answers rightly still."""
-    asked = questions.draw_questions(questions.load(place.bundles), np.random.default_rng(0), sizes=(1, 3))
+async def _ask_again(served: ServedBundles) -> list[str]:
+    """Problems of the answers to good questions, after all the broken ones."""
+    asked = questions.draw_questions(questions.load(served.bundles), np.random.default_rng(0), sizes=(1, 3))
     tally = Tally()
-    async with Wires(place.server.url) as wires:
+    async with Connections(served.server.url) as connections:
         for question in asked:
             for protocol in fitting(question, tuple(PROTOCOLS)):
-                await ask(wires, question, protocol, tally)
+                await ask(connections, question, protocol, tally)
     tally.allow(200)
     return tally.problems

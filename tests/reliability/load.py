@@ -1,4 +1,4 @@
-"""Load: many clients, every mouse, size and protocol, each reply checked against its own expected values."""
+"""Load: many clients, with every mouse, size and protocol; each reply is compared with its expected values."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ import time
 import numpy as np
 
 from reliability import questions
-from reliability.place import Place, Report, at
-from reliability.pressure import press
-from reliability.protocols import Wires
-from reliability.tally import Tally
+from reliability.clients import run_clients
+from reliability.protocols import Connections
+from reliability.served_bundles import ServedBundles, serve_bundles
+from reliability.tally import Report, Tally
 
 __all__ = ["run"]
 
 
 def run(*, seconds: float, clients: int = 64, seed: int = 0) -> Report:
-    """No reply may be wrong, lost or swapped, and no status other than 200."""
-    with at() as place:
-        return asyncio.run(_press(place, seconds, clients, seed))
+    """No reply may be wrong, lost or another request's, and every status must be 200."""
+    with serve_bundles() as served:
+        return asyncio.run(_run(served, seconds, clients, seed))
 
 
-async def _press(place: Place, seconds: float, clients: int, seed: int) -> Report:
+async def _run(served: ServedBundles, seconds: float, clients: int, seed: int) -> Report:
     asked = questions.draw_questions(
-        questions.load(place.bundles), np.random.default_rng(seed), each=3 if seconds > 60 else 1
+        questions.load(served.bundles), np.random.default_rng(seed), each=3 if seconds > 60 else 1
     )
-    async with Wires(place.server.url) as wires:
+    async with Connections(served.server.url) as connections:
         tally = Tally()
         end = time.monotonic() + seconds
-        await press(wires, asked, tally, clients=clients, go_on=lambda: time.monotonic() < end, seed=seed)
+        await run_clients(
+            connections, asked, tally, clients=clients, keep_running=lambda: time.monotonic() < end, seed=seed
+        )
     tally.allow(200)
     text = (
-        f"{clients} clients for {seconds:.0f} s, {len(asked)} questions of which any two answers differ by at least "
-        f"{questions.closest(asked):.2g} (a reply is wrong from {questions.TOLERANCE:g}).\n\n{tally.table()}"
+        f"{clients} clients for {seconds:.0f} s, with {len(asked)} questions. Any two answers differ by at least "
+        f"{questions.closest(asked):.2g}; a reply is wrong if it is off by more than {questions.TOLERANCE:g}.\n\n"
+        f"{tally.table()}"
     )
     return Report(text, tally.problems)

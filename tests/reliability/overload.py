@@ -1,4 +1,4 @@
-"""Overload: ten times what the server can compute, at a fixed rate that waits for nobody."""
+"""Overload: ten times as many requests as the server can answer, sent at a fixed rate without waiting for replies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 
 from reliability import questions
-from reliability.place import DEMO, Place, Report, at
-from reliability.protocols import BODIES, Reply, Wires, read_npy
+from reliability.protocols import BODIES, Connections, Reply, read_npy
 from reliability.questions import Question
-from reliability.tally import Tally, percentile
+from reliability.served_bundles import DEMO, ServedBundles, serve_bundles
+from reliability.tally import Report, Tally, percentile
 
 __all__ = ["run"]
 
@@ -21,22 +21,22 @@ WAYS = ("form of .npy", "form of PNGs, .npy back")
 
 
 def run(*, seconds: float, deadline: float = 2.0, seed: int = 0, in_time: bool = True) -> Report:
-    """Only 200, or 429 and 503 with Retry-After; what is accepted comes within the deadline, 99 times in a hundred.
+    """Statuses must be 200, or 429 and 503 with Retry-After; 99 % of the answers must come within the deadline.
 
     Args:
-        in_time: judge the time too, which says something on a machine that does nothing else.
+        in_time: also check the deadline, which makes sense only on a machine that does nothing else.
     """
-    with at([DEMO]) as place:
-        return asyncio.run(_press(place, seconds, deadline, seed, in_time))
+    with serve_bundles([DEMO]) as served:
+        return asyncio.run(_run(served, seconds, deadline, seed, in_time))
 
 
-async def _press(place: Place, seconds: float, deadline: float, seed: int, in_time: bool) -> Report:
+async def _run(served: ServedBundles, seconds: float, deadline: float, seed: int, in_time: bool) -> Report:
     rng = np.random.default_rng(seed)
-    # Gradients mostly: the engine is what runs out, and neither who asks nor the wire.
-    judges = questions.load(place.bundles)
-    asked = questions.draw_questions(judges, rng, sizes=(1,), kinds=("predict", "gradient"))
-    async with Wires(place.server.url) as wires:
-        sender = _Sender(wires, deadline)
+    # Mostly gradients, so that the engine is the bottleneck, not the clients or the network.
+    engines = questions.load(served.bundles)
+    asked = questions.draw_questions(engines, rng, sizes=(1,), kinds=("predict", "gradient"))
+    async with Connections(served.server.url) as connections:
+        sender = _Sender(connections, deadline)
         capacity = await _capacity(sender, asked, seconds=max(2.0, seconds / 6))
         sender.tally = tally = Tally()
         start, sent = time.monotonic(), 0
@@ -51,18 +51,18 @@ async def _press(place: Place, seconds: float, deadline: float, seed: int, in_ti
     if tally.without_retry_after:
         tally.complain(f"{tally.without_retry_after} refusals without Retry-After")
     if in_time and accepted > deadline:
-        tally.complain(f"p99 of the accepted is {accepted:.2f} s, past the deadline of {deadline:g} s")
+        tally.complain(f"p99 of the answers is {accepted:.2f} s, later than the deadline of {deadline:g} s")
     done = len(tally.seconds) / seconds
     text = (
-        f"Predictions and gradients of 1 and 2 images: 8 clients get {capacity:.1f} answers/s. "
-        f"Then {sent / seconds:.0f} requests/s for {seconds:.0f} s, each with X-Request-Timeout: {deadline:g}: "
+        f"Predictions and gradients of 1 and 2 images. 8 clients that wait for each reply: {capacity:.1f} answers/s. "
+        f"Then {sent / seconds:.0f} requests/s for {seconds:.0f} s, each with X-Request-Timeout: {deadline:g}. Result: "
         f"{done:.1f} answers/s, p99 {accepted:.2f} s.\n\n{tally.table()}"
     )
     return Report(text, tally.problems)
 
 
 async def _capacity(sender: _Sender, asked: list[Question], *, seconds: float) -> float:
-    """Requests per second that are answered when as many are asked as are answered."""
+    """Answers per second to clients that each wait for a reply before the next request."""
     start = time.monotonic()
 
     async def client(number: int) -> None:
@@ -75,11 +75,11 @@ async def _capacity(sender: _Sender, asked: list[Question], *, seconds: float) -
 
 
 class _Sender:
-    """Asks on bare connections: a client with a pool takes longer over a thousand requests than the server does."""
+    """Sends requests on plain sockets: a client with a pool would be slower than the server at this rate."""
 
-    def __init__(self, wires: Wires, deadline: float) -> None:
-        self._wires = wires
-        url = wires.http.base_url
+    def __init__(self, connections: Connections, deadline: float) -> None:
+        self._connections = connections
+        url = connections.http.base_url
         self._host, self._port = url.host, url.port
         self._headers = f"Host: {url.host}\r\nConnection: close\r\nX-Request-Timeout: {deadline:g}\r\n"
         self.tally = Tally()
@@ -94,7 +94,7 @@ class _Sender:
             self.tally.take(way, question, reply, time.perf_counter() - start)
 
     async def _send(self, question: Question, way: str) -> Reply:
-        body, content_type = self._wires.body(question, BODIES[way])
+        body, content_type = self._connections.body(question, BODIES[way])
         head = (
             f"POST /{question.kind} HTTP/1.1\r\n{self._headers}Accept: application/x-npy\r\n"
             f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -1,7 +1,7 @@
-"""The ways to ask: each sends a question over the wire and reads what came back.
+"""Protocols: each sends a question over HTTP and reads the reply.
 
-Written from the contract, by hand or with the published client and an unmodified `tritonclient`: nothing is shared with
-the server.
+They are written from the HTTP contract, by hand or with the published client and an unmodified `tritonclient`. They
+share no code with the server.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ with warnings.catch_warnings():
     import tritonclient.http.aio as triton
     from tritonclient.utils import InferenceServerException
 
-__all__ = ["BODIES", "PROTOCOLS", "Protocol", "Reply", "Wires", "fitting", "read_npy"]
+__all__ = ["BODIES", "PROTOCOLS", "Connections", "Protocol", "Reply", "fitting", "read_npy"]
 
 JSON, NPY = "application/json", "application/x-npy"
 
-Body = Callable[[Question], tuple[bytes, str]]  # and its type
+Body = Callable[[Question], tuple[bytes, str]]  # the body and its media type
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """A reply.
 
     Attributes:
-        arrays: in the order of the .npy reply; None where it was refused.
-        hash: of the bundle that is said to have answered.
-        text: of a refusal.
+        arrays: in the order of the .npy reply; None if the request was refused.
+        hash: of the bundle that answered, as the reply states it.
+        text: body of a refusal.
     """
 
     status: int
@@ -53,16 +53,16 @@ class Reply:
     text: str = ""
 
 
-class Wires:
-    """The connections of one run.
+class Connections:
+    """The HTTP clients of one run.
 
     Args:
-        retries: of the published client; the other wires never ask twice.
-        keep: leave connections open between requests.
+        retries: number of retries of the published client; the others never retry.
+        keep: keep connections open between requests.
     """
 
     def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 8, keep: bool = True) -> None:
-        # The server closes connections that idle for 5 s; who keeps them as long may ask on one that is just closing.
+        # The server closes connections that are idle for 5 s. Close them earlier: no request then meets a closed one.
         idle = 2.0
         limits = httpx.Limits(
             max_connections=None, max_keepalive_connections=None if keep else 0, keepalive_expiry=idle
@@ -72,10 +72,10 @@ class Wires:
         self.client = AsyncClient(url, timeout=timeout, retries=retries)
         self._bodies: dict[tuple[Question, Body], tuple[bytes, str]] = {}
         self.triton = triton.InferenceServerClient(url.removeprefix("http://"), conn_limit=512, conn_timeout=timeout)
-        self.triton._stub.connector._keepalive_timeout = idle  # it has no argument for it
+        self.triton._stub.connector._keepalive_timeout = idle  # there is no argument for it
 
     def body(self, question: Question, body_of: Body) -> tuple[bytes, str]:
-        """Written once: who asks should cost little beside who answers."""
+        """The body and its media type, encoded once per question, so that clients need little of the CPU."""
         key = (question, body_of)
         if key not in self._bodies:
             self._bodies[key] = body_of(question)
@@ -90,26 +90,29 @@ class Wires:
         await self.http.aclose()
         await self.client.aclose()
         await self.triton.close()
-        await asyncio.sleep(0.05)  # aiohttp's connections close a little later than it says
+        await asyncio.sleep(0.05)  # aiohttp closes its connections shortly after close() returns
 
 
-Ask = Callable[[Wires, Question, Mapping[str, str]], Awaitable[Reply]]
+Ask = Callable[[Connections, Question, Mapping[str, str]], Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to ask.
+    """A way to send a question.
 
     Attributes:
-        max_images: what this way is used for; larger ones are possible, and slow to write.
+        kinds: the kinds of question that it can send.
+        max_images: most images per request in these tests; more are possible, but slow to encode.
+        grey: whether it can only send images with one channel.
+        together: whether it asks all mice of the bundle about the same images.
     """
 
     name: str
     ask: Ask
     kinds: frozenset[str]
     max_images: int
-    grey: bool = False  # carries one channel only
-    together: bool = False  # asks all mice of the bundle about the same images
+    grey: bool = False
+    together: bool = False
 
 
 # Bodies
@@ -138,7 +141,7 @@ def _form(question: Question) -> dict[str, str]:
 
 def _npy_file(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, array.astype(np.uint8))  # whole grey levels
+    np.save(stream, array.astype(np.uint8))  # integer grey levels
     return stream.getvalue()
 
 
@@ -167,7 +170,7 @@ def _from_json(response: httpx.Response, question: Question) -> Reply:
     else:
         lists = [[reply["responses"], reply["spread"]]]
     if question.neuron_ids is not None and reply["neuron_ids"] != question.neuron_ids:
-        raise AssertionError("the reply names other neurons")
+        raise AssertionError("the reply has other neurons")
     arrays = [np.array(values, np.float32) for values in lists]
     return Reply(200, arrays, reply["model"]["hash"], reply["mouse"])
 
@@ -183,7 +186,7 @@ def read_npy(response: httpx.Response) -> Reply:
     return Reply(200, arrays, head["model"]["hash"], head["mouse"])
 
 
-# Ways
+# Protocols
 
 
 def _json_body(question: Question) -> tuple[bytes, str]:
@@ -209,27 +212,27 @@ BODIES: Mapping[str, Body] = MappingProxyType({"form of .npy": _npy_body, "form 
 
 
 def _ours(body_of: Body, accept: str) -> Ask:
-    async def ask(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
-        body, content_type = wires.body(question, body_of)
+    async def ask(connections: Connections, question: Question, headers: Mapping[str, str]) -> Reply:
+        body, content_type = connections.body(question, body_of)
         headers = {**headers, "Content-Type": content_type, "Accept": accept}
-        response = await wires.http.post(f"/{question.kind}", content=body, headers=headers)
+        response = await connections.http.post(f"/{question.kind}", content=body, headers=headers)
         return read_npy(response) if accept == NPY else _from_json(response, question)
 
     return ask
 
 
-async def _published(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+async def _published(connections: Connections, question: Question, headers: Mapping[str, str]) -> Reply:
     async def ask() -> Prediction:
-        return await wires.client.predict(
+        return await connections.client.predict(
             question.mouse, question.image, neuron_ids=question.neuron_ids, **_arguments(question)
         )
 
     return await _as_reply(ask)
 
 
-async def _published_mice(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+async def _published_mice(connections: Connections, question: Question, headers: Mapping[str, str]) -> Reply:
     async def ask() -> Prediction:
-        return (await wires.client.predict_mice("*", question.image, **_arguments(question)))[question.mouse]
+        return (await connections.client.predict_mice("*", question.image, **_arguments(question)))[question.mouse]
 
     return await _as_reply(ask)
 
@@ -251,7 +254,7 @@ async def _as_reply(ask: Callable[[], Awaitable[Prediction]]) -> Reply:
     while True:
         try:
             prediction = await ask()
-        except ModelChanged:  # a swap between the responses and their neuron ids, and the advice is to ask again
+        except ModelChanged:  # a swap between the responses and their neuron ids; the error's hint is to ask again
             continue
         except ServerError as error:
             retry_after = None if error.retry_after is None else str(error.retry_after)
@@ -268,7 +271,7 @@ def _v2_tensors(question: Question) -> dict[str, np.ndarray]:
 
 
 def _triton(binary: bool) -> Ask:
-    async def ask(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+    async def ask(connections: Connections, question: Question, headers: Mapping[str, str]) -> Reply:
         inputs = []
         for name, array in _v2_tensors(question).items():
             tensor = triton.InferInput(name, array.shape, "INT64" if name == "neuron_ids" else "FP32")
@@ -276,7 +279,7 @@ def _triton(binary: bool) -> Ask:
             inputs.append(tensor)
         outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("responses", "spread")]
         try:
-            result = await wires.triton.infer(
+            result = await connections.triton.infer(
                 f"{question.model}.{question.mouse}",
                 inputs,
                 outputs=outputs,
@@ -285,15 +288,18 @@ def _triton(binary: bool) -> Ask:
             )
         except InferenceServerException as error:
             return Reply(int(error.status() or 0), text=str(error))
-        said = result.get_response()["parameters"]
+        parameters = result.get_response()["parameters"]
         return Reply(
-            200, [np.stack([result.as_numpy("responses"), result.as_numpy("spread")])], said["hash"], said["mouse"]
+            200,
+            [np.stack([result.as_numpy("responses"), result.as_numpy("spread")])],
+            parameters["hash"],
+            parameters["mouse"],
         )
 
     return ask
 
 
-async def _v2_by_hand(wires: Wires, question: Question, headers: Mapping[str, str]) -> Reply:
+async def _v2_by_hand(connections: Connections, question: Question, headers: Mapping[str, str]) -> Reply:
     tensors = _v2_tensors(question)
     described = [
         {
@@ -307,7 +313,7 @@ async def _v2_by_hand(wires: Wires, question: Question, headers: Mapping[str, st
     head = json.dumps(
         {"inputs": described, "parameters": {"units": question.units, "binary_data_output": True}}
     ).encode()
-    response = await wires.http.post(
+    response = await connections.http.post(
         f"/v2/models/{question.model}.{question.mouse}/infer",
         content=b"".join([head, *(array.tobytes() for array in tensors.values())]),
         headers={**headers, "Inference-Header-Content-Length": str(len(head))},
@@ -348,7 +354,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 
 
 def fitting(question: Question, names: Sequence[str]) -> list[Protocol]:
-    """The ways, of those named, that can carry the question."""
+    """Those of the named protocols that can send the question."""
     return [
         protocol
         for protocol in (PROTOCOLS[name] for name in names)

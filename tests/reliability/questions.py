@@ -1,4 +1,4 @@
-"""Questions with their answers, computed beforehand: whoever gets another's reply, or half of one, sees it."""
+"""Questions with answers computed in advance, so that a reply to another question, or a part of one, is noticed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from server.inference.engine import Engine
 __all__ = ["Answer", "Kind", "Question", "closest", "draw_questions", "load"]
 
 Kind = Literal["predict", "gradient", "attention"]
-TOLERANCE = 1e-5  # absolute for values below 1, else relative: a batch's other images change the last bits
+TOLERANCE = 1e-5  # absolute below 1, relative above; the other images of a batch change the last bits
 SIZES = (1, 1, 1, 2, 3, 4, 8, 13, 32, 64)  # images
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a bundle must reply, the arrays in the order of the .npy reply."""
+    """The expected reply of a bundle: its arrays in the order of the .npy reply."""
 
     arrays: tuple[np.ndarray, ...]
 
     def differs(self, got: Sequence[np.ndarray]) -> str | None:
-        """What is wrong with a reply, in words."""
+        """How a reply differs from this answer; None if it is equal within the tolerance."""
         if len(got) != len(self.arrays):
-            return f"{len(got)} arrays in place of {len(self.arrays)}"
+            return f"{len(got)} arrays instead of {len(self.arrays)}"
         for i, (a, b) in enumerate(zip(got, self.arrays, strict=True)):
             if a.shape != b.shape:
-                return f"array {i} has shape {a.shape} in place of {b.shape}"
+                return f"array {i} has shape {a.shape} instead of {b.shape}"
             error = np.abs(np.asarray(a, np.float64) - b) / np.maximum(1, np.abs(b))
             if not error.max() <= TOLERANCE:
                 return f"array {i} is off by {error.max():.2g}"
@@ -39,17 +39,17 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One request, in numbers.
+    """One request.
 
     Attributes:
         model: the bundle's name.
-        image: (B, C, H, W), whole grey levels, so that a PNG can carry them.
+        image: (B, C, H, W), integer grey levels, so that a PNG can hold them.
         behavior: (B, 3).
         pupil_center: (B, 2).
         neuron_ids: None for all.
-        weights: (n,) of a gradient.
-        answers: by the hash of the bundle that may give them.
-        alike: the bundle's other mice take the same images.
+        weights: (n,), for a gradient.
+        answers: bundle hash -> its answer.
+        alike: whether all mice of the bundle take images of the same shape.
     """
 
     kind: Kind
@@ -69,7 +69,7 @@ class Question:
 
 
 def load(bundles: Iterable[Path]) -> list[Engine]:
-    """The judges: engines of this process, one thread each."""
+    """The engines that compute the expected answers in this process, one thread each."""
     return [Engine.load(bundle, provider="cpu", threads=1, max_batch=8) for bundle in bundles]
 
 
@@ -82,30 +82,32 @@ def draw_questions(
     kinds: Sequence[Kind] = ("predict", "gradient", "attention"),
     subsets: bool = True,
 ) -> list[Question]:
-    """`each` questions of every size for every mouse, and some of each other kind. Engines of one name share them.
+    """`each` predictions of every size for every mouse, and some gradients and attention maps.
+
+    Engines of bundles with the same name share questions.
 
     Args:
-        subsets: let half of them ask about some neurons only.
+        subsets: ask half of the questions about some neurons only.
     """
     questions: list[Question] = []
-    alike: dict[tuple[str, str], list[Engine]] = {}
+    by_mouse: dict[tuple[str, str], list[Engine]] = {}
     for engine in engines:
         for mouse in engine.manifest.mice:
-            alike.setdefault((engine.manifest.name, mouse), []).append(engine)
-    for (_, mouse), judges in alike.items():
+            by_mouse.setdefault((engine.manifest.name, mouse), []).append(engine)
+    for (_, mouse), versions in by_mouse.items():
         if "predict" in kinds:
-            questions += [_draw("predict", mouse, judges, size, rng, subsets) for size in sizes for _ in range(each)]
-        if "gradient" in kinds and judges[0].manifest.has_gradients:
-            questions += [_draw("gradient", mouse, judges, size, rng, subsets) for size in (1, 2)]
-        if "attention" in kinds and judges[0].manifest.attention:
-            questions += [_draw("attention", mouse, judges, size, rng, subsets) for size in (1, 3)]
+            questions += [_draw("predict", mouse, versions, size, rng, subsets) for size in sizes for _ in range(each)]
+        if "gradient" in kinds and versions[0].manifest.has_gradients:
+            questions += [_draw("gradient", mouse, versions, size, rng, subsets) for size in (1, 2)]
+        if "attention" in kinds and versions[0].manifest.attention:
+            questions += [_draw("attention", mouse, versions, size, rng, subsets) for size in (1, 3)]
     return questions
 
 
 def _draw(
-    kind: Kind, mouse: str, judges: Sequence[Engine], size: int, rng: np.random.Generator, subsets: bool
+    kind: Kind, mouse: str, engines: Sequence[Engine], size: int, rng: np.random.Generator, subsets: bool
 ) -> Question:
-    record, neurons = judges[0].manifest.mice[mouse], judges[0].neurons[mouse]
+    record, neurons = engines[0].manifest.mice[mouse], engines[0].neurons[mouse]
     image = rng.integers(0, 256, (size, *record.image_shape)).astype(np.float32)
     behavior, pupil_center = (
         np.stack([c.mean + c.std * rng.standard_normal(size) for c in channels], axis=1).astype(np.float32)  # type: ignore[operator]
@@ -118,10 +120,10 @@ def _draw(
     n_neurons = len(neurons) if positions is None else len(positions)
     weights = rng.standard_normal(n_neurons).astype(np.float32) if kind == "gradient" else None
     inputs = mouse, image, behavior, pupil_center
-    answers = {judge.hash: _answer(judge, kind, inputs, positions, weights, raw=raw) for judge in judges}
+    answers = {engine.hash: _answer(engine, kind, inputs, positions, weights, raw=raw) for engine in engines}
     return Question(
         kind=kind,
-        model=judges[0].manifest.name,
+        model=engines[0].manifest.name,
         mouse=mouse,
         image=image,
         behavior=behavior,
@@ -130,7 +132,7 @@ def _draw(
         units="raw" if raw else "standardized",
         weights=weights,
         answers=answers,
-        alike=len({other.image_shape for other in judges[0].manifest.mice.values()}) == 1,
+        alike=len({other.image_shape for other in engines[0].manifest.mice.values()}) == 1,
     )
 
 
@@ -156,7 +158,7 @@ def _answer(
 
 
 def closest(questions: Sequence[Question]) -> float:
-    """The smallest of the largest differences between any two answers of one shape: how far a swap would be off."""
+    """The largest absolute difference of two answers of the same shape, for the two that are most alike."""
     smallest = np.inf
     by_shape: dict[tuple[int, ...], list[np.ndarray]] = {}
     for question in questions:

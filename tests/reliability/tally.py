@@ -1,38 +1,51 @@
-"""What came back, counted: statuses, wrong replies, losses, and how long it took."""
+"""Counts of replies: statuses, wrong replies, lost requests and times; and the report of a run."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from reliability.protocols import Reply
 from reliability.questions import Question
 
-__all__ = ["Tally", "markdown", "percentile"]
+__all__ = ["Report", "Tally", "markdown", "percentile"]
 
 _SHOWN = 10
 
 
+@dataclass(frozen=True)
+class Report:
+    """The result of a run.
+
+    Attributes:
+        text: Markdown, for docs/reliability.md.
+        problems: violations of what the run checks; empty if it passed.
+    """
+
+    text: str
+    problems: Sequence[str]
+
+
 @dataclass
 class Row:
-    """Of one protocol."""
+    """The counts of one protocol."""
 
     requests: int = 0
     images: int = 0
     wrong: int = 0
     lost: int = 0
-    seconds: list[float] = field(default_factory=list)  # of those that were answered
+    seconds: list[float] = field(default_factory=list)  # of each answered request
 
 
 @dataclass
 class Tally:
-    """Of one run.
+    """The counts of one run.
 
     Attributes:
-        problems: what must not be, in words; the first few.
+        problems: messages for the first few problems.
     """
 
     start: float = field(default_factory=time.perf_counter)
@@ -44,7 +57,7 @@ class Tally:
     without_retry_after: int = 0
 
     def take(self, protocol: str, question: Question, reply: Reply, seconds: float) -> None:
-        """Counts a reply, and checks it against the answer of the bundle that it names."""
+        """Counts a reply, and compares it with the answer of the bundle whose hash it states."""
         row = self.rows[protocol]
         row.requests += 1
         self.statuses[reply.status] += 1
@@ -56,15 +69,15 @@ class Tally:
         row.seconds.append(seconds)
         self.hashes[reply.hash] += 1
         answer = question.answers.get(reply.hash)
-        problem = f"no such bundle: {reply.hash[:12]}" if answer is None else answer.differs(reply.arrays)
+        problem = f"unknown bundle {reply.hash[:12]}" if answer is None else answer.differs(reply.arrays)
         if reply.mouse != question.mouse:
-            problem = f"mouse {reply.mouse} in place of {question.mouse}"
+            problem = f"mouse {reply.mouse} instead of {question.mouse}"
         if problem is not None:
             row.wrong += 1
             self.complain(f"{protocol}, {question.kind}, {len(question)} images: {problem}")
 
     def lose(self, protocol: str, error: BaseException) -> None:
-        """Counts a question that got no reply."""
+        """Counts a request without a reply."""
         self.rows[protocol].requests += 1
         self.rows[protocol].lost += 1
         self.complain(f"{protocol}: {type(error).__name__}: {error}")
@@ -75,7 +88,7 @@ class Tally:
             self.problems.append(problem)
 
     def allow(self, *statuses: int) -> None:
-        """Complains of every other status."""
+        """Reports every other status as a problem."""
         for status, count in self.statuses.items():
             if status not in statuses:
                 self.complain(f"status {status}, {count} times")
@@ -93,7 +106,7 @@ class Tally:
         return sum(row.lost for row in self.rows.values())
 
     def table(self) -> str:
-        """Markdown, one line per protocol."""
+        """A Markdown table, one row per protocol."""
         duration = time.perf_counter() - self.start
         total = Row()
         lines = []
@@ -122,7 +135,7 @@ class Tally:
 
 
 def markdown(head: Iterable[object], lines: Iterable[Iterable[object]]) -> str:
-    """A table; numbers to the right."""
+    """A Markdown table; all columns but the first are right-aligned."""
     head = list(head)
     rows = [f"| {' | '.join(map(str, row))} |" for row in [head, *lines]]
     rows.insert(1, "|" + "|".join(["---", *["--:"] * (len(head) - 1)]) + "|")
@@ -130,7 +143,7 @@ def markdown(head: Iterable[object], lines: Iterable[Iterable[object]]) -> str:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """0 of no values."""
+    """A percentile of the values; 0 if there are none."""
     if len(values) < 2:
         return values[0] if values else 0.0
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]

@@ -1,4 +1,4 @@
-"""What importing a package loads: the server no torch, and nothing does work on import."""
+"""What importing a package loads: the server loads no torch, and no import does work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_whole_server_loads_without_torch_or_training() -> None:
     loaded = modules_after("".join(f"import {name}\n" for name in SERVER))
-    assert "onnxruntime" in loaded  # the list is that of a server that really was loaded
+    assert "onnxruntime" in loaded  # proves that the server was loaded
     assert loaded.isdisjoint({"torch", "training", "onnx", "onnxscript", "v1t_client", "safetensors"})
 
 

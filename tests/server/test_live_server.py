@@ -1,4 +1,4 @@
-"""`bentoml serve` as an operator runs it: a process of its own, asked by httpx and curl, then served as a bento."""
+"""`bentoml serve` as an operator runs it, in its own process, with requests from httpx and curl; and as a bento."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def curl(*arguments: str) -> str:
     return subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-async def test_two_hundred_at_once_are_each_answered_with_their_own_in_batches(server: Server, twin: TinyTwin) -> None:
+async def test_two_hundred_concurrent_requests_each_get_their_own_answer_in_batches(
+    server: Server, twin: TinyTwin
+) -> None:
     rng = np.random.default_rng(0)
     asked = [("AB"[i % 2], twin.draw("AB"[i % 2], rng)) for i in range(200)]
     limits = httpx.Limits(max_connections=200)
@@ -75,7 +77,7 @@ async def test_two_hundred_at_once_are_each_answered_with_their_own_in_batches(s
     assert value["v1t_batch_images_sum"] / value["v1t_batch_images_count"] > 1
 
 
-def test_the_page_s_own_line_works_in_a_shell(server: Server) -> None:
+def test_the_command_on_the_page_works_in_a_shell(server: Server) -> None:
     page = curl(server.url)
     line = html.unescape(re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)[0])
     reply = json.loads(subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout)

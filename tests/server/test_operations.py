@@ -1,4 +1,4 @@
-"""docs/operations.md: what it tells operators to set, ask and watch is there."""
+"""docs/operations.md: the settings, routes and metrics that it names exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_every_setting_that_it_names_is_one() -> None:
+def test_every_setting_that_it_names_exists() -> None:
     named = set(re.findall(r"\bV1T_[A-Z_]+", TEXT))
     assert named <= {f"V1T_{name.upper()}" for name in Settings.model_fields}
 
@@ -38,7 +38,7 @@ def test_the_environment_that_it_gives_is_accepted() -> None:
     assert given["BENTOML_HOST"] == "0.0.0.0"
 
 
-def test_it_leaves_time_for_the_drain() -> None:
+def test_it_leaves_time_for_requests_in_flight() -> None:
     deployment, service = yaml.safe_load_all(blocks("yaml")[0])
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -51,7 +51,7 @@ def test_it_leaves_time_for_the_drain() -> None:
     assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
 
 
-def test_the_routes_metrics_and_codes_that_it_names_are_there() -> None:
+def test_the_routes_metrics_and_codes_that_it_names_exist() -> None:
     routes = {route.path for route in create_app(Context.open(Settings())).routes} | {"/livez", "/readyz"}  # type: ignore[attr-defined]
     named = set(re.findall(r"(?<![A-Za-z_.])/(?:admin/\w+|\w+z|metrics|receptive_fields)\b", TEXT))
     assert {"/admin/reload", "/readyz", "/livez", "/metrics", "/receptive_fields"} <= named

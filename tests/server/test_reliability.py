@@ -1,44 +1,44 @@
-"""Short versions of `make load`, `make soak` and `make fuzz`, and the judges that they rely on."""
+"""Short versions of `make load`, `make soak` and `make fuzz`, and tests of what they use to judge replies."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from reliability import drain, fuzz, kill, load, overload, questions, soak, swap
-from reliability.place import DEMO
 from reliability.questions import Answer
+from reliability.served_bundles import DEMO
 
-# aiohttp's, of what tritonclient does
+# aiohttp warns about large bodies of tritonclient
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
 
 @pytest.mark.slow
-def test_every_reply_under_load_is_the_asker_s_own() -> None:
+def test_every_reply_under_load_answers_its_own_request() -> None:
     assert load.run(seconds=4).problems == []
 
 
 @pytest.mark.slow
-def test_ten_times_its_capacity_is_answered_or_told_when_to_come_back() -> None:
+def test_under_ten_times_its_capacity_requests_are_answered_or_refused_with_retry_after() -> None:
     assert overload.run(seconds=4, in_time=False).problems == []
 
 
 @pytest.mark.slow
-def test_clients_that_ask_again_see_nothing_of_a_killed_worker() -> None:
+def test_clients_with_retries_see_no_error_when_the_worker_is_killed() -> None:
     assert kill.run(kills=1).problems == []
 
 
 @pytest.mark.slow
-def test_what_was_accepted_before_sigterm_is_answered() -> None:
+def test_requests_accepted_before_sigterm_are_answered() -> None:
     assert drain.run(seconds=2).problems == []
 
 
 @pytest.mark.slow
-def test_every_reply_belongs_to_the_bundle_that_it_names_while_bundles_are_swapped() -> None:
+def test_every_reply_is_that_of_the_bundle_it_names_while_bundles_are_swapped() -> None:
     assert swap.run(swaps=5).problems == []
 
 
 @pytest.mark.slow
-def test_good_questions_are_answered_beside_bad_ones_hang_ups_and_reloads() -> None:
+def test_good_requests_are_answered_during_bad_ones_disconnects_and_reloads() -> None:
     assert soak.run(seconds=5).problems == []
 
 
@@ -47,7 +47,7 @@ def test_no_broken_request_breaks_the_server() -> None:
     assert fuzz.run(cases=250).problems == []
 
 
-def test_the_slope_of_memory_is_found_with_its_confidence() -> None:
+def test_the_slope_of_memory_is_estimated_with_its_confidence_interval() -> None:
     rng = np.random.default_rng(0)
     seconds = np.linspace(0, 1800, 900)
     noise = rng.normal(0, 3, 900)
@@ -57,7 +57,7 @@ def test_the_slope_of_memory_is_found_with_its_confidence() -> None:
     assert abs(per_hour) < margin
 
 
-def test_another_s_answer_and_a_part_of_one_s_own_are_wrong() -> None:
+def test_another_question_s_answer_and_a_mixture_of_two_are_wrong() -> None:
     asked = questions.draw_questions(
         questions.load([DEMO]), np.random.default_rng(0), sizes=(2, 2), kinds=("predict",), subsets=False
     )

@@ -1,4 +1,4 @@
-"""Real and reference weights over HTTP: imported, exported, served, asked by our client, equal to the golden ones."""
+"""Real and reference weights over HTTP: imported, exported, served, and equal to the golden outputs in our client."""
 
 from __future__ import annotations
 

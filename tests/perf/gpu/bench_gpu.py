@@ -1,12 +1,12 @@
-"""An ensemble of five at the published size on an NVIDIA GPU: images per second, share of the ceiling, fp16's error.
+"""An ensemble of five members at the published size on an NVIDIA GPU: speed, share of the ceiling, and error of fp16.
 
     python tests/perf/gpu/bench_gpu.py [--members 5] [--neurons 8000] [--batches 1 8 32 128] [--bundle DIR]
 
 Needs torch with CUDA, for the ceiling, and onnxruntime-gpu (`make install RUNTIME=gpu`). Builds members of the paper's
 configuration (Table A.2) with random weights, exports them with cores in float16, and times the engine by batch size in
-float32 and in float16, in interleaved rounds. Prints the best matrix product of torch in float16, the share of it that
-the engine reaches, and how far float16 is from float32. Nothing is asserted. `--provider cpu` tries the script where
-there is no GPU; its times mean nothing then.
+float32 and in float16, in interleaved rounds. Prints the rate of torch's fastest float16 matrix product (the ceiling),
+the share of it that the engine reaches, and the error of float16 relative to float32. Nothing is asserted.
+`--provider cpu` tries the script without a GPU; the times then mean nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from training.export.bundle import BundleOptions
 
 
 def matmul_tflops() -> float:
-    """The best rate of a float16 matrix product in torch on the GPU."""
+    """The highest rate of a float16 matrix product in torch on the GPU, in TFLOP/s."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
     best = 0.0
     for _ in range(20):
@@ -51,15 +51,17 @@ def matmul_tflops() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--members", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--neurons", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128], help="default: 1 8 32 128")
-    parser.add_argument("--rounds", type=int, default=10, help="turns per case (default: %(default)s)")
-    parser.add_argument("--provider", choices=["cuda", "cpu"], default="cuda", help="default: %(default)s")
-    parser.add_argument("--bundle", type=Path, help="keep the bundle here, and take it from here if it is there")
+    parser.add_argument("--members", type=int, default=5, help="members of the ensemble (default: %(default)s)")
+    parser.add_argument("--neurons", type=int, default=8000, help="neurons of the mouse (default: %(default)s)")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 8, 32, 128], help="batch sizes (default: 1 8 32 128)"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="runs of each case (default: %(default)s)")
+    parser.add_argument("--provider", choices=["cuda", "cpu"], default="cuda", help="(default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, help="folder of the bundle, which is exported there unless it exists")
     args = parser.parse_args()
     if args.provider == "cuda" and not torch.cuda.is_available():
-        sys.exit("torch sees no CUDA device; run this on a machine with an NVIDIA GPU, or try it with --provider cpu")
+        sys.exit("torch finds no CUDA device; run this on a machine with an NVIDIA GPU, or try it with --provider cpu")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.bundle or Path(temporary) / "published"
         if not (folder / MANIFEST).exists():
@@ -100,7 +102,7 @@ def bench(folder: Path, args: argparse.Namespace) -> None:
     report_error("fp16", engines["fp16"].predict("A", *largest), engine.predict("A", *largest))
     if args.provider == "cuda":
         used = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]
-        print("GPU memory, all of this:", subprocess.run(used, capture_output=True, text=True).stdout.strip())
+        print("GPU memory in use:", subprocess.run(used, capture_output=True, text=True).stdout.strip())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The service over HTTP, in this process: what it answers, what it refuses, and what every reply carries."""
+"""The service over HTTP, in this process: answers, refusals, and the headers of every reply."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def error_of(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The error body, after checks that hold for all of them."""
+    """The error body, after checks that hold for every error."""
     assert response.status_code == status, response.text
     reply = response.json()
     schemas.ErrorReply.model_validate(reply)
@@ -100,7 +100,7 @@ async def test_json_gives_what_numpy_computes(
     assert reply["request_id"] == response.headers["x-request-id"]
 
 
-async def test_npy_reply_holds_the_same_numbers_and_its_header_the_rest(
+async def test_npy_reply_holds_the_same_numbers_and_its_header_the_other_fields(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
     arrays = twin.draw("A", rng, 3)
@@ -117,7 +117,7 @@ async def test_npy_reply_holds_the_same_numbers_and_its_header_the_rest(
     head = json.loads(response.headers["v1t-reply"])
     for reply in (head, in_json):
         reply.pop("request_id")
-    in_body = ("responses", "spread", "neuron_ids")  # which neurons they are, the client knows: it asked for them
+    in_body = ("responses", "spread", "neuron_ids")  # not in the header: the client knows which neurons it asked for
     assert head == {name: value for name, value in in_json.items() if name not in in_body}
     assert in_json["neuron_ids"] == ids
     arrays[1][:, 2] = 3.0  # the training mean that was assumed
@@ -159,7 +159,7 @@ async def test_base64_and_npy_files_give_the_same_as_numbers(
     assert response.json()["responses"] == expected
 
 
-async def test_mixed_requests_at_once_are_each_answered_with_their_own(
+async def test_concurrent_mixed_requests_each_get_their_own_answer(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
     asked = [("AB"[i % 2], twin.draw("AB"[i % 2], rng, int(rng.integers(1, 12)))) for i in range(60)]
@@ -203,7 +203,7 @@ async def test_neurons_are_selected_by_position_and_score(client: httpx.AsyncCli
     assert unknown["coordinates_um"] == unknown["response_std"] == [None] * 5
 
 
-async def test_the_page_has_a_line_that_works(client: httpx.AsyncClient, twin: TinyTwin) -> None:
+async def test_the_command_on_the_page_works(client: httpx.AsyncClient, twin: TinyTwin) -> None:
     response = await client.get("/")
     assert response.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in response.headers["content-security-policy"]
@@ -241,7 +241,7 @@ async def test_metrics_count_batches_and_bound_their_labels(
     assert got["v1t_requests_total", frozenset(lost.items())] == 20
 
 
-# What every reply carries
+# Headers of every reply
 
 
 async def test_every_reply_carries_an_id_and_security_headers(client: httpx.AsyncClient) -> None:
@@ -330,7 +330,7 @@ async def test_bad_bodies_are_refused(
     error_of(await client.post("/predict", content=content, headers=headers), status, code)
 
 
-async def test_another_size_is_refused_with_the_way_out(client: httpx.AsyncClient) -> None:
+async def test_another_size_is_refused_with_a_hint(client: httpx.AsyncClient) -> None:
     asked: dict[str, Any] = {"mouse": "A", "image": np.zeros((16, 24)).tolist()}
     error = error_of(await client.post("/predict", json=asked), 422, "invalid_input")
     assert error["got"] == "(1, 16, 24)"
@@ -339,7 +339,7 @@ async def test_another_size_is_refused_with_the_way_out(client: httpx.AsyncClien
     assert (await client.post("/predict", json={**asked, "resize": "fit"})).status_code == 200
 
 
-async def test_no_finite_response_is_an_error_and_not_a_null(
+async def test_a_response_that_is_not_finite_is_an_error_and_not_null(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
     image, behavior, pupil_center = twin.draw("A", rng)
@@ -348,7 +348,7 @@ async def test_no_finite_response_is_an_error_and_not_a_null(
     assert "no finite response" in error["message"]
 
 
-async def test_large_bodies_are_refused_announced_or_not(twin: TinyTwin) -> None:
+async def test_large_bodies_are_refused_with_and_without_a_content_length(twin: TinyTwin) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(30):
             sent.append(1)
@@ -374,7 +374,7 @@ async def test_large_bodies_are_refused_announced_or_not(twin: TinyTwin) -> None
 
 @pytest.fixture
 def hold(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """While this is not set, engines stand still."""
+    """Blocks all engines until it is set."""
     gate = threading.Event()
     run: Callable[..., Any] = Engine.predict_many
 
@@ -405,7 +405,7 @@ async def test_a_full_queue_answers_429_with_a_time_to_retry(
 
 
 @pytest.mark.parametrize("path", ["/mice/A%0A", "/%0a", "/v2/models/a%0Ab/versions/1%0A2/ready"])
-async def test_a_line_break_in_a_path_is_no_route_of_ours(client: httpx.AsyncClient, path: str) -> None:
+async def test_a_path_with_a_line_break_is_not_found(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(path)
     assert response.status_code == 404
     assert "no such route" in response.text
@@ -413,7 +413,7 @@ async def test_a_line_break_in_a_path_is_no_route_of_ours(client: httpx.AsyncCli
     assert response.headers["content-type"] == "application/json"
 
 
-async def test_a_busy_server_reads_no_body_but_lets_its_sender_finish(
+async def test_a_busy_server_discards_the_body_before_it_refuses(
     twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
 ) -> None:
     sent: list[int] = []
@@ -421,7 +421,7 @@ async def test_a_busy_server_reads_no_body_but_lets_its_sender_finish(
     async def chunks() -> AsyncIterator[bytes]:
         for i in range(5):
             sent.append(i)
-            yield b"{" * 1000  # no JSON: decoded, it would be a 400
+            yield b"{" * 1000  # not JSON: decoding it would be a 400
 
     async with serving(Settings(bundles=(twin.folder,), provider="cpu", max_queue=4, max_images=4)) as client:
         asked = question("A", twin.draw("A", rng, 2))
@@ -431,12 +431,12 @@ async def test_a_busy_server_reads_no_body_but_lets_its_sender_finish(
             await asyncio.sleep(0.1)  # the first runs, the others wait
         response = await client.post("/predict", content=chunks(), headers={"Content-Type": "application/json"})
         error_of(response, 429, "busy")
-        assert sent == [0, 1, 2, 3, 4]  # an end before that would be a reset, which may take the reply with it
+        assert sent == [0, 1, 2, 3, 4]  # closing earlier resets the connection, and the reply may be lost
         hold.set()
         assert [task.status_code for task in await asyncio.gather(*tasks)] == [200, 200, 200]
 
 
-async def test_a_request_out_of_time_is_told_so_and_leaves_the_queue(
+async def test_a_request_past_its_deadline_is_refused_and_leaves_the_queue(
     twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
 ) -> None:
     async with serving(Settings(bundles=(twin.folder,), provider="cpu", timeout=0.3, max_batch=1)) as client:
@@ -444,7 +444,7 @@ async def test_a_request_out_of_time_is_told_so_and_leaves_the_queue(
         responses = await asyncio.gather(*(client.post("/predict", json=asked) for _ in range(3)))
         computed, *waiting = sorted(responses, key=lambda response: -response.status_code)
         error_of(computed, 504, "deadline_exceeded")
-        for response in waiting:  # for the first: it was not they who took too long
+        for response in waiting:  # because of the first request: these were not late themselves
             error_of(response, 503, "overloaded")
         hold.set()
         assert (await client.post("/predict", json=asked)).status_code == 200
@@ -470,7 +470,7 @@ async def test_a_request_may_ask_for_less_time(twin: TinyTwin, rng: np.random.Ge
         assert got["v1t_batch_images_sum", frozenset()] == 1
 
 
-async def test_one_caller_s_requests_at_once_are_limited(
+async def test_concurrent_requests_of_one_caller_are_limited(
     twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
 ) -> None:
     keys = {name: f"{name}-0123456789abcdef" for name in "ab"}
@@ -494,7 +494,9 @@ async def test_one_caller_s_requests_at_once_are_limited(
         assert (await ask("a")).status_code == 200
 
 
-async def test_who_hangs_up_is_not_computed(twin: TinyTwin, rng: np.random.Generator, hold: threading.Event) -> None:
+async def test_a_request_whose_client_disconnects_is_not_computed(
+    twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
+) -> None:
     settings = Settings(bundles=(twin.folder,), provider="cpu", max_batch=1)
     body = json.dumps(question("A", twin.draw("A", rng))).encode()
 
@@ -527,7 +529,7 @@ async def test_who_hangs_up_is_not_computed(twin: TinyTwin, rng: np.random.Gener
         assert got["v1t_requests_total", frozenset(gone.items())] == 4
 
 
-async def test_an_engine_that_fails_is_an_error_of_ours_without_its_details(
+async def test_an_error_of_the_engine_is_answered_500_without_details(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(self: Engine, stimuli: Any) -> Any:
@@ -544,7 +546,9 @@ async def test_an_engine_that_fails_is_an_error_of_ours_without_its_details(
 # Readiness
 
 
-async def test_until_loaded_it_is_alive_but_not_ready(twin: TinyTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_server_is_alive_but_not_ready_until_bundles_are_loaded(
+    twin: TinyTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = threading.Event()
     monkeypatch.setattr(Engine, "warm_up", lambda self: gate.wait(30))
     async with serving(Settings(bundles=(twin.folder,), provider="cpu"), until_loaded=False) as client:
@@ -639,7 +643,7 @@ async def test_no_path_in_a_request_is_ever_opened(client: httpx.AsyncClient, tm
     opened: list[str] = []
     watching = True
 
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:  # a hook stays for ever
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:  # a hook cannot be removed
         if watching and event in ("open", "os.listdir", "os.scandir", "socket.getaddrinfo", "socket.connect"):
             opened.append(str(arguments))
 

@@ -1,4 +1,4 @@
-"""POST /gradient and POST /attention: over HTTP what the engine gives, and what is refused."""
+"""POST /gradient and POST /attention: replies are those of the engine, and bad requests are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.tiny_bundle import write_tiny_bundle
 from server.api.codecs import schemas
 from server.inference.engine import Engine
 
-DEMO = ROOT / "exported_models" / "demo"  # to export a twin with gradients takes a minute
+DEMO = ROOT / "exported_models" / "demo"  # exporting a twin with gradients takes a minute
 MOUSE = "SIM1"
 NPY = {"Accept": "application/x-npy"}
 
@@ -41,7 +41,7 @@ def rng() -> np.random.Generator:
 
 
 def draw(engine: Engine, rng: np.random.Generator, B: int) -> list[np.ndarray]:
-    """Image, behaviour and pupil centre near what the mouse was recorded at."""
+    """Image, behaviour and pupil centre near the training means of the mouse."""
     mouse = engine.manifest.mice[MOUSE]
     image = rng.uniform(0, 255, (B, *mouse.image_shape))
     means = [np.array([channel.mean for channel in channels]) for channels in (mouse.behavior, mouse.pupil_center)]
@@ -111,7 +111,7 @@ async def test_in_raw_units_the_gradient_is_that_of_raw_responses(
     np.testing.assert_allclose(responses, expected.response * std, rtol=1e-5)
 
 
-async def test_a_form_asks_for_a_gradient_too(
+async def test_a_form_can_ask_for_a_gradient(
     client: httpx.AsyncClient, engine: Engine, rng: np.random.Generator
 ) -> None:
     image, behavior, pupil_center = draw(engine, rng, 2)
@@ -140,7 +140,7 @@ async def test_attention_is_the_engine_s(client: httpx.AsyncClient, engine: Engi
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-async def test_predictions_and_gradients_at_once_are_each_answered_with_their_own(
+async def test_concurrent_predictions_and_gradients_each_get_their_own_answer(
     client: httpx.AsyncClient, engine: Engine, rng: np.random.Generator
 ) -> None:
     asked = [draw(engine, rng, 2) for _ in range(6)]
@@ -190,7 +190,7 @@ async def test_attention_takes_no_neurons(client: httpx.AsyncClient, engine: Eng
     assert response.status_code == 422
 
 
-async def test_a_twin_without_gradients_or_attention_says_so(tmp_path: Path) -> None:
+async def test_a_twin_without_gradients_or_attention_is_an_error_that_names_it(tmp_path: Path) -> None:
     twin = write_tiny_bundle(tmp_path / "plain", name="plain")
     asked = {"mouse": "A", "image": np.zeros(twin.mice["A"].image_shape).tolist()}
     async with serving(cpu_settings(tmp_path, max_batch=4)) as client:

@@ -54,7 +54,7 @@ def error_of(response: httpx.Response, *statuses: int) -> str:
     return response.json()["error"]  # type: ignore[no-any-return]
 
 
-async def test_json_gives_what_numpy_computes_and_says_whose_it_is(
+async def test_json_gives_what_numpy_computes_and_names_the_bundle(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
     for mouse_id, n in (("A", 7), ("B", 5)):
@@ -74,7 +74,7 @@ async def test_json_gives_what_numpy_computes_and_says_whose_it_is(
         assert reply["parameters"]["mouse"] == mouse_id
 
 
-async def test_what_is_left_out_is_assumed_and_said(
+async def test_inputs_left_out_are_assumed_and_listed(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
     image, behavior, pupil_center = twin.draw("A", rng, 2)
@@ -125,7 +125,7 @@ async def test_models_are_listed_described_and_counted(
     assert (await client.get("/v2/models/tiny.A/versions/1/stats")).json()["model_stats"] == [of_a]
 
 
-async def test_versions_are_the_protocol_s(tmp_path: Path, rng: np.random.Generator) -> None:
+async def test_versions_follow_the_protocol(tmp_path: Path, rng: np.random.Generator) -> None:
     old, new = (write_tiny_bundle(tmp_path / "tiny" / version, seed=int(version)) for version in ("3", "12"))
     arrays = old.draw("A", rng, 2)
     async with serving(cpu_settings(tmp_path, max_images=20)) as client:
@@ -166,7 +166,7 @@ async def test_unknown_models_and_routes_use_the_protocol_s_error(
     error_of(await client.get(path), status)
 
 
-async def test_what_does_not_fit_the_mouse_is_refused_in_words(
+async def test_tensors_that_do_not_fit_the_mouse_are_refused_with_a_message(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
     image, behavior, pupil_center = twin.draw("A", rng, 2)
@@ -190,7 +190,7 @@ async def test_what_does_not_fit_the_mouse_is_refused_in_words(
     assert "no such neurons" in error_of(await client.post("/v2/models/tiny.A/infer", json=asked), 404)
 
 
-async def test_broken_bodies_are_never_our_failure(
+async def test_broken_bodies_are_never_answered_5xx(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
     image = twin.draw("A", rng)[0]

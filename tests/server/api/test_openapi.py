@@ -1,4 +1,4 @@
-"""The OpenAPI document: as it was committed, and true of what is served."""
+"""The OpenAPI document: equal to the committed one, and consistent with the routes that are served."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_document_is_the_one_that_was_committed() -> None:
     )
 
 
-def test_every_reference_leads_somewhere_and_every_type_is_used() -> None:
+def test_every_reference_resolves_and_every_type_is_used() -> None:
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document())))
     assert references == document()["components"]["schemas"].keys()
 
@@ -53,7 +53,7 @@ def test_every_type_of_the_document_is_one_of_ours() -> None:
     assert document()["components"]["schemas"].keys() <= types
 
 
-def test_operations_have_names_of_their_own_and_name_their_path_s_parameters() -> None:
+def test_operations_have_unique_names_and_describe_their_path_parameters() -> None:
     names = [operation["operationId"] for _, _, operation in operations()]
     assert len(set(names)) == len(names)
     for path, _, operation in operations():
@@ -69,7 +69,7 @@ def test_every_route_is_described() -> None:
     assert described - served == {("/livez", "get"), ("/readyz", "get")}  # BentoML's
 
 
-async def test_what_is_described_is_served(client: httpx.AsyncClient) -> None:
+async def test_every_described_route_is_served(client: httpx.AsyncClient) -> None:
     served = (await client.get("/docs.json")).json()
     assert served == json.loads(json.dumps(document()))
     for path, verb, operation in operations():

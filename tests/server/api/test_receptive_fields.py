@@ -1,4 +1,4 @@
-"""POST /receptive_fields: the sums are those of the engine's responses to the noise that was agreed on; its manners."""
+"""POST /receptive_fields: the noise, the sums, and fairness to other requests."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def state_of(twin: TinyTwin) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 def philox(key: tuple[int, int], counter: int) -> list[int]:
-    """Philox 4x64 with 10 rounds (Salmon et al. 2011), in whole numbers."""
+    """Philox 4x64 with 10 rounds (Salmon et al. 2011), in Python integers."""
     mask, x, k = 2**64 - 1, [counter, 0, 0, 0], list(key)
     for _ in range(10):
         a, b = 0xD2E7470EE14C6C93 * x[0], 0xCA5A826395121157 * x[2]
@@ -87,7 +87,7 @@ def test_noise_is_philox_keyed_by_seed_and_image() -> None:
     np.testing.assert_allclose(white_noise(seed, image, 1, grid)[0], z, rtol=1e-6)
 
 
-def test_client_and_server_mean_the_same_noise_in_any_order() -> None:
+def test_client_and_server_make_the_same_noise_in_any_order() -> None:
     ours = white_noise(7, 10, 6, (9, 16))
     np.testing.assert_array_equal(ours, client_noise.white_noise(7, 10, 6, (9, 16)))
     np.testing.assert_array_equal(ours[4:], white_noise(7, 14, 2, (9, 16)))
@@ -144,12 +144,12 @@ async def test_sums_over_parts_add_up_for_some_neurons_in_their_order(
     np.testing.assert_allclose(squares, whole[3][[3, 0]], rtol=1e-5)
 
 
-async def test_what_was_left_out_is_said(client: httpx.AsyncClient, twin: TinyTwin) -> None:
+async def test_inputs_that_were_left_out_are_listed(client: httpx.AsyncClient, twin: TinyTwin) -> None:
     response = await client.post("/receptive_fields", json=asked(twin), headers=HEADERS)
     assert any("running_speed left out" in line for line in json.loads(response.headers["v1t-reply"])["assumed"])
 
 
-# Manners
+# Refusals, turns and disconnects
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ async def test_what_was_left_out_is_said(client: httpx.AsyncClient, twin: TinyTw
         ({"running_speed": [1.0, 2.0]}, "running_speed"),
     ],
 )
-async def test_bad_questions_are_refused_by_name(
+async def test_bad_fields_are_refused_by_name(
     client: httpx.AsyncClient, twin: TinyTwin, change: dict[str, Any], words: str
 ) -> None:
     response = await client.post("/receptive_fields", json=asked(twin, **change), headers=HEADERS)
@@ -201,7 +201,7 @@ async def test_maps_that_would_not_fit_are_refused(twin: TinyTwin) -> None:
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        for _ in range(200):  # whoever hangs up leaves room
+        for _ in range(200):  # a client that disconnects frees its place
             third = await client.post("/receptive_fields", json=asked(twin), headers=HEADERS)
             if third.status_code == 200:
                 break

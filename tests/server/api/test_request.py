@@ -1,4 +1,4 @@
-"""From a request's fields to checked arrays: what is read, what is said about it, and all that is refused."""
+"""From a request's fields to checked arrays: what is read, the notes about it, and what is refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_one_value_applies_to_all_images(twin: TinyTwin, rng: np.random.Generato
     assert got.assumed == []
 
 
-def test_what_is_left_out_becomes_the_training_mean_and_is_said(twin: TinyTwin, rng: np.random.Generator) -> None:
+def test_inputs_left_out_become_the_training_mean_and_are_listed(twin: TinyTwin, rng: np.random.Generator) -> None:
     got = ask(twin, {"mouse": "A", "image": [grey(rng).tolist()], "pupil_dilation": 41.0, "running_speed": None})
     np.testing.assert_array_equal(got.stimulus.behavior, np.array([[41.0, 0.5, 3.0]], np.float32))
     np.testing.assert_array_equal(got.stimulus.pupil_center, np.array([[250.0, 180.0]], np.float32))
@@ -106,7 +106,9 @@ def test_what_is_left_out_becomes_the_training_mean_and_is_said(twin: TinyTwin, 
     ]
 
 
-def test_without_statistics_what_is_used_must_be_given(imported: TinyTwin, rng: np.random.Generator) -> None:
+def test_without_statistics_every_input_that_is_used_must_be_given(
+    imported: TinyTwin, rng: np.random.Generator
+) -> None:
     fields: dict[str, Any] = {"mouse": "B", "image": imported.draw("B", rng)[0].tolist()}
     with pytest.raises(InvalidInput, match="running_speed is missing"):
         ask(imported, {**fields, "pupil_dilation": 0, "pupil_dilation_derivative": 0})
@@ -210,7 +212,7 @@ def test_fit_keeps_the_aspect_and_pads_with_the_mean(twin: TinyTwin) -> None:
     assert any("16 x 16 brought to 8 x 12: scaled to fit" in text for text in got.assumed)
 
 
-def test_fill_cuts_what_overflows_on_both_sides(twin: TinyTwin) -> None:
+def test_fill_crops_both_sides_equally(twin: TinyTwin) -> None:
     image = np.zeros((16, 48))
     image[:, 12:36] = 100  # the part that covers 8 x 12 after halving
     got = ask(twin, {"mouse": "A", "image": image.tolist(), "resize": "fill"})
@@ -512,14 +514,14 @@ def test_flipped_bytes_never_escape_as_another_error(twin: TinyTwin, rng: np.ran
         b"{'a': 1}",
     ],
 )
-def test_what_is_no_json_is_malformed(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody) as refused:
         read_json(body)
     assert refused.value.status == 400
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"mouse"'])
-def test_json_that_is_no_object_is_refused(body: bytes) -> None:
+def test_json_that_is_not_an_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput, match="not a JSON object"):
         read_json(body)
 

@@ -47,7 +47,7 @@ def asked(mouse: Any, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], **more:
 
 @pytest.fixture
 def core_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Distinct images of each pass of a core, from here on."""
+    """The number of distinct images in each pass of a core, from now on."""
     passes: list[int] = []
     original = cores._groups
 
@@ -141,7 +141,7 @@ async def test_several_mice_and_a_small_request_take_turns(twin: TinyTwin, rng: 
         ("*", {"running_speed": [1, 2]}, 422, "does not fit the images"),
     ],
 )
-async def test_what_several_mice_cannot_be_asked(
+async def test_invalid_questions_to_several_mice_are_refused(
     twin: TinyTwin, rng: np.random.Generator, mouse: Any, more: dict[str, Any], status: int, words: str
 ) -> None:
     async with serving(cpu_settings(twin.folder)) as client:
@@ -175,7 +175,7 @@ async def test_one_bundle_answers_for_all_of_them(twin: TinyTwin, rng: np.random
                 np.testing.assert_allclose(one["responses"], right.answer(one["mouse"], *arrays), atol=1e-5)
 
 
-async def test_only_predictions_are_asked_of_several_mice(twin: TinyTwin, rng: np.random.Generator) -> None:
+async def test_only_predictions_accept_several_mice(twin: TinyTwin, rng: np.random.Generator) -> None:
     async with serving(cpu_settings(twin.folder)) as client:
         response = await client.post("/gradient", json=asked(["P", "Q"], twin.draw("Q", rng, 1), weights=[1.0] * 5))
         assert response.status_code == 422
@@ -221,7 +221,7 @@ async def test_the_client_gets_a_prediction_of_each_mouse(
 
 @pytest.mark.parametrize("mice", [["B", "A"], "*"])
 def test_an_older_server_is_asked_for_each_mouse_by_itself(mice: Any, rng: np.random.Generator) -> None:
-    older = ContractServer()  # knows nothing of several mice
+    older = ContractServer()  # without support for several mice
     images = rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8)
     with Client(transport=older.transport()) as client:
         predictions = client.predict_mice(mice, images, running_speed=4)
@@ -233,7 +233,7 @@ def test_an_older_server_is_asked_for_each_mouse_by_itself(mice: Any, rng: np.ra
             client.predict_mice(["A", "Z"], images)
 
 
-def test_names_of_mice_that_cannot_be_are_refused_before_anything_is_sent() -> None:
+def test_impossible_names_of_mice_are_refused_before_a_request_is_sent() -> None:
     server = ContractServer()
     with Client(transport=server.transport()) as client:
         for mice, words in (("A", "mice is one name"), ([], "holds no mouse"), (["A", "A"], "one twice"), ([""], "id")):

@@ -18,7 +18,7 @@ from server.errors import Busy, InvalidInput
 
 
 def events_of(body: bytes) -> list[tuple[dict[str, Any], bytes]]:
-    """The events of a stream, read as the documentation says."""
+    """The events of a stream, parsed as the documentation describes."""
     stream, events = io.BytesIO(body), []
     while line := stream.readline():
         event = json.loads(line)
@@ -27,7 +27,7 @@ def events_of(body: bytes) -> list[tuple[dict[str, Any], bytes]]:
 
 
 def request_of(*messages: dict[str, Any] | asyncio.Event) -> tuple[Request, list[int]]:
-    """A request whose messages come as they are received; an event among them is waited for."""
+    """A request that receives these messages; an asyncio event among them is waited for."""
     left, taken = list(messages), [0]
 
     async def receive() -> dict[str, Any]:
@@ -77,7 +77,7 @@ async def test_results_keep_their_order_and_few_pieces_are_held() -> None:
         held -= 1
     assert expected == 20
     assert held == 0
-    assert most <= 4  # three that are computed, and the one that is handed out
+    assert most <= 4  # three that are being computed, and one that is being sent
 
 
 async def test_pending_computations_are_cancelled_when_nobody_wants_the_rest() -> None:
@@ -131,10 +131,10 @@ async def test_events_stop_when_the_client_hangs_up() -> None:
     stream = await EventStream.begin(request, events(), write_timeout=5, headers={})
     sent = await asyncio.wait_for(collected(stream, request), 5)
     assert closed.is_set()
-    assert sent[-1].get("more_body") is True  # so that it is seen to be short
+    assert sent[-1].get("more_body") is True  # so that the client notices the truncation
 
 
-async def test_a_client_that_does_not_read_is_given_up() -> None:
+async def test_a_stream_ends_if_the_client_does_not_read() -> None:
     closed = asyncio.Event()
 
     async def events() -> AsyncGenerator[Event, None]:
@@ -151,7 +151,7 @@ async def test_a_client_that_does_not_read_is_given_up() -> None:
     assert len(sent) == 5
 
 
-async def test_a_quiet_stream_shows_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_without_results_sends_keep_alive_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "ALIVE_AFTER", 0.02)
 
     async def events() -> AsyncGenerator[Event, None]:
@@ -169,7 +169,7 @@ async def test_a_quiet_stream_shows_that_it_is_alive(monkeypatch: pytest.MonkeyP
     assert sent[-1]["more_body"] is False
 
 
-async def test_an_error_of_ours_is_told_and_another_one_is_not_explained() -> None:
+async def test_known_errors_are_sent_and_unexpected_ones_without_details() -> None:
     for raised, code in ((InvalidInput("too bright"), "invalid_input"), (RuntimeError("secret"), "error")):
 
         async def events(raised: Exception = raised) -> AsyncGenerator[Event, None]:

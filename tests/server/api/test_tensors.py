@@ -1,4 +1,4 @@
-"""Bodies of the Open Inference Protocol: what is read, and that whatever else comes is refused in words."""
+"""Bodies of the Open Inference Protocol: what is read, and that everything else is refused with a message."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_binary_nested_and_flat_numbers_are_the_same() -> None:
         np.testing.assert_array_equal(asked.inputs["neuron_ids"], IDS)
 
 
-def test_outputs_keep_their_order_and_say_how_they_come() -> None:
+def test_outputs_keep_their_order_and_their_encoding() -> None:
     asked = read(
         json.dumps(
             body_of(
@@ -128,7 +128,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
         {"inputs": [tensor()], "strange": 1},
     ],
 )
-def test_what_is_no_request_is_refused(wrong: Any) -> None:
+def test_invalid_requests_are_refused(wrong: Any) -> None:
     with pytest.raises(TwinError) as refused:
         read(json.dumps(wrong).encode())
     assert 400 <= refused.value.status < 500
@@ -141,21 +141,21 @@ def test_a_header_length_that_does_not_fit_is_refused(length: str) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 16, 17, 63, 64, 100])
-def test_a_body_that_was_cut_is_refused(cut: int) -> None:
+def test_a_truncated_body_is_refused(cut: int) -> None:
     body, length = binary()
     with pytest.raises(TwinError):
         read(body[:-cut], length)
 
 
 @pytest.mark.parametrize("size", [0, 47, 49, 64, -48, 2**70, 48.0, "48", None, True])
-def test_a_size_that_is_not_the_shape_s_is_refused(size: Any) -> None:
+def test_a_size_that_does_not_fit_the_shape_is_refused(size: Any) -> None:
     head: dict[str, Any] = json.loads(binary()[0][: int(binary()[1])])
     head["inputs"][0]["parameters"]["binary_data_size"] = size
     with pytest.raises(TwinError):
         read(*binary(inputs=head["inputs"]))
 
 
-def test_bytes_that_belong_to_nothing_are_refused() -> None:
+def test_bytes_after_the_last_tensor_are_refused() -> None:
     body, length = binary()
     with pytest.raises(TwinError, match="bytes after its last tensor"):
         read(body + b"\0", length)
@@ -170,7 +170,7 @@ json_values = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_a_body_with_anything_in_it_is_read_or_refused_in_words(data: st.DataObject) -> None:
+def test_any_body_is_read_or_refused_with_a_message(data: st.DataObject) -> None:
     body, length = binary()
     head = json.loads(body[: int(length)])
     rest = body[int(length) :]

@@ -37,7 +37,7 @@ SMALL = {"core.patch_stride": 3, "core.n_blocks": 2, "core.n_heads": 3, "core.di
 
 
 def make_ensemble() -> Ensemble:
-    """Two members with random weights, whose readouts look everywhere, out of the map too, and move with the gaze."""
+    """Two members with random weights. Their readouts are all over the map and outside it, and shift with the gaze."""
     rng = np.random.default_rng(0)
     mice = [
         dataclasses.replace(
@@ -89,7 +89,7 @@ def expected(ensemble: Ensemble, mouse_id: str, inputs: list[np.ndarray]) -> np.
 
 
 @pytest.mark.parametrize("n", [1, 3, 10])
-def test_few_neurons_get_what_all_get(n: int, ensemble: Ensemble, engine: Engine) -> None:
+def test_few_neurons_get_the_same_as_all(n: int, ensemble: Ensemble, engine: Engine) -> None:
     inputs = draw(6, seed=n)  # gazes differ, so each sample needs tokens of its own
     neurons = np.random.default_rng(n).permutation(MICE["A"])[:n]
     response = engine.predict("A", *inputs, neurons)
@@ -143,7 +143,7 @@ def test_tokens_are_distinct_and_hold_all_that_is_touched() -> None:
     assert sorted(tokens[1]) == [0, 1, 2, 8]
 
 
-def test_a_neuron_off_the_map_still_asks_for_a_token() -> None:
+def test_a_neuron_outside_the_map_still_uses_a_token() -> None:
     assert distinct_tokens(mask_of(np.full((2, 4), -1), 2, 9)).shape == (2, 1)
 
 
@@ -178,8 +178,8 @@ def test_changed_shared_weights_are_refused(ensemble: Ensemble, folder: Path, tm
         Engine.load(copy, provider="cpu")
 
 
-def test_a_manifest_of_before_gradients_is_still_read(folder: Path, tmp_path: Path) -> None:
-    """New fields are optional: without them the graphs that were always there answer alone."""
+def test_a_manifest_from_before_gradients_is_still_read(folder: Path, tmp_path: Path) -> None:
+    """New fields are optional: without them, the engine uses the graphs that every bundle has."""
     import json
     import shutil
 

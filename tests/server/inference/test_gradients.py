@@ -32,7 +32,7 @@ SAMPLES = 4
 
 @dataclass
 class Case:
-    """An exported ensemble and the same in float64."""
+    """An exported ensemble, and the same ensemble in float64."""
 
     engine: Engine
     exact: Ensemble
@@ -45,7 +45,7 @@ class Case:
     def expected(
         self, mouse_id: str, inputs: list[np.ndarray], weights: np.ndarray, neurons: np.ndarray
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Responses, and what autograd says, in float64."""
+        """Responses and gradients from autograd, in float64."""
         tensors = [torch.from_numpy(x).double().requires_grad_() for x in inputs]
         response = self.exact(mouse_id, *tensors)[:, torch.from_numpy(neurons)]
         total = (response * torch.from_numpy(weights)).sum()
@@ -98,8 +98,8 @@ def test_gradients_are_autograds_for_a_batch_and_some_neurons(case: Case) -> Non
         assert_close(got, *case.expected(mouse_id, inputs, weights, neurons))
 
 
-def test_one_neurons_gradient_is_what_finite_differences_say(case: Case) -> None:
-    """Along a random direction, in float64 torch; a crop that moves with the gaze jumps, so only the image moves."""
+def test_the_gradient_of_one_neuron_matches_finite_differences(case: Case) -> None:
+    """Along a random direction, in float64 torch. Only the image moves, as a crop that follows the gaze jumps."""
     rng = np.random.default_rng(2)
     mouse_id = next(iter(case.engine.manifest.mice))
     inputs = case.inputs(mouse_id, 1, rng)

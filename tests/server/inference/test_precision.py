@@ -1,4 +1,4 @@
-"""Cores in other precisions and runtimes: what they give, beside the reference code and beside torch."""
+"""Cores in other precisions and runtimes, compared with the reference code and with torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from training.export.onnx_files import export_graph
 from training.models.vit import ViTCore
 
 BOUND = 1e-4
-# Of responses of order 1, at the published size; `docs/benchmarks.md` has what was measured.
+# For responses of order 1, at the published size; `docs/benchmarks.md` has the measurements.
 HALF_BOUND = 5e-3
 BF16_BOUND = 5e-2
 HALF = BundleOptions(gradients=False, half=True)
@@ -46,7 +46,9 @@ def errors(golden: Golden, engine: Engine) -> tuple[float, float]:
         response = engine.predict(mouse_id, *golden.inputs)
         largest = max(largest, float(np.abs(response - expected).max()))
         a, b = response - response.mean(0), expected - expected.mean(0)
-        moves = expected.std(0) > 0.05 * expected.std(0).max()  # a neuron that hardly responds has only its rounding
+        moves = (
+            expected.std(0) > 0.05 * expected.std(0).max()
+        )  # the variation of a neuron that hardly responds is rounding
         worst = min(worst, float(((a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0)))[moves].min()))
     return largest, worst
 
@@ -130,7 +132,7 @@ def test_a_padded_core_gives_what_the_core_gives(half: bool) -> None:
     ("provider", "precision", "remedy"),
     [("cpu", "bf16", "V1T_PROVIDER=openvino"), ("openvino", "fp16", "V1T_PRECISION=bf16")],
 )
-def test_a_precision_that_a_provider_lacks_is_refused(
+def test_a_precision_that_a_provider_does_not_support_is_refused(
     provider: Provider, precision: Precision, remedy: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BundleError, match=remedy):
@@ -160,7 +162,7 @@ def test_an_operator_that_a_runtime_lacks_is_named_with_the_variant_that_would_r
             open_core(tmp_path / "core.onnx", wanted=provider, precision="fp32", threads=1)
 
 
-def test_openvino_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_openvino_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(BundleError, match=r"requirements-openvino\.txt"):
         open_core(tmp_path / "core.onnx", wanted="openvino", precision="fp32", threads=1)

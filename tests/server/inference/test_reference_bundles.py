@@ -1,4 +1,4 @@
-"""Every folder of the reference, exported and run by the engine: what the reference code gave, to 1e-4."""
+"""Every folder of the reference, exported and run by the engine: within 1e-4 of the reference code's outputs."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def test_attention_rollouts_are_the_references(exported: Exported) -> None:
         if expected is not None:
             np.testing.assert_allclose(rollout[0], expected[:2], rtol=0, atol=BOUND)
             continue
-        for member, twin in zip(rollout, twins, strict=True):  # of an ensemble the reference gives no maps
+        for member, twin in zip(rollout, twins, strict=True):  # the reference has no maps of an ensemble
             with torch.inference_mode():
                 mine = twin.attention_rollout(mouse_id, *map(torch.from_numpy, inputs))
             np.testing.assert_allclose(member, mine, rtol=0, atol=BOUND)
 
 
-def test_the_manifest_says_a_parity_within_the_bound(exported: Exported) -> None:
+def test_the_manifest_states_a_parity_within_the_bound(exported: Exported) -> None:
     assert load_manifest(exported.folder) == exported.manifest
     assert exported.manifest.mice.keys() == exported.golden.ensemble.mice.keys()
     for mouse in exported.manifest.mice.values():

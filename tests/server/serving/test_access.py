@@ -1,4 +1,4 @@
-"""Who may ask: keys from the environment and from a file that changes, and what is refused without any."""
+"""API keys from the environment and from a file that changes, and the rules without keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def test_with_keys_only_those_who_send_one_are_answered(twin: TinyTwin) -> None:
+async def test_with_keys_only_requests_with_a_key_are_answered(twin: TinyTwin) -> None:
     settings = Settings.from_environment({"V1T_BUNDLES": str(twin.folder), "V1T_API_KEYS": f"{ONE}, {TWO}"})
     async with serving(settings) as client:
         for path in ("/mice", "/", "/docs.json", "/metrics", "/nowhere", "/v2", "/v2/models/stats"):
@@ -61,7 +61,7 @@ async def test_a_body_without_a_key_is_not_read(twin: TinyTwin) -> None:
     assert not sent
 
 
-async def test_without_keys_everybody_on_loopback_is_answered(twin: TinyTwin) -> None:
+async def test_without_keys_all_requests_on_loopback_are_answered(twin: TinyTwin) -> None:
     async with serving(Settings(bundles=(twin.folder,))) as client:
         assert (await client.get("/docs.json")).status_code == 200
         assert (await client.get("/docs.json", headers=bearer("anything"))).status_code == 200
@@ -85,7 +85,7 @@ def test_keys_of_a_file_change_without_a_restart(
     with caplog.at_level(logging.ERROR, "bentoml.v1t"):
         file.write_text("short\n")
         os.utime(file, ns=(2, 2))
-        access.check(f"Bearer {TWO}")  # a bad file leaves the keys as they were
+        access.check(f"Bearer {TWO}")  # a bad file does not change the keys
         file.unlink()
         access.check(f"Bearer {TWO}")
     assert "line 1: a key is 16 or more" in caplog.text
@@ -101,7 +101,7 @@ def test_keys_of_a_file_change_without_a_restart(
         access.check(f"Bearer {ONE}")
 
 
-def test_every_key_is_compared_whole_whatever_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_is_compared_in_full_for_any_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").write_text(f"{TWO}\n{THREE}\n")
     access = Access(Settings(api_keys=(ONE,), api_keys_file=tmp_path / "keys"))
     compared: list[tuple[int, int]] = []
@@ -155,7 +155,7 @@ def test_keys_are_never_printed() -> None:
         ("", False),
     ],
 )
-def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+def test_loopback_addresses_are_those_that_only_this_machine_can_reach(host: str, expected: bool) -> None:
     assert is_loopback(host) == expected
 
 
@@ -171,7 +171,7 @@ def test_the_addresses_listened_on_are_those_of_open_sockets() -> None:
     assert os.listdir("/dev/fd") == before
 
 
-async def test_a_worker_that_others_can_reach_answers_nobody_without_keys(
+async def test_a_worker_that_other_machines_can_reach_refuses_all_requests_without_keys(
     twin: TinyTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.service.listening_hosts", lambda: {"0.0.0.0"})
@@ -188,14 +188,14 @@ async def test_a_worker_that_others_can_reach_answers_nobody_without_keys(
         assert (await client.get("/docs.json", headers=bearer(ONE))).status_code == 200
 
 
-def test_one_caller_s_requests_at_once_are_limited_and_no_other_s() -> None:
+def test_concurrent_requests_are_limited_per_caller() -> None:
     limiter = ConcurrencyLimiter(2)
     with limiter.slot("a"), limiter.slot("a"), limiter.slot("b"):
         with pytest.raises(Busy, match="3 at once") as refused, limiter.slot("a"):
             pass
         assert refused.value.retry_after == 1
     with pytest.raises(RuntimeError), limiter.slot("a"):
-        raise RuntimeError  # whatever happens inside, the place is free again
+        raise RuntimeError  # an error inside frees the slot
     with limiter.slot("a"), limiter.slot("a"):
         pass
     assert not limiter._inside
@@ -203,7 +203,7 @@ def test_one_caller_s_requests_at_once_are_limited_and_no_other_s() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["option", "variable", "configuration"])
-def test_bound_elsewhere_without_keys_it_refuses_to_start_and_says_what_to_set(tmp_path: Path, how: str) -> None:
+def test_on_other_addresses_without_keys_the_server_refuses_to_start_with_a_hint(tmp_path: Path, how: str) -> None:
     (tmp_path / "configuration.yaml").write_text("services:\n  twin_server:\n    http:\n      host: 0.0.0.0\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("V1T_", "BENTOML_"))}
     more = {"variable": {"BENTOML_HOST": "0.0.0.0"}, "configuration": {"BENTOML_CONFIG": "configuration.yaml"}}
@@ -222,7 +222,7 @@ def test_bound_elsewhere_without_keys_it_refuses_to_start_and_says_what_to_set(t
 
 
 @pytest.mark.slow
-def test_bound_elsewhere_with_keys_it_answers_who_sends_one(twin: TinyTwin, tmp_path: Path) -> None:
+def test_on_other_addresses_with_keys_the_server_answers_requests_with_a_key(twin: TinyTwin, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(ONE)
     file = str(tmp_path / "keys")
     with serving_live(twin.folder, tmp_path, "--host", "0.0.0.0", V1T_API_KEYS_FILE=file, V1T_API_KEYS=TWO) as server:

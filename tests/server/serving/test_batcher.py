@@ -1,4 +1,4 @@
-"""The batcher: who runs together, in what turns, and what an error or a cancellation touches."""
+"""The batcher: which requests share a run, their order, and the effect of errors and cancellations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.serving.telemetry.metrics import Metrics
 
 
 class SumEngine:
-    """Responds with the sum of each image; can be held, and fails on negative images."""
+    """Responds with the sum of each image. It can be blocked, and fails on negative images."""
 
     def __init__(self) -> None:
         self.runs: list[list[int]] = []  # images of each stimulus, run by run
@@ -106,7 +106,7 @@ async def test_every_request_gets_its_own_answer(engine: SumEngine, rng: np.rand
     assert len(engine.threads) == 1
 
 
-async def test_a_lone_request_runs_at_once_and_what_waits_meanwhile_runs_together(
+async def test_a_single_request_runs_at_once_and_requests_that_wait_meanwhile_run_together(
     engine: SumEngine, rng: np.random.Generator
 ) -> None:
     engine.open.clear()
@@ -140,7 +140,7 @@ async def test_a_large_request_takes_turns_with_small_ones(engine: SumEngine, rn
     assert engine.runs == [[4], [4], [1, 1, 2], [4], [4]] or engine.runs == [[4], [1, 1, 2], [4], [4], [4]]
 
 
-async def test_an_error_reaches_only_whose_it_is(engine: SumEngine, rng: np.random.Generator) -> None:
+async def test_an_error_reaches_only_its_request(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     bad = stimulus(rng)
     bad.image[:] = -1
@@ -171,7 +171,7 @@ async def test_an_error_in_a_piece_ends_the_whole_request(engine: SumEngine, rng
         assert value(metrics, "v1t_queue_images") == 0
 
 
-async def test_who_is_cancelled_costs_nothing(engine: SumEngine, rng: np.random.Generator) -> None:
+async def test_a_cancelled_request_is_not_computed(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     async with running() as (batcher, metrics):
         first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
@@ -220,7 +220,7 @@ async def test_a_run_holds_images_of_one_bundle_only(rng: np.random.Generator) -
     assert two.runs == [[1, 1]]
 
 
-async def test_closing_tells_those_who_wait(engine: SumEngine, rng: np.random.Generator) -> None:
+async def test_closing_fails_pending_requests(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     async with running() as (batcher, _):
         running_one = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
@@ -235,7 +235,7 @@ async def test_closing_tells_those_who_wait(engine: SumEngine, rng: np.random.Ge
         running_one.cancel()
 
 
-async def test_who_is_out_of_time_costs_nothing(engine: SumEngine, rng: np.random.Generator) -> None:
+async def test_a_request_past_its_deadline_is_not_computed(engine: SumEngine, rng: np.random.Generator) -> None:
     engine.open.clear()
     async with running() as (batcher, metrics):
         first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
@@ -300,7 +300,7 @@ async def test_other_work_takes_turns_and_leaves_batches_whole(engine: SumEngine
         (got,) = await work
         assert value(metrics, "v1t_queue_images") == 0
         assert metrics.registry.get_sample_value("v1t_work_seconds_count", {"work": "sums"}) == 3
-    assert engine.runs == [[1], [1, 1, 1]]  # the work at the head of the queue did not part them
+    assert engine.runs == [[1], [1, 1, 1]]  # the work at the head of the queue did not separate them
     assert [(runs, images) for runs, images, _ in pieces] == [(2, slice(0, 2)), (2, slice(2, 4)), (2, slice(4, 5))]
     assert {thread for *_, thread in pieces} == engine.threads
     np.testing.assert_allclose(got.image, sums_of(asked), rtol=1e-6)
@@ -321,13 +321,15 @@ async def test_work_that_fails_touches_nothing_else(engine: SumEngine, rng: np.r
         assert value(metrics, "v1t_queue_images") == 0
 
 
-async def test_who_cannot_be_in_time_is_refused_before_it_queues(engine: SumEngine, rng: np.random.Generator) -> None:
+async def test_a_request_that_cannot_be_in_time_is_refused_before_it_queues(
+    engine: SumEngine, rng: np.random.Generator
+) -> None:
     async with running() as (batcher, metrics):
         engine.open.clear()
         first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
         await asyncio.sleep(0.1)
         engine.open.set()
-        await first  # an image takes 0.1 s, as far as is known
+        await first  # the batcher now estimates 0.1 s per image
         engine.open.clear()
         kept = [asyncio.create_task(predict(batcher, engine, stimulus(rng, B=4))) for _ in range(5)]
         await settle()
@@ -340,11 +342,13 @@ async def test_who_cannot_be_in_time_is_refused_before_it_queues(engine: SumEngi
         assert value(metrics, "v1t_queue_images") == 17
         engine.open.set()
         await asyncio.gather(*kept)
-        # An idle engine takes whoever comes, whatever it has measured.
+        # An idle engine takes any request, whatever the estimate.
         await predict(batcher, engine, stimulus(rng), deadline=time.perf_counter() + 0.05)
 
 
-async def test_who_was_late_because_of_others_may_ask_again(engine: SumEngine, rng: np.random.Generator) -> None:
+async def test_a_request_that_was_late_because_of_others_may_be_retried(
+    engine: SumEngine, rng: np.random.Generator
+) -> None:
     def slowly(stimuli: Any) -> list[Prediction]:
         time.sleep(0.02)
         return SumEngine.predict_many(engine, stimuli)

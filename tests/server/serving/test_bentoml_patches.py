@@ -1,4 +1,4 @@
-"""The internals of BentoML and of its supervisor that `bentoml_patches` relies on are there, and the patches work."""
+"""The internals of BentoML and of its supervisor that `bentoml_patches` uses exist, and the patches work."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_supervisor_has_the_internals_that_are_adjusted() -> None:
         assert internal in stopping
 
 
-def test_the_supervisor_looks_often_and_closes_the_port_before_it_stops_the_worker(
+def test_the_supervisor_checks_often_and_closes_the_port_before_it_stops_the_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []

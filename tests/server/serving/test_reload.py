@@ -1,4 +1,4 @@
-"""Bundles that change while they are served: versions, swaps in one step, bad ones, memory that is given back."""
+"""Bundles that change while they are served: versions, atomic swaps, bad bundles, and memory that is freed."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def make_settings(*places: Path, **more: Any) -> Settings:
     return Settings(bundles=places, provider="cpu", threads=1, **more)
 
 
-def make_library(*places: Path, **more: Any) -> Repository:
+def make_repository(*places: Path, **more: Any) -> Repository:
     return Repository(make_settings(*places, **more), Metrics())
 
 
 def replace(folder: Path, **more: Any) -> TinyTwin:
-    """Puts another bundle in a folder's place, as `mv` does: at once."""
+    """Replaces a folder with another bundle in one step, like `mv`."""
     aside = folder.with_name(f".{folder.name}.new")
     twin = write_tiny_bundle(aside, **more)
     if folder.exists():
@@ -67,7 +67,7 @@ def replace(folder: Path, **more: Any) -> TinyTwin:
 
 
 def spoil(twin: TinyTwin) -> str:
-    """Cuts a graph short; returns its name."""
+    """Truncates a graph; returns its name."""
     graph = twin.folder / twin.manifest.cores[0].path
     graph.write_bytes(graph.read_bytes()[:-1])
     return graph.name
@@ -75,7 +75,7 @@ def spoil(twin: TinyTwin) -> str:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """What goes now goes because nobody holds it."""
+    """Switches the garbage collector off, so that objects are freed by reference counts alone."""
     gc.collect()
     gc.disable()
     try:
@@ -87,11 +87,9 @@ def without_collector() -> Iterator[None]:
 # Changes on disk
 
 
-async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+async def test_a_new_bundle_replaces_the_old_one_which_leaves_memory(tmp_path: Path, rng: np.random.Generator) -> None:
     old = write_tiny_bundle(tmp_path / "tiny", seed=0)
-    repository = make_library(tmp_path)
+    repository = make_repository(tmp_path)
     await repository.load()
     with without_collector():
         engine = await engine_of(repository, "A")
@@ -103,7 +101,7 @@ async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
         assert [bundle.hash for bundle in change.removed] == [old.manifest.hash]
         assert not change.problems
         del change
-        # Whoever was given the old one still has it, whole.
+        # A request that began with the old engine can still use it.
         expected = old.answer("A", image, behavior, pupil_center)
         np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
         del engine
@@ -114,10 +112,10 @@ async def test_a_new_bundle_takes_the_place_of_the_old_one_which_leaves_memory(
     np.testing.assert_allclose(engine.predict("A", image, behavior, pupil_center), expected, atol=1e-5)
 
 
-async def test_what_did_not_change_is_not_loaded_again(tmp_path: Path) -> None:
+async def test_a_bundle_that_did_not_change_is_not_loaded_again(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "one", name="one", mice=("A",))
     two = write_tiny_bundle(tmp_path / "two", name="two", mice=("B",))
-    repository = make_library(tmp_path)
+    repository = make_repository(tmp_path)
     await repository.load()
     before = [await engine_of(repository, "A"), await engine_of(repository, "B")]
     change = await repository.load()
@@ -167,10 +165,10 @@ async def test_a_bad_bundle_leaves_the_old_one_serving_and_is_named(tmp_path: Pa
     assert metrics.registry.get_sample_value("v1t_refused") == 0
 
 
-async def test_a_start_that_failed_is_made_good_by_a_later_look(tmp_path: Path) -> None:
+async def test_a_failed_start_is_repaired_by_a_later_check(tmp_path: Path) -> None:
     twin = write_tiny_bundle(tmp_path / "tiny")
     spoil(twin)
-    repository = make_library(tmp_path)
+    repository = make_repository(tmp_path)
     await repository.load()
     with pytest.raises(NotReady):
         await engine_of(repository, "A")
@@ -179,10 +177,10 @@ async def test_a_start_that_failed_is_made_good_by_a_later_look(tmp_path: Path) 
     assert (await engine_of(repository, "A")).hash == twin.manifest.hash
 
 
-async def test_changes_on_disk_are_taken_in_by_the_watch(tmp_path: Path) -> None:
+async def test_changes_on_disk_are_loaded_by_the_watch(tmp_path: Path) -> None:
     old = write_tiny_bundle(tmp_path / "bundles" / "tiny", seed=0)
     new = write_tiny_bundle(tmp_path / "new", seed=1)
-    repository = make_library(tmp_path / "bundles")
+    repository = make_repository(tmp_path / "bundles")
     await repository.load()
     watching = asyncio.create_task(repository.watch(0.1))
     shutil.copytree(new.folder, old.folder, dirs_exist_ok=True)
@@ -196,8 +194,8 @@ async def test_changes_on_disk_are_taken_in_by_the_watch(tmp_path: Path) -> None
     watching.cancel()
 
 
-async def test_a_copy_in_progress_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = make_library(tmp_path)
+async def test_the_watch_waits_until_a_copy_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = make_repository(tmp_path)
     states = iter("aabcddddeffff")
     taken: list[str] = []
 
@@ -232,7 +230,7 @@ async def test_numbered_folders_are_versions_of_one_model(tmp_path: Path) -> Non
         for number, mice in (("10", ("A", "B")), ("9", ("A", "B")), ("2", ("A",)))
     }
     write_tiny_bundle(tmp_path / "other", name="other", mice=("Z",))
-    repository = make_library(tmp_path)
+    repository = make_repository(tmp_path)
     await repository.load()
     assert list(repository.versions("tiny")) == ["2", "9", "10"]
     assert repository.look_up("A").hash == twins["10"].manifest.hash
@@ -252,7 +250,7 @@ async def test_numbered_folders_are_versions_of_one_model(tmp_path: Path) -> Non
 # Memory
 
 
-async def test_what_was_used_longest_ago_leaves_memory_and_comes_back_when_asked(
+async def test_the_least_recently_used_bundle_leaves_memory_and_is_loaded_on_its_next_request(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
     twins = {name: write_tiny_bundle(tmp_path / name, name=name, mice=(name,), seed=i) for i, name in enumerate("XYZ")}
@@ -280,7 +278,7 @@ async def test_what_was_used_longest_ago_leaves_memory_and_comes_back_when_asked
     assert len(repository.look_up("Z").neurons["Z"]) == 7
 
 
-async def test_many_who_ask_at_once_load_a_bundle_once(tmp_path: Path) -> None:
+async def test_concurrent_requests_load_a_bundle_once(tmp_path: Path) -> None:
     for name in "XY":
         write_tiny_bundle(tmp_path / name, name=name, mice=(name,))
     loads: list[str] = []
@@ -297,20 +295,20 @@ async def test_many_who_ask_at_once_load_a_bundle_once(tmp_path: Path) -> None:
     gate.clear()
     asking = [asyncio.create_task(engine_of(repository, "X")) for _ in range(5)]
     await asyncio.sleep(0.1)
-    asking[0].cancel()  # who hangs up takes nothing from the others
-    assert (await engine_of(repository, "Y")).manifest.name == "Y"  # and those who are in memory wait for nobody
+    asking[0].cancel()  # a request that is cancelled does not affect the others
+    assert (await engine_of(repository, "Y")).manifest.name == "Y"  # and a bundle in memory answers without waiting
     gate.set()
     engines = await asyncio.gather(*asking[1:])
     assert len({id(engine) for engine in engines}) == 1
     assert loads == ["X", "Y", "X"]
 
 
-async def test_a_bundle_that_changed_while_it_was_out_of_memory_is_not_passed_off_as_the_old_one(
+async def test_a_bundle_that_changed_while_it_was_unloaded_is_not_served_as_the_old_one(
     tmp_path: Path,
 ) -> None:
     for name in "XY":
         write_tiny_bundle(tmp_path / name, name=name, mice=(name,))
-    repository = make_library(tmp_path, max_loaded=1)
+    repository = make_repository(tmp_path, max_loaded=1)
     await repository.load()
     assert repository.look_up("X").engine is None
     new = replace(tmp_path / "X", name="X", mice=("X",), seed=5)
@@ -321,7 +319,7 @@ async def test_a_bundle_that_changed_while_it_was_out_of_memory_is_not_passed_of
     assert (await engine_of(repository, "X")).hash == new.manifest.hash
 
 
-async def test_a_graph_opened_late_is_the_bundle_s_own_or_none(tmp_path: Path) -> None:
+async def test_a_graph_opened_late_is_that_of_the_bundle_or_an_error(tmp_path: Path) -> None:
     twin = write_tiny_bundle(tmp_path / "tiny")
     engine = Engine.load(twin.folder, provider="cpu")
     core = twin.manifest.cores[0]
@@ -343,7 +341,7 @@ async def running(settings: Settings) -> AsyncIterator[Context]:
     await context.batcher.close()
 
 
-async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapped(
+async def test_every_answer_is_entirely_of_one_bundle_while_bundles_are_swapped(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
     """Requests of three runs each, so that swaps fall between their pieces."""
@@ -376,7 +374,7 @@ async def test_every_answer_belongs_wholly_to_one_bundle_while_bundles_are_swapp
             engine = weakref.ref(library_engine(context))
             replace(twin.folder, seed=99)
             await context.repository.load()
-            assert engine() is None  # the batcher, idle, holds nothing
+            assert engine() is None  # an idle batcher holds no engine
     assert len(set(seen)) > 5
     assert seen.count(seen[0]) < len(seen)
 
@@ -387,20 +385,20 @@ def library_engine(context: Context) -> Engine:
     return engine
 
 
-async def test_several_models_that_hold_a_mouse_ask_for_a_name(tmp_path: Path) -> None:
+async def test_a_mouse_in_several_models_needs_the_model_named(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_tiny_bundle(tmp_path / name / "3", name=name)
-    repository = make_library(tmp_path)
+    repository = make_repository(tmp_path)
     await repository.load()
     with pytest.raises(InvalidInput, match="one or two"):
         repository.look_up("A")
 
 
-# What it costs
+# Memory and time
 
 
 def make_heavy(twin: TinyTwin, megabytes: int, rng: np.random.Generator) -> None:
-    """Gives its first core a weight that is used and changes nothing."""
+    """Gives the first core a large weight that is used but does not change the result."""
     file = twin.manifest.cores[0]
     model = onnx.load(twin.folder / file.path)
     graph = model.graph
@@ -429,15 +427,13 @@ def make_heavy(twin: TinyTwin, megabytes: int, rng: np.random.Generator) -> None
 
 
 @pytest.mark.slow
-async def test_memory_is_that_of_one_bundle_however_often_it_is_swapped(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+async def test_memory_does_not_grow_with_the_number_of_swaps(tmp_path: Path, rng: np.random.Generator) -> None:
     megabytes, served = 24, tmp_path / "bundles" / "tiny"
     twins = [write_tiny_bundle(tmp_path / f"{seed}", seed=seed) for seed in range(2)]
     for twin in twins:
         make_heavy(twin, megabytes, rng)
     served.parent.mkdir()
-    repository = make_library(served.parent)
+    repository = make_repository(served.parent)
     resident: list[float] = []
     for turn in range(24):
         twin = twins[turn % 2]
@@ -451,7 +447,7 @@ async def test_memory_is_that_of_one_bundle_however_often_it_is_swapped(
         np.testing.assert_allclose(engine.predict("A", *arrays), twin.answer("A", *arrays), atol=1e-4)
         del engine
         resident.append(psutil.Process().memory_info().rss / 2**20)
-    # Allocators keep some of what they are given back; of bundles that stay there would be twelve more.
+    # Allocators keep some of the freed memory; if bundles stayed, there would be twelve more of them.
     assert max(resident[-8:]) - max(resident[4:12]) < 6 * megabytes, resident
 
 
@@ -473,7 +469,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def test_a_reload_says_what_it_did_and_a_bad_bundle_why_it_was_refused(
+async def test_a_reload_reports_its_changes_and_why_a_bad_bundle_was_refused(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
     old = write_tiny_bundle(tmp_path / "tiny")
@@ -528,7 +524,7 @@ async def test_admin_routes_need_their_own_key_and_without_one_do_not_exist(tmp_
         assert (await client.post("/admin/nothing", headers=bearer(ADMIN))).status_code == 404
 
 
-async def test_a_stream_during_a_swap_is_wholly_of_the_bundle_that_it_began_with(
+async def test_a_stream_during_a_swap_is_entirely_of_the_bundle_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = write_tiny_bundle(tmp_path / "tiny")
@@ -563,7 +559,7 @@ async def test_a_stream_during_a_swap_is_wholly_of_the_bundle_that_it_began_with
     np.testing.assert_allclose(maps, np.einsum("bn,bhw->nhw", responses, noise), rtol=1e-3, atol=1e-2)
 
 
-async def test_who_asks_for_a_bundle_out_of_memory_waits_for_it_no_longer_than_his_deadline(
+async def test_a_request_for_an_unloaded_bundle_waits_no_longer_than_its_deadline(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twins = {name: write_tiny_bundle(tmp_path / name, name=name, mice=(name,), seed=i) for i, name in enumerate("XY")}

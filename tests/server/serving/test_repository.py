@@ -1,4 +1,4 @@
-"""The repository: finds bundles, refuses bad ones by name, and knows who answers for a mouse."""
+"""The repository: it finds bundles, refuses bad ones by name, and finds the bundle of a mouse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_library(*places: Path) -> tuple[Repository, Metrics]:
 
 
 async def refusal(*places: Path) -> str:
-    """Why a repository of these places is not ready."""
+    """Why a repository of these folders is not ready."""
     repository, metrics = make_library(*places)
     await repository.load()
     assert not repository.ready
@@ -47,7 +47,7 @@ def test_bundles_are_found_by_themselves_and_in_folders(tmp_path: Path) -> None:
     assert [path.name for path in found] == ["a", "b", "one"]
 
 
-def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere is not a folder"):
         find_bundles([tmp_path / "nowhere"])
 
@@ -136,7 +136,7 @@ async def test_two_bundles_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "'same'" in hint
 
 
-async def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+async def test_an_empty_folder_is_an_error_with_a_hint(tmp_path: Path) -> None:
     hint = await refusal(tmp_path)
     assert "there is no bundle" in hint
     assert "V1T_BUNDLES" in hint
@@ -158,7 +158,7 @@ async def test_an_unexpected_failure_names_the_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
-def test_memory_that_is_freed_goes_back_to_the_system() -> None:
+def test_freed_memory_is_returned_to_the_system() -> None:
     """In a process of its own: small blocks, which the allocator keeps, and one in use above them."""
     script = """
 import psutil

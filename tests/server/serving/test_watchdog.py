@@ -1,4 +1,4 @@
-"""Runs that hang and servers that are told to stop: noticed, said, bounded; alone, and in a live server."""
+"""The watchdog and the shutdown: runs that hang, and servers that are stopped, in this process and in a live server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server.serving.watchdog import HUNG, Watchdog
 
 
 class HangingEngine:
-    """Stands still until it is let go."""
+    """An engine that hangs until it is released."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -56,7 +56,7 @@ def make_batcher() -> Batcher:
     return batcher
 
 
-async def test_a_run_that_hangs_is_said_to_all_who_wait_and_ends_the_process(
+async def test_a_hanging_run_fails_all_pending_requests_and_ends_the_process(
     engine: HangingEngine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     batcher = make_batcher()
@@ -79,7 +79,7 @@ async def test_a_run_that_hangs_is_said_to_all_who_wait_and_ends_the_process(
     await batcher.close()
 
 
-async def test_short_runs_one_after_another_are_no_hang(engine: HangingEngine) -> None:
+async def test_short_consecutive_runs_do_not_count_as_hung(engine: HangingEngine) -> None:
     engine.go.set()
     batcher = make_batcher()
     codes: list[int] = []
@@ -88,7 +88,7 @@ async def test_short_runs_one_after_another_are_no_hang(engine: HangingEngine) -
     end = time.monotonic() + 1
     while time.monotonic() < end:
         await asyncio.gather(*(batcher.compute(engine, [stimulus()]) for _ in range(5)))  # type: ignore[arg-type]
-    await asyncio.sleep(0.5)  # nor is it one to have nothing to do
+    await asyncio.sleep(0.5)  # an idle engine does not count as hung either
     assert batcher.running is None
     batcher.check()
     watchdog.stop()
@@ -96,7 +96,7 @@ async def test_short_runs_one_after_another_are_no_hang(engine: HangingEngine) -
     assert not codes
 
 
-async def test_an_event_loop_that_hangs_ends_the_process_too() -> None:
+async def test_a_hanging_event_loop_also_ends_the_process() -> None:
     codes: list[int] = []
     watchdog = Watchdog(0.2, lambda: None, lambda reason: None, exit=codes.append)
     watchdog.start()
@@ -106,7 +106,7 @@ async def test_an_event_loop_that_hangs_ends_the_process_too() -> None:
     assert codes == [HUNG]
 
 
-async def test_a_drain_waits_for_those_inside_and_refuses_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_shutdown_waits_for_requests_in_flight_and_refuses_others(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics, told, ended = Metrics(), [], asyncio.Event()
     monkeypatch.setattr(signal, "getsignal", lambda number: lambda *_: None)
     handlers: dict[int, Any] = dict.fromkeys((signal.SIGTERM, signal.SIGINT), lambda *_: ended.set())
@@ -146,7 +146,7 @@ answer = Engine.predict_many
 
 def predict_many(self, stimuli):
     if any((stimulus.image == 13).all() for stimulus in stimuli):
-        threading.Event().wait()  # for ever
+        threading.Event().wait()  # forever
     if any((stimulus.image == 7).all() for stimulus in stimuli):
         threading.Event().wait(2)
     return answer(self, stimuli)
@@ -205,14 +205,16 @@ def test_a_worker_that_hangs_or_dies_is_replaced(twin: TinyTwin, tmp_path: Path)
         assert "predict_many" in log
         second.kill()
         second.wait(PATIENCE)
-        assert httpx.get(f"{server.url}/livez", timeout=PATIENCE).status_code == 200  # the port stays open: one waits
+        assert (
+            httpx.get(f"{server.url}/livez", timeout=PATIENCE).status_code == 200
+        )  # the port stays open, so the request waits
         server.wait_for("/readyz", 200)
         assert ask(server, 1).status_code == 200
         assert worker_of(server).pid != second.pid
 
 
 @pytest.mark.slow
-def test_told_to_stop_it_answers_what_it_has_and_refuses_what_comes(twin: TinyTwin, tmp_path: Path) -> None:
+def test_on_sigterm_requests_in_flight_are_answered_and_new_ones_refused(twin: TinyTwin, tmp_path: Path) -> None:
     with serving_odd(twin, tmp_path) as server, ThreadPoolExecutor(4) as threads, httpx.Client() as kept:
         assert kept.get(f"{server.url}/livez").status_code == 200
         slow = [threads.submit(ask, server, 7) for _ in range(2)]
@@ -228,12 +230,12 @@ def test_told_to_stop_it_answers_what_it_has_and_refuses_what_comes(twin: TinyTw
 
 
 @pytest.mark.slow
-def test_told_to_stop_under_load_no_request_is_left_without_an_answer(twin: TinyTwin, tmp_path: Path) -> None:
+def test_on_sigterm_under_load_every_request_gets_a_reply(twin: TinyTwin, tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     over = threading.Event()
 
     def press(server: Server) -> None:
-        with httpx.Client(limits=httpx.Limits(max_keepalive_connections=0)) as client:  # a connection for each
+        with httpx.Client(limits=httpx.Limits(max_keepalive_connections=0)) as client:  # a connection per request
             while not over.is_set():
                 try:
                     outcomes[str(ask(server, 1, client).status_code)] += 1
@@ -252,12 +254,12 @@ def test_told_to_stop_under_load_no_request_is_left_without_an_answer(twin: Tiny
             one.result()
     assert outcomes.keys() >= {"200", "503", "ConnectError"}
     others = outcomes.total() - sum(outcomes[one] for one in ("200", "503", "ConnectError"))
-    # Of each client one may lie in the port's queue as that is closed: connected, but never accepted.
+    # One request of each client may be in the port's backlog when it closes: connected, but never accepted.
     assert others <= 8, outcomes
 
 
 @pytest.mark.slow
-def test_what_is_not_answered_within_the_bound_is_told_so(twin: TinyTwin, tmp_path: Path) -> None:
+def test_requests_that_are_not_answered_within_the_bound_are_refused(twin: TinyTwin, tmp_path: Path) -> None:
     with serving_odd(twin, tmp_path, V1T_DRAIN="1") as server, ThreadPoolExecutor(4) as threads:
         hung = threads.submit(ask, server, 13)
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""GPU memory in the metrics, with NVML's answers in place of a driver's."""
+"""GPU memory in the metrics, with a simulated NVML instead of a driver."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def test_each_gpu_that_answers_has_its_memory(two_gpus: list[str]) -> None:
+def test_the_memory_of_each_gpu_is_measured(two_gpus: list[str]) -> None:
     registry = CollectorRegistry()
     registry.register(GPUMemory())
     assert not two_gpus  # NVML is opened on the first scrape
@@ -46,14 +46,14 @@ def test_each_gpu_that_answers_has_its_memory(two_gpus: list[str]) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"])
-def test_without_a_gpu_there_is_no_such_metric(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_there_is_no_gpu_metric(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, call, fails)
     registry = CollectorRegistry()
     registry.register(GPUMemory())
     assert generate_latest(registry) == b""
 
 
-def test_this_machine_s_own_nvml_is_asked_without_an_error() -> None:
+def test_nvml_of_this_machine_is_queried_without_an_error() -> None:
     registry = CollectorRegistry()
     registry.register(GPUMemory())
     generate_latest(registry)

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: every metric and label that it names is one that the server has, and none is left out."""
+"""The Grafana dashboard: every metric and label in it exists in the server, and every metric of the server is in it."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def names(expression: str) -> set[str]:
     return set(re.findall(r"\b(?:v1t|process)_\w+", expression))
 
 
-def test_every_metric_of_the_dashboard_is_one_of_ours() -> None:
+def test_every_metric_of_the_dashboard_exists() -> None:
     known = labels_of_samples()
     for expression in expressions():
         assert names(expression), expression
         assert names(expression) <= known.keys(), expression
 
 
-def test_every_label_of_the_dashboard_is_one_of_its_metric_s() -> None:
+def test_every_label_of_the_dashboard_is_one_of_its_metric() -> None:
     known = labels_of_samples()
 
     def check(expression: str, legend: str) -> None:
@@ -67,14 +67,14 @@ def test_every_label_of_the_dashboard_is_one_of_its_metric_s() -> None:
             check(target["expr"], target["legendFormat"])
 
 
-def test_every_metric_of_ours_is_on_the_dashboard() -> None:
+def test_every_metric_of_the_server_is_on_the_dashboard() -> None:
     shown = set().union(*map(names, expressions()))
     ours = {family.name for family in Metrics().registry.collect() if family.name.startswith("v1t_")}
     missing = {name for name in ours if not any(one.startswith(name) for one in shown)}
     assert not missing
 
 
-def test_panels_have_places_and_numbers_of_their_own() -> None:
+def test_panels_do_not_overlap_and_have_unique_ids() -> None:
     panels: list[dict[str, Any]] = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [

@@ -1,4 +1,4 @@
-"""The log as JSON: every line an object, with the request's id where it is about one, and without keys."""
+"""The log as JSON: every line is an object, with the request id if it is about a request, and without keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def line_of(record: logging.LogRecord) -> dict[str, object]:
     return json.loads(text)  # type: ignore[no-any-return]
 
 
-def test_a_line_has_what_was_said_and_the_request_s_id() -> None:
+def test_a_line_has_the_message_and_the_request_id() -> None:
     record = logging.LogRecord("bentoml.v1t", logging.WARNING, "", 0, "a %s\nb", ("x",), None)
     record.fields = {"ms": 1.5}
     assert line_of(record).items() >= {"level": "warning", "message": "a x\nb", "ms": 1.5}.items()

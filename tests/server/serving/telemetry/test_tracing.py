@@ -1,4 +1,4 @@
-"""Spans, as BentoML's tracing records them where V1T_TRACING is on."""
+"""Spans, as BentoML's tracing records them with V1T_TRACING=true."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def serving(twin: TinyTwin) -> AsyncIterator[tuple[httpx.AsyncClient, InMe
         BentoMLContainer.tracing_excluded_urls.reset()
 
 
-async def test_a_span_says_whose_question_it_was_and_where_its_time_went(twin: TinyTwin) -> None:
+async def test_a_span_names_the_mouse_and_the_bundle_and_times_the_stages(twin: TinyTwin) -> None:
     image = np.random.default_rng(0).uniform(0, 255, (1, 8, 12)).tolist()
     async with serving(twin) as (client, exporter):
         parent = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
@@ -71,5 +71,5 @@ async def test_a_span_says_whose_question_it_was_and_where_its_time_went(twin: T
 
 
 @pytest.mark.parametrize(("tracing", "excluded"), [(True, {}), (False, {"excluded_urls": ".*"})])
-def test_without_the_setting_bentoml_is_told_to_trace_nothing(tracing: bool, excluded: dict[str, str]) -> None:
+def test_without_the_setting_bentoml_traces_nothing(tracing: bool, excluded: dict[str, str]) -> None:
     assert create_service(Settings(tracing=tracing)).config["tracing"] == excluded

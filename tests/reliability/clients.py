@@ -1,4 +1,4 @@
-"""Clients that ask, wait for the reply, check it, and ask again."""
+"""Clients that each send one question after another, and check every reply."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from types import MappingProxyType
 
 import numpy as np
 
-from reliability.protocols import PROTOCOLS, Protocol, Wires, fitting
+from reliability.protocols import PROTOCOLS, Connections, Protocol, fitting
 from reliability.questions import Question
 from reliability.tally import Tally
 
-__all__ = ["ask", "press"]
+__all__ = ["ask", "run_clients"]
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 async def ask(
-    wires: Wires, question: Question, protocol: Protocol, tally: Tally, headers: Mapping[str, str] = NOTHING
+    connections: Connections, question: Question, protocol: Protocol, tally: Tally, headers: Mapping[str, str] = NOTHING
 ) -> None:
-    """Asks once, and counts what comes."""
+    """Sends one question, and counts its reply."""
     start = time.perf_counter()
     try:
-        reply = await protocol.ask(wires, question, headers)
+        reply = await protocol.ask(connections, question, headers)
     except asyncio.CancelledError:
         raise
-    except Exception as error:  # whatever it is, it was no answer
+    except Exception as error:  # any error means that there was no reply
         tally.lose(protocol.name, error)
     else:
         tally.take(protocol.name, question, reply, time.perf_counter() - start)
 
 
-async def press(
-    wires: Wires,
+async def run_clients(
+    connections: Connections,
     questions: Sequence[Question],
     tally: Tally,
     *,
     clients: int,
-    go_on: Callable[[], bool],
+    keep_running: Callable[[], bool],
     protocols: Sequence[str] = tuple(PROTOCOLS),
     pause: float = 0.0,
     seed: int = 0,
 ) -> None:
-    """So many clients at once, each with one question at a time, while `go_on()`; every question gets its reply.
+    """Runs `clients` concurrent clients, each with one question at a time, until `keep_running()` is False.
 
     Args:
         pause: mean seconds between a reply and the client's next question.
@@ -53,9 +53,9 @@ async def press(
 
     async def client(number: int) -> None:
         rng = np.random.default_rng([seed, number])
-        while go_on():
+        while keep_running():
             question, ways = pairs[rng.integers(len(pairs))]
-            await ask(wires, question, ways[rng.integers(len(ways))], tally)
+            await ask(connections, question, ways[rng.integers(len(ways))], tally)
             if pause:
                 await asyncio.sleep(rng.exponential(pause))
 

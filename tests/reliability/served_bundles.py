@@ -1,4 +1,4 @@
-"""Where a run takes place: bundles in a temporary folder, a server on a free port, and what it is made of."""
+"""A live server on a free port, with the bundles that it serves."""
 
 from __future__ import annotations
 
@@ -13,27 +13,14 @@ import psutil
 from support.live_server import ROOT, Server, serving
 from support.tiny_bundle import write_tiny_bundle
 
-__all__ = ["DEMO", "Place", "Report", "at", "worker_of"]
+__all__ = ["DEMO", "ServedBundles", "serve_bundles", "worker_of"]
 
 DEMO = ROOT / "exported_models" / "demo"
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a run found.
-
-    Attributes:
-        text: markdown, to paste into docs/reliability.md.
-        problems: what must not be; none if all is well.
-    """
-
-    text: str
-    problems: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A server that is ready, and the bundles that it serves."""
+class ServedBundles:
+    """A server that is ready, and its bundles."""
 
     server: Server
     bundles: Sequence[Path]
@@ -41,8 +28,8 @@ class Place:
 
 
 @contextmanager
-def at(bundles: Sequence[Path] | None = None, **environment: str) -> Iterator[Place]:
-    """A server of these bundles, by default of the demo twin and a tiny one of random weights; it must end with code 0.
+def serve_bundles(bundles: Sequence[Path] | None = None, **environment: str) -> Iterator[ServedBundles]:
+    """Serves these bundles, by default the demo twin and a tiny one with random weights; the exit code must be 0.
 
     Args:
         environment: settings of the server.
@@ -56,16 +43,16 @@ def at(bundles: Sequence[Path] | None = None, **environment: str) -> Iterator[Pl
         environment = {"V1T_BUNDLES": os.pathsep.join(map(str, bundles)), "V1T_THREADS": "1", **environment}
         with serving(bundles[0], home, **environment) as server:
             server.wait_for("/readyz", 200)
-            yield Place(server, bundles, folder)
+            yield ServedBundles(server, bundles, folder)
 
 
 def worker_of(server: Server) -> psutil.Process:
-    """The process that answers: the one child of `bentoml serve`."""
+    """The process that handles requests: the only worker of `bentoml serve`."""
     workers = [
         child
         for child in psutil.Process(server.process.pid).children(recursive=True)
         if any("worker" in word for word in child.cmdline())
     ]
     if len(workers) != 1:
-        raise AssertionError(f"{len(workers)} workers in place of one")
+        raise AssertionError(f"{len(workers)} workers instead of 1")
     return workers[0]
