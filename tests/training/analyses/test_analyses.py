@@ -92,6 +92,7 @@ def test_a_real_mouse_has_no_truth(recordings: list[Recording], tmp_path: Path) 
     assert "with_truth_x" not in found.row()
 
 
+@pytest.mark.slow
 def test_retinotopy_command_writes_table_json_and_figure(
     recordings: list[Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +240,7 @@ def test_twins_without_a_b_mlp_are_refused(recordings: list[Recording]) -> None:
         b_mlp_activations(Ensemble([*tied, *each]), recordings[0])
 
 
+@pytest.mark.slow
 def test_b_mlp_command_has_a_row_per_mouse_and_block(recordings: list[Recording], tmp_path: Path) -> None:
     paths = written(ensemble_of(recordings), tmp_path)
     folders = [str(recording.path) for recording in recordings]

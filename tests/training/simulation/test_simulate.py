@@ -153,6 +153,7 @@ def test_noise_is_skewed_never_negative_and_right_on_average(cortex: Cortex) -> 
     assert error.mean() < 1.2  # in standard errors
 
 
+@pytest.mark.slow
 def test_some_neurons_do_not_respond(tmp_path: Path) -> None:
     cortex = Cortex.grow(2000, image_shape=(1, 36, 64), rng=np.random.default_rng(0))
     assert (~cortex.responsive).mean() == pytest.approx(0.05, abs=0.02)

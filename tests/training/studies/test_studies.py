@@ -78,6 +78,7 @@ def test_the_comparison_ends_in_a_table_json_and_figure(
     assert (tmp_path / "out/comparison.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_study_that_was_interrupted_resumes_and_trains_nothing_twice(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

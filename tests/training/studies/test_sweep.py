@@ -97,6 +97,7 @@ def test_every_corner_of_the_space_is_a_model() -> None:
             assert sweep.spec(values).model.core.kind == PRESETS[system].core.kind
 
 
+@pytest.mark.slow
 def test_the_best_is_found_and_written_as_train_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Trained(monkeypatch)
     space = {"readout.l1": sweep_module.Range(0, 1), "core.l1": sweep_module.Range(0, 1)}

@@ -26,6 +26,7 @@ from training.trainer.run_spec import RunSpec
 from training.trainer.state import Logs
 
 
+@pytest.mark.slow
 def test_an_ensemble_resumes_at_the_member_that_was_interrupted(
     recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
