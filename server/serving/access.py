@@ -165,7 +165,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listening_hosts() -> set[str]:
-    """The addresses of this process's listening sockets, whoever opened them."""
+    """The addresses of this process's listening sockets, including inherited ones."""
     connections = psutil.Process().net_connections("tcp")
     return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
 

@@ -367,7 +367,7 @@ class ServedBundle(_Closed):
     name: str
     version: str
     hash: str = Field(description="SHA-256 over the bundle's manifest")
-    in_memory: bool = Field(description="False: loaded when somebody asks")
+    in_memory: bool = Field(description="False: loaded on the next request")
 
 
 class ReloadReply(_Closed):

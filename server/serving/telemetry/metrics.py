@@ -65,7 +65,7 @@ class Metrics:
 
 
 class GPUMemory(Collector):
-    """v1t_gpu_memory_bytes of each GPU of this machine, whoever uses it; nothing without an NVIDIA driver."""
+    """v1t_gpu_memory_bytes of each GPU of this machine, used by any process; nothing without an NVIDIA driver."""
 
     @cached_property
     def _gpus(self) -> list[Any]:
@@ -76,7 +76,7 @@ class GPUMemory(Collector):
             return []
 
     def describe(self) -> list[GaugeMetricFamily]:
-        return [GaugeMetricFamily("v1t_gpu_memory_bytes", "Memory of a GPU, whoever uses it", labels=["gpu", "state"])]
+        return [GaugeMetricFamily("v1t_gpu_memory_bytes", "Memory of a GPU, used by any process", labels=["gpu", "state"])]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         (family,) = self.describe()

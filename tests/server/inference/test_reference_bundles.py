@@ -93,7 +93,7 @@ def test_the_manifest_states_a_parity_within_the_bound(exported: Exported) -> No
         assert mouse.standardized_inputs
 
 
-@pytest.mark.parametrize("case", [name for name in RUNS if name in ("v1t-small", "no-reference")])
+@pytest.mark.parametrize("case", [name for name in RUNS if name in ("v1t-spt", "no-reference")])
 def test_a_portable_bundle_gives_the_same_with_standard_operators_only(
     reference: Path, case: str, tmp_path: Path
 ) -> None:
