@@ -55,10 +55,10 @@ demo: $(VENV)/.installed
 	@PYTHON=$(VENV)/bin/python DEMO=$(DEMO) DEMO_BUNDLE=$(DEMO_BUNDLE) bash docs/demo.sh
 
 test: $(VENV)/.installed
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: $(VENV)/.installed
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 kills: $(VENV)/.installed
 	@PYTHONPATH=.:tests $(VENV)/bin/python -m reliability.training_kills $(ARGS)

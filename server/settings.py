@@ -54,7 +54,7 @@ class Settings(BaseModel):
     )
     provider: Literal["auto", "cpu", "cuda", "openvino"] = Field(default="auto", description="where the graphs run")
     precision: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="of the cores: fp16 if the bundle has such cores, bf16 in OpenVINO"
+        default="fp32", description="precision of the cores: fp16 if the bundle has such cores, bf16 in OpenVINO"
     )
     max_loaded: int | None = Field(
         default=None, ge=1, description="bundles kept in memory; others are loaded on their next request; empty: all"

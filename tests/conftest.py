@@ -13,6 +13,11 @@ from support.shared_export import built_once
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that the last files to be handed to the workers are short ones."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The reference code's checkpoints and golden outputs, which lie beside the checkout where there are any."""
