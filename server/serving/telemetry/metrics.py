@@ -76,7 +76,7 @@ class GPUMemory(Collector):
             return []
 
     def describe(self) -> list[GaugeMetricFamily]:
-        return [GaugeMetricFamily("v1t_gpu_memory_bytes", "Memory of a GPU, used by any process", labels=["gpu", "state"])]
+        return [GaugeMetricFamily("v1t_gpu_memory_bytes", "Memory of a GPU, of any process", labels=["gpu", "state"])]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         (family,) = self.describe()
