@@ -93,16 +93,16 @@ def run(args: argparse.Namespace) -> int:
     print(f"machine   {engine.provider}, {engine.precision}, {threads} threads, onnxruntime {ort.__version__}")
     print(f"ceiling   {gflops:.0f} GFLOP/s, the best matrix product in onnxruntime on the CPU")
     work = [core_gflop(config, core.n_tokens) for config, core in zip(manifest.configs, engine.cores, strict=True)]
-    floor = sum(one for one in work if one is not None) / gflops if all(work) else None  # seconds an image
-    if floor is not None:
-        print(f"work      {floor * gflops:.1f} GFLOP an image, at least {floor * 1e3:.1f} ms at the ceiling")
+    least = sum(one for one in work if one is not None) / gflops if all(work) else None  # seconds an image
+    if least is not None:
+        print(f"work      {least * gflops:.1f} GFLOP an image, at least {least * 1e3:.1f} ms at the ceiling")
     print(f"load      {loaded:.2f} s")
     print()
-    print(f"{'case':<28}{'ms an image':>12}{'relative':>10}" + (f"{'of ceiling':>12}" if floor else ""))
+    print(f"{'case':<28}{'ms an image':>12}{'relative':>10}" + (f"{'of ceiling':>12}" if least else ""))
     base = times[cases[0].name]
     for case in cases:
         seconds = times[case.name] / case.images
-        share = f"{floor / seconds:>12.0%}" if floor and case.name.startswith("batch") else ""
+        share = f"{least / seconds:>12.0%}" if least and case.name.startswith("batch") else ""
         print(f"{case.name:<28}{seconds * 1e3:>12.2f}{seconds / base:>9.2f}x{share}")
     print()
     print(f"memory    {before:.0f} MB before loading, {after_loading:.0f} MB after, {peak_mb():.0f} MB at most")
