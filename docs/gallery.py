@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training.analyses.retinotopy import cortical_correlation, readout_positions, retinotopy_correlation
+from training.analyses.retinotopy import cortical_correlation, readout_positions
 from training.checkpoints.ensemble import load_ensemble
 from v1t_client.insilico import Result
 from v1t_client.insilico.experiments.retinotopy import screen_colors
@@ -183,7 +183,7 @@ def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np
         axis.set_title(f"centre {name} [px] against mu", fontsize=8)
     for axis in axes:
         axis.tick_params(labelsize=6)
-    with_mu = retinotopy_correlation(mu[reliable], centers)
+    with_mu = np.array([np.corrcoef(mu[reliable, axis], centers[:, axis])[0, 1] for axis in range(2)])
     return with_mu, cortical_correlation(centers, cortex[reliable]) ** 2, int(reliable.sum()), figure
 
 
