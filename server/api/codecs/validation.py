@@ -13,6 +13,7 @@ __all__ = ["unknown_fields", "validated"]
 
 M = TypeVar("M", bound=BaseModel)
 
+_HINTS = {"mouse": "GET /mice lists them.", "neuron_ids": "GET /mice/{mouse}/neurons lists them."}
 _TAGS = frozenset({"str", "int", "float", "bool"})  # pydantic names the member of a union that it tried
 
 
@@ -42,16 +43,25 @@ def _translated(model: type[BaseModel], errors: list[ErrorDetails]) -> InvalidIn
     if unknown:
         nested = next(error for error in errors if error["type"] == "extra_forbidden")["loc"][:-1]
         if nested:
-            return InvalidInput(f"{_path(nested)} has an unknown field", got=brief(unknown), expected="see /docs.json")
+            return InvalidInput(f"{_path(nested)} has an unknown field", got=brief(unknown), hint="See /docs.json.")
         return unknown_fields(sorted(unknown), list(model.model_fields))
-    first = errors[0]
-    path = _path(first["loc"])
-    if first["type"] == "missing":
-        field = model.model_fields.get(str(first["loc"][0]))
-        return InvalidInput(f"{path} is missing", expected=field.description if field else None)
-    messages = (error["msg"] for error in errors if _path(error["loc"]) == path)
-    accepted = dict.fromkeys(message.removeprefix("Input should be ") for message in messages)
-    return InvalidInput(f"{path} is not valid", got=brief(first["input"]), expected=" or ".join(accepted))
+    field = str(errors[0]["loc"][0])
+    of_field = [error for error in errors if str(error["loc"][0]) == field]
+    if errors[0]["type"] == "missing":
+        info = model.model_fields.get(field)
+        return InvalidInput(f"{_path(errors[0]['loc'])} is missing", expected=info.description if info else None)
+    innermost = max(of_field, key=lambda error: len(_path(error["loc"])))  # the member of a union that fits best
+    path = _path(innermost["loc"])
+    accepted = dict.fromkeys(_accepted(error) for error in of_field if _path(error["loc"]) == path)
+    return InvalidInput(
+        f"{path} is not valid", got=brief(innermost["input"]), expected=" or ".join(accepted), hint=_HINTS.get(field)
+    )
+
+
+def _accepted(error: ErrorDetails) -> str:
+    if error["type"] == "too_short":
+        return f"a list of at least {error['ctx']['min_length']}"
+    return error["msg"].removeprefix("Input should be ")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -337,6 +337,21 @@ def test_a_bad_field_is_refused_by_name(twin: TinyTwin, change: dict[str, Any], 
     assert len(str(error.got)) < 200
 
 
+def test_an_error_about_a_field_says_what_was_sent_what_is_accepted_and_where_to_look(twin: TinyTwin) -> None:
+    cases: list[tuple[dict[str, Any], str, str, str, str | None]] = [
+        ({"neuron_ids": []}, "neuron_ids", "[]", "a list of at least 1", "GET /mice/{mouse}/neurons lists them."),
+        ({"neuron_ids": [5, "x"]}, "neuron_ids[1]", "'x'", "a valid integer", "GET /mice/{mouse}/neurons lists them."),
+        ({"mouse": ["A", 3]}, "mouse[1]", "3", "a valid string", "GET /mice lists them."),
+        ({"mouse": 3}, "mouse", "3", "a valid string or a valid list", "GET /mice lists them."),
+        ({"units": "spikes"}, "units", "'spikes'", "'standardized' or 'raw'", None),
+    ]
+    for change, field, got, expected, hint in cases:
+        with pytest.raises(InvalidInput) as refused:
+            ask(twin, {"mouse": "A", "image": GOOD, **change})
+        error = refused.value
+        assert (error.message, error.got, error.expected, error.hint) == (f"{field} is not valid", got, expected, hint)
+
+
 def test_an_unknown_neuron_is_not_found(twin: TinyTwin) -> None:
     known = int(twin.mice["A"].neurons.ids[0])
     for wrong in (-1, 99, 2**62):

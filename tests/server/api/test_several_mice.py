@@ -133,7 +133,7 @@ async def test_several_mice_and_a_small_request_take_turns(twin: TinyTwin, rng: 
     [
         ([], {}, 422, "mouse is not"),
         (["P", "P"], {}, 422, "mouse is not"),
-        (["P", 3], {}, 422, "mouse is not"),
+        (["P", 3], {}, 422, "mouse[1] is not valid"),
         (["P", "Z"], {}, 404, "no such mouse"),
         (["P", "Q"], {"neuron_ids": [1]}, 422, "those of one mouse"),
         (["P", "Q"], {"model": "other"}, 404, "no such model"),
