@@ -22,6 +22,7 @@ __all__ = [
     "MANIFEST",
     "PUPIL_CENTER_CHANNELS",
     "SCHEMA_VERSION",
+    "BehaviorState",
     "Channel",
     "File",
     "GradientParity",
@@ -79,6 +80,22 @@ class Channel(_Frozen):
     percentiles: dict[str, float] = Field(
         default_factory=dict, description="of the training trials, such as {'5': 12.1}"
     )
+    image_mean: tuple[float, float] | None = Field(
+        default=None, description="of an image channel: the smallest and largest mean of a training image"
+    )
+    image_contrast: tuple[float, float] | None = Field(
+        default=None, description="of an image channel: the smallest and largest std over the pixels of a training image"
+    )
+
+
+class BehaviorState(_Frozen):
+    """A named behavioural state: medians over the training trials in which the mouse was in that state."""
+
+    name: Literal["rest", "running"]
+    definition: str = Field(description="which trials count, in words")
+    trials: int = Field(gt=0, description="training trials in this state")
+    behavior: list[float] = Field(description="per behaviour channel, in the order of `behavior`")
+    pupil_center: list[float] = Field(description="x and y; empty where the recording has none")
 
 
 class Parity(_Frozen):
@@ -120,6 +137,9 @@ class MouseRecord(_Frozen):
     image_channels: list[Channel]
     behavior: list[Channel]
     pupil_center: list[Channel]
+    states: list[BehaviorState] = Field(
+        default_factory=list, description="those that the training trials hold; empty where they are not known"
+    )
     uses: list[Literal["image", "behavior", "pupil_center"]] = Field(description="inputs that change the responses")
     standardized_inputs: bool = Field(description="True: no statistics are known, inputs must be standardised already")
     n_neurons: int = Field(gt=0)
