@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.api.app import create_app
 from server.api.middleware import RequestMiddleware
+from server.bundle.snapshot import remove_abandoned
 from server.serving import malloc
 from server.serving.access import listening_hosts, refusal
 from server.serving.context import Context
@@ -82,6 +83,7 @@ def create_service(settings: Settings) -> Any:
             self._loading = asyncio.create_task(self._load(), name="repository")
 
         async def _load(self) -> None:
+            await asyncio.to_thread(remove_abandoned)
             await repository.load()
             if settings.watch is not None:
                 await repository.watch(settings.watch)

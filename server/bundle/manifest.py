@@ -7,15 +7,19 @@ A bundle is a folder. `manifest.json` describes a twin; the ONNX graphs beside i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from server.errors import BundleError
+from server.errors import BundleError, brief
 
 __all__ = [
     "BEHAVIOR_CHANNELS",
@@ -32,7 +36,7 @@ __all__ = [
     "Provenance",
     "hash_file",
     "load_manifest",
-    "verify_files",
+    "open_regular",
 ]
 
 SCHEMA_VERSION = 1
@@ -47,8 +51,13 @@ BEHAVIOR_CHANNELS = (
 PUPIL_CENTER_CHANNELS = (("pupil_center_x", "eye-camera px"), ("pupil_center_y", "eye-camera px"))
 
 
+_MOST_BYTES = 64 * 1024**2  # of a manifest
+_MOST_NEURONS = 10_000_000  # of a mouse
+_MOST_PIXELS = 64 * 1024**2  # of an image, over all channels
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class File(_Frozen):
@@ -84,8 +93,22 @@ class Channel(_Frozen):
         default=None, description="of an image channel: the smallest and largest mean of a training image"
     )
     image_contrast: tuple[float, float] | None = Field(
-        default=None, description="of an image channel: the smallest and largest std over the pixels of a training image"
+        default=None,
+        description="of an image channel: the smallest and largest std over the pixels of one",
     )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.std is not None and self.std <= 0:
+            raise ValueError(f"the std of {self.name!r} is not positive: {self.std:g}")
+        for name, range_ in (
+            ("min and max", (self.min, self.max)),
+            ("image_mean", self.image_mean),
+            ("image_contrast", self.image_contrast),
+        ):
+            if range_ is not None and None not in range_ and range_[0] > range_[1]:  # type: ignore[operator]
+                raise ValueError(f"{name} of {self.name!r} are not a range: {range_}")
+        return self
 
 
 class BehaviorState(_Frozen):
@@ -101,7 +124,7 @@ class BehaviorState(_Frozen):
 class Parity(_Frozen):
     """Largest absolute difference between the exported graphs and torch, in responses, on random inputs."""
 
-    max_abs_error: float = Field(ge=0)
+    max_abs_error: float = Field(ge=0, allow_inf_nan=True, description="infinite while it is not measured")
     bound: float = Field(gt=0)
     samples: int = Field(gt=0)
     worst_neuron: int
@@ -142,7 +165,7 @@ class MouseRecord(_Frozen):
     )
     uses: list[Literal["image", "behavior", "pupil_center"]] = Field(description="inputs that change the responses")
     standardized_inputs: bool = Field(description="True: no statistics are known, inputs must be standardised already")
-    n_neurons: int = Field(gt=0)
+    n_neurons: int = Field(gt=0, le=_MOST_NEURONS)
     neurons: File
     stems: list[File] = Field(min_length=1, description="one for all members, or one per member")
     readouts: list[File] = Field(min_length=1, description="one per member")
@@ -155,6 +178,19 @@ class MouseRecord(_Frozen):
     parity: Parity
     gradient_parity: GradientParity | None = Field(default=None, description="where there are gradients")
     scores: dict[str, float] = Field(default_factory=dict, description="over the neurons, on the test set, where known")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if min(self.image_shape) < 1 or math.prod(self.image_shape) > _MOST_PIXELS:
+            raise ValueError(f"image_shape {self.image_shape} is not (C, H, W) of at most {_MOST_PIXELS} pixels")
+        if len(self.image_channels) != self.image_shape[0]:
+            raise ValueError(f"{len(self.image_channels)} image_channels do not fit image_shape {self.image_shape}")
+        if not self.standardized_inputs and any(None in (one.mean, one.std) for one in self.image_channels):
+            raise ValueError("image_channels lack mean or std, and standardized_inputs is false")
+        for state in self.states:
+            if (len(state.behavior), len(state.pupil_center)) != (len(self.behavior), len(self.pupil_center)):
+                raise ValueError(f"state {state.name!r} does not fit the channels of behavior and pupil_center")
+        return self
 
 
 class Manifest(_Frozen):
@@ -205,24 +241,44 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Opens a file for reading. A pipe or a device, which could block for ever, is refused.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 def load_manifest(bundle: Path) -> Manifest:
     """Reads and validates a bundle's manifest.
 
     Raises:
         BundleError: the folder, the manifest or its schema is not one that this server knows; the message says which.
     """
-    path = bundle / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(bundle / MANIFEST) as stream:
+            text = stream.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise BundleError(f"bundle {bundle.name!r}: {MANIFEST} has more than {_MOST_BYTES} bytes")
+        content = json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise BundleError(f"bundle {bundle.name!r} has no {MANIFEST}", hint="Export it again.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise BundleError(f"bundle {bundle.name!r}: {MANIFEST} is nested too deeply") from None
+    except (OSError, ValueError) as error:
         raise BundleError(f"bundle {bundle.name!r}: {MANIFEST} cannot be read: {error}") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise BundleError(f"bundle {bundle.name!r}: {MANIFEST} is not a JSON object", hint="Export it again.")
+    version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"bundle {bundle.name!r} has an unknown schema_version",
-            got=version,
+            f"bundle {bundle.name!r}: {MANIFEST} has an unknown schema_version",
+            got=brief(version),
             expected=SCHEMA_VERSION,
             hint="Export it again with this version of the exporter, or upgrade the server.",
         )
@@ -262,21 +318,4 @@ def _check_counts(bundle: Path, manifest: Manifest) -> None:
                 f"bundle {bundle.name!r}: {where} does not fit its {members} members",
                 got=got,
                 expected=" or ".join(map(str, sorted(expected))),
-            )
-
-
-def verify_files(bundle: Path, manifest: Manifest) -> None:
-    """Checks that every file is there and has the bytes that the manifest promises.
-
-    Raises:
-        BundleError: names the first file that is missing or changed.
-    """
-    for file in manifest.files():
-        path = bundle / file.path
-        if not path.is_file():
-            raise BundleError(f"bundle {bundle.name!r} lacks {file.path}", hint="Copy or export the bundle again.")
-        if path.stat().st_size != file.bytes or hash_file(path) != file.sha256:
-            raise BundleError(
-                f"bundle {bundle.name!r}: {file.path} is not the file that the manifest describes (SHA-256 differs)",
-                hint="Copy or export the bundle again.",
             )

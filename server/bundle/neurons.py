@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,10 @@ from server.bundle.manifest import MouseRecord
 from server.errors import BundleError
 
 __all__ = ["NeuronTable", "load_neurons"]
+
+_SCORE = "score."
+_BYTES_PER_NEURON = 24  # of the largest array: three coordinates in float64
+_HEADER = 4096
 
 
 class NeuronTable:
@@ -45,33 +53,65 @@ class NeuronTable:
             "coordinates": self.coordinates.astype(np.float32),
             "response_std": self.response_std.astype(np.float32),
         }
-        arrays |= {f"score.{name}": score.astype(np.float32) for name, score in self.scores.items()}
+        arrays |= {f"{_SCORE}{name}": score.astype(np.float32) for name, score in self.scores.items()}
         np.savez(path, **arrays)
 
 
-def load_neurons(bundle: Path, mouse: MouseRecord) -> NeuronTable:
+def load_neurons(folder: Path, mouse: MouseRecord) -> NeuronTable:
     """Reads a mouse's `neurons.npz` (without pickle).
 
+    Args:
+        folder: of the bundle.
+
     Raises:
-        BundleError: an array is missing or has another length than the mouse has neurons.
+        BundleError: an array is missing, or has another shape or type than documented, or values that it cannot have.
     """
+    path = folder / mouse.neurons.path
     try:
-        with np.load(bundle / mouse.neurons.path, allow_pickle=False) as arrays:
-            table = NeuronTable(
-                ids=arrays["ids"],
-                coordinates=arrays["coordinates"],
-                response_std=arrays["response_std"],
-                scores={
-                    name.removeprefix("score."): arrays[name] for name in arrays.files if name.startswith("score.")
-                },
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"bundle {bundle.name!r}: {mouse.neurons.path} cannot be read: {error}") from error
-    lengths = {len(table.ids), len(table.coordinates), len(table.response_std), *map(len, table.scores.values())}
-    if lengths != {mouse.n_neurons}:
-        raise BundleError(
-            f"bundle {bundle.name!r}: {mouse.neurons.path} does not fit mouse {mouse.mouse_id!r}",
-            got=f"rows {sorted(lengths)}",
-            expected=f"{mouse.n_neurons} neurons",
+        arrays = _read(path, most_bytes=_HEADER + _BYTES_PER_NEURON * mouse.n_neurons)
+        table = NeuronTable(
+            ids=arrays["ids"],
+            coordinates=arrays["coordinates"],
+            response_std=arrays["response_std"],
+            scores={name.removeprefix(_SCORE): arrays[name] for name in arrays if name.startswith(_SCORE)},
         )
+        _check(table, mouse.n_neurons)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise BundleError(
+            f"{mouse.neurons.path}, of mouse {mouse.mouse_id!r}, cannot be read: {error}", hint="Export the twin again."
+        ) from error
     return table
+
+
+def _read(path: Path, most_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file. None may be larger, whatever it unpacks to or its header claims."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > most_bytes:
+                raise ValueError(f"{member.filename} has {member.file_size} bytes, and its neurons {most_bytes}")
+            stream = io.BytesIO(archive.read(member))
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            if math.prod(shape) * dtype.itemsize != len(stream.getbuffer()) - stream.tell():
+                raise ValueError(f"the header of {member.filename} does not fit its data")
+            stream.seek(0)
+            arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(stream, allow_pickle=False)
+    return arrays
+
+
+def _check(table: NeuronTable, n_neurons: int) -> None:
+    """Raises ValueError if a value is one that no neuron can have."""
+    scores = {f"{_SCORE}{name}": values for name, values in table.scores.items()}
+    columns = {"ids": table.ids, "response_std": table.response_std, **scores}
+    shapes = dict.fromkeys(columns, (n_neurons,)) | {"coordinates": (n_neurons, 3)}
+    for name, array in {**columns, "coordinates": table.coordinates}.items():
+        if array.shape != shapes[name] or array.dtype.kind not in ("iu" if name == "ids" else "f"):
+            kind = "integers" if name == "ids" else "floats"
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, not {kind} of shape {shapes[name]}")
+        if array.dtype.kind == "f" and np.isinf(array).any():
+            raise ValueError(f"{name} holds infinite values")
+    if len(np.unique(table.ids)) < n_neurons:
+        raise ValueError("ids holds one id twice")
+    if (table.response_std <= 0).any():
+        raise ValueError("response_std is not positive")

@@ -45,6 +45,7 @@ __all__ = [
     "CORE_IMAGE",
     "CORE_PUPIL_CENTER",
     "FEATURE_MAP",
+    "FORWARD",
     "IMAGE",
     "MOUSE_INDEX",
     "NEURONS",
@@ -74,6 +75,14 @@ TOKENS = "tokens"
 WEIGHTS = "weights"
 TAPE = "tape."  # how the names of what a forward pass keeps for the backward pass begin
 ATTENTION_ROLLOUT = "attention_rollout"
+
+# The graphs that predictions need -> the inputs that they may have, and the outputs.
+FORWARD = {
+    "stem": ({IMAGE, BEHAVIOR, PUPIL_CENTER}, {CORE_IMAGE, CORE_BEHAVIOR, CORE_PUPIL_CENTER}),
+    "core": ({CORE_IMAGE, CORE_BEHAVIOR, MOUSE_INDEX}, {FEATURE_MAP}),
+    "readout": ({FEATURE_MAP, CORE_PUPIL_CENTER, NEURONS}, {PRE_ACTIVATION}),
+    "ensemble": ({PRE_ACTIVATION}, {RESPONSE, SPREAD}),
+}
 
 
 def gradient_of(name: str) -> str:

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from server.bundle import tensor_names
-from server.bundle.manifest import File, Manifest, MouseRecord, load_manifest, verify_files
+from server.bundle.manifest import File, Manifest, MouseRecord, load_manifest
 from server.bundle.neurons import load_neurons
+from server.bundle.snapshot import Snapshot
 from server.errors import BundleError, NotFound
 from server.inference.core import Core
 from server.inference.gradients import BackwardPass, Gradient
-from server.inference.graph_loader import GraphLoader, MouseGraphs
+from server.inference.graph_loader import GraphLoader, MouseGraphs, checked
 from server.inference.sessions import Precision, Provider, Session, Tensor
 from server.inference.stage_timer import StageTimer
 from server.inference.stimulus import Stimulus, floats, merged
@@ -60,13 +61,15 @@ class Engine:
         self._graphs = graphs
         cores, token_cores = _core_files(manifest, graphs.precision)
         self.cores = [
-            Core(graphs.core(file), partial(graphs.core, token_cores[i]) if token_cores else None)
+            Core(
+                checked("core", file, graphs.core(file)), partial(graphs.core, token_cores[i]) if token_cores else None
+            )
             for i, file in enumerate(cores)
         ]
         self._mice = {mouse_id: MouseGraphs.open(mouse, graphs) for mouse_id, mouse in manifest.mice.items()}
         self._backward: BackwardPass | None = None
         self._attention: list[Session] | None = None
-        self.neurons = {mouse_id: load_neurons(bundle, mouse) for mouse_id, mouse in manifest.mice.items()}
+        self.neurons = {mouse_id: load_neurons(graphs.folder, mouse) for mouse_id, mouse in manifest.mice.items()}
         self.provider = self.cores[0].session.provider
         self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
         self._pool = ThreadPoolExecutor(graphs.threads or os.cpu_count(), thread_name_prefix="mice")
@@ -81,7 +84,7 @@ class Engine:
         threads: int | None = None,
         max_batch: int = 8,
     ) -> Self:
-        """Loads and verifies a bundle.
+        """Loads and verifies a bundle. Later changes of its files do not matter.
 
         Args:
             provider: "auto", "cpu", "cuda" or "openvino"; "auto" uses CUDA where there is a GPU.
@@ -94,8 +97,7 @@ class Engine:
         """
         bundle = Path(path)
         manifest = load_manifest(bundle)
-        graphs = GraphLoader(bundle, manifest, provider, precision, threads)
-        verify_files(bundle, manifest)
+        graphs = GraphLoader(bundle, manifest, Snapshot(bundle, manifest), provider, precision, threads)
         return cls(graphs, max_batch=max_batch)
 
     def warm_up(self) -> None:
@@ -113,6 +115,10 @@ class Engine:
                     for mouse_id, mouse in self.manifest.mice.items()
                 ]
             )
+
+    def stop(self) -> None:
+        """Ends the run in progress with an error, from another thread. The engine cannot be used after it."""
+        self._graphs.stop.terminate = True
 
     def predict(
         self,

@@ -4,59 +4,67 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
+import onnxruntime as ort
+
+from server.bundle import tensor_names
 from server.bundle.manifest import File, Manifest, MouseRecord
-from server.errors import NotReady
+from server.bundle.snapshot import Snapshot
+from server.errors import BundleError
 from server.inference.sessions import Graph, Precision, Provider, Session, open_core
 
-__all__ = ["GraphLoader", "MouseGraphs"]
+__all__ = ["GraphLoader", "MouseGraphs", "checked"]
+
+G = TypeVar("G", bound=Graph)
 
 
 @dataclass(frozen=True)
 class GraphLoader:
-    """Opens graphs from a bundle's files, as long as these are the files that were loaded and verified.
+    """Opens graphs from a folder. Holds no engine, so that an engine without users can be freed.
 
-    Holds no engine, so that an engine without users can be freed.
+    Attributes:
+        bundle: where the bundle lies.
+        files: what its graphs are opened from: a private copy of the bundle, or a folder that nobody else writes to.
+        stop: ends the runs of all graphs that were opened, once its `terminate` is set.
     """
 
     bundle: Path
     manifest: Manifest
+    files: Snapshot | Path
     provider: Provider
     precision: Precision
     threads: int | None
-    stamps: dict[str, tuple[int, ...]] = field(init=False, default_factory=dict)
+    stop: ort.RunOptions = field(default_factory=ort.RunOptions)
 
-    def __post_init__(self) -> None:
-        for file in self.manifest.files():
-            self.stamps[file.path] = _stamp(self.bundle / file.path)
+    @property
+    def folder(self) -> Path:
+        return self.files.folder if isinstance(self.files, Snapshot) else self.files
 
     def core(self, file: File) -> Graph:
-        path = self._path(file)
-        return open_core(path, wanted=self.provider, precision=self.precision, threads=self.threads)
+        """The graph of a core, or of one for some tokens."""
+        path = self.folder / file.path
+        return open_core(path, wanted=self.provider, precision=self.precision, threads=self.threads, stop=self.stop)
 
     def large(self, file: File) -> Session:
-        return Session(self._path(file), wanted=self.provider, threads=self.threads)
+        return Session(self.folder / file.path, wanted=self.provider, threads=self.threads, stop=self.stop)
 
     def small(self, file: File) -> Session:
         """Single-threaded: small graphs gain nothing from threads, and idle thread pools would slow the core."""
-        return Session(self._path(file), wanted=self.provider, threads=1)
+        return Session(self.folder / file.path, wanted=self.provider, threads=1, stop=self.stop)
 
-    def _path(self, file: File) -> Path:
-        """The file's path.
 
-        Raises:
-            NotReady: the file, or shared weights, changed on disk since the bundle was loaded.
-        """
-        for path in (file.path, *(weights.path for weights in self.manifest.weights)):
-            if _stamp(self.bundle / path) != self.stamps[path]:
-                raise NotReady(
-                    f"the files of bundle {self.manifest.name!r} were changed after it was loaded",
-                    got=path,
-                    hint="Try again once the server has loaded the new bundle: POST /admin/reload, or V1T_WATCH.",
-                    retry_after=10,
-                )
-        return self.bundle / file.path
+def checked(kind: str, file: File, graph: G) -> G:
+    """The graph. Raises BundleError if it has other tensors than its kind."""
+    inputs, outputs = tensor_names.FORWARD[kind]
+    if not inputs.issuperset(graph.inputs) or not outputs.issuperset(graph.outputs):
+        raise BundleError(
+            f"{file.path} is not a {kind}",
+            got=f"{', '.join(graph.inputs)} -> {', '.join(graph.outputs)}",
+            expected=f"{', '.join(sorted(inputs))} -> {', '.join(sorted(outputs))}",
+            hint="Export the bundle again.",
+        )
+    return graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,17 +78,14 @@ class MouseGraphs:
 
     @classmethod
     def open(cls, mouse: MouseRecord, graphs: GraphLoader) -> Self:
+        """Raises BundleError if a graph has other tensors than its kind."""
+
+        def opened(kind: str, file: File) -> Session:
+            return checked(kind, file, graphs.small(file))
+
         return cls(
-            stems=[graphs.small(file) for file in mouse.stems],
-            readouts=[graphs.small(file) for file in mouse.readouts],
-            ensemble=graphs.small(mouse.ensemble),
+            stems=[opened("stem", file) for file in mouse.stems],
+            readouts=[opened("readout", file) for file in mouse.readouts],
+            ensemble=opened("ensemble", mouse.ensemble),
             touched_tokens=[graphs.small(file) for file in mouse.touched_tokens],
         )
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -81,9 +81,16 @@ class Graph(Protocol):
 
 
 class Session:
-    """A `Graph` in onnxruntime. That falls back to the CPU with only a log line, so see `provider` for what runs."""
+    """A `Graph` in onnxruntime. That falls back to the CPU with only a log line, so see `provider` for what runs.
 
-    def __init__(self, path: Path, *, wanted: Provider, threads: int | None) -> None:
+    Args:
+        stop: ends its runs with an error, once its `terminate` is set.
+    """
+
+    def __init__(
+        self, path: Path, *, wanted: Provider, threads: int | None, stop: ort.RunOptions | None = None
+    ) -> None:
+        self._stop = stop or ort.RunOptions()
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only; fallbacks are checked below
         _share_arena()
@@ -122,7 +129,7 @@ class Session:
                 binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
         for name in self.outputs:
             binding.bind_output(name, self._device if name in stay else "cpu")
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._stop)
         results = zip(self.outputs, binding.get_outputs(), strict=True)
         return {name: value if name in stay else value.numpy() for name, value in results}
 
@@ -163,7 +170,9 @@ class OpenVINOSession:
         return {name: np.array(results[i]) for i, name in enumerate(self.outputs)}
 
 
-def open_core(path: Path, *, wanted: Provider, precision: Precision, threads: int | None) -> Graph:
+def open_core(
+    path: Path, *, wanted: Provider, precision: Precision, threads: int | None, stop: ort.RunOptions | None = None
+) -> Graph:
     """A core's session. Cores take the time, and are the only graphs that another runtime may run.
 
     Raises:
@@ -185,7 +194,7 @@ def open_core(path: Path, *, wanted: Provider, precision: Precision, threads: in
         )
     if wanted == "openvino":
         return OpenVINOSession(path, precision=precision, threads=threads)
-    return Session(path, wanted=wanted, threads=threads)
+    return Session(path, wanted=wanted, threads=threads, stop=stop)
 
 
 def _openvino() -> Any:

@@ -36,7 +36,7 @@ UNMEASURED = Parity(max_abs_error=math.inf, bound=PARITY_BOUND, samples=SAMPLES,
 
 def open_engine(folder: Path, manifest: Manifest) -> Engine:
     """The engine that a server would use for this bundle on a CPU."""
-    return Engine(GraphLoader(folder, manifest, "cpu", "fp32", threads=None), max_batch=SAMPLES)
+    return Engine(GraphLoader(folder, manifest, folder, "cpu", "fp32", threads=None), max_batch=SAMPLES)
 
 
 def measure_parity(ensemble: Ensemble, engine: Engine) -> dict[str, Parity]:

@@ -20,8 +20,9 @@ from support.tiny_twins import (
     tiny_twin,
 )
 
-from server.bundle.manifest import load_manifest, verify_files
+from server.bundle.manifest import load_manifest
 from server.bundle.neurons import load_neurons
+from server.bundle.snapshot import Snapshot
 from server.inference.engine import Engine
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -143,7 +144,7 @@ def test_the_bundle_keeps_each_neurons_id_place_and_scores(trained: Trained) -> 
 
 @pytest.mark.slow
 def test_every_file_of_the_bundle_is_in_the_manifest(trained: Trained) -> None:
-    verify_files(trained.bundle, trained.manifest)
+    Snapshot(trained.bundle, trained.manifest)  # verifies them
     named = {file.path for file in trained.manifest.files()} | {"manifest.json"}
     found = {str(path.relative_to(trained.bundle)) for path in trained.bundle.rglob("*") if path.is_file()}
     assert found == named
