@@ -62,6 +62,12 @@ class Settings(BaseModel):
     watch: float | None = Field(
         default=None, ge=0.1, le=86_400, description="seconds between checks for changed bundles; empty: never"
     )
+    load_timeout: float = Field(
+        default=120.0,
+        gt=0,
+        le=86_400,
+        description="seconds that one bundle may take to load and run once; a slower one is refused",
+    )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="threads of one graph on the CPU; empty: one per core"
     )

@@ -11,7 +11,8 @@ from server.errors import NotReady
 from server.serving.access import Access
 from server.serving.batcher import Batcher
 from server.serving.decode_pool import DecodePool
-from server.serving.repository import Repository, load_engine
+from server.serving.loading import load_engine
+from server.serving.repository import Repository
 from server.serving.shutdown import Shutdown
 from server.serving.telemetry.metrics import Metrics
 from server.serving.telemetry.statistics import Statistics
@@ -41,7 +42,7 @@ class Context:
         """Creates all parts. No bundle is loaded before `repository.load`, and nothing runs before `batcher.start`.
 
         Args:
-            load: makes a warm engine of a bundle.
+            load: makes an engine of a bundle.
         """
         metrics, statistics = Metrics(), Statistics()
 

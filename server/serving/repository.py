@@ -16,32 +16,18 @@ from server.bundle.neurons import NeuronTable
 from server.errors import BundleError, InvalidInput, NotFound, NotReady, TwinError, brief
 from server.serving import malloc
 from server.serving.discovery import find_bundles, state_of, version_of
+from server.serving.loading import LoadingTimeout, load_engine, load_in_time
 from server.serving.telemetry.metrics import Metrics
 from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine
 
-__all__ = ["Bundle", "Change", "Repository", "load_engine"]
+__all__ = ["Bundle", "Change", "Repository"]
 
 logger = logging.getLogger("bentoml.v1t")
 
 _SHOWN = 20  # names in an error
-
-
-def load_engine(bundle: Path, settings: Settings) -> Engine:
-    """Loads, verifies and warms one bundle."""
-    from server.inference.engine import Engine  # imports onnxruntime, half a second that the port need not wait for
-
-    engine = Engine.load(
-        bundle,
-        provider=settings.provider,
-        precision=settings.precision,
-        threads=settings.threads,
-        max_batch=settings.max_batch,
-    )
-    engine.warm_up()
-    return engine
 
 
 @dataclass(eq=False)
@@ -93,7 +79,7 @@ class Repository:
     """The bundles in use, by name and version.
 
     Args:
-        load: makes a warm engine of a bundle; called in a thread.
+        load: makes an engine of a bundle; called in a thread.
     """
 
     def __init__(
@@ -107,6 +93,8 @@ class Repository:
         self._loaded = False  # once
         self._complete = False  # once, without a problem; from then on a bad bundle leaves what is served as it is
         self._state: Hashable = None  # of the files, when they were last loaded
+        self._timed_out: dict[Path, tuple[Hashable, LoadingTimeout]] = {}  # with the state of its files
+        self._now_loading: tuple[Path, float] | None = None  # and since when
         self._lock = asyncio.Lock()  # loads one bundle at a time: two would need memory for both
 
     @property
@@ -116,9 +104,11 @@ class Repository:
     def check_ready(self) -> None:
         """Raises NotReady while bundles are loading, or if one was refused at the start; the hint says which."""
         if not self._loaded:
-            raise NotReady(
-                "the twins are being loaded", hint="Try again in a moment; GET /readyz says when.", retry_after=1
-            )
+            hint = "Try again in a moment; GET /readyz says when."
+            if self._now_loading is not None:
+                bundle, since = self._now_loading
+                hint = f"Bundle {bundle.name!r} has been loading for {time.monotonic() - since:.0f} s. {hint}"
+            raise NotReady("the twins are being loaded", hint=hint, retry_after=1)
         if not self._complete:
             raise NotReady("the server has bundles that it cannot serve", hint=self._problem, retry_after=30)
 
@@ -247,16 +237,32 @@ class Repository:
         self._update_metrics()
 
     async def _make_engine(self, path: Path) -> Engine:
-        """Loads one bundle in a thread. Raises a TwinError if it cannot be served."""
+        """Loads and warms one bundle in a thread. Raises a TwinError if it cannot be served.
+
+        A bundle that took too long is not tried again until its files change, so that it delays others only once.
+        """
         start = time.perf_counter()
+        state = await asyncio.to_thread(state_of, [path])
+        if path in self._timed_out:
+            before, refusal = self._timed_out.pop(path)
+            if before == state:
+                self._timed_out[path] = before, refusal
+                raise refusal
+        self._now_loading = path, time.monotonic()
+        self._metrics.loading.set(1)
         try:
-            return await asyncio.to_thread(self._load, path, self._settings)
+            return await load_in_time(self._load, path, self._settings)
+        except LoadingTimeout as refusal:
+            self._timed_out[path] = state, refusal
+            raise
         except TwinError:
             raise
         except Exception as error:  # onnxruntime has errors of its own; any of them refuses the bundle
             logger.exception("bundle %s cannot be loaded", path)
             raise BundleError(f"{type(error).__name__}: {error}") from error
         finally:
+            self._now_loading = None
+            self._metrics.loading.set(0)
             self._metrics.load_seconds.observe(time.perf_counter() - start)
 
     # Changes

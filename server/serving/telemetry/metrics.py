@@ -48,6 +48,7 @@ class Metrics:
         self.in_flight = self._gauge("v1t_requests_in_flight", "Requests that are being handled")
         self.queue_images = self._gauge("v1t_queue_images", "Images that wait")
         self.ready = self._gauge("v1t_ready", "1 when every bundle is loaded and warm")
+        self.loading = self._gauge("v1t_loading", "1 while a bundle is being loaded")
         self.refused = self._gauge("v1t_refused", "Bundles that were refused at the last look")
         self.bundle = self._gauge(
             "v1t_bundle", "Bundles served: 1 loaded, 0 unloaded", "name", "version", "hash", "provider", "members"

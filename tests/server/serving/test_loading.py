@@ -1,0 +1,121 @@
+"""Bundles that never finish loading: refused within the time limit, while others are served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support.tiny_bundle import TinyTwin, write_tiny_bundle
+
+from server.bundle.manifest import MANIFEST, hash_file
+from server.errors import NotReady
+from server.serving.repository import Repository
+from server.serving.telemetry.metrics import Metrics
+from server.settings import Settings
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+
+
+def make_endless(twin: TinyTwin) -> None:
+    """Has the ensemble's graph of mouse A add zero, over and over again."""
+    path = twin.folder / twin.manifest.mice["A"].ensemble.path
+    model = onnx.load(path)
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going_on"], ["go_on"]),
+            helper.make_node("Add", ["value", "nothing"], ["next_value"]),
+        ],
+        "again",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, ()),
+            helper.make_tensor_value_info("going_on", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("next_value", TensorProto.FLOAT, None),
+        ],
+        [numpy_helper.from_array(numpy_helper.to_array(model.graph.initializer[0]) * 0, "nothing")],
+    )
+    last = model.graph.node[-1]
+    spread = last.output[0]
+    last.output[0] = "finite_spread"
+    model.graph.node.append(helper.make_node("Loop", ["turns", "", "finite_spread"], [spread], body=body))
+    model.graph.initializer.append(helper.make_tensor("turns", TensorProto.INT64, (), [2**62]))
+    path.write_bytes(model.SerializeToString())
+    manifest = json.loads((twin.folder / MANIFEST).read_text())
+    manifest["mice"]["A"]["ensemble"].update(sha256=hash_file(path), bytes=path.stat().st_size)
+    (twin.folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+async def test_a_graph_that_never_ends_is_refused_and_others_are_served(tmp_path: Path) -> None:
+    good = write_tiny_bundle(tmp_path / "b-good", name="good")
+    metrics = Metrics()
+    settings = Settings(bundles=(tmp_path,), provider="cpu", threads=1, load_timeout=2)
+    repository = Repository(settings, metrics)
+    await repository.load()
+    assert [bundle.name for bundle in repository.bundles] == ["good"]
+    make_endless(write_tiny_bundle(tmp_path / "a-endless", name="endless"))
+    write_tiny_bundle(tmp_path / "c-new", name="new", mice=("X",))
+
+    start = time.monotonic()
+    loading = asyncio.create_task(repository.load())
+    await asyncio.sleep(1)
+    assert metrics.registry.get_sample_value("v1t_loading") == 1
+    change = await loading
+    assert 2 <= time.monotonic() - start < 10
+    (problem,) = change.problems
+    assert "'endless'" in problem or "'a-endless'" in problem
+    assert "V1T_LOAD_TIMEOUT=2 s" in problem
+    assert {bundle.name for bundle in repository.bundles} == {"good", "new"}
+    assert repository.look_up("A").hash == good.manifest.hash
+    assert metrics.registry.get_sample_value("v1t_refused") == 1
+    assert metrics.registry.get_sample_value("v1t_loading") == 0
+
+    # The run is stopped, not only forgotten.
+    for thread in threading.enumerate():
+        if thread.name == "load a-endless":
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive()
+
+    # It is not tried again until its files change: then at once.
+    start = time.monotonic()
+    assert len((await repository.load()).problems) == 1
+    assert time.monotonic() - start < 1
+    write_tiny_bundle(tmp_path / "a-endless", name="endless", mice=("Y",))
+    assert not (await repository.load()).problems
+    assert repository.look_up("Y").name == "endless"
+
+
+async def test_the_refusal_at_the_start_says_what_is_being_loaded(tmp_path: Path) -> None:
+    make_endless(write_tiny_bundle(tmp_path / "endless", name="endless"))
+    settings = Settings(bundles=(tmp_path,), provider="cpu", threads=1, load_timeout=1)
+    repository = Repository(settings, Metrics())
+    loading = asyncio.create_task(repository.load())
+    await asyncio.sleep(0.5)
+    with pytest.raises(NotReady, match=r"Bundle 'endless' has been loading for \d s"):
+        repository.check_ready()
+    await loading
+    with pytest.raises(NotReady, match="V1T_LOAD_TIMEOUT"):
+        repository.check_ready()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "A.stem.onnx", "A.neurons.npz"])
+async def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    twin = write_tiny_bundle(tmp_path / "piped")
+    (twin.folder / name).unlink()
+    os.mkfifo(twin.folder / name)
+    repository = Repository(Settings(bundles=(tmp_path,), provider="cpu"), Metrics())
+    async with asyncio.timeout(5):
+        change = await repository.load()
+    (problem,) = change.problems
+    assert name in problem
+    assert "not a regular file" in problem
