@@ -19,6 +19,7 @@ __all__ = [
     "NotAcceptable",
     "NotFound",
     "NotReady",
+    "OutsideRecording",
     "Overloaded",
     "Refused",
     "TooLarge",
@@ -33,8 +34,10 @@ __all__ = [
 
 def brief(value: Any, limit: int = 80) -> str:
     """A short, printable, ASCII summary of any value, for `got`. Cheap also for a list of a million numbers."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = limit  # reprlib cuts the middle out of texts of more than 30 characters
     try:
-        text = reprlib.repr(value)
+        text = short.repr(value)
     except ValueError:  # an integer of more digits than Python prints
         text = f"a very large {type(value).__name__}"
     text = text.encode("ascii", "backslashreplace").decode()
@@ -98,6 +101,10 @@ class TwinError(Exception):
 
 class InvalidInput(TwinError, code="invalid_input", status=422):
     """A field is missing, or of a wrong type, shape or range."""
+
+
+class OutsideRecording(InvalidInput, code="outside_recording", status=422):
+    """An input lies outside of what was recorded, and the request is strict."""
 
 
 class MalformedBody(InvalidInput, code="malformed_body", status=400):

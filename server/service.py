@@ -14,13 +14,16 @@ import sys
 from typing import Any
 
 import bentoml
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from server.api.app import create_app
+from server.api.cors import cors_options
 from server.api.middleware import RequestMiddleware
 from server.bundle.snapshot import remove_abandoned
+from server.errors import NotReady
 from server.serving import malloc
-from server.serving.access import listening_hosts, refusal
+from server.serving.access import listening_hosts, port_problem, refusal
 from server.serving.context import Context
 from server.serving.telemetry import logs
 from server.serving.watchdog import Watchdog
@@ -29,6 +32,13 @@ from server.settings import Settings, SettingsError
 __all__ = ["TwinServer", "create_service"]
 
 logger = logging.getLogger("bentoml.v1t")
+
+_NAME = "twin_server"
+_SEVERAL_WORKERS = (
+    "BentoML is configured to start {workers} workers. Each would hold its own models, queue and limits, and a reload "
+    "would reach only one of them. Start one server for each device, on a port of its own, behind a load balancer; and "
+    f"set services.{_NAME}.workers in BentoML's configuration, and --api-workers, to 1 or not at all."
+)
 
 
 def create_service(settings: Settings) -> Any:
@@ -42,7 +52,7 @@ def create_service(settings: Settings) -> Any:
         await app(scope, receive, send)
 
     @bentoml.service(
-        name="twin_server",
+        name=_NAME,
         workers=1,  # one per device: the batcher and the sessions are in this process
         http={"host": "127.0.0.1", "port": 3000},
         traffic={"timeout": settings.timeout + 30},  # ours comes first, with our error body
@@ -62,9 +72,13 @@ def create_service(settings: Settings) -> Any:
         def before_the_port_opens() -> None:  # BentoML makes it static
             # Runs in the process of `bentoml serve`, which can still exit; a worker that exits is restarted for ever.
             logs.configure(settings.log)
-            host = bentoml_patches.bound_host()
+            host, port = bentoml_patches.bound_address()
+            if (workers := bentoml_patches.workers_asked(_NAME)) != 1:
+                sys.exit(f"The server cannot start: {_SEVERAL_WORKERS.format(workers=workers)}")
             if not access.may_listen([host]):
                 sys.exit(f"The server cannot start:\n{refusal([host])}")
+            if (problem := port_problem(host, port)) is not None:
+                sys.exit(f"The server cannot start: {problem}")
             bentoml_patches.tune_supervisor()
 
         @bentoml.on_startup
@@ -74,8 +88,8 @@ def create_service(settings: Settings) -> Any:
             access.listen(listening_hosts())
             if access.problem is not None:
                 logger.error("%s", access.problem)
-            for variable, meant in Settings.misspelt().items():
-                logger.warning("%s is not a setting; did you mean %s?", variable, meant)
+            if unknown := Settings.unknown(resembling=False):
+                logger.warning("not settings of the server, and ignored: %s", ", ".join(unknown))
             batcher.start()
             self._watchdog = Watchdog(settings.run_timeout, lambda: batcher.running, batcher.fail_pending)
             self._watchdog.start()
@@ -85,6 +99,9 @@ def create_service(settings: Settings) -> Any:
         async def _load(self) -> None:
             await asyncio.to_thread(remove_abandoned)
             await repository.load()
+            with contextlib.suppress(NotReady):
+                context.check_ready()
+                logger.info("ready: open %s", bentoml_patches.served_url(_NAME) or "the server's URL")
             if settings.watch is not None:
                 await repository.watch(settings.watch)
 
@@ -102,6 +119,8 @@ def create_service(settings: Settings) -> Any:
             return True
 
     service: Any = TwinServer  # the decorator made a bentoml.Service of the class
+    if (options := cors_options(settings)) is not None:
+        service.add_asgi_middleware(CORSMiddleware, **options)
     service.add_asgi_middleware(RequestMiddleware, context=context)
     return service
 

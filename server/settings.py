@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -22,6 +23,8 @@ from pydantic import (
 __all__ = ["PREFIX", "Settings", "SettingsError", "as_key"]
 
 PREFIX = "V1T_"
+# Variables of the client and of training, which may be set in the same shell.
+_OF_OTHERS = frozenset({"V1T_URL", "V1T_API_KEY", "V1T_HOME", "V1T_CACHE"})
 _SECRET = frozenset({"api_keys", "admin_keys"})
 DEFAULT_BUNDLES = Path(__file__).resolve().parent.parent / "exported_models"
 
@@ -110,6 +113,14 @@ class Settings(BaseModel):
         default=None, description="file of more admin keys; read again when it changes"
     )
     allow_anonymous: bool = Field(default=False, description="serve other machines without keys")
+    public_url: str | None = Field(
+        default=None,
+        description="URL under which a proxy serves this server, with its path prefix; empty: as each request says",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        description="origins of web pages that may ask this server from a browser, separated by commas; *: any",
+    )
     log: Literal["text", "json"] = Field(default="text", description="format of the log")
     access_log: bool = Field(default=False, description="write a log line per request")
     tracing: bool = Field(default=False, description="write OpenTelemetry spans, as BentoML's configuration says")
@@ -121,10 +132,33 @@ class Settings(BaseModel):
             return tuple(Path(part).expanduser() for part in bundles.split(os.pathsep) if part.strip())
         return bundles
 
-    @field_validator("api_keys", "admin_keys", mode="before")
+    @field_validator("api_keys", "admin_keys", "cors_origins", mode="before")
     @classmethod
-    def _split_keys(cls, keys: Any) -> Any:
-        return tuple(key.strip() for key in keys.split(",") if key.strip()) if isinstance(keys, str) else keys
+    def _split_list(cls, values: Any) -> Any:
+        return (
+            tuple(value.strip() for value in values.split(",") if value.strip()) if isinstance(values, str) else values
+        )
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError("expected a URL such as https://lab.example.org/twins")
+        return url.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if origin != "*" and origin != f"{parts.scheme}://{parts.netloc}":
+                raise ValueError(
+                    f"{origin!r} is not an origin, such as https://lab.example.org or http://localhost:8888"
+                )
+        return origins
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
@@ -140,8 +174,13 @@ class Settings(BaseModel):
         """Reads V1T_...; an empty variable counts as not set.
 
         Raises:
-            SettingsError: names each variable that is wrong, with its value and what was expected.
+            SettingsError: names each variable that is wrong, with its value and what was expected, and each that
+                resembles a setting but is none.
         """
+        if misspelt := cls.unknown(environment, resembling=True):
+            raise SettingsError(
+                "\n".join(f"{variable} is not a setting; did you mean {meant}?" for variable, meant in misspelt.items())
+            )
         named = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
         given = {name: environment[variable] for variable, name in named.items() if environment.get(variable)}
         try:
@@ -158,16 +197,26 @@ class Settings(BaseModel):
             raise SettingsError("\n".join(lines)) from None
 
     @classmethod
-    def misspelt(cls, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """V1T_ variables that are not settings but resemble one: variable -> setting."""
-        known = [f"{PREFIX}{name.upper()}" for name in cls.model_fields]
-        strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
-        close = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in strange}
-        return {name: matches[0] for name, matches in close.items() if matches}
+    def unknown(cls, environment: Mapping[str, str] = os.environ, *, resembling: bool) -> dict[str, str]:
+        """V1T_ variables that neither the server nor the other programs of this project read.
+
+        Args:
+            resembling: those that resemble a setting of the server, or those that do not.
+
+        Returns:
+            The setting that each resembles, or "".
+        """
+        settings = [f"{PREFIX}{name.upper()}" for name in cls.model_fields]
+        strange = sorted(
+            name for name in environment if name.upper().startswith(PREFIX) and name not in (*settings, *_OF_OTHERS)
+        )
+        close = {name: difflib.get_close_matches(name.upper(), settings, n=1, cutoff=0.8) for name in strange}
+        return {name: (matches or [""])[0] for name, matches in close.items() if bool(matches) is resembling}
 
     def describe(self) -> str:
         """One line for the log, without keys."""
         shown = {name: getattr(self, name) for name in type(self).model_fields}
         shown["bundles"] = os.pathsep.join(map(str, self.bundles))
+        shown["cors_origins"] = ",".join(self.cors_origins)
         shown |= {name: f"({len(getattr(self, name))} hidden)" for name in _SECRET}
         return " ".join(f"{PREFIX}{name.upper()}={'' if value is None else value}" for name, value in shown.items())

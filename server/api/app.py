@@ -52,7 +52,8 @@ def _route(label: str, handler: Handler) -> Callable[[Request], Awaitable[Respon
 
 
 async def _docs(request: Request, context: Context) -> Response:
-    return json_response(document())
+    public_url = context.settings.public_url
+    return json_response(document() | ({"servers": [{"url": public_url}]} if public_url else {}))
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -60,11 +61,15 @@ class RequestMiddleware:
         self._app = app
         self._context = context
         self._limiter = ConcurrencyLimiter(context.settings.max_concurrent)
+        self._prefix = urlsplit(context.settings.public_url or "").path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path = scope["path"]
+        if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
+            scope = {**scope, "path": path[len(self._prefix) :] or "/"}  # a proxy that does not remove it
         await _Exchange(self._app, self._context, self._limiter, scope, receive, send).run()
 
 

@@ -135,11 +135,10 @@ def _one_of(types: Sequence[BodyType]) -> dict[str, Any]:
 
 
 def _errors(endpoint: Endpoint) -> dict[str, Any]:
-    codes = {
-        error.status: error.code
-        for error in vars(errors).values()
-        if isinstance(error, type) and issubclass(error, errors.TwinError)
-    }
+    codes: dict[int, list[str]] = {}
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, errors.TwinError):
+            codes.setdefault(error.status, []).append(error.code)
     headers = {
         401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
         429: {"Retry-After": {"schema": {"type": "integer"}}},
@@ -148,7 +147,7 @@ def _errors(endpoint: Endpoint) -> dict[str, Any]:
     content = {"application/json": {"schema": _one_of([endpoint.errors])}}
     return {
         str(status): {
-            "description": codes[status],
+            "description": " or ".join(codes[status]),
             "content": content,
             **({"headers": headers[status]} if status in headers else {}),
         }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import ipaddress
 import logging
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pydantic import SecretStr
 from server.errors import NotFound, Unauthorized
 from server.settings import PREFIX, Settings, SettingsError, as_key
 
-__all__ = ["Access", "is_loopback", "listening_hosts", "refusal"]
+__all__ = ["Access", "is_loopback", "listening_hosts", "port_problem", "refusal"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -152,6 +154,24 @@ def refusal(hosts: Iterable[str]) -> str:
         f"Set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve without keys, "
         "or bind it to 127.0.0.1."
     )
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """Why the server cannot listen on an address, or None."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server's own socket
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                other = f"--port {port + 1}"
+                return (
+                    f"port {port} of {host} is in use. Stop the program that uses it, or choose another port: "
+                    f'bentoml serve {other}, or make serve SERVE_ARGS="{other}"'
+                )
+            return f"it cannot listen on port {port} of {host}: {error.strerror}"
+    return None
 
 
 def is_loopback(host: str) -> bool:

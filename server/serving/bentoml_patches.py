@@ -6,11 +6,12 @@ fails where an internal is no longer there.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import Any
 
-__all__ = ["bound_host", "isolate", "tune_supervisor"]
+__all__ = ["bound_address", "isolate", "served_url", "tune_supervisor", "workers_asked"]
 
 
 def isolate() -> None:
@@ -27,13 +28,38 @@ def isolate() -> None:
         usage_stats.do_not_track.cache_clear()
 
 
-def bound_host() -> str:
-    """The address that `bentoml serve` will listen on, in its process: the option --host, or the configuration."""
-    import click
+def bound_address() -> tuple[str, int]:
+    """Where `bentoml serve` will listen, in its process: the options --host and --port, or the configuration."""
     from bentoml._internal.configuration.containers import BentoMLContainer
 
+    http = BentoMLContainer.http
+    return str(_option("host") or http.host.get()), int(_option("port") or http.port.get())
+
+
+def workers_asked(service: str) -> int | str:
+    """The number of workers that `bentoml serve` is asked to start, by its options or BentoML's configuration."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    configured: int | str = BentoMLContainer.config.services.get()[service].get("workers") or 1
+    return configured if configured != 1 else _option("api_workers") or 1
+
+
+def _option(name: str) -> Any:
+    """An option of the command that this process runs; None where it is not given."""
+    import click
+
     context = click.get_current_context(silent=True)
-    return str((context and context.params.get("host")) or BentoMLContainer.http.host.get())
+    return context.params.get(name) if context else None
+
+
+def served_url(service: str) -> str | None:
+    """The URL of the service on this machine, in a worker that `bentoml serve` started; elsewhere None."""
+    url = json.loads(os.environ.get("BENTOML_RUNNER_MAP", "{}")).get(service)
+    if url is None:
+        return None
+    scheme, _, address = url.partition("://")
+    host, _, port = address.rpartition(":")
+    return f"{scheme}://[{host}]:{port}" if ":" in host else url
 
 
 def tune_supervisor(check_seconds: float = 1.0) -> None:

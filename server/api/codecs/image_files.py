@@ -22,8 +22,8 @@ _JPEG_SCAN = b"\xff\xda"
 _NPY = b"\x93NUMPY"
 _MAX_SCANS = 100  # a progressive JPEG has about ten; each one costs a pass over all pixels
 _ORIENTATION = 0x0112
-_GREY_MODES = {"1", "L"}
-_COLOUR_MODES = {"P", "RGB"}
+_GREY_MODES = {"1", "L", "LA"}
+_COLOUR_MODES = {"P", "RGB", "RGBA"}
 
 
 def is_npy(file: bytes) -> bool:
@@ -59,6 +59,12 @@ def read_npy_header(stream: io.BytesIO, where: str) -> tuple[tuple[int, ...], bo
         shape, fortran_order, dtype = readers[version](stream)
     except Exception as error:  # a fuzzed header may raise anything
         raise InvalidInput(f"{where} is a .npy file whose header cannot be read", got=brief(str(error))) from None
+    if any(type(size) is not int for size in shape):  # numpy takes True for 1
+        raise InvalidInput(
+            f"{where} is a .npy file whose shape is not made of whole numbers",
+            got=brief(shape),
+            expected="(B, C, H, W)",
+        )
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise InvalidInput(
             f"{where} has an unsupported dtype",
@@ -90,15 +96,12 @@ def read_picture(file: bytes, where: str, *, max_pixels: int, size: tuple[int, i
         )
     if file.startswith(_PNG) and len(file) > 25:
         # Checked in the header itself: Pillow reads 16-bit colour as 8-bit without a warning.
-        depth, colour_type = file[24], file[25]
-        if depth == 16:
+        if file[24] == 16:
             raise InvalidInput(
                 f"{where} is a 16-bit PNG",
                 expected="8 bits per channel",
                 hint="Convert it to 8 bits, or send the values as a .npy array in the recording's own units.",
             )
-        if colour_type in (4, 6):
-            raise _transparent(where)
         if _PNG_END not in file:
             raise InvalidInput(f"{where} is a truncated PNG", got=f"{len(file)} bytes without an end chunk")
     if file.startswith(_JPEG) and file.count(_JPEG_SCAN) > _MAX_SCANS:
@@ -106,6 +109,7 @@ def read_picture(file: bytes, where: str, *, max_pixels: int, size: tuple[int, i
     try:
         with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as image:
             _check_header(image, where, max_pixels, size)
+            _check_opaque(image, where)
             was_colour = image.mode not in _GREY_MODES
             return np.asarray(image.convert("L"), dtype=np.float32), was_colour
     except (InvalidInput, TooLarge):
@@ -128,13 +132,19 @@ def _check_header(image: Image.Image, where: str, max_pixels: int, size: tuple[i
             got=f"{height} x {width} = {height * width}",
             expected=f"at most {max_pixels}",
         )
-    if "transparency" in image.info:
-        raise _transparent(where)
+    if (n_frames := getattr(image, "n_frames", 1)) > 1:
+        kind = "an animated PNG" if image.format == "PNG" else "a JPEG of several pictures (MPO)"
+        raise InvalidInput(
+            f"{where} is {kind}",
+            got=f"{n_frames} frames",
+            expected="a file of one image",
+            hint="Save the frame that you mean as a PNG, or all of them as one .npy array (B, C, H, W).",
+        )
     if image.mode not in _GREY_MODES | _COLOUR_MODES:
         raise InvalidInput(
             f"{where} has an unsupported pixel format",
             got=f"Pillow's mode {image.mode}",
-            expected="8-bit grey, palette or RGB",
+            expected="8-bit grey, palette or RGB, with or without alpha",
         )
     if size is not None and (height, width) != size:
         raise wrong_size(where, (height, width), size)
@@ -150,12 +160,19 @@ def _check_header(image: Image.Image, where: str, max_pixels: int, size: tuple[i
         )
 
 
-def _transparent(where: str) -> InvalidInput:
-    return InvalidInput(
-        f"{where} has transparent pixels",
-        expected="an image without alpha",
-        hint="Composite it on the background that you mean and save it without alpha.",
-    )
+def _check_opaque(image: Image.Image, where: str) -> None:
+    """Refuses an image of which a pixel is transparent; alpha that hides nothing is dropped."""
+    if "transparency" not in image.info and image.mode not in ("LA", "RGBA"):
+        return
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    if n_transparent := int(np.count_nonzero(alpha < 255)):
+        raise InvalidInput(
+            f"{where} has transparent pixels",
+            got=f"{n_transparent} of {alpha.size} pixels",
+            expected="an opaque image",
+            hint="Composite it on the background that you mean and save it without alpha.",
+        )
+    image.info.pop("transparency", None)
 
 
 def wrong_size(where: str, got: tuple[int, ...], expected: tuple[int, ...]) -> InvalidInput:

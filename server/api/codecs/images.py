@@ -18,6 +18,8 @@ from server.settings import Settings
 
 __all__ = ["ImageReader"]
 
+_WHOLE = 10  # no standardised image is made of whole numbers and reaches so far
+
 
 @dataclass(frozen=True)
 class ImageReader:
@@ -53,8 +55,10 @@ class ImageReader:
             shape = shape_of(value, "image")
             batch_shape = self._batch_shape(shape, "image")
             value = np.array(value, dtype=np.float64)
+            self._check_standardized(value, "image")
         elif isinstance(value, np.ndarray):
             batch_shape = self._batch_shape(value.shape, "image")
+            self._check_standardized(value, "image")
         else:
             raise InvalidInput(
                 "image is neither numbers nor a file", got=brief(value), expected='nested lists, or {"base64": "..."}'
@@ -71,6 +75,7 @@ class ImageReader:
             if is_npy(file):
                 array = read_npy(file, where)
                 batch_shape = self._batch_shape(array.shape, where)
+                self._check_standardized(array, where)
                 part = as_float32(array, where).reshape(batch_shape)
             else:
                 part = self._picture(file, where)
@@ -86,6 +91,8 @@ class ImageReader:
 
     def _picture(self, file: bytes, where: str) -> np.ndarray:
         """A PNG or JPEG file as (1, 1, H, W)."""
+        if self.record.standardized_inputs:
+            raise _not_standardized(self.record, where, "a picture file, which holds grey levels")
         C, H, W = self.record.image_shape
         if C != 1:
             channels = ", ".join(channel.name for channel in self.record.image_channels)
@@ -100,6 +107,16 @@ class ImageReader:
         if was_colour:
             self._note("the image file's colours were converted to grey (ITU-R 601 luma)")
         return grey[None, None]
+
+    def _check_standardized(self, array: np.ndarray, where: str) -> None:
+        """Refuses grey levels for a mouse that takes standardised images: they are whole numbers."""
+        if not self.record.standardized_inputs:
+            return
+        if array.dtype.kind in "iu":
+            raise _not_standardized(self.record, where, f"integers (dtype {array.dtype})")
+        largest = array.max()
+        if largest > _WHOLE and (array == np.floor(array)).all():
+            raise _not_standardized(self.record, where, f"whole numbers up to {largest:.4g}")
 
     def _check_count(self, n_images: int) -> None:
         if n_images > self.settings.max_images:
@@ -150,6 +167,16 @@ class ImageReader:
     def _note(self, text: str) -> None:
         if text not in self.assumed:
             self.assumed.append(text)
+
+
+def _not_standardized(record: MouseRecord, where: str, got: str) -> InvalidInput:
+    return InvalidInput(
+        f"{where} is not standardised, and mouse {record.mouse_id!r} takes standardised inputs",
+        got=got,
+        expected="(grey level - mean) / std of the training images, as floats",
+        hint="Send a float32 array that is standardised, or import the weights again with --recordings: then the twin "
+        "takes grey levels.",
+    )
 
 
 def _decode_base64(value: dict[str, Any]) -> bytes:

@@ -11,21 +11,26 @@ import numpy as np
 import orjson
 from pydantic import BaseModel
 
-from server.api.codecs.arrays import as_float32, is_number, shape_of
+from server.api.codecs.arrays import as_float32, shape_of
+from server.api.codecs.behavior import BehaviorReader
 from server.api.codecs.images import ImageReader
+from server.api.codecs.json_text import parse_json
+from server.api.codecs.recorded_range import ImageRange, Outside, refuse, standardized_note
 from server.api.codecs.schemas import (
     AttentionForm,
     AttentionRequest,
     GradientForm,
     GradientRequest,
+    Note,
     PredictForm,
     PredictRequest,
+    State,
     Units,
 )
 from server.api.codecs.validation import unknown_fields, validated
-from server.bundle.manifest import BEHAVIOR_CHANNELS, Channel, MouseRecord
+from server.bundle.manifest import BEHAVIOR_CHANNELS, MouseRecord
 from server.bundle.neurons import NeuronTable
-from server.errors import InvalidInput, MalformedBody, NotFound, TooLarge, brief
+from server.errors import InvalidInput, NotFound, TooLarge, brief
 from server.inference.stimulus import Stimulus
 from server.settings import Settings
 
@@ -47,7 +52,7 @@ _FORMS: Mapping[type[ImageRequest], type[BaseModel]] = {
     GradientRequest: GradientForm,
     AttentionRequest: AttentionForm,
 }
-_WORDS = frozenset({"mouse", "model", "units", "resize"})  # form fields that are text, not JSON
+_WORDS = frozenset({"mouse", "model", "units", "resize", "state"})  # form fields that are text, not JSON
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,18 @@ class Question:
         stimulus: what the mouse is shown and does, and the neurons that are read.
         units: of the responses in the reply.
         spread: whether the reply has the std over members.
+        state: what filled in behaviour and pupil centre that were left out.
         assumed: what was filled in, changed or ignored, in words.
+        notes: on inputs outside of what was recorded.
         weights: (n,) or (B, n) float32, of the neurons in a gradient; None for other requests.
     """
 
     stimulus: Stimulus
     units: Units
     spread: bool
+    state: State
     assumed: list[str]
+    notes: list[Note]
     weights: np.ndarray | None = None
 
     @property
@@ -75,10 +84,7 @@ class Question:
 
 def read_json(body: bytes) -> dict[str, Any]:
     """The fields of a JSON body. The parser refuses NaN, Infinity and deep nesting."""
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody("the body is not valid JSON", got=brief(str(error)), expected="a JSON object") from None
+    fields = parse_json(body, "the body")
     if not isinstance(fields, dict):
         raise InvalidInput("the body is not a JSON object", got=brief(fields), expected='{"mouse": ..., "image": ...}')
     return fields
@@ -117,7 +123,7 @@ def _json_text(name: str, text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        expected = "true or false" if name == "spread" else "a number, or a list such as [1, 2]"
+        expected = "true or false" if name in ("spread", "strict") else "a number, or a list such as [1, 2]"
         raise InvalidInput(f"{name} cannot be read", got=brief(text), expected=expected) from None
 
 
@@ -163,9 +169,24 @@ def named_mice(request: ImageRequest) -> list[str] | Literal["*"] | None:
     return "*" if mice == "*" and isinstance(request, PredictRequest) else None
 
 
-def question_about(record: MouseRecord, request: ImageRequest, neurons: NeuronTable, settings: Settings) -> Question:
-    """The request as a question about one mouse. Decodes the images, which may take a while."""
+def question_about(
+    record: MouseRecord,
+    request: ImageRequest,
+    neurons: NeuronTable,
+    settings: Settings,
+    *,
+    shown: ImageRange | None = None,
+) -> Question:
+    """The request as a question about one mouse. Decodes the images, which may take a while.
+
+    Args:
+        shown: of the images that the mouse will be shown, where they are not those of the request.
+
+    Raises:
+        OutsideRecording: the request is strict, and an input lies outside of what was recorded.
+    """
     assumed: list[str] = []
+    outside: list[Outside] = []
     positions = units = None
     if not isinstance(request, AttentionRequest):
         positions, units = _positions(request.neuron_ids, record, neurons), request.units
@@ -173,18 +194,27 @@ def question_about(record: MouseRecord, request: ImageRequest, neurons: NeuronTa
         _check_raw(positions, record, neurons)
     n_neurons = len(neurons) if positions is None else len(positions)
     image = ImageReader(record, request.resize, settings, assumed).read(request.image)
+    reader = BehaviorReader(record, len(image), request.state, assumed, outside)
     stimulus = Stimulus(
         mouse_id=record.mouse_id,
         image=image,
-        behavior=_behavior(request, record, len(image), assumed),
-        pupil_center=_pupil_center(request.pupil_center, record, len(image), assumed),
+        behavior=reader.behavior({name: getattr(request, name) for name, _ in BEHAVIOR_CHANNELS}),
+        pupil_center=reader.pupil_center(request.pupil_center),
         neurons=positions,
     )
+    if shown is None:
+        shown = ImageRange(record)
+        shown.add(image)
+    outside[:0] = shown.found()
+    if request.strict and outside:
+        raise refuse(outside[0], record.mouse_id)
     return Question(
         stimulus=stimulus,
         units=units or "standardized",
         spread=isinstance(request, PredictRequest) and request.spread,
+        state=reader.state,
         assumed=assumed,
+        notes=standardized_note(record) + [one.note() for one in outside],
         weights=_weights(request.weights, len(image), n_neurons) if isinstance(request, GradientRequest) else None,
     )
 
@@ -192,7 +222,7 @@ def question_about(record: MouseRecord, request: ImageRequest, neurons: NeuronTa
 def questions_about(
     records: Sequence[MouseRecord], request: PredictRequest, neurons: Mapping[str, NeuronTable], settings: Settings
 ) -> list[Question]:
-    """One question per mouse. What is left out becomes each mouse's own training mean."""
+    """One question per mouse. What is left out is filled in by each mouse's own statistics."""
     if request.neuron_ids is not None:
         raise InvalidInput(
             "neuron_ids are those of one mouse",
@@ -244,71 +274,3 @@ def _check_raw(positions: np.ndarray | None, record: MouseRecord, neurons: Neuro
             got="units=raw",
             expected="units=standardized",
         )
-
-
-def _per_image(value: Any, name: str, n_images: int) -> np.ndarray:
-    if is_number(value):
-        return np.full(n_images, as_float32(np.asarray(value, dtype=np.float64), name), dtype=np.float32)
-    if not isinstance(value, list):
-        raise InvalidInput(f"{name} is not a number", got=brief(value), expected="a number, or a list of one per image")
-    shape = shape_of(value, name)
-    if shape != (n_images,):
-        raise InvalidInput(
-            f"{name} does not fit the images", got=f"shape {shape}", expected=f"a number, or a list of {n_images}"
-        )
-    return as_float32(np.array(value, dtype=np.float64), name)
-
-
-def _behavior(request: ImageRequest, record: MouseRecord, n_images: int, assumed: list[str]) -> np.ndarray:
-    channels = {channel.name: channel for channel in record.behavior}
-    columns = []
-    for name, unit in BEHAVIOR_CHANNELS:
-        channel = channels.get(name, Channel(name=name, unit=unit))
-        value = getattr(request, name)
-        if value is None:
-            mean = _left_out(name, [channel], "behavior", record, assumed)
-            columns.append(np.full(n_images, mean[0], dtype=np.float32))
-            continue
-        columns.append(_per_image(value, name, n_images))
-        _note_ignored(name, "behavior", record, assumed)
-    return np.stack(columns, axis=1)  # (B, 3)
-
-
-def _pupil_center(value: Any, record: MouseRecord, n_images: int, assumed: list[str]) -> np.ndarray:
-    if value is None:
-        mean = _left_out("pupil_center", record.pupil_center, "pupil_center", record, assumed)
-        return np.tile(np.array(mean, dtype=np.float32), (n_images, 1))
-    if not isinstance(value, list):
-        raise InvalidInput("pupil_center is not a pair", got=brief(value), expected="[x, y]")
-    shape = shape_of(value, "pupil_center")
-    if shape not in {(2,), (n_images, 2)}:
-        raise InvalidInput(
-            "pupil_center does not fit the images",
-            got=f"shape {shape}",
-            expected=f"[x, y], or {n_images} such pairs",
-        )
-    _note_ignored("pupil_center", "pupil_center", record, assumed)
-    centers = as_float32(np.array(value, dtype=np.float64), "pupil_center")
-    return np.array(np.broadcast_to(centers, (n_images, 2)))
-
-
-def _left_out(name: str, channels: list[Channel], group: str, record: MouseRecord, assumed: list[str]) -> list[float]:
-    """The training mean of each channel, noted, or an error where the mouse needs the value and no mean is known."""
-    means = [channel.mean for channel in channels]
-    known = [mean for mean in means if mean is not None]
-    if group not in record.uses:
-        return [mean or 0.0 for mean in means]  # changes nothing, so there is nothing to say
-    if len(known) < len(means):
-        raise InvalidInput(
-            f"{name} is missing and mouse {record.mouse_id!r} has no training mean to use instead",
-            expected=f"{name}, standardised" if record.standardized_inputs else name,
-            hint=f"GET /mice/{record.mouse_id} says what this mouse uses.",
-        )
-    text = f"{known[0]:.4g}" if len(known) == 1 else f"({', '.join(f'{mean:.4g}' for mean in known)})"
-    assumed.append(f"{name} left out: the training mean {text} {channels[0].unit} of mouse {record.mouse_id} was used")
-    return known
-
-
-def _note_ignored(name: str, group: str, record: MouseRecord, assumed: list[str]) -> None:
-    if group not in record.uses:
-        assumed.append(f"{name} is ignored: the responses of mouse {record.mouse_id} do not depend on it in this model")

@@ -42,6 +42,7 @@ __all__ = [
     "summarize",
 ]
 
+SAID: Final = ("state", "assumed", "notes")  # what a reply says about its inputs
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 
@@ -68,8 +69,8 @@ class Answer:
         """
         if media_type == NPY:
             return Response(_npy(self.stack), headers={"V1T-Reply": header_text(self.head)}, media_type=NPY)
-        last = {"assumed": self.head["assumed"]} if "assumed" in self.head else {}
-        return json_response({name: part for name, part in self.head.items() if name not in last} | self.arrays | last)
+        last = {name: part for name, part in self.head.items() if name in SAID}
+        return json_response({name: part for name, part in self.head.items() if name not in SAID} | self.arrays | last)
 
 
 def json_response(content: Any) -> Response:
@@ -127,7 +128,9 @@ def head_of(engine: Engine, question: Question, request_id: str) -> dict[str, An
         "model": model_info(engine),
         "mouse": question.mouse_id,
         "units": question.units,
+        "state": question.state,
         "assumed": question.assumed,
+        "notes": [note.model_dump() for note in question.notes],
     }
 
 
@@ -199,8 +202,8 @@ def several_mice_answer(
         prediction_answer(engine, question, prediction, request_id)
         for question, prediction in zip(questions, predictions, strict=True)
     ]
-    mice = [{name: answer.head.pop(name) for name in ("mouse", "assumed")} for answer in answers]
-    in_json = [mouse | answer.arrays for mouse, answer in zip(mice, answers, strict=True)]
+    mice = [{name: answer.head.pop(name) for name in ("mouse", *SAID)} for answer in answers]
+    in_json = [{"mouse": mouse["mouse"]} | answer.arrays | mouse for mouse, answer in zip(mice, answers, strict=True)]
     return Answer(
         answers[0].head | {"mice": mice}, {"mice": in_json}, [array for answer in answers for array in answer.stack]
     )
@@ -242,7 +245,7 @@ def describe(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:
         image_channels=record.image_channels,
         behavior=record.behavior,
         pupil_center=record.pupil_center,
-        standardized_inputs=record.standardized_inputs,
+        states=record.states,
         scores=record.scores,
         members=bundle.manifest.members,
         licence=bundle.manifest.licence,
@@ -257,5 +260,6 @@ def _mouse(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:
         "n_neurons": record.n_neurons,
         "image_shape": record.image_shape,
         "simulated": bundle.manifest.simulated,
+        "standardized_inputs": record.standardized_inputs,
         "uses": list(record.uses),
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, Strict
 
-from server.bundle.manifest import Channel
+from server.bundle.manifest import BehaviorState, Channel
 
 __all__ = [
     "API_VERSION",
@@ -30,6 +30,7 @@ __all__ = [
     "MouseSummary",
     "NeuronsReply",
     "NoiseRequest",
+    "Note",
     "PredictForm",
     "PredictMiceReply",
     "PredictReply",
@@ -37,6 +38,7 @@ __all__ = [
     "ProtocolError",
     "RequestedOutput",
     "Resize",
+    "State",
     "Tensor",
     "TensorMetadata",
     "Units",
@@ -46,6 +48,7 @@ API_VERSION = "1.0.0"
 
 Units = Literal["standardized", "raw"]
 Resize = Literal["fit", "fill", "crop"]
+State = Literal["median", "mean", "rest", "running"]
 
 Row = list[float]
 Plane = list[Row]
@@ -79,7 +82,18 @@ class _Mice(_Request):
     )
 
 
-class _Shown(_Request):
+class _Filled(_Request):
+    state: State = Field(
+        default="median",
+        description="what fills in behaviour values and the pupil centre that are left out: the median or mean of the "
+        "training trials, or the medians of those at rest or running, as listed by GET /mice/{mouse}",
+    )
+    strict: bool = Field(
+        default=False, description="refuse inputs outside of what was recorded, instead of adding a note to the reply"
+    )
+
+
+class _Shown(_Filled):
     pupil_dilation: PerImage = Field(default=None, description="eye-camera px; one for all images, or one each")
     pupil_dilation_derivative: PerImage = Field(default=None, description="eye-camera px/s")
     running_speed: PerImage = Field(default=None, description="cm/s")
@@ -132,14 +146,14 @@ class _AsForm(_Request):
 
 
 class PredictRequest(_InJson, _Spread, _Neurons, _Shown, _Mice):
-    """A question in JSON. A behaviour value left out becomes the mouse's training mean, and the reply says so."""
+    """A question in JSON. What is left out of behaviour and gaze is filled in by `state`, and the reply says so."""
 
 
 class PredictForm(_AsForm, _Spread, _Neurons, _Shown, _Mice):
     """The same question as a form; lists are JSON text, such as `[1, 2]`."""
 
 
-class NoiseRequest(_OneMouse):
+class NoiseRequest(_Filled, _OneMouse):
     """Responses to white noise, weighted by it and summed. `server/inference/noise.py` defines image i of a seed."""
 
     model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
@@ -192,11 +206,27 @@ class _Reply(_Closed):
     model: ModelInfo
 
 
-class _Responses(_Closed):
+class Note(_Closed):
+    """What a reader of the responses should know about the inputs."""
+
+    code: Literal["outside_recording", "standardized_inputs"] = Field(
+        description="outside_recording: an input lies outside of what the training trials held, where the twin was "
+        "never fitted; standardized_inputs: this mouse takes standardised inputs"
+    )
+    input: str | None = Field(description="the field that it is about")
+    message: str
+
+
+class _Noted(_Closed):
     mouse: str
+    state: State = Field(description="what filled in the behaviour and the pupil centre that were left out")
+    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
+    notes: list[Note]
+
+
+class _Responses(_Noted):
     neuron_ids: list[int]
     responses: list[list[float]] = Field(description="(B, n), in the order of neuron_ids")
-    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
 
 
 class MousePrediction(_Responses):
@@ -225,12 +255,10 @@ class GradientReply(_Responses, _Reply):
     gradient: Derivatives = Field(description="of the sum over neurons of weight times response, for each image")
 
 
-class AttentionReply(_Reply):
-    mouse: str
+class AttentionReply(_Noted, _Reply):
     attention: list[list[Plane]] = Field(
         description="(B, M, h, w) in [0, 1]: the attention rollout of each member, at the size of the core's image"
     )
-    assumed: list[str] = Field(description="what was filled in, changed or ignored, in words")
 
 
 class _Described(_Closed):
@@ -239,6 +267,7 @@ class _Described(_Closed):
     n_neurons: int
     image_shape: tuple[int, int, int] = Field(description="(C, H, W)")
     simulated: bool
+    standardized_inputs: bool = Field(description="True: no statistics are known, inputs must be standardised already")
     uses: list[str] = Field(description="the inputs that change the responses")
 
 
@@ -255,7 +284,7 @@ class MouseDetail(_Described):
     image_channels: list[Channel]
     behavior: list[Channel]
     pupil_center: list[Channel]
-    standardized_inputs: bool = Field(description="True: no statistics are known, inputs must be standardised already")
+    states: list[BehaviorState] = Field(description="behavioural states that `state` may name, beside median and mean")
     scores: dict[str, float]
     members: int
     licence: str
@@ -314,8 +343,14 @@ class RequestedOutput(_Request):
     parameters: OutputParameters = OutputParameters()
 
 
-class InferParameters(_Request):
+class InferParameters(_Filled):
     timeout: int = Field(default=0, ge=0, lt=2**63, description="microseconds; 0: the server's own limit")
+    priority: int = Field(
+        default=0,
+        ge=0,
+        le=2**64 - 1,
+        description="has no effect: requests are answered in the order of arrival",
+    )
     units: Units = "standardized"
     binary_data_output: bool = Field(default=False, description="whether outputs come in binary unless they say")
 

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from server.api.codecs.arrays import as_float32, shape_of
+from server.api.codecs.json_text import parse_json
 from server.api.codecs.schemas import InferParameters, InferRequest, InputTensor
 from server.api.codecs.validation import validated
 from server.errors import InvalidInput, MalformedBody, brief
@@ -43,10 +44,7 @@ def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
         header_length: the Inference-Header-Content-Length header, where tensors follow the JSON.
     """
     size = _header_length(header_length, len(body))
-    try:
-        head = orjson.loads(memoryview(body)[:size])
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody("the inference header is not valid JSON", got=brief(str(error))) from None
+    head = parse_json(memoryview(body)[:size], "the inference header")
     if not isinstance(head, dict):
         raise InvalidInput("the inference header is not a JSON object", got=brief(head), expected="{...}")
     request = validated(InferRequest, head)

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from server.api.codecs.body import read_parts
+from server.api.codecs.compression import content_encoding, decompressed
 from server.api.codecs.request import (
     ImageRequest,
     Question,
@@ -34,7 +35,17 @@ if TYPE_CHECKING:
     from server.inference.engine import Engine
     from server.serving.repository import Bundle
 
-__all__ = ["LARGE", "admit", "error_response", "in_thread_if", "media_type_of", "read_questions", "respond"]
+__all__ = [
+    "LARGE",
+    "admit",
+    "count_outside",
+    "error_response",
+    "in_thread_if",
+    "media_type_of",
+    "read_body",
+    "read_questions",
+    "respond",
+]
 
 LARGE = 64 * 1024  # bytes, or numbers, whose decoding or encoding is worth a thread
 
@@ -59,15 +70,23 @@ def admit(request: Request, context: Context) -> None:
 
 
 def media_type_of(request: Request) -> str:
-    """The body's media type; a compressed body is refused.
+    """The body's media type."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, context: Context) -> bytes:
+    """The request's body, decompressed.
 
     Raises:
-        UnsupportedMedia: the body is compressed.
+        UnsupportedMedia: it is compressed in another way than the server reads.
+        TooLarge: it has too many bytes once it is decompressed.
+        MalformedBody: the compressed data is damaged.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedMedia("the body is compressed", got=brief(encoding), expected="no Content-Encoding")
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = content_encoding(request.headers.get("content-encoding"))
+    body = await request.body()
+    if encoding is None:
+        return body
+    return await context.decode_pool.run(len(body), decompressed, body, encoding, context.settings.max_body)
 
 
 async def read_questions(
@@ -86,7 +105,7 @@ async def read_questions(
             expected="application/json or multipart/form-data",
             hint="curl: -H 'Content-Type: application/json', or -F name=value for a form.",
         )
-    body = await request.body()
+    body = await read_body(request, context)
     context.admit(request.state.deadline)  # again: others may have arrived with it
 
     def read_fields() -> dict[str, Any]:
@@ -159,7 +178,17 @@ async def respond(
     timing.writing = time.perf_counter() - computed
     if work is PREDICTION:
         context.statistics.answered(engine, images, timing)
+    count_outside(context, engine, questions)
     return response
+
+
+def count_outside(context: Context, engine: Engine, questions: Sequence[Question]) -> None:
+    """Counts the inputs of answered questions that lie outside of what was recorded."""
+    counter = context.metrics.outside_recording
+    for question in questions:
+        for note in question.notes:
+            if note.code == "outside_recording":
+                counter.labels(engine.manifest.name, question.mouse_id, note.input).inc()
 
 
 async def in_thread_if(is_large: bool, function: Callable[..., T], *arguments: Any) -> T:

@@ -7,6 +7,7 @@ answers where none is named.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -14,12 +15,13 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.codecs.compression import compressed, wanted_encoding
 from server.api.codecs.request import Question, question_about
 from server.api.codecs.response import JSON, json_response, model_info, prediction_answer
 from server.api.codecs.schemas import API_VERSION, PredictRequest
 from server.api.codecs.tensors import INPUTS, OUTPUTS, InferenceRequest, read_request, write_reply
 from server.api.codecs.validation import validated
-from server.api.endpoints.dispatch import LARGE, media_type_of, respond
+from server.api.endpoints.dispatch import LARGE, read_body, respond
 from server.errors import InvalidInput, NotFound, brief
 from server.serving.context import Context
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "all_statistics",
     "infer",
+    "model_config",
     "model_metadata",
     "model_name",
     "model_ready",
@@ -42,6 +45,7 @@ __all__ = [
 ]
 
 _BINARY = "application/octet-stream"
+_PLATFORM = "onnxruntime_onnx"
 _SHOWN = 20  # names in an error
 
 
@@ -56,7 +60,11 @@ def model_name(bundle: str, mouse_id: str) -> str:
 
 async def server_metadata(request: Request, context: Context) -> Response:
     return json_response(
-        {"name": "v1t-twins", "version": API_VERSION, "extensions": ["binary_tensor_data", "statistics"]}
+        {
+            "name": "v1t-twins",
+            "version": API_VERSION,
+            "extensions": ["binary_tensor_data", "statistics", "model_configuration"],
+        }
     )
 
 
@@ -122,18 +130,7 @@ async def model_ready(request: Request, context: Context) -> Response:
 
 async def model_metadata(request: Request, context: Context) -> Response:
     name, bundle, record = _find(request, context)
-    shapes = {
-        "image": [-1, *record.image_shape],
-        "behavior": [-1, len(record.behavior)],
-        "pupil_center": [-1, len(record.pupil_center)],
-        "neuron_ids": [-1],
-    }
-    needed = {
-        "image": True,
-        "behavior": "behavior" in record.uses and any(channel.mean is None for channel in record.behavior),
-        "pupil_center": "pupil_center" in record.uses and any(channel.mean is None for channel in record.pupil_center),
-        "neuron_ids": False,
-    }
+    shapes, required = _shapes(record), _required(record)
     return json_response(
         {
             "name": name,
@@ -142,13 +139,13 @@ async def model_metadata(request: Request, context: Context) -> Response:
                 for one in context.repository.versions(bundle.name).values()
                 if record.mouse_id in one.manifest.mice
             ],
-            "platform": "onnxruntime_onnx",
+            "platform": _PLATFORM,
             "inputs": [
                 {
                     "name": tensor,
                     "datatype": datatype,
                     "shape": shapes[tensor],
-                    "parameters": {"optional": not needed[tensor]},
+                    "parameters": {"optional": tensor not in required},
                 }
                 for tensor, datatype in INPUTS.items()
             ],
@@ -157,6 +154,25 @@ async def model_metadata(request: Request, context: Context) -> Response:
             "parameters": {**_provenance(bundle, record.mouse_id), "n_neurons": record.n_neurons},
         }
     )
+
+
+def _shapes(record: MouseRecord) -> dict[str, list[int]]:
+    """The shape of each input; -1: any size."""
+    return {
+        "image": [-1, *record.image_shape],
+        "behavior": [-1, len(record.behavior)],
+        "pupil_center": [-1, len(record.pupil_center)],
+        "neuron_ids": [-1],
+    }
+
+
+def _required(record: MouseRecord) -> set[str]:
+    """The inputs that cannot be left out: nothing is known that would fill them in."""
+    channels = {"behavior": record.behavior, "pupil_center": record.pupil_center}
+    unknown = {
+        name for name in channels.keys() & set(record.uses) if any(channel.mean is None for channel in channels[name])
+    }
+    return {"image", *unknown}
 
 
 def _provenance(engine: Engine | Bundle, mouse_id: str) -> dict[str, Any]:
@@ -170,8 +186,32 @@ def _provenance(engine: Engine | Bundle, mouse_id: str) -> dict[str, Any]:
         "provider": info["provider"],
         "precision": info["precision"],
         "simulated": info["simulated"],
+        "standardized_inputs": engine.manifest.mice[mouse_id].standardized_inputs,
         "notice": info["notice"] or "",
     }
+
+
+async def model_config(request: Request, context: Context) -> Response:
+    """The model's configuration, as `tritonclient` asks for it; shapes are as in the metadata."""
+    name, _, record = _find(request, context)
+    required = _required(record)
+    return json_response(
+        {
+            "name": name,
+            "platform": _PLATFORM,
+            "max_batch_size": 0,  # shapes have all their sizes: that of neuron_ids has none of a batch
+            "input": [
+                {
+                    "name": tensor,
+                    "data_type": f"TYPE_{datatype}",
+                    "dims": _shapes(record)[tensor],
+                    "optional": tensor not in required,
+                }
+                for tensor, datatype in INPUTS.items()
+            ],
+            "output": [{"name": tensor, "data_type": "TYPE_FP32", "dims": [-1, -1]} for tensor in OUTPUTS],
+        }
+    )
 
 
 async def model_statistics(request: Request, context: Context) -> Response:
@@ -192,9 +232,9 @@ async def infer(request: Request, context: Context) -> Response:
     name, bundle, record = _find(request, context)
     context.admit(request.state.deadline)
     engine = await context.repository.engine(bundle)
-    media_type_of(request)  # refuses compressed bodies; clients of the protocol send any type
-    body = await request.body()
+    body = await read_body(request, context)  # of any type: clients of the protocol differ
     context.admit(request.state.deadline)  # again: others may have arrived with it
+    compression = wanted_encoding(request.headers.get("accept-encoding"))
     arguments = body, request.headers.get("inference-header-content-length"), engine, record, context
     if len(body) > LARGE:
         asked, question = await context.decode_pool.run(len(body), _read, *arguments)
@@ -211,14 +251,19 @@ async def infer(request: Request, context: Context) -> Response:
             "parameters": {
                 **_provenance(engine, record.mouse_id),
                 "units": question.units,
-                "assumed": "; ".join(question.assumed),
+                "state": question.state,
+                "assumed": json.dumps(question.assumed),  # the protocol's parameters are scalars
+                "notes": json.dumps([note.model_dump() for note in question.notes]),
             },
         }
         outputs = [(output, answer.arrays[output], in_binary) for output, in_binary in asked.outputs.items()]
         content, header_length = write_reply(head, outputs)
-        if header_length is None:
-            return Response(content, media_type=JSON)
-        return Response(content, headers={"Inference-Header-Content-Length": str(header_length)}, media_type=_BINARY)
+        headers = {}
+        if header_length is not None:  # of the JSON before compression
+            headers["Inference-Header-Content-Length"] = str(header_length)
+        if compression is not None:
+            content, headers["Content-Encoding"] = compressed(content, compression), compression
+        return Response(content, headers=headers, media_type=JSON if header_length is None else _BINARY)
 
     timeout = asked.parameters.timeout / 1e6 if asked.parameters.timeout else None
     return await respond(request, context, engine, [question], encode, timeout=timeout)
@@ -235,6 +280,8 @@ def _read(
         "image": arrays.get("image"),
         "spread": "spread" in asked.outputs,
         "units": asked.parameters.units,
+        "state": asked.parameters.state,
+        "strict": asked.parameters.strict,
     }
     if (image := arrays.get("image")) is not None and image.ndim != 4:
         expected = f"(B, {', '.join(map(str, record.image_shape))})"

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -16,8 +16,15 @@ from server.errors import TwinError
 from server.serving.context import Context
 from server.serving.telemetry.metrics import CONTENT_TYPE
 
+if TYPE_CHECKING:
+    from server.serving.repository import Bundle
+
 __all__ = ["index", "metrics"]
 
+_STANDARDIZED = (
+    "A mouse whose inputs are standardised takes no pictures: its twin was imported without the recording, so that the "
+    "mean and the std of the training images are not known. Send it arrays in standard deviations from the mean."
+)
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 _PAGE = """<!doctype html>
@@ -36,8 +43,8 @@ pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto }}
 <body>
 <h1>Digital twins of mouse visual cortex</h1>
 {content}
-<p><a href="/mice">/mice</a> &middot; <a href="/docs.json">/docs.json</a> (OpenAPI) &middot;
-<a href="/metrics">/metrics</a> &middot; <a href="/readyz">/readyz</a></p>
+<p><a href="{links}mice">/mice</a> &middot; <a href="{links}docs.json">/docs.json</a> (OpenAPI) &middot;
+<a href="{links}metrics">/metrics</a> &middot; <a href="{links}readyz">/readyz</a></p>
 </body>
 </html>
 """
@@ -50,43 +57,54 @@ async def metrics(request: Request, context: Context) -> Response:
 
 async def index(request: Request, context: Context) -> Response:
     """The page at /. It loads nothing from other hosts."""
-    status, problem, mice = 200, None, []
+    public_url = context.settings.public_url
+    status = 200
     try:
-        mice = [record for _, record in context.repository.records()]
+        content = _content(public_url or str(request.base_url).rstrip("/"), list(context.repository.records()))
     except TwinError as error:
-        status, problem = error.status, error
-    html = _page(str(request.base_url).rstrip("/"), mice, problem)
+        status, content = error.status, f"<p>{escape(str(error))}</p>"
+    # Links without a public URL are relative, so that they work below any prefix.
+    html = _PAGE.format(content=content, links=escape(f"{public_url}/" if public_url else ""))
     return HTMLResponse(html, status, {"Content-Security-Policy": POLICY})
 
 
-def _page(url: str, mice: Sequence[MouseRecord], problem: TwinError | None) -> str:
-    """The page's HTML.
+def _content(url: str, records: Sequence[tuple[Bundle, MouseRecord]]) -> str:
+    """What the page says about the mice.
 
     Args:
         url: of this server, for the examples.
-        problem: why no mouse can be asked.
     """
-    if problem is not None:
-        return _PAGE.format(content=f"<p>{escape(str(problem))}</p>")
+    mice = [mouse for _, mouse in records]
     rows = "".join(
-        f"<tr><td>{escape(mouse.mouse_id)}</td><td>{mouse.n_neurons}</td>"
-        f"<td>{' &times; '.join(map(str, mouse.image_shape))}</td><td>{escape(', '.join(mouse.uses))}</td></tr>"
-        for mouse in mice
+        f"<tr><td>{escape(mouse.mouse_id)}</td><td>{'simulated' if bundle.manifest.simulated else 'recorded'}</td>"
+        f"<td>{mouse.n_neurons}</td><td>{' &times; '.join(map(str, mouse.image_shape))}</td>"
+        f"<td>{escape(', '.join(mouse.uses))}</td>"
+        f"<td>{'standardised' if mouse.standardized_inputs else 'as recorded'}</td></tr>"
+        for bundle, mouse in records
     )
-    content = f"""<table>
-<tr><th>mouse</th><th>neurons</th><th>image (C &times; H &times; W)</th><th>uses</th></tr>
+    notices = dict.fromkeys(bundle.manifest.notice for bundle, _ in records if bundle.manifest.notice)
+    first = next((mouse for mouse in mice if not mouse.standardized_inputs), mice[0])
+    said = "".join(f"<p>{escape(notice)}</p>" for notice in notices)
+    if any(mouse.standardized_inputs for mouse in mice):
+        said += f"<p>{escape(_STANDARDIZED)}</p>"
+    pictures = (
+        ""
+        if first.standardized_inputs
+        else f"""
+<p>Or a picture of your own:</p>
+<pre>{escape(picture_example(url, first))}</pre>"""
+    )
+    return f"""{said}<table>
+<tr><th>mouse</th><th>animal</th><th>neurons</th><th>image (C &times; H &times; W)</th><th>uses</th><th>inputs</th></tr>
 {rows}
 </table>
-<p>Ask the first one what its neurons do, shown a coarse checkerboard:</p>
-<pre>{escape(example(url, mice[0]))}</pre>
-<p>Or a picture of your own:</p>
-<pre>{escape(picture_example(url, mice[0]))}</pre>"""
-    return _PAGE.format(content=content)
+<p>Ask {escape(first.mouse_id)} what its neurons do, shown a coarse checkerboard:</p>
+<pre>{escape(example(url, first))}</pre>{pictures}"""
 
 
 def example(url: str, mouse: MouseRecord) -> str:
     """A curl line that works as it stands: a 2 x 2 checkerboard, scaled by the server."""
-    board = [[0, 255], [255, 0]]
+    board = [[-1.0, 1.0], [1.0, -1.0]] if mouse.standardized_inputs else [[0, 255], [255, 0]]
     question: dict[str, Any] = {
         "mouse": mouse.mouse_id,
         "image": [board] * mouse.image_shape[0],

@@ -1,7 +1,8 @@
 """POST /receptive_fields: responses to white noise, weighted by the noise and summed on the server.
 
 The noise is made from its seed (`server.inference.noise`) and shown a few images at a time, in turn with other
-requests. The reply is a stream of events: `progress`, and one `part` with the sums.
+requests. The reply is a stream of events: `progress`, and one `part` with the sums. The notes of the header are about
+the first images, those of the part about all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
@@ -18,12 +20,13 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.codecs.recorded_range import ImageRange, refuse
 from server.api.codecs.request import question_about, read_json
 from server.api.codecs.response import JSON, accepted, check_finite, head_of, header_text
 from server.api.codecs.schemas import NoiseRequest, PredictRequest
 from server.api.codecs.streaming import EVENTS, Event, EventStream, pipelined, retry_while_busy
 from server.api.codecs.validation import validated
-from server.api.endpoints.dispatch import LARGE, admit, in_thread_if, media_type_of
+from server.api.endpoints.dispatch import LARGE, admit, count_outside, in_thread_if, media_type_of, read_body
 from server.bundle.manifest import MouseRecord
 from server.errors import Busy, InvalidInput, TooLarge, UnsupportedMedia, brief
 from server.inference.noise import NoiseSums, enlarge, white_noise
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["receptive_fields"]
 
 BLOCK = 512  # images in one matrix product: the maps pass through memory once for so many
+_BEGINNING = 8  # images that are checked before the reply begins
 _RUNS = 4  # of the engine, in one piece
 _PROGRESS_PERIOD = 0.5  # seconds
 _NOISE_FIELDS = frozenset({"seed", "first_image", "n_images", "grid", "luminance", "contrast"})
@@ -48,7 +52,7 @@ async def receptive_fields(request: Request, context: Context) -> Response:
     admit(request, context)
     if (media_type := media_type_of(request)) != JSON:
         raise UnsupportedMedia("the body is not JSON", got=brief(media_type), expected=JSON)
-    body = await request.body()
+    body = await read_body(request, context)
     fields = await in_thread_if(len(body) > LARGE, read_json, body)
     asked = validated(NoiseRequest, {name: value for name, value in fields.items() if value is not None})
     engine = await context.repository.engine(context.repository.look_up(asked.mouse, asked.model))
@@ -63,18 +67,21 @@ class _Mapping:
     """One request: its noise, shown and summed.
 
     Attributes:
-        question: about one image of mean luminance; each piece replaces the image.
+        question: about one blank image; each piece replaces it. Its notes are about the first images of the noise.
     """
 
     def __init__(self, request: Request, context: Context, engine: Engine, asked: NoiseRequest) -> None:
         self._request, self._context, self._engine, self._asked = request, context, engine, asked
         record, neurons = engine.manifest.mice[asked.mouse], engine.neurons[asked.mouse]
         _check_grid(asked.grid, record)
-        blank = np.full((1, *record.image_shape), asked.luminance, dtype=np.float32)
-        fields = asked.model_dump(exclude=set(_NOISE_FIELDS), exclude_none=True)
-        self.question = question_about(
-            record, validated(PredictRequest, fields | {"image": blank}), neurons, context.settings
-        )
+        blank = np.zeros((1, *record.image_shape), dtype=np.float32)
+        fields = asked.model_dump(exclude=set(_NOISE_FIELDS), exclude_none=True) | {"image": blank}
+        beginning = ImageRange(record)
+        noise = white_noise(asked.seed, asked.first_image, min(asked.n_images, _BEGINNING), asked.grid)
+        beginning.add(self._levels(noise))
+        question = validated(PredictRequest, fields)
+        self.question = question_about(record, question, neurons, context.settings, shown=beginning)
+        self._shown, self._lock = ImageRange(record), threading.Lock()
         positions = self.question.stimulus.neurons
         self._n_neurons = len(neurons) if positions is None else len(positions)
         self._timing = Timing(reading=time.perf_counter() - request.state.start)
@@ -93,7 +100,11 @@ class _Mapping:
             statistics.failed(self._engine, images, time.perf_counter() - self._request.state.start)
             raise
         statistics.answered(self._engine, images, self._timing)
-        yield Event("part", body, {"first_image": self._asked.first_image, "n_images": n_images})
+        notes = [note for note in self.question.notes if note.input != "image"]
+        question = replace(self.question, notes=notes + [outside.note() for outside in self._shown.found()])
+        count_outside(self._context, self._engine, [question])
+        said = {"notes": [note.model_dump() for note in question.notes]}
+        yield Event("part", body, {"first_image": self._asked.first_image, "n_images": n_images, **said})
         yield Event("end")
 
     async def _show(self, sums: NoiseSums) -> AsyncGenerator[int, None]:
@@ -136,9 +147,20 @@ class _Mapping:
     def _stimulus(self, images: range) -> tuple[np.ndarray, Stimulus]:
         asked, shown, n = self._asked, self.question.stimulus, len(images)
         noise = white_noise(asked.seed, images.start, n, asked.grid)
-        image = np.float32(asked.luminance) + np.float32(asked.contrast) * enlarge(noise, shown.image.shape[1:])
+        levels = self._levels(noise)
+        with self._lock:
+            self._shown.add(levels)
+            if asked.strict and (found := self._shown.found()):
+                raise refuse(found[0], asked.mouse)
+        image = enlarge(levels[:, 0], shown.image.shape[1:])
         behavior, pupil_center = shown.behavior.repeat(n, axis=0), shown.pupil_center.repeat(n, axis=0)
         return noise, replace(shown, image=image, behavior=behavior, pupil_center=pupil_center)
+
+    def _levels(self, noise: np.ndarray) -> np.ndarray:
+        """Noise (B, h, w) as images (B, C, h, w) of one pixel for each of its elements."""
+        C = self._engine.manifest.mice[self._asked.mouse].image_shape[0]
+        levels = np.float32(self._asked.luminance) + np.float32(self._asked.contrast) * noise
+        return np.repeat(levels[:, None], C, axis=1)
 
     @contextlib.contextmanager
     def _reserved_memory(self) -> Iterator[None]:

@@ -121,6 +121,7 @@ def _v2_about_a_model(suffix: str, version: str) -> list[Endpoint]:
             timeout=_REPLY_TIMEOUT,
             statuses=(400, 401, 404, 413, 415, 422, 429, 503, 504),
         ),
+        row("model_config", "/config", v2.model_config, "Its configuration, in Triton's form"),
         row("statistics", "/stats", v2.model_statistics, "Its counts and times"),
     ]
 

@@ -45,6 +45,12 @@ class Metrics:
         )
         self.queue_seconds = self._histogram("v1t_queue_seconds", "A request's wait for its first run")
         self.load_seconds = self._histogram("v1t_load_seconds", "Loading, verifying and warming one bundle")
+        self.outside_recording = Counter(
+            "v1t_outside_recording",
+            "Answered requests with an input outside of what was recorded",
+            ["model", "mouse", "input"],
+            registry=self.registry,
+        )
         self.in_flight = self._gauge("v1t_requests_in_flight", "Requests that are being handled")
         self.queue_images = self._gauge("v1t_queue_images", "Images that wait")
         self.ready = self._gauge("v1t_ready", "1 when every bundle is loaded and warm")
