@@ -33,14 +33,15 @@ def bound_address() -> tuple[str, int]:
     from bentoml._internal.configuration.containers import BentoMLContainer
 
     http = BentoMLContainer.http
-    return str(_option("host") or http.host.get()), int(_option("port") or http.port.get())
+    host, port = _option("host"), _option("port")
+    return str(host or http.host.get()), int(http.port.get() if port is None else port)
 
 
 def workers_asked(service: str) -> int | str:
     """The number of workers that `bentoml serve` is asked to start, by its options or BentoML's configuration."""
     from bentoml._internal.configuration.containers import BentoMLContainer
 
-    configured: int | str = BentoMLContainer.config.services.get()[service].get("workers") or 1
+    configured: int | str = BentoMLContainer.config.get()["services"][service].get("workers") or 1
     return configured if configured != 1 else _option("api_workers") or 1
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from server.bundle.manifest import (
     BEHAVIOR_CHANNELS,
     MANIFEST,
     PUPIL_CENTER_CHANNELS,
+    BehaviorState,
     Channel,
     File,
     Manifest,
@@ -26,7 +28,7 @@ from server.bundle.manifest import (
 )
 from server.bundle.neurons import NeuronTable
 
-__all__ = ["TinyTwin", "write_tiny_bundle"]
+__all__ = ["TinyTwin", "with_ranges", "write_tiny_bundle"]
 
 MEMBERS = 2
 CORE = (4, 6)  # the core's image size
@@ -105,6 +107,7 @@ def write_tiny_bundle(
     mice: tuple[str, ...] = ("A", "B"),
     standardized: bool = False,
     alike: bool = False,
+    ranges: bool = False,
     shape: tuple[int, int, int] = (1, 8, 12),
     n_neurons: int = 7,
 ) -> TinyTwin:
@@ -115,6 +118,7 @@ def write_tiny_bundle(
         mice: the first is like A, any other like B.
         standardized: as imported without recordings: no statistics are known.
         alike: every mouse is like B, and their stems make the same of an image.
+        ranges: the manifest has medians, the ranges of the training trials (see `with_ranges`), and states.
         shape, n_neurons: of the mouse like A; H to W as 2 to 3.
     """
     rng = np.random.default_rng(seed)
@@ -156,6 +160,8 @@ def write_tiny_bundle(
             parity=Parity(max_abs_error=0.0, bound=1e-4, samples=1, worst_neuron=0),
             scores={"single_trial_correlation": 0.25},
         )
+        if ranges:
+            records[mouse_id] = with_ranges(records[mouse_id])
     manifest = Manifest(
         name=name,
         members=MEMBERS,
@@ -170,6 +176,35 @@ def write_tiny_bundle(
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
     return TinyTwin(folder, manifest, tiny, core_weights, core_behavior)
+
+
+def with_ranges(record: MouseRecord) -> MouseRecord:
+    """The mouse with medians, ranges and states.
+
+    Images: pixels 10 to 240, means 90 to 150, contrasts 20 to 80. Others: the mean and 3 std to each side, and a median
+    of half a std below it. Its two states lie 0.1 std below and 1 std above the mean.
+    """
+
+    def ranged(channel: Channel) -> Channel:
+        mean, std = float(channel.mean or 0), float(channel.std or 0)
+        return channel.model_copy(update={"min": mean - 3 * std, "max": mean + 3 * std, "median": mean - std / 2})
+
+    def state(name: Literal["rest", "running"], std: float) -> BehaviorState:
+        behavior, pupil_center = (
+            [float(channel.mean or 0) + std * float(channel.std or 0) for channel in channels]
+            for channels in (record.behavior, record.pupil_center)
+        )
+        return BehaviorState(name=name, definition=name, trials=30, behavior=behavior, pupil_center=pupil_center)
+
+    shown = {"min": 10.0, "max": 240.0, "image_mean": (90.0, 150.0), "image_contrast": (20.0, 80.0)}
+    return record.model_copy(
+        update={
+            "image_channels": [channel.model_copy(update=shown) for channel in record.image_channels],
+            "behavior": [ranged(channel) for channel in record.behavior],
+            "pupil_center": [ranged(channel) for channel in record.pupil_center],
+            "states": [state("rest", -0.1), state("running", 1.0)],
+        }
+    )
 
 
 def _draw_mouse(

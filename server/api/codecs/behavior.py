@@ -21,19 +21,21 @@ class BehaviorReader:
     """Reads the behaviour and the pupil centre of one request for one mouse.
 
     Attributes:
-        state: fills in what is left out; becomes "mean" where that is used because the median is not known.
+        asked: the state that fills in what is left out.
+        state: the one that did: "mean" where the median is not known.
         assumed: gains what was filled in or ignored.
         outside: gains the values that are outside of what was recorded.
     """
 
     record: MouseRecord
     n_images: int
-    state: State
+    asked: State
     assumed: list[str]
     outside: list[Outside]
 
     def __post_init__(self) -> None:
-        self._named = _named_state(self.record, self.state)
+        self.state = self.asked
+        self._named = _named_state(self.record, self.asked)
 
     def behavior(self, given: dict[str, Any]) -> np.ndarray:
         """(B, 3) float32.
@@ -85,7 +87,7 @@ class BehaviorReader:
     def _fill_in(self, name: str, channels: list[Channel], in_state: list[float], group: str) -> list[float]:
         """A value for each channel, noted; an error where the mouse needs one and none is known."""
         means, medians = ([getattr(channel, kind) for channel in channels] for kind in ("mean", "median"))
-        is_median = self.state == "median" and None not in medians
+        is_median = self.asked == "median" and None not in medians
         values = in_state or (medians if is_median else means)
         if group not in self.record.uses:
             return [value or 0.0 for value in values]  # changes nothing, so there is nothing to say
@@ -97,15 +99,15 @@ class BehaviorReader:
             )
         what, why = "training mean", ""
         if in_state:
-            what = "median at rest" if self.state == "rest" else "median while running"
+            what = "median at rest" if self.asked == "rest" else "median while running"
         elif is_median:
             what = "training median"
-        elif self.state == "median":
+        elif self.asked == "median":
             self.state, why = "mean", ", as the median is not known"
         text = f"{values[0]:.4g}" if len(values) == 1 else f"({', '.join(f'{value:.4g}' for value in values)})"
         self.assumed.append(
             f"{name} left out: the {what} {text} {channels[0].unit} of mouse {self.record.mouse_id} was used "
-            f"(state={self.state}{why})"
+            f"(state={'median' if is_median else self.state}{why})"
         )
         return values
 

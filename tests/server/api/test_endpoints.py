@@ -315,7 +315,8 @@ async def test_bad_queries_are_refused(client: httpx.AsyncClient, query: str) ->
         ({}, b"{}", 415, "unsupported_media_type"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, b"mouse=A", 415, "unsupported_media_type"),
         ({"Content-Type": "application/vnd.bentoml+pickle"}, b"cos\nsystem", 415, "unsupported_media_type"),
-        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, b"{}", 415, "unsupported_media_type"),
+        ({"Content-Type": "application/json", "Content-Encoding": "br"}, b"{}", 415, "unsupported_media_type"),
+        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, b"{}", 400, "malformed_body"),
         ({"Content-Type": "application/json", "Accept": "text/html"}, b"{}", 406, "not_acceptable"),
         ({"Content-Type": "application/json", "Accept": "application/json;q=0"}, b"{}", 406, "not_acceptable"),
         ({"Content-Type": "multipart/form-data"}, b"", 400, "malformed_body"),
@@ -612,10 +613,34 @@ def test_wrong_settings_are_named_with_their_values() -> None:
         Settings.from_environment({"V1T_MAX_IMAGES": "10", "V1T_MAX_QUEUE": "5"})
 
 
-def test_a_misspelt_setting_is_noticed() -> None:
-    assert Settings.misspelt({"V1T_MAXBATCH": "1", "V1T_URL": "x", "V1T_MAX_BATCH": "1"}) == {
-        "V1T_MAXBATCH": "V1T_MAX_BATCH"
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("V1T_MAXBATCH", "V1T_MAX_BATCH"),
+        ("V1T_BUNDLE", "V1T_BUNDLES"),
+        ("V1T_ADMIN_KEY", "V1T_ADMIN_KEYS"),
+        ("V1T_TIMOUT", "V1T_TIMEOUT"),
+        ("v1t_api_keys", "V1T_API_KEYS"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_name_of_the_setting(variable: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable} is not a setting; did you mean {meant}\\?$"):
+        Settings.from_environment({variable: "1", "V1T_MAX_BATCH": "1"})
+
+
+def test_variables_of_other_programs_are_allowed_and_strange_ones_are_listed() -> None:
+    # The programs of this project, and what Kubernetes sets in a pod beside a Service called v1t.
+    ours = dict.fromkeys(("V1T_URL", "V1T_API_KEY", "V1T_CACHE", "V1T_HOME"), "x")
+    strange = dict.fromkeys(("V1T_PORT", "V1T_PORT_80_TCP_ADDR", "V1T_SERVICE_HOST", "V1T_SERVICE_PORT"), "x")
+    assert Settings.from_environment({**ours, **strange}) == Settings()
+    assert Settings.unknown({**ours, **strange}, resembling=False) == dict.fromkeys(strange, "")
+    read = {
+        name
+        for folder in ("clients", "training")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\bV1T_[A-Z_]+\b", path.read_text())
     }
+    assert Settings.unknown(dict.fromkeys(read, "x"), resembling=True) == {}
 
 
 def test_the_bento_installs_what_the_requirements_say() -> None:

@@ -99,7 +99,11 @@ async def test_inputs_left_out_are_assumed_and_listed(
 async def test_models_are_listed_described_and_counted(
     client: httpx.AsyncClient, twin: TinyTwin, rng: np.random.Generator
 ) -> None:
-    assert (await client.get("/v2")).json()["extensions"] == ["binary_tensor_data", "statistics"]
+    assert (await client.get("/v2")).json()["extensions"] == [
+        "binary_tensor_data",
+        "statistics",
+        "model_configuration",
+    ]
     index = (await client.post("/v2/repository/index", json={})).json()
     assert [(model["name"], model["state"]) for model in index] == [("tiny.A", "READY"), ("tiny.B", "READY")]
     metadata = (await client.get("/v2/models/tiny.B")).json()

@@ -95,15 +95,19 @@ def test_one_value_applies_to_all_images(twin: TinyTwin, rng: np.random.Generato
     assert got.assumed == []
 
 
-def test_inputs_left_out_become_the_training_mean_and_are_listed(twin: TinyTwin, rng: np.random.Generator) -> None:
+def test_inputs_left_out_become_the_mean_where_medians_are_not_known(twin: TinyTwin, rng: np.random.Generator) -> None:
     got = ask(twin, {"mouse": "A", "image": [grey(rng).tolist()], "pupil_dilation": 41.0, "running_speed": None})
     np.testing.assert_array_equal(got.stimulus.behavior, np.array([[41.0, 0.5, 3.0]], np.float32))
     np.testing.assert_array_equal(got.stimulus.pupil_center, np.array([[250.0, 180.0]], np.float32))
     assert got.assumed == [
-        "pupil_dilation_derivative left out: the training mean 0.5 eye-camera px/s of mouse A was used",
-        "running_speed left out: the training mean 3 cm/s of mouse A was used",
-        "pupil_center left out: the training mean (250, 180) eye-camera px of mouse A was used",
+        f"{left_out} of mouse A was used (state=mean, as the median is not known)"
+        for left_out in (
+            "pupil_dilation_derivative left out: the training mean 0.5 eye-camera px/s",
+            "running_speed left out: the training mean 3 cm/s",
+            "pupil_center left out: the training mean (250, 180) eye-camera px",
+        )
     ]
+    assert got.state == "mean"
 
 
 def test_without_statistics_every_input_that_is_used_must_be_given(
@@ -115,7 +119,7 @@ def test_without_statistics_every_input_that_is_used_must_be_given(
     behavior = {"pupil_dilation": 0, "pupil_dilation_derivative": 0, "running_speed": 0}
     assert ask(imported, {**fields, **behavior}).assumed == []  # B does not use the pupil centre
     with pytest.raises(InvalidInput, match="pupil_center is missing"):
-        ask(imported, {"mouse": "A", "image": grey(rng).tolist(), **behavior})
+        ask(imported, {"mouse": "A", "image": rng.standard_normal((H, W)).tolist(), **behavior})
 
 
 def test_neurons_keep_the_order_that_was_asked_for(twin: TinyTwin, rng: np.random.Generator) -> None:
@@ -469,7 +473,9 @@ def test_pictures_of_other_kinds_are_refused(twin: TinyTwin, rng: np.random.Gene
     deep_rgb[29:33] = struct.pack(">I", zlib.crc32(bytes(deep_rgb[12:29])))
     alpha = png(grey(rng, H, W, 4))
     grey_alpha = png(grey(rng, H, W, 2))
-    keyed = png(grey(rng), transparency=5)
+    dark = grey(rng)
+    dark[0] = 5
+    keyed = png(dark, transparency=5)
     turned = Image.Exif()
     turned[0x0112] = 6
     sideways = png(grey(rng), "JPEG", exif=turned)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import warnings
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from circus.arbiter import Arbiter
 from circus.controller import Controller
@@ -18,6 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.utils.analytics import usage_stats
+    from bentoml_cli.serve import build_serve_command
 
 
 def test_usage_reports_stay_off_though_the_answer_was_cached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,8 +34,51 @@ def test_usage_reports_stay_off_though_the_answer_was_cached(monkeypatch: pytest
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
 
-def test_the_bound_host_is_the_configuration_s_without_a_command_line() -> None:
-    assert bentoml_patches.bound_host() == BentoMLContainer.http.host.get()
+def test_the_bound_address_is_the_configuration_s_without_a_command_line() -> None:
+    http = BentoMLContainer.http
+    assert bentoml_patches.bound_address() == (http.host.get(), http.port.get())
+
+
+def serve_command(**options: Any) -> click.Context:
+    """The context of `bentoml serve` with these options, each of which it has."""
+    command = build_serve_command().commands["serve"]
+    context = click.Context(command)
+    context.params = {parameter.name: None for parameter in command.params}
+    assert context.params.keys() >= options.keys()
+    context.params |= options
+    return context
+
+
+def test_options_of_the_command_come_before_the_configuration() -> None:
+    with serve_command(host="0.0.0.0", port=0, api_workers=None):
+        assert bentoml_patches.bound_address() == ("0.0.0.0", 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "configured", "workers"),
+    [(None, 1, 1), (None, None, 1), (3, 1, 3), (1, 4, 4), (None, "cpu_count", "cpu_count")],
+)
+def test_workers_are_counted_wherever_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, option: int | None, configured: Any, workers: Any
+) -> None:
+    with serve_command(api_workers=option):
+        monkeypatch.setattr(BentoMLContainer.config, "get", lambda: {"services": {"twins": {"workers": configured}}})
+        assert bentoml_patches.workers_asked("twins") == workers
+
+
+@pytest.mark.parametrize(
+    ("mapped", "url"),
+    [
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("https://10.0.0.7:8080", "https://10.0.0.7:8080"),
+        ("http://::1:3000", "http://[::1]:3000"),
+    ],
+)
+def test_the_served_url_can_be_opened(monkeypatch: pytest.MonkeyPatch, mapped: str, url: str) -> None:
+    monkeypatch.setenv("BENTOML_RUNNER_MAP", json.dumps({"twins": mapped}))
+    assert bentoml_patches.served_url("twins") == url
+    monkeypatch.delenv("BENTOML_RUNNER_MAP")
+    assert bentoml_patches.served_url("twins") is None
 
 
 def test_the_supervisor_has_the_internals_that_are_adjusted() -> None:
