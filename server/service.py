@@ -101,7 +101,8 @@ def create_service(settings: Settings) -> Any:
             await repository.load()
             with contextlib.suppress(NotReady):
                 context.check_ready()
-                logger.info("ready: open %s", bentoml_patches.served_url(_NAME) or "the server's URL")
+                url = bentoml_patches.served_url(_NAME)
+                logger.info("ready%s", f": open {url}" if url else "")
             if settings.watch is not None:
                 await repository.watch(settings.watch)
 

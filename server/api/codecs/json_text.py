@@ -28,8 +28,9 @@ def parse_json(text: bytes | memoryview, where: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         doc, at = str(error.doc), int(error.pos)
-        found = _NOT_JSON.match(doc, at) or _NOT_JSON.match(doc, max(0, at - 1))  # the parser stops after a sign
-        place = f"line {error.lineno}, column {error.colno}"
+        signed = at > 0 and doc[at - 1] == "-"  # the parser stops after a sign
+        found = _NOT_JSON.match(doc, at - signed)
+        place = f"line {error.lineno}, column {error.colno - signed}"
         if found is not None:
             raise MalformedBody(
                 f"{where} is not valid JSON: JSON has no {found.group()}",

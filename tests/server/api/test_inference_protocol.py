@@ -303,8 +303,28 @@ def test_tritonclient_works_unchanged(server: Server, twin: TinyTwin, odd: TinyT
                     assert result.get_response()["id"] == "42"
                     np.testing.assert_allclose(result.as_numpy("responses"), expected.mean(0), atol=1e-5)
                     np.testing.assert_allclose(result.as_numpy("spread"), expected.std(0), atol=1e-5)
+            for algorithm in ("gzip", "deflate"):
+                result = client.infer(
+                    name,
+                    triton_inputs(arrays, True),
+                    headers=headers(),
+                    priority=1,
+                    timeout=30_000_000,
+                    request_compression_algorithm=algorithm,
+                    response_compression_algorithm=algorithm,
+                    parameters={"state": "mean", "units": "standardized", "strict": True},
+                )
+                np.testing.assert_allclose(result.as_numpy("responses"), expected.mean(0), atol=1e-5)
+                assert result.get_response()["parameters"]["state"] == "mean"
+                assert json.loads(result.get_response()["parameters"]["notes"]) == []
+            for version in ("", "1"):
+                config = client.get_model_config(name, version, headers=headers())
+                dims = {one["name"]: one["dims"] for one in config["input"]}
+                assert (config["name"], config["max_batch_size"]) == (name, 0)
+                assert dims["image"] == [-1, *one.mice[mouse_id].image_shape]
+                assert [one["data_type"] for one in config["input"]] == ["TYPE_FP32"] * 3 + ["TYPE_INT64"]
             statistics = client.get_inference_statistics(name, headers=headers())["model_stats"]
-            assert [model["inference_count"] for model in statistics] == [36]
+            assert [model["inference_count"] for model in statistics] == [54]
         assert len(client.get_inference_statistics(headers=headers())["model_stats"]) == 4
         assert not client.is_model_ready("tiny.Z", headers=headers())
         with pytest.raises(triton.InferenceServerException, match="there is no such model") as refused:

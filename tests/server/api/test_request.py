@@ -435,6 +435,8 @@ def npy_header(header: str, data: bytes = b"", version: tuple[int, int] = (1, 0)
         npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 8, 12)}", bytes(385)),
         npy_header("{'descr': '<f4', 'fortran_order': 1, 'shape': (1, 8, 12)}", bytes(384)),
         npy_header("{'descr': '<f4', 'shape': (1, 8, 12)}", bytes(384)),
+        npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (True, True, 8, 12)}", bytes(384)),
+        npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 8, 12)}", bytes(384)),
         npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"cos\nsystem\n(S'true'\ntR."),
         npy_header("__import__('os').system('true')"),
         npy_header("(" * 5000),
@@ -498,6 +500,64 @@ def test_pictures_of_other_kinds_are_refused(twin: TinyTwin, rng: np.random.Gene
             ask(twin, {"mouse": "A", "image": encoded(file)})
 
 
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "grey key", "colour key"])
+def test_alpha_that_hides_nothing_is_dropped_and_other_alpha_is_counted(
+    twin: TinyTwin, rng: np.random.Generator, kind: str
+) -> None:
+    level = rng.integers(1, 255, (H, W), dtype=np.uint8)
+    colour = rng.integers(1, 255, (H, W, 3), dtype=np.uint8)
+    indices = rng.integers(0, 4, (H, W), dtype=np.uint8)
+    palette = rng.integers(0, 256, (4, 3), dtype=np.uint8)
+    n_hidden = 5
+
+    def file(is_opaque: bool) -> bytes:
+        alpha = np.full((H, W), 255, np.uint8)
+        shown, table, options = [level, colour, indices], bytes([255] * 4), {}
+        if not is_opaque:
+            alpha.flat[:n_hidden] = rng.integers(0, 255, n_hidden)
+            shown = [image.copy() for image in shown]
+            for image in shown[:2]:
+                image.reshape(H * W, -1)[:n_hidden] = 0
+            shown[2] = np.where(indices == 3, 2, indices).astype(np.uint8)
+            shown[2].flat[:n_hidden] = 3
+            table = bytes([255, 255, 255, 254])
+        if kind == "RGBA":
+            return png(np.dstack([colour, alpha]))
+        if kind == "LA":
+            return png(np.dstack([level, alpha]))
+        if kind == "grey key":
+            return png(shown[0], transparency=0)
+        if kind == "colour key":
+            return png(shown[1], transparency=(0, 0, 0))
+        picture = Image.fromarray(shown[2], mode="P")
+        picture.putpalette(palette.tobytes())
+        stream = io.BytesIO()
+        picture.save(stream, "PNG", transparency=table, **options)
+        return stream.getvalue()
+
+    if kind in ("LA", "grey key"):
+        expected = level.astype(float)
+    else:
+        r, g, b = (colour if kind != "palette" else palette[indices]).astype(float).transpose(2, 0, 1)
+        expected = 0.299 * r + 0.587 * g + 0.114 * b
+    got = ask(twin, {"mouse": "A", "image": encoded(file(True))})
+    np.testing.assert_allclose(got.stimulus.image[0, 0], expected, atol=1)
+    with pytest.raises(InvalidInput, match=f"transparent pixels; got {n_hidden} of {H * W} pixels"):
+        ask(twin, {"mouse": "A", "image": encoded(file(False))})
+
+
+def test_files_of_several_frames_are_refused_by_name(twin: TinyTwin, rng: np.random.Generator) -> None:
+    frames = [Image.fromarray(grey(rng)) for _ in range(3)]
+    for format, words in (("PNG", "an animated PNG; got 3 frames"), ("MPO", r"several pictures \(MPO\); got 3 frames")):
+        stream = io.BytesIO()
+        frames[0].save(stream, format, save_all=True, append_images=frames[1:])
+        with pytest.raises(InvalidInput, match=words):
+            ask(twin, {"mouse": "A", "image": encoded(stream.getvalue())})
+    stream = io.BytesIO()
+    frames[0].save(stream, "PNG", save_all=True)  # one frame is an image
+    assert ask(twin, {"mouse": "A", "image": encoded(stream.getvalue())}).stimulus.image.shape == (1, 1, H, W)
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_truncated_pictures_are_refused(twin: TinyTwin, rng: np.random.Generator, format: str) -> None:
     file = png(grey(rng), format)
@@ -539,6 +599,30 @@ def test_a_body_that_is_not_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody) as refused:
         read_json(body)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "got"),
+    [
+        (b'{"running_speed": NaN}', "NaN at line 1, column 19, after '{\"running_speed\": '"),
+        (b'{"mouse": "A",\n "image": [[1, 2], [3, -Infinity]]}', "-Infinity at line 2, column 24, after "),
+        (b'{"mouse": nan}', "nan at line 1, column 11, after "),
+        (b'{"mouse": "A", "x": tru}', "invalid literal, expected 'true', before 'tru}'"),
+        (b'{"mouse": "A"', "unexpected end of data"),
+    ],
+)
+def test_the_place_where_json_is_wrong_is_named_and_quoted(body: bytes, got: str) -> None:
+    with pytest.raises(MalformedBody) as refused:
+        read_json(body)
+    assert str(refused.value.got).startswith(got)
+    assert ("JSON has no" in refused.value.message) == ("at line" in got)
+
+
+def test_a_damaged_file_is_described_in_full(twin: TinyTwin) -> None:
+    # What the decoder said has more characters than reprlib shows, and its end is the useful half.
+    with pytest.raises(InvalidInput) as refused:
+        ask(twin, {"mouse": "A", "image": encoded(npy_header("{'descr': '<f4'}"))})
+    assert "..." not in str(refused.value.got)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"mouse"'])
