@@ -22,6 +22,8 @@ with warnings.catch_warnings():
     from bentoml._internal.utils.analytics import usage_stats
     from bentoml_cli.serve import build_serve_command
 
+SERVE = build_serve_command().commands["serve"]  # before a service of another test changes the configuration
+
 
 def test_usage_reports_stay_off_though_the_answer_was_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
@@ -41,9 +43,8 @@ def test_the_bound_address_is_the_configuration_s_without_a_command_line() -> No
 
 def serve_command(**options: Any) -> click.Context:
     """The context of `bentoml serve` with these options, each of which it has."""
-    command = build_serve_command().commands["serve"]
-    context = click.Context(command)
-    context.params = {parameter.name: None for parameter in command.params}
+    context = click.Context(SERVE)
+    context.params = {str(parameter.name): None for parameter in SERVE.params}
     assert context.params.keys() >= options.keys()
     context.params |= options
     return context
