@@ -158,11 +158,17 @@ def refusal(hosts: Iterable[str]) -> str:
 
 def port_problem(host: str, port: int) -> str | None:
     """Why the server cannot listen on an address, or None."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return f"--host is {host!r}, which is not an IP address, such as 127.0.0.1 or 0.0.0.0"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server's own socket
         try:
             probe.bind((host, port))
+        except OverflowError as error:
+            return f"--port is {port}: {error}"
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 other = f"--port {port + 1}"

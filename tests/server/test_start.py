@@ -41,6 +41,8 @@ def test_a_port_that_another_program_listens_on_is_named() -> None:
             assert f"--port {port + 1}" in problem
     assert port_problem("127.0.0.1", port) is None
     assert port_problem("127.0.0.1", 0) is None
+    assert "not an IP address" in str(port_problem("localhost", 0))
+    assert "0-65535" in str(port_problem("127.0.0.1", 99_999))
     assert "cannot listen on port 0 of 192.0.2.1" in str(port_problem("192.0.2.1", 0))  # of no machine
 
 

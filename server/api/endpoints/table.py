@@ -147,7 +147,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         described="events, each a line of JSON and as many bytes as its `bytes` says: `progress` (`done` of `total` "
         "images), `alive`, one `part`, and at last `end`, or `error` with the error body. The part is four .npy one "
         "after another: the sum of response times noise (n, h, w) float32, of the noise (h, w), of the responses (n) "
-        "and of their squares (n) float64",
+        "and of their squares (n) float64. The notes of V1T-Reply are about the first images; those in the line of the "
+        "part are about all",
         request={_JSON: schemas.NoiseRequest},
         reply={EVENTS: [None]},
         reply_headers="V1T-Reply",
