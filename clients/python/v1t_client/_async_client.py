@@ -29,7 +29,8 @@ from v1t_client._protocol.arguments import (
     PredictRequest,
     StreamOptions,
 )
-from v1t_client._protocol.http import http_options, send_options
+from v1t_client._protocol.exchange import exchange_async
+from v1t_client._protocol.http import http_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
 from v1t_client._protocol.retry import Retry
 
@@ -140,7 +141,7 @@ class AsyncClient:
                     step = next(flow)
                     continue
                 try:
-                    response = await self._http.request(**send_options(step))
+                    response = await exchange_async(self._http, step)
                 except httpx.RequestError as error:
                     step = flow.throw(error)
                 else:

@@ -30,7 +30,8 @@ from v1t_client._protocol.arguments import (
     PredictRequest,
     StreamOptions,
 )
-from v1t_client._protocol.http import CONNECT_TIMEOUT, http_options, send_options
+from v1t_client._protocol.exchange import exchange
+from v1t_client._protocol.http import CONNECT_TIMEOUT, http_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
 from v1t_client._protocol.retry import Retry
 
@@ -48,7 +49,8 @@ class Client:
     Args:
         url: the server's address.
         api_key: sent as `Authorization: Bearer`, for servers that require a key.
-        timeout: seconds for one call including its retries. A reply that keeps arriving is not cut off.
+        timeout: seconds for one call: its requests, their retries and the pauses between them, until the whole reply is
+            there. (A receptive field that the server computes may take longer, as long as events arrive.)
         retries: how often to send a request again when the server cannot be reached or is busy (429, 502, 503, 504).
             A Retry-After of the server is honoured within `timeout`.
         transport: an httpx transport in place of the network, for tests.
@@ -71,6 +73,10 @@ class Client:
         self._operations = Operations(url=url, retry=Retry(retries=retries, timeout=timeout))
         self._timeout = timeout
         self._http = httpx.Client(transport=transport, **http_options(url, api_key))
+        # Not at the top: it imports httpcore, as httpx does only now.
+        from v1t_client._protocol.connections import enforce_deadlines
+
+        enforce_deadlines(self._http)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._http.base_url)!r})"
@@ -248,7 +254,7 @@ class Client:
                     step = next(flow)
                     continue
                 try:
-                    response = self._http.request(**send_options(step))
+                    response = exchange(self._http, step)
                 except httpx.RequestError as error:
                     step = flow.throw(error)
                 else:

@@ -79,10 +79,11 @@ class Operations:
         self, request: PredictRequest, *, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
     ) -> Flow[Prediction]:
         http_request, n_images = requests.build_predict(request)
+        call = (retry or self._retry).begin()
 
         def attempt() -> Flow[Prediction]:
-            response = yield from self._exchange(http_request, retry, statuses)
-            return (yield from self._with_neuron_ids(replies.read_prediction(response, request, n_images)))
+            response = yield from self._exchange(http_request, call, statuses)
+            return (yield from self._with_neuron_ids(replies.read_prediction(response, request, n_images), call))
 
         return (yield from _repeat_if_model_changed(attempt))
 
@@ -90,31 +91,32 @@ class Operations:
         """One request, or one per mouse where an older server refuses requests for several mice."""
         http_request, n_images = requests.build_predict_mice(mice, request)
         names = None if mice == "*" else list(mice)
+        call = self._retry.begin()
 
         def attempt() -> Flow[dict[str, Prediction]]:
             try:
-                response = yield from self._exchange(http_request)
+                response = yield from self._exchange(http_request, call)
             except NotFound as refusal:
-                return (yield from self._predict_each_mouse(names, request, refusal))
+                return (yield from self._predict_each_mouse(names, request, refusal, call))
             predictions = {}
             for prediction in replies.read_predictions(response, request, n_images, mice=names):
-                predictions[prediction.mouse] = yield from self._with_neuron_ids(prediction)
+                predictions[prediction.mouse] = yield from self._with_neuron_ids(prediction, call)
             return predictions
 
         return (yield from _repeat_if_model_changed(attempt))
 
     def _predict_each_mouse(
-        self, mice: list[str] | None, request: PredictRequest, refusal: NotFound
+        self, mice: list[str] | None, request: PredictRequest, refusal: NotFound, call: Retry
     ) -> Flow[dict[str, Prediction]]:
         """One request per mouse; raises the server's refusal if one of the mice does not exist."""
-        known = yield from self.mice()
+        known = replies.read_mice((yield from self._exchange(requests.build_mice(), call)))
         available = [mouse.mouse_id for mouse in known if request.model in (None, mouse.model)]
         names = available if mice is None else mice
         if not names or not set(names) <= set(available):
             raise refusal
         predictions: dict[str, Prediction] = {}
         for mouse in names:
-            predictions[mouse] = yield from self.predict(replace(request, mouse=mouse))
+            predictions[mouse] = yield from self.predict(replace(request, mouse=mouse), retry=call)
             check_same_model(predictions[names[0]].model.hash, predictions[mouse])
         return predictions
 
@@ -137,10 +139,11 @@ class Operations:
 
     def gradient(self, request: GradientRequest) -> Flow[Gradient]:
         http_request, n_images = requests.build_gradient(request)
+        call = self._retry.begin()
 
         def attempt() -> Flow[Gradient]:
-            response = yield from self._exchange(http_request)
-            return (yield from self._with_neuron_ids(replies.read_gradient(response, request, n_images)))
+            response = yield from self._exchange(http_request, call)
+            return (yield from self._with_neuron_ids(replies.read_gradient(response, request, n_images), call))
 
         return (yield from _repeat_if_model_changed(attempt))
 
@@ -156,12 +159,15 @@ class Operations:
 
     def neurons(self, mouse: str, **filters: Unpack[NeuronFilters]) -> Flow[NeuronTable]:
         """One request if there is a limit; otherwise as many as it takes to read every neuron."""
+        return (yield from self._neurons(mouse, filters, self._retry.begin()))
+
+    def _neurons(self, mouse: str, filters: NeuronFilters, call: Retry) -> Flow[NeuronTable]:
         pages: list[NeuronTable] = []
         start = filters.get("offset") or 0
         while True:
             filters["offset"] = start or None
             request = requests.build_neurons(mouse, **filters)
-            page = replies.read_neurons((yield from self._exchange(request)))
+            page = replies.read_neurons((yield from self._exchange(request, call)))
             if pages and page.model_hash != pages[0].model_hash:
                 raise ModelChanged(
                     "the server loaded another bundle between two pages of neurons", hint="Repeat the call."
@@ -215,7 +221,7 @@ class Operations:
             yield Sleep(pause)
             pause = min(2.0, pause * 1.5)
 
-    def _with_neuron_ids(self, answer: Answer) -> Flow[Answer]:
+    def _with_neuron_ids(self, answer: Answer, call: Retry) -> Flow[Answer]:
         """Adds the neuron ids, which a binary reply about all neurons leaves out."""
         n_neurons = answer.responses.shape[1]
         if len(answer.neuron_ids) == n_neurons:
@@ -224,7 +230,7 @@ class Operations:
         if key not in self._neuron_ids:
             name, version = answer.model.name, answer.model.version
             model = name if version is None else f"{name}@{version}"
-            table = yield from self.neurons(answer.mouse, model=model)
+            table = yield from self._neurons(answer.mouse, {"model": model}, call)
             if table.model_hash not in (None, answer.model.hash):
                 raise ModelChanged(
                     f"the server loaded another bundle named {name!r} between a reply and its neuron ids",
@@ -244,19 +250,17 @@ class Operations:
         return replace(answer, neuron_ids=ids)
 
     def _exchange(
-        self, request: HttpRequest, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
+        self, request: HttpRequest, call: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
     ) -> Flow[httpx.Response]:
-        """Sends until a reply has status 200, within the retries and the deadline."""
-        retry = retry or self._retry
-        started = retry.clock()
+        """Sends until a reply has status 200, within the retries and the deadline of the call that it is a part of."""
+        call = (call or self._retry).begin()
         attempt = 0
         while True:
-            elapsed = retry.clock() - started
             retry_after: float | None = None
             cause: Exception | None = None
             failure: V1TError
             try:
-                response = yield Send(request, max(0.05, retry.timeout - elapsed))
+                response = yield Send(request, max(0.05, call.timeout - call.elapsed))
             except httpx.RequestError as error:
                 failure, cause = self._no_reply(error, attempts=attempt + 1), error
                 again = isinstance(error, RETRIED_ERRORS)
@@ -266,8 +270,7 @@ class Operations:
                     return response
                 failure = refusal = replies.read_refusal(response)
                 again, retry_after = refusal.status in statuses, refusal.retry_after
-            elapsed = retry.clock() - started
-            pause = retry.pause(attempt, elapsed=elapsed, retry_after=retry_after) if again else None
+            pause = call.pause(attempt, retry_after=retry_after) if again else None
             if pause is None:
                 raise failure from cause
             yield Sleep(pause)

@@ -34,10 +34,18 @@ __all__ = [
 
 NPY = "application/x-npy"
 
+# Bounds on replies whose size the request does not tell: no recording comes near them.
+_MOST_NEURONS, _MOST_MICE, _MOST_IMAGES = 100_000, 100, 512
+_MOST_MAPS = 8 * 1024**2  # bytes an image
+
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """One HTTP request. It can be sent repeatedly, because no request changes the server."""
+    """One HTTP request. It can be sent repeatedly, because no request changes the server.
+
+    Attributes:
+        most_bytes: of the reply; a longer one is not read.
+    """
 
     method: str
     path: str
@@ -45,6 +53,7 @@ class HttpRequest:
     params: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] = field(default_factory=dict)
     images: Sequence[ImagePart] = ()
+    most_bytes: int = 64 * 1024**2
 
 
 # The fields that hold numbers: how many dimensions they may have, and what to say otherwise.
@@ -75,13 +84,13 @@ def build_predict_mice(mice: Sequence[str] | Literal["*"], request: PredictReque
                 expected="a list of names, or '*' for all",
                 hint="Use client.predict for one mouse.",
             )
-        return _build("/predict", replace(request, mouse="*"))
+        return _build("/predict", replace(request, mouse="*"), _MOST_MICE)
     names = list(mice)
     for mouse in names:
         _check_mouse(mouse)
     if not names or len(set(names)) < len(names):
         raise InvalidArgument("mice holds no mouse, or names one twice", got=_short(names), expected="each mouse once")
-    return _build("/predict", replace(request, mouse=json.dumps(names)))
+    return _build("/predict", replace(request, mouse=json.dumps(names)), len(names))
 
 
 def build_gradient(request: GradientRequest) -> tuple[HttpRequest, int | None]:
@@ -94,7 +103,7 @@ def build_attention(request: ImageRequest) -> tuple[HttpRequest, int | None]:
     return _build("/attention", request)
 
 
-def _build(path: str, request: ImageRequest) -> tuple[HttpRequest, int | None]:
+def _build(path: str, request: ImageRequest, n_mice: int = 1) -> tuple[HttpRequest, int | None]:
     _check_mouse(request.mouse)
     form = {"mouse": request.mouse}
     for field_ in fields(request):
@@ -109,7 +118,18 @@ def _build(path: str, request: ImageRequest) -> tuple[HttpRequest, int | None]:
         elif name == "spread" and value:
             form[name] = "true"
     images, n_images = encode_images(request.image)
-    return HttpRequest("POST", path, accept=NPY, form=form, images=images), n_images
+    most = _most_bytes(path, request, n_images or _MOST_IMAGES, n_mice)
+    return HttpRequest("POST", path, accept=NPY, form=form, images=images, most_bytes=most), n_images
+
+
+def _most_bytes(path: str, request: ImageRequest, n_images: int, n_mice: int) -> int:
+    """More bytes than any reply to this request has."""
+    ids = getattr(request, "neuron_ids", None)
+    n_neurons = _MOST_NEURONS if ids is None else np.size(ids)
+    per_image = 8 * n_neurons * n_mice  # float32: responses, and their spread
+    if path != "/predict":
+        per_image += _MOST_MAPS  # a gradient's images, or maps of attention
+    return 1024**2 + n_images * per_image
 
 
 def build_mice() -> HttpRequest:

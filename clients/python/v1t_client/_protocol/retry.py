@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 
@@ -30,6 +30,7 @@ class Retry:
         base, cap: the backoff doubles from `base` up to `cap` seconds.
         rng: random numbers for the jitter.
         clock: monotonic seconds.
+        started: when the call began, on the clock; None before it begins.
     """
 
     retries: int = 3
@@ -38,13 +39,23 @@ class Retry:
     cap: float = 8.0
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
+    started: float | None = None
 
     def __post_init__(self) -> None:
         check_count("retries", self.retries, least=0)
         if not (isinstance(self.timeout, (int, float)) and 0 < self.timeout < float("inf")):
             raise InvalidArgument("timeout is not a duration", got=repr(self.timeout), expected="seconds above 0")
 
-    def pause(self, attempt: int, *, elapsed: float, retry_after: float | None = None) -> float | None:
+    def begin(self) -> Retry:
+        """The same for a call that begins now; a call that has begun keeps its deadline."""
+        return self if self.started is not None else replace(self, started=self.clock())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return 0.0 if self.started is None else self.clock() - self.started
+
+    def pause(self, attempt: int, *, retry_after: float | None = None) -> float | None:
         """Seconds to wait after attempt number `attempt` (from 0) failed, or None to stop retrying.
 
         A server's Retry-After is a lower bound: the jitter is added to it, so that clients that received the same
@@ -53,4 +64,4 @@ class Retry:
         if attempt >= self.retries:
             return None
         pause = (retry_after or 0.0) + self.rng.uniform(0.0, min(self.cap, self.base * 2.0 ** min(attempt, 50)))
-        return pause if elapsed + pause < self.timeout else None
+        return pause if self.elapsed + pause < self.timeout else None
