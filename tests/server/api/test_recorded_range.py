@@ -72,6 +72,8 @@ async def test_inputs_that_were_recorded_have_no_note(client: httpx.AsyncClient)
     assert await notes(client) == []
     assert await notes(client, grating(150, 80)) == []  # at the bounds themselves
     assert await notes(client, running_speed=18.0, pupil_dilation=16.0) == []
+    assert await notes(client, running_speed=18.4) == []  # within a tenth of the std, 5, of the fastest trial
+    assert len(await notes(client, running_speed=18.6)) == 1
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ async def test_images_outside_of_what_was_recorded_are_noted_with_the_test_that_
             "pupil_dilation is outside of what was recorded: 4100; recorded: 16 to 64 eye-camera px",
         ),
         ("running_speed", -50, "running_speed is outside of what was recorded: -50; recorded: -12 to 18 cm/s"),
-        ("pupil_dilation_derivative", 6.6, "6.6; recorded: -5.5 to 6.5"),
+        ("pupil_dilation_derivative", 8, "8; recorded: -5.5 to 6.5"),
         ("pupil_center", [250, 99], "y 99; recorded: y 150 to 210 eye-camera px"),
         ("pupil_center", [400, 99], "x 400, y 99; recorded: x 205 to 295 eye-camera px, y 150 to 210"),
     ],
