@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from training.arguments import Parser
 from training.errors import TrainingError
 
 # verb -> (module with `add_arguments` and `run`, what it does)
@@ -42,7 +43,7 @@ EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training",
         description="Train, import, evaluate and export digital twins of mouse visual cortex.",
         epilog=EPILOG,

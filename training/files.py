@@ -13,7 +13,7 @@ import numpy as np
 
 from training.errors import CheckpointError
 
-__all__ = ["as_json", "locked", "write_atomically", "write_files", "writing"]
+__all__ = ["as_json", "check_output", "locked", "write_atomically", "write_files", "writing"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -27,6 +27,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuses an output that exists, unless it is an empty folder or `force` is True (`--force`).
+
+    Raises:
+        CheckpointError: the message names the output.
+    """
+    taken = path.exists() or path.is_symlink()
+    if taken and not force and not (path.is_dir() and not any(path.iterdir())):
+        raise CheckpointError(f"{path} exists", hint="Give another --output, or --force to replace it.")
 
 
 def as_json(content: Any) -> Any:

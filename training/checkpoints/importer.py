@@ -27,6 +27,7 @@ from training.checkpoints.sensorium_weights import IMAGE_SIZE, infer_sensorium_c
 from training.config import BehaviorMLPConfig, CNNConfig, ModelConfig
 from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError
+from training.files import check_output
 from training.models import Twin
 from training.tables import counted
 
@@ -240,7 +241,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("source", help="a run folder of the reference code, a Sensorium .pth, or hf://OWNER/NAME")
-    add_output(parser, "folder to write", metavar="CHECKPOINT")
+    add_output(parser, "folder to write", metavar="CHECKPOINT", force=True)
     recordings = "recordings of the mice, for statistics and neuron ids; without them inputs must be standardised"
     add_recordings(parser, recordings, required=False)
     core = "for .pth files: with (cnn) or without (ln) nonlinearities (default: from the file name)"
@@ -248,6 +249,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_output(args.output, force=args.force)
     recordings = [Mouse.from_recording(recording) for recording in open_recordings(args.recordings)]
     checkpoint = import_weights(args.source, recordings=recordings, core=args.core)
     save_checkpoint(args.output, checkpoint)
