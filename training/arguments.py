@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Parser", "add_checkpoints", "add_device", "add_options", "add_output", "add_recordings"]
+__all__ = ["Parser", "add_checkpoints", "add_device", "add_nan_trials", "add_options", "add_output", "add_recordings"]
 
 DEVICE = "cpu, cuda, cuda:N, or auto: a GPU if there is one (default: cpu)"
 
@@ -49,7 +49,17 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
 def add_recordings(
     parser: argparse.ArgumentParser, help_: str = "recordings, or folders of them", *, required: bool = True
 ) -> None:
-    parser.add_argument("--recordings", nargs="+", required=required, default=[], type=Path, metavar="DIR", help=help_)
+    help_ = f"{help_}; NAME=PATH names the mouse of a recording"
+    metavar = "[NAME=]PATH"
+    parser.add_argument(
+        "--recordings", nargs="+", required=required, default=[], type=Path, metavar=metavar, help=help_
+    )
+    add_nan_trials(parser)
+
+
+def add_nan_trials(parser: argparse.ArgumentParser) -> None:
+    help_ = "trials with NaN or infinity: refuse the recording, or exclude the trials (default: refuse)"
+    parser.add_argument("--nan-trials", choices=["refuse", "exclude"], default="refuse", help=help_)
 
 
 def add_output(parser: argparse.ArgumentParser, help_: str, *, metavar: str = "FOLDER", force: bool = False) -> None:

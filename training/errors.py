@@ -45,7 +45,13 @@ class TrainingError(Exception):
 
 
 class RecordingError(TrainingError):
-    """A recording cannot be used; the message names the file."""
+    """A recording cannot be used; the message names the recording and the file."""
+
+    def within(self, recording: str) -> RecordingError:
+        """The same error, with the recording named before the file unless the message names it already."""
+        if recording in self.message:
+            return self
+        return RecordingError(f"{recording}: {self.message}", got=self.got, expected=self.expected, hint=self.hint)
 
 
 class ScoringError(TrainingError):

@@ -136,7 +136,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints).to(device_named(args.device))
-    recordings = open_recordings(args.recordings)
+    recordings = open_recordings(args.recordings, nan_trials=args.nan_trials)
     check_known(ensemble, recordings)
     analysis = ANALYSES[args.what][1](ensemble, recordings)
     about = {"weights": ensemble.weights_hashes, "data": data_hashes(recordings), "commit": source_commit()}

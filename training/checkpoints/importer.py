@@ -250,7 +250,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_output(args.output, force=args.force)
-    recordings = [Mouse.from_recording(recording) for recording in open_recordings(args.recordings)]
+    recordings = [
+        Mouse.from_recording(recording) for recording in open_recordings(args.recordings, nan_trials=args.nan_trials)
+    ]
     checkpoint = import_weights(args.source, recordings=recordings, core=args.core)
     save_checkpoint(args.output, checkpoint)
     saved = load_checkpoint(args.output)

@@ -23,12 +23,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from training.data.layout import Source, finite, flat
+from training.data.layout import EXCLUDED, Source, flat
 from training.errors import RecordingError
+from training.tables import counted
 
 __all__ = ["PACK_VERSION", "PackedTrials", "is_packed", "open_packed"]
 
-PACK_VERSION = 1
+PACK_VERSION = 2
+READABLE = (1, 2)  # version 1 is of recordings in which all trials are finite
 PACK = "pack.json"
 
 
@@ -42,6 +44,7 @@ class PackedTrials:
         behavior: (T, 3) float32, or None if the recording has none.
         pupil_center: (T, 2) float32, or None.
         data_hash: SHA-256 over the recording's files (names and contents).
+        not_finite: trial -> the inputs in which it has NaN or infinity, such as ("pupil_center",).
     """
 
     images: np.ndarray
@@ -49,6 +52,7 @@ class PackedTrials:
     behavior: np.ndarray | None
     pupil_center: np.ndarray | None
     data_hash: str
+    not_finite: dict[int, tuple[str, ...]]
 
 
 def is_packed(path: Path) -> bool:
@@ -56,11 +60,14 @@ def is_packed(path: Path) -> bool:
     return path.suffix == ".packed" and (path / PACK).is_file()
 
 
-def open_packed(source: Source, *, folder: Path, n_trials: int, n_neurons: int) -> PackedTrials:
+def open_packed(source: Source, *, folder: Path, excluded: np.ndarray, n_neurons: int) -> PackedTrials:
     """Opens the pack in `folder`. Writes it first if there is none, or if the recording has changed.
 
+    Args:
+        excluded: (T,) bool, the trials that nothing uses: where their files are missing, their rows are zeros.
+
     Raises:
-        RecordingError: a trial's file is missing, truncated, has another shape or contains NaN; or the disk is full.
+        RecordingError: a trial's file is missing, truncated or has another shape; or the disk is full.
     """
     fingerprint = source.fingerprint()
     packed = _open(folder, fingerprint)
@@ -73,7 +80,7 @@ def open_packed(source: Source, *, folder: Path, n_trials: int, n_neurons: int) 
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            _pack(source, temporary, fingerprint=fingerprint, n_trials=n_trials, n_neurons=n_neurons)
+            _pack(source, temporary, fingerprint=fingerprint, excluded=excluded, n_neurons=n_neurons)
             _put_in_place(temporary, folder, fingerprint)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -94,12 +101,13 @@ def _open(folder: Path, fingerprint: str) -> PackedTrials | None:
     """The pack; None if it does not exist, is damaged, or belongs to another version of the recording."""
     try:
         about: dict[str, Any] = json.loads((folder / PACK).read_text())
-        if about["version"] != PACK_VERSION or about["fingerprint"] != fingerprint:
+        if about["version"] not in READABLE or about["fingerprint"] != fingerprint:
             return None
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["shapes"]}
         if any(list(arrays[name].shape) != shape for name, shape in about["shapes"].items()):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+        not_finite = {int(trial): tuple(names) for trial, names in about.get("not_finite", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return PackedTrials(
         images=arrays["images"],
@@ -107,36 +115,48 @@ def _open(folder: Path, fingerprint: str) -> PackedTrials | None:
         behavior=arrays.get("behavior"),
         pupil_center=arrays.get("pupil_center"),
         data_hash=about["data_hash"],
+        not_finite=not_finite,
     )
 
 
-def _pack(source: Source, folder: Path, *, fingerprint: str, n_trials: int, n_neurons: int) -> None:
+def _pack(source: Source, folder: Path, *, fingerprint: str, excluded: np.ndarray, n_neurons: int) -> None:
+    n_trials = len(excluded)
     lengths = {"responses": n_neurons, "behavior": 3, "pupil_center": 2}
     present = [name for name in ("images", *lengths) if source.numbered(f"data/{name}")]
     for name in present:
-        _check_numbers(source, name, n_trials)
+        _check_numbers(source, name, excluded)
     hashes: dict[str, str] = {}
     shapes: dict[str, list[int]] = {}
+    not_finite: dict[int, list[str]] = {}
     bar = tqdm(total=n_trials * len(present), desc=f"packing {source.name}", unit="file", disable=None, leave=False)
 
-    def read(name: str) -> np.ndarray:
-        content = source.read(name)
-        if name not in hashes:
-            hashes[name] = hashlib.sha256(content).hexdigest()
+    def read(folder: str, trial: int) -> tuple[str, np.ndarray | None]:
+        where = source.trial(folder, trial)
+        if excluded[trial] and where not in source:
+            return where, None
+        content = source.read(where)
+        if where not in hashes:
+            hashes[where] = hashlib.sha256(content).hexdigest()
             bar.update()
-        return source.parse(name, content)
+        return where, source.parse(where, content)
+
+    def note(name: str, trial: int, row: np.ndarray) -> np.ndarray:
+        if not np.isfinite(row).all():
+            not_finite.setdefault(trial, []).append(name)
+        return row
 
     with bar:
         try:
-            shapes["images"] = _write_images(source, folder, n_trials, np.uint8, read)
+            shapes["images"] = _write_images(folder, n_trials, np.uint8, read, note)
         except _NotUint8Error:
-            shapes["images"] = _write_images(source, folder, n_trials, np.float32, read)
+            shapes["images"] = _write_images(folder, n_trials, np.float32, read, note)
         for name in present[1:]:
             shapes[name] = [n_trials, lengths[name]]
             with _ArrayFile(folder / f"{name}.npy", shapes[name], np.float32) as file:
                 for trial in range(n_trials):
-                    where = f"data/{name}/{trial}.npy"
-                    file.append(finite(flat(read(where), lengths[name], where=where), where=where))
+                    where, row = read(f"data/{name}", trial)
+                    row = np.zeros(lengths[name], np.float32) if row is None else flat(row, lengths[name], where=where)
+                    file.append(note(name, trial, row))
     for name in source.names():
         if name not in hashes:
             hashes[name] = hashlib.sha256(source.read(name)).hexdigest()
@@ -146,23 +166,27 @@ def _pack(source: Source, folder: Path, *, fingerprint: str, n_trials: int, n_ne
         "fingerprint": fingerprint,
         "data_hash": hashlib.sha256(lines.encode()).hexdigest(),
         "shapes": shapes,
+        "not_finite": not_finite,
     }
     (folder / PACK).write_text(json.dumps(about, indent=2))
 
 
-def _check_numbers(source: Source, name: str, n_trials: int) -> None:
+def _check_numbers(source: Source, name: str, excluded: np.ndarray) -> None:
+    n_trials = len(excluded)
     numbers = source.numbered(f"data/{name}")
-    missing = sorted(set(range(n_trials)) - numbers)
+    missing = sorted(set(np.flatnonzero(~excluded).tolist()) - numbers)
     if missing:
         listed = ", ".join(f"{trial}.npy" for trial in missing[:5])
         raise RecordingError(
-            f"recording {source.path.name!r}: data/{name} lacks {listed}{', ...' if len(missing) > 5 else ''}",
-            got=f"{n_trials - len(missing)} files",
+            f"recording {source.label!r}: data/{name} lacks {listed}{', ...' if len(missing) > 5 else ''}",
+            got=f"{counted(len(numbers), 'file')}",
             expected=f"0.npy to {n_trials - 1}.npy, one per entry of meta/trials/tiers.npy",
+            hint=f"To leave trials out, write {EXCLUDED!r} for them in meta/trials/tiers.npy.",
         )
     if extra := sorted(numbers - set(range(n_trials))):
         raise RecordingError(
-            f"recording {source.path.name!r}: data/{name}/{extra[0]}.npy has no entry in meta/trials/tiers.npy",
+            f"recording {source.label!r}: {source.trial(f'data/{name}', extra[0])} has no entry in "
+            "meta/trials/tiers.npy",
             got=f"{len(numbers)} files",
             expected=f"{n_trials} trials",
         )
@@ -173,14 +197,24 @@ class _NotUint8Error(Exception):
 
 
 def _write_images(
-    source: Source, folder: Path, n_trials: int, dtype: type[np.generic], read: Callable[[str], np.ndarray]
+    folder: Path,
+    n_trials: int,
+    dtype: type[np.generic],
+    read: Callable[[str, int], tuple[str, np.ndarray | None]],
+    note: Callable[[str, int, np.ndarray], np.ndarray],
 ) -> list[int]:
     shape: tuple[int, ...] = ()
     file: _ArrayFile | None = None
+    skipped = 0  # missing images of excluded trials, before the first shape is known
     try:
         for trial in range(n_trials):
-            where = f"data/images/{trial}.npy"
-            image = read(where)
+            where, image = read("data/images", trial)
+            if image is None:
+                if file is None:
+                    skipped += 1
+                else:
+                    file.append(np.zeros(shape, dtype))
+                continue
             if image.ndim != 3 or image.size == 0 or (shape and image.shape != shape):
                 raise RecordingError(f"{where} has a wrong shape", got=image.shape, expected=shape or "(C, H, W)")
             if image.dtype.kind not in "fiub":
@@ -192,7 +226,9 @@ def _write_images(
             if file is None:
                 shape = image.shape
                 file = _ArrayFile(folder / "images.npy", [n_trials, *shape], dtype)
-            file.append(image if dtype is np.uint8 else finite(image.astype(np.float32), where=where))
+                for _ in range(skipped):
+                    file.append(np.zeros(shape, dtype))
+            file.append(image if dtype is np.uint8 else note("images", trial, image.astype(np.float32)))
     finally:
         if file is not None:
             file.close()

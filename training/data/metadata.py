@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data.layout import IMAGE_ID_FILES, INPUTS, SIMULATED, STATISTICS, TIERS, Source, finite, flat
+from training.data.layout import EXCLUDED, IMAGE_ID_FILES, INPUTS, SIMULATED, STATISTICS, TIERS, Source, finite, flat
 from training.errors import RecordingError
 
 __all__ = [
@@ -55,7 +55,9 @@ def read_neurons(source: Source) -> tuple[np.ndarray, np.ndarray]:
     coordinates = source.array(where)
     if coordinates.shape != (len(ids), 3):
         raise RecordingError(f"{where} has a wrong shape", got=coordinates.shape, expected=(len(ids), 3))
-    return ids.astype(np.int64), finite(coordinates.astype(np.float32), where=where)
+    return ids.astype(np.int64), finite(
+        coordinates.astype(np.float32), where=where, hint="Give every neuron a position."
+    )
 
 
 def read_trials(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,8 +69,13 @@ def read_trials(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{where} is not a list of tiers", got=f"{tiers.shape} {tiers.dtype}", expected="(T,) words"
         )
     tiers = tiers.astype(str)
-    if unknown := sorted(set(tiers.tolist()) - set(TIERS)):
-        raise RecordingError(f"{where} contains an unknown tier", got=repr(unknown[0]), expected=" or ".join(TIERS))
+    if unknown := sorted(set(tiers.tolist()) - {*TIERS, EXCLUDED}):
+        raise RecordingError(
+            f"{where} contains an unknown tier",
+            got=repr(unknown[0]),
+            expected=" or ".join(TIERS),
+            hint=f"Trials of tier {EXCLUDED!r} are not used.",
+        )
     found = [name for name in IMAGE_ID_FILES if f"meta/trials/{name}.npy" in source]
     image_ids = _read_ids(source, f"meta/trials/{(found or IMAGE_ID_FILES)[0]}.npy", len(tiers))
     return tiers, image_ids, _read_ids(source, "meta/trials/trial_idx.npy", len(tiers))
@@ -100,7 +107,7 @@ def read_simulated(source: Source) -> dict[str, Any]:
 
 def read_n_channels(source: Source) -> int:
     """The number of channels of the first image. Packing checks that all images have the same shape."""
-    where = "data/images/0.npy"
+    where = source.trial("data/images", min(source.numbered("data/images"), default=0))
     shape = source.array(where).shape
     if len(shape) != 3 or 0 in shape:
         raise RecordingError(f"{where} is not an image", got=shape, expected="(C, H, W)")
@@ -133,7 +140,8 @@ def _read_input_statistics(source: Source, name: str, length: int) -> InputStati
             array = np.full(length, array.reshape(()))
         elif name == "images" and array.shape == (length, 1, 1):
             array = array.reshape(length)
-        values[statistic] = finite(flat(array, length, where=where), where=where)
+        hint = f"Compute it over the training trials without NaN, such as with numpy.nan{statistic}."
+        values[statistic] = finite(flat(array, length, where=where), where=where, hint=hint)
     if (values["std"] < 0).any() or (name != "responses" and (values["std"] == 0).any()):
         where = f"meta/statistics/{name}/all/std.npy"
         raise RecordingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from training.data.cache import is_packed
+from training.data.discovery import find_recordings
 from training.data.layout import STATISTICS, channel_names
 from training.data.metadata import InputStatistics
-from training.data.recordings import Recording
+from training.data.recordings import NanTrials, Recording
 from training.errors import RecordingError
 
 __all__ = ["Mouse", "by_mouse", "data_hashes", "open_recordings"]
-
-_EXPECTED = "folders or zips in the Sensorium layout, such as static21067-10-18-*"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,24 +139,30 @@ class Mouse:
         )
 
 
-def open_recordings(paths: Sequence[Path]) -> list[Recording]:
-    """Opens recordings, given as folders, zips, or folders of them. Caches are skipped.
+def open_recordings(paths: Sequence[Path], *, nan_trials: NanTrials = "refuse") -> list[Recording]:
+    """Opens recordings, given as folders, zips, or folders of them, each perhaps as NAME=PATH. Caches are skipped.
+
+    Prints what was passed over or excluded to stderr.
 
     Raises:
         RecordingError: a recording cannot be read, two are of the same mouse, or all paths are caches.
     """
     found: dict[str, Recording] = {}
-    for path in paths:
-        for recording in (Recording.open(part) for part in _parts(path)):
-            if recording.mouse_id in found:
-                raise RecordingError(
-                    f"two recordings of mouse {recording.mouse_id!r}",
-                    got=f"{found[recording.mouse_id].path} and {recording.path}",
-                    expected="one recording per mouse",
-                )
-            found[recording.mouse_id] = recording
-    if paths and not found:
-        raise RecordingError("no recordings", got=", ".join(map(str, paths)), expected=_EXPECTED)
+    places, notes = find_recordings(paths)
+    for place in places:
+        recording = Recording.open(place.path, mouse_id=place.mouse_id, inside=place.inside, nan_trials=nan_trials)
+        if recording.mouse_id in found:
+            raise RecordingError(
+                f"two recordings of mouse {recording.mouse_id!r}",
+                got=f"{found[recording.mouse_id].label} and {recording.label}",
+                expected="one recording per mouse",
+                hint=f"If they are of two mice, name one: --recordings NAME={recording.path} ...",
+            )
+        found[recording.mouse_id] = recording
+        if said := recording.excluded_note():
+            notes.append(f"{recording.label}: {said}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return list(found.values())
 
 
@@ -169,17 +174,6 @@ def by_mouse(recordings: Iterable[Recording]) -> dict[str, Recording]:
 def data_hashes(recordings: Iterable[Recording]) -> dict[str, str]:
     """mouse_id -> hash of the recording."""
     return {recording.mouse_id: recording.data_hash for recording in recordings}
-
-
-def _parts(path: Path) -> list[Path]:
-    if is_packed(path):
-        return []
-    if not path.is_dir() or (path / "data").is_dir() or (path / "meta").is_dir():
-        return [path]
-    parts = [part for part in sorted(path.iterdir()) if (part / "data").is_dir() or part.suffix == ".zip"]
-    if not parts:
-        raise RecordingError(f"{path} contains no recordings", expected=_EXPECTED)
-    return parts
 
 
 def _statistics(arrays: dict[str, np.ndarray], name: str) -> InputStatistics | None:

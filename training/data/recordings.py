@@ -12,20 +12,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from training.data.cache import PackedTrials, is_packed, open_packed
+from training.arguments import add_nan_trials
+from training.data.cache import PackedTrials, open_packed
+from training.data.discovery import find_recordings
 from training.data.layout import (
     BEHAVIOR_NAMES,
+    EXCLUDED,
     PUPIL_CENTER_NAMES,
     STATISTICS,
     TIERS,
     Source,
     channel_names,
+    checked_mouse_id,
     data_key_of,
     paper_mouse_id,
 )
@@ -41,7 +46,9 @@ from training.data.metadata import (
 from training.errors import RecordingError, ScoringError
 from training.tables import counted
 
-__all__ = ["PERCENTILES", "Batch", "Recording", "Trials", "add_arguments", "run"]
+__all__ = ["PERCENTILES", "Batch", "NanTrials", "Recording", "Trials", "add_arguments", "run"]
+
+NanTrials = Literal["refuse", "exclude"]
 
 PERCENTILES = (5, 25, 50, 75, 95)
 CACHE_VARIABLE = "V1T_CACHE"
@@ -96,7 +103,10 @@ class Recording:
         neuron_coordinates: (N, 3) float32, cortical x, y, z [um].
         tiers, image_ids, trial_ids: (T,) by file number.
         simulated: whether `training.simulation.simulate` wrote it.
-        data_hash: SHA-256 over its files; the same for a folder and its zip.
+        data_hash: SHA-256 over its files, and over the trials that `nan_trials` excluded; the same for a folder and
+            its zip.
+        inside: its folder in the zip at `path`, if the zip holds several recordings.
+        excluded_nan: trial -> the inputs with NaN or infinity for which `nan_trials` excluded it.
     """
 
     path: Path
@@ -115,11 +125,20 @@ class Recording:
     simulated: bool
     cache: Path
     data_hash: str
+    inside: str
+    nan_trials: NanTrials
+    excluded_nan: dict[int, tuple[str, ...]]
     _packed: PackedTrials = field(repr=False)
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None, mouse_id: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        mouse_id: str | None = None,
+        inside: str = "",
+        nan_trials: NanTrials = "refuse",
     ) -> Recording:
         """Opens and checks a recording, and packs it the first time.
 
@@ -127,25 +146,43 @@ class Recording:
             path: a folder or .zip in the Sensorium 2022 layout.
             cache: the folder for the packed cache; by default $V1T_CACHE, or else the folder of the recording.
             mouse_id: replaces the paper's name.
+            inside: the recording's folder in the zip, if the zip holds several.
+            nan_trials: "exclude" leaves out trials with NaN or infinity; "refuse" raises.
 
         Raises:
-            RecordingError: a file is missing or invalid; the message names it.
+            RecordingError: a file is missing or invalid; the message names the recording and the file.
         """
-        source = Source(Path(path))
+        source = Source(Path(path), inside)
         try:
-            neuron_ids, coordinates = read_neurons(source)
-            tiers, image_ids, trial_ids = read_trials(source)
-            simulated = read_simulated(source)
-            statistics = read_statistics(source, n_channels=read_n_channels(source), n_neurons=len(neuron_ids))
-            folder = _cache_folder(source, cache)
-            packed = open_packed(source, folder=folder, n_trials=len(tiers), n_neurons=len(neuron_ids))
-            _, C, H, W = packed.images.shape
+            return cls._opened(source, cache=cache, mouse_id=mouse_id, nan_trials=nan_trials)
+        except RecordingError as error:
+            raise error.within(f"recording {source.label!r}") from error
         finally:
             source.close()
+
+    @classmethod
+    def _opened(
+        cls, source: Source, *, cache: str | os.PathLike[str] | None, mouse_id: str | None, nan_trials: NanTrials
+    ) -> Recording:
+        neuron_ids, coordinates = read_neurons(source)
+        tiers, image_ids, trial_ids = read_trials(source)
+        simulated = read_simulated(source)
+        statistics = read_statistics(source, n_channels=read_n_channels(source), n_neurons=len(neuron_ids))
+        folder = _cache_folder(source, cache)
+        packed = open_packed(source, folder=folder, excluded=tiers == EXCLUDED, n_neurons=len(neuron_ids))
+        excluded_nan = {trial: names for trial, names in packed.not_finite.items() if tiers[trial] != EXCLUDED}
+        data_hash = packed.data_hash
+        if excluded_nan:
+            if nan_trials == "refuse":
+                raise _refused(source, excluded_nan)
+            tiers = tiers.astype(f"U{max(len(EXCLUDED), *map(len, TIERS))}")
+            tiers[list(excluded_nan)] = EXCLUDED
+            data_hash = hashlib.sha256(f"{data_hash} without {sorted(excluded_nan)}".encode()).hexdigest()
+        _, C, H, W = packed.images.shape
         data_key = data_key_of(source.name)
         return cls(
-            path=Path(path),
-            mouse_id=mouse_id or simulated.get("mouse_id") or paper_mouse_id(data_key),
+            path=source.path,
+            mouse_id=checked_mouse_id(mouse_id or simulated.get("mouse_id") or paper_mouse_id(data_key)),
             data_key=data_key,
             image_shape=(C, H, W),
             image_channels=channel_names(C),
@@ -159,13 +196,21 @@ class Recording:
             has_pupil_center=packed.pupil_center is not None,
             simulated=bool(simulated),
             cache=folder,
-            data_hash=packed.data_hash,
+            data_hash=data_hash,
+            inside=source.inside,
+            nan_trials=nan_trials,
+            excluded_nan=excluded_nan,
             _packed=packed,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process gets the path, not gigabytes of memory-mapped trials.
-        return _reopen, (self.path, self.cache.parent, self.mouse_id)
+        return _reopen, (self.path, self.cache.parent, self.mouse_id, self.inside, self.nan_trials)
+
+    @property
+    def label(self) -> str:
+        """Its path, and its folder in a zip of several recordings."""
+        return f"{self.path}/{self.inside}" if self.inside else str(self.path)
 
     @property
     def n_neurons(self) -> int:
@@ -257,6 +302,13 @@ class Recording:
                 result[name] = {str(p): float(level) for p, level in zip(PERCENTILES, levels[:, k], strict=True)}
         return result
 
+    def excluded_note(self) -> str | None:
+        """A sentence on the trials that `nan_trials` excluded, if there are any."""
+        if not self.excluded_nan:
+            return None
+        listed = _listed(self.excluded_nan)
+        return f"{counted(len(self.excluded_nan), 'trial')} with NaN or infinity excluded (--nan-trials): {listed}"
+
     def notes(self) -> list[str]:
         """Sentences on what is unusual about this recording."""
         unusual = {
@@ -266,6 +318,10 @@ class Recording:
             "colour: public code contradicts itself on which channel is UV": len(self.image_channels) > 1,
         }
         notes = [note for note, applies in unusual.items() if applies]
+        if said := self.excluded_note():
+            notes.append(said)
+        if n := int((self.tiers == EXCLUDED).sum()) - len(self.excluded_nan):
+            notes.append(f"{counted(n, 'trial')} of tier {EXCLUDED!r}: not used")
         notes += [f"no {tier} trials" for tier in TIERS[:3] if len(self.tier(tier)) == 0]
         for tier in TIERS[2:]:
             if len(self.tier(tier)):
@@ -279,8 +335,24 @@ class Recording:
         return notes
 
 
-def _reopen(path: Path, cache: Path, mouse_id: str) -> Recording:
-    return Recording.open(path, cache=cache, mouse_id=mouse_id)
+def _reopen(path: Path, cache: Path, mouse_id: str, inside: str, nan_trials: NanTrials) -> Recording:
+    return Recording.open(path, cache=cache, mouse_id=mouse_id, inside=inside, nan_trials=nan_trials)
+
+
+def _refused(source: Source, trials: dict[int, tuple[str, ...]]) -> RecordingError:
+    trial, names = next(iter(sorted(trials.items())))
+    where = source.trial(f"data/{names[0]}", trial)
+    others = f" ({counted(len(trials), 'trial')} in all: {_listed(trials)})" if len(trials) > 1 else ""
+    return RecordingError(
+        f"{where} contains NaN or infinity{others}",
+        hint="Add --nan-trials exclude to leave such trials out, or write 'excluded' for them in "
+        "meta/trials/tiers.npy.",
+    )
+
+
+def _listed(trials: dict[int, tuple[str, ...]], n: int = 8) -> str:
+    parts = [f"{trial} ({', '.join(names)})" for trial, names in sorted(trials.items())]
+    return ", ".join(parts[:n]) + (f" and {len(parts) - n} more" if len(parts) > n else "")
 
 
 def _rows(values: np.ndarray | None, indices: np.ndarray, n: int, width: int) -> np.ndarray:
@@ -289,26 +361,33 @@ def _rows(values: np.ndarray | None, indices: np.ndarray, n: int, width: int) ->
 
 def _cache_folder(source: Source, cache: str | os.PathLike[str] | None) -> Path:
     parent = cache or os.environ.get(CACHE_VARIABLE) or source.path.absolute().parent
-    return Path(parent) / f"{source.path.name}.packed"  # with suffix, to tell a folder from its zip
+    inside = f".{source.inside.replace('/', '.')}" if source.inside else ""
+    return Path(parent) / f"{source.path.absolute().name}{inside}.packed"  # with suffix, to tell a folder from its zip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recording", nargs="+", type=Path, help="folder or .zip in the Sensorium 2022 layout")
+    help_ = "folder or .zip in the Sensorium 2022 layout, or a folder of them; NAME=PATH names its mouse"
+    parser.add_argument("recording", nargs="+", type=Path, help=help_)
     parser.add_argument("--cache", type=Path, help="folder for caches (default: $V1T_CACHE, or beside the recording)")
+    add_nan_trials(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    for path in args.recording:
-        if is_packed(path):
-            continue
-        print(_describe(Recording.open(path, cache=args.cache)))
+    found, notes = find_recordings(args.recording)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    for one in found:
+        recording = Recording.open(
+            one.path, cache=args.cache, mouse_id=one.mouse_id, inside=one.inside, nan_trials=args.nan_trials
+        )
+        print(_describe(recording))
     return 0
 
 
 def _describe(recording: Recording) -> str:
     tiers = {tier: recording.tier(tier) for tier in TIERS}
     lines = [
-        f"{recording.path.name}",
+        f"{recording.path.name}" + (f"/{recording.inside}" if recording.inside else ""),
         f"  mouse         {recording.mouse_id} ({recording.data_key})",
         f"  neurons       {recording.n_neurons}",
         f"  images        {recording.image_shape} {', '.join(recording.image_channels)}",

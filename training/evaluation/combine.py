@@ -91,7 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints)
-    combinations = fit_combinations(ensemble, open_recordings(args.recordings), layer=args.layer)
+    combinations = fit_combinations(
+        ensemble, open_recordings(args.recordings, nan_trials=args.nan_trials), layer=args.layer
+    )
     save_ensemble(args.output, Ensemble(ensemble.members, combinations))
     for mouse_id, combination in combinations.items():
         weights = ", ".join(f"{weight:.3f}" for weight in combination.weights)

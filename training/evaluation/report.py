@@ -163,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    recordings = open_recordings(args.recordings)
+    recordings = open_recordings(args.recordings, nan_trials=args.nan_trials)
     _, left_out = scorable(recordings, args.tier)
     device = device_named(args.device)
     ensembles = {name: e.to(device) for name, e in _ensembles(args.checkpoints, each=args.each).items()}

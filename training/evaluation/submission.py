@@ -129,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints).to(device_named(args.device))
-    recordings = open_recordings(args.recordings)
+    recordings = open_recordings(args.recordings, nan_trials=args.nan_trials)
     entered = [recording for recording in recordings if recording.data_key in COMPETITION]
     if not entered:
         raise RecordingError(

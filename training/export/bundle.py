@@ -326,7 +326,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints)
-    scores = evaluate(ensemble, open_recordings(args.recordings)) if args.recordings else {}
+    scores = evaluate(ensemble, open_recordings(args.recordings, nan_trials=args.nan_trials)) if args.recordings else {}
     given = {one.name: getattr(args, one.name) for one in fields(BundleOptions) if one.name != "scores"}
     options = BundleOptions(**given, scores=scores)
     manifest = export_bundle(ensemble, args.output, name=args.name, options=options)

@@ -348,7 +348,7 @@ def run(args: argparse.Namespace) -> int:
         system=args.model,
         space={name: range_ for name, range_ in SPACE[args.model].items() if name not in fixed},
         fixed=fixed,
-        recordings=by_mouse(open_recordings(args.recordings)),
+        recordings=by_mouse(open_recordings(args.recordings, nan_trials=args.nan_trials)),
         folder=args.output,
         seed=args.seed,
         hardware=Hardware(device=args.device),

@@ -141,7 +141,7 @@ def _spec(args: argparse.Namespace) -> RunSpec:
     return RunSpec(
         model=model,
         training=parse_training(training_options),
-        recordings=by_mouse(open_recordings(args.recordings)),
+        recordings=by_mouse(open_recordings(args.recordings, nan_trials=args.nan_trials)),
         seed=args.seed,
         members=max(1, len(cores)) if args.members is None else args.members,
         keep=args.keep,

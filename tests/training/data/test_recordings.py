@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.recordings import NAME, SHAPE, N, T, write_recording
 
 from training.__main__ import main
 from training.data import cache as packed_module
@@ -21,44 +22,6 @@ from training.data import recordings
 from training.data.mouse import open_recordings
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
-
-T, N, SHAPE = 23, 7, (1, 12, 20)
-NAME = "static21067-10-18-GrayImageNet-94c6ff995dac583098847cfecd43e7b6"
-
-
-def write_recording(
-    folder: Path, *, seed: int = 0, shape: tuple[int, int, int] = SHAPE, image_dtype: str = "uint8", flat: bool = True
-) -> dict[str, np.ndarray]:
-    """A recording written by hand, not by the simulator. Returns what was written."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (T, *shape)).astype(image_dtype)
-    arrays = {
-        "images": images,
-        "responses": rng.gamma(1.0, 2.0, (T, N)),
-        "behavior": rng.normal(3, 1, (T, 3)),
-        "pupil_center": rng.normal(100, 5, (T, 2)),
-    }
-    trials = {
-        "tiers": rng.permutation(["train"] * 12 + ["validation"] * 5 + ["test"] * 6),
-        "trial_idx": rng.permutation(T) + 100,
-        "frame_image_id": rng.integers(0, 9, T),
-    }
-    neurons = {"unit_ids": rng.permutation(N) + 3, "cell_motor_coordinates": rng.normal(0, 100, (N, 3))}
-    for name, values in arrays.items():
-        (folder / "data" / name).mkdir(parents=True)
-        statistics = folder / "meta" / "statistics" / name / "all"
-        statistics.mkdir(parents=True)
-        for trial in range(T):
-            value = values[trial] if flat or values.ndim > 2 else values[trial][None]
-            np.save(folder / "data" / name / f"{trial}.npy", value)
-        axis = None if name == "images" else 0
-        for statistic in ("mean", "std", "min", "max", "median"):
-            np.save(statistics / f"{statistic}.npy", getattr(np, statistic)(values, axis=axis))
-    for group, values in (("trials", trials), ("neurons", neurons)):
-        (folder / "meta" / group).mkdir(parents=True)
-        for name, value in values.items():
-            np.save(folder / "meta" / group / f"{name}.npy", value)
-    return arrays | trials | neurons
 
 
 @pytest.fixture
@@ -221,14 +184,19 @@ def test_hashed_trial_ids_are_kept_and_refused_for_scoring(folder: Path) -> None
         ("meta/neurons/unit_ids.npy", np.zeros(N, int), "has a neuron twice"),
         ("meta/statistics/behavior/all/std.npy", np.zeros(3), r"behavior/all/std\.npy is not positive"),
         ("meta/statistics/responses/all/mean.npy", np.zeros(()), r"responses/all/mean\.npy"),
-        ("meta/trials/frame_image_id.npy", np.array([None] * T), r"frame_image_id\.npy"),
+        ("meta/trials/frame_image_id.npy", np.array([None] * T), r"frame_image_id\.npy.*NoneType"),
+        ("meta/neurons/cell_motor_coordinates.npy", np.full((N, 3), np.nan), "contains NaN"),
+        ("meta/statistics/pupil_center/all/std.npy", np.array([1, np.nan]), r"contains NaN.*numpy\.nanstd"),
     ],
 )
 def test_what_is_wrong_on_disk_is_named(folder: Path, name: str, value: np.ndarray, said: str) -> None:
     np.save(folder / name, value)
-    with pytest.raises(RecordingError, match=said):
+    with pytest.raises(RecordingError, match=said) as caught:
         Recording.open(folder)
-    assert not list(folder.parent.glob("*.packed"))
+    assert NAME in str(caught.value)  # every error names the recording
+    assert bool(list(folder.parent.glob("*.packed"))) == (
+        "--nan-trials" in str(caught.value)
+    )  # which a policy may still read
     assert not list(folder.parent.glob(".*"))
 
 
