@@ -27,6 +27,7 @@ from training.data.mouse import Mouse
 from training.errors import CheckpointError, ConfigError
 from training.files import write_atomically, writing
 from training.models import Twin
+from training.models.modules_by_mouse import module_name
 
 __all__ = [
     "CHECKPOINT",
@@ -78,7 +79,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     tensors = {f"model.{name}": tensor for name, tensor in checkpoint.twin.state_dict().items()}
     for mouse_id, mouse in checkpoint.mice.items():
         for name, array in mouse.to_arrays().items():
-            tensors[f"mouse.{mouse_id}.{name}"] = torch.from_numpy(array)
+            tensors[f"mouse.{module_name(mouse_id)}.{name}"] = torch.from_numpy(array)
     content = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     weights = f"weights-{digest[:12]}.safetensors"
@@ -132,7 +133,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise CheckpointError(f"{weights} is not the file that {CONFIG} was written with (SHA-256 differs)")
         tensors = load_tensors(content)
         arrays = {name: tensor.numpy() for name, tensor in _prefixed(tensors, "mouse.").items()}
-        mice = [Mouse.from_parts(mouse, _prefixed(arrays, f"{mouse['mouse_id']}.")) for mouse in description["mice"]]
+        mice = [
+            Mouse.from_parts(mouse, _prefixed(arrays, f"{module_name(mouse['mouse_id'])}."))
+            for mouse in description["mice"]
+        ]
         twin = Twin(parse_config(description["config"]), mice)
         twin.load_state_dict(_prefixed(tensors, "model."))
     except (OSError, KeyError, TypeError, SafetensorError, RuntimeError, ConfigError) as error:

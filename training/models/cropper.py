@@ -11,6 +11,7 @@ from training.config import ModelConfig
 from training.data.metadata import InputStatistics
 from training.data.mouse import Mouse
 from training.errors import ConfigError
+from training.models.modules_by_mouse import ModulesByMouse
 from training.models.shifter import Shifter
 
 __all__ = ["Cropper", "Standardizer"]
@@ -96,9 +97,9 @@ class Cropper(nn.Module):
             "grid", torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None], persistent=False
         )
         self.uses_behavior = cropper.shifter == "behavior_and_pupil_center"
-        self.shifters: nn.ModuleDict | None = None
+        self.shifters: ModulesByMouse | None = None
         if cropper.shifter != "none":
-            self.shifters = nn.ModuleDict(
+            self.shifters = ModulesByMouse(
                 {
                     mouse.mouse_id: Shifter(
                         n_inputs=5 if self.uses_behavior else 2, hidden=self.HIDDEN, scale=1 - self.crop

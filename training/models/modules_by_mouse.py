@@ -9,7 +9,7 @@ from torch import nn
 __all__ = ["ModulesByMouse", "module_name"]
 
 # Names that torch reserves in a container of modules, such as "keys" and "training".
-_RESERVED = frozenset(dir(nn.ModuleDict()))
+_RESERVED = frozenset([*dir(nn.ModuleDict()), "_names"])
 
 
 def module_name(mouse_id: str) -> str:

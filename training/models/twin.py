@@ -13,6 +13,7 @@ from training.data.mouse import Mouse
 from training.errors import ConfigError
 from training.models.cnn import CNNCore
 from training.models.cropper import Cropper, Standardizer
+from training.models.modules_by_mouse import ModulesByMouse
 from training.models.readout import GaussianReadout
 from training.models.shifter import Shifter
 from training.models.vit import CCTCore, ViTCore
@@ -42,15 +43,15 @@ class Twin(nn.Module):
         self.mice = {mouse.mouse_id: mouse for mouse in mice}
         self.mouse_indices = {mouse_id: i for i, mouse_id in enumerate(self.mice)}
         self._check_mice()
-        self.standardizers = nn.ModuleDict({mouse.mouse_id: Standardizer(mouse) for mouse in mice})
+        self.standardizers = ModulesByMouse({mouse.mouse_id: Standardizer(mouse) for mouse in mice})
         self.cropper = Cropper(config=config, mice=list(mice))
         self.core = _build_core(config, self.cropper.output_shape, n_mice=len(mice))
-        self.shifters: nn.ModuleDict | None = None
+        self.shifters: ModulesByMouse | None = None
         if config.shifter:
-            self.shifters = nn.ModuleDict(
+            self.shifters = ModulesByMouse(
                 {mouse_id: Shifter(n_inputs=2, hidden=self.READOUT_SHIFTER_HIDDEN) for mouse_id in self.mice}
             )
-        self.readouts = nn.ModuleDict(
+        self.readouts = ModulesByMouse(
             {
                 mouse.mouse_id: GaussianReadout(
                     config=config.readout, mouse=mouse, n_features=self.core.output_shape[0]
