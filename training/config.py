@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import ConfigError
+from training.safe_yaml import load_yaml
 
 __all__ = [
     "PRESETS",
@@ -295,9 +295,11 @@ def parse_options(pairs: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]
         if not equals:
             raise ConfigError("an option is given as OPTION=VALUE", got=pair, expected="such as core.patch_stride=4")
         options = training if name.startswith("training.") else model
+        if name.removeprefix("training.") in options:
+            raise ConfigError(f"option {name} is given twice", got=pair)
         try:
-            options[name.removeprefix("training.")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[name.removeprefix("training.")] = load_yaml(value)
+        except ValueError as error:
             expected = "such as 4 or pupil_center"
             raise ConfigError(f"the value of {name} cannot be read", got=value, expected=expected) from error
     return model, training

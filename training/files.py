@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from training.errors import CheckpointError
 
-__all__ = ["as_json", "check_output", "locked", "write_atomically", "write_files", "writing"]
+__all__ = ["as_json", "check_output", "locked", "replacing", "write_atomically", "write_files", "writing"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -29,15 +30,57 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def check_output(path: Path, *, force: bool) -> None:
+def check_output(path: Path, *, force: bool, markers: Sequence[str] = ()) -> None:
     """Refuses an output that exists, unless it is an empty folder or `force` is True (`--force`).
+
+    Args:
+        markers: with `force`, only a folder that has one of these files is replaced: so that a mistyped --output does
+            not cost a folder of something else.
 
     Raises:
         CheckpointError: the message names the output.
     """
-    taken = path.exists() or path.is_symlink()
-    if taken and not force and not (path.is_dir() and not any(path.iterdir())):
+    if not (path.exists() or path.is_symlink()) or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not force:
         raise CheckpointError(f"{path} exists", hint="Give another --output, or --force to replace it.")
+    if markers and not any((path / marker).is_file() for marker in markers):
+        raise CheckpointError(
+            f"{path} exists, and --force does not replace it",
+            got="a folder of something else" if path.is_dir() else "a file",
+            expected=f"a folder with {' or '.join(markers)}",
+            hint="Give another --output.",
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to write into. It takes the place of `path` when the block ends without an error.
+
+    After an error or a full disk, `path` is as before, and nothing is left beside it.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    path = path.resolve()  # of a link, what it leads to is replaced
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    try:
+        with writing(path):
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+        yield new
+        with writing(path):
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def as_json(content: Any) -> Any:

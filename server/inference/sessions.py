@@ -202,8 +202,7 @@ def _openvino() -> Any:
         import openvino
     except ImportError as error:
         raise BundleError(
-            "provider 'openvino' is required, but is not installed",
-            expected="the package openvino",
+            f"provider 'openvino' is required, but the package openvino cannot be imported: {error}",
             hint="pip install -r server/requirements-openvino.txt, or set V1T_PROVIDER=cpu.",
         ) from error
     return openvino

@@ -24,7 +24,16 @@ from training.errors import CheckpointError, ConfigError
 from training.files import write_atomically, writing
 from training.models.twin import response_from
 
-__all__ = ["MEMBERS", "RUN", "Combination", "Ensemble", "load_ensemble", "member_checkpoints", "save_ensemble"]
+__all__ = [
+    "ENSEMBLE",
+    "MEMBERS",
+    "RUN",
+    "Combination",
+    "Ensemble",
+    "load_ensemble",
+    "member_checkpoints",
+    "save_ensemble",
+]
 
 ENSEMBLE = "ensemble.json"
 RUN = "run.json"  # in the folder of a run: what is trained

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,70 +13,104 @@ from torch import Tensor
 
 from training.arguments import add_output, add_recordings
 from training.checkpoints.checkpoint import (
+    CONFIG,
     Checkpoint,
     library_versions,
-    load_checkpoint,
     now,
     save_checkpoint,
     source_commit,
 )
+from training.checkpoints.ensemble import ENSEMBLE, Ensemble, load_ensemble, save_ensemble
 from training.checkpoints.reference_runs import read_reference_run, rename_reference_keys
-from training.checkpoints.safe_pickle import load_pickle
+from training.checkpoints.run_files import RunFiles, find_runs, run_of
 from training.checkpoints.sensorium_weights import IMAGE_SIZE, infer_sensorium_config, sensorium_mice
+from training.checkpoints.weights_file import Weights, read_weights
 from training.config import BehaviorMLPConfig, CNNConfig, ModelConfig
+from training.data.layout import checked_mouse_id
 from training.data.mouse import Mouse, open_recordings
-from training.errors import CheckpointError
-from training.files import check_output
+from training.errors import CheckpointError, RecordingError
+from training.file_kinds import broken_link
+from training.files import check_output, replacing
 from training.models import Twin
 from training.tables import counted
 
-__all__ = ["add_arguments", "import_weights", "run"]
+__all__ = ["add_arguments", "import_members", "import_weights", "run"]
 
 CoreKind = Literal["cnn", "ln"]
 
 
 def import_weights(source: str | Path, *, recordings: Sequence[Mouse] = (), core: CoreKind | None = None) -> Checkpoint:
-    """Converts a run folder of the reference code, a Sensorium `.pth`, or `hf://OWNER/NAME[/FOLDER]`.
+    """Converts one run or file, as `import_members` does.
+
+    Raises:
+        CheckpointError: the source cannot be converted, or is an ensemble.
+    """
+    members = import_members(source, recordings=recordings, core=core)
+    if len(members) > 1:
+        raise CheckpointError(f"{source} has {len(members)} runs", expected="one", hint="Give the folder of one.")
+    return members[0]
+
+
+def import_members(
+    source: str | Path, *, recordings: Sequence[Mouse] = (), core: CoreKind | None = None
+) -> list[Checkpoint]:
+    """Converts a run of the reference code, a Sensorium `.pth`, or `hf://OWNER/NAME[/FOLDER]`.
+
+    Of a run, its folder, its `ckpt` folder or its `.pt` file may be given. A folder of runs that differ in their seeds
+    is an ensemble.
 
     Args:
         recordings: the mice as recorded; without them the twin takes inputs that are already standardised.
         core: "cnn" or "ln", for `.pth` files, whose weights are the same for both; by default the file name decides.
 
+    Returns:
+        One checkpoint, or those of an ensemble's members.
+
     Raises:
         CheckpointError: the source cannot be converted; the message names the file, key or option.
     """
-    path = _from_hub(str(source)) if str(source).startswith("hf://") else Path(source)
+    from_hub = str(source).startswith("hf://")
+    path = _from_hub(str(source)) if from_hub else Path(source)
     if path.is_dir():
-        checkpoint = _import_run(path, recordings)
+        runs = find_runs(path)
+        checkpoints = [_import_run(run, recordings) for run in runs]
+        _check_ensemble(checkpoints, path)
+        origins = [run.folder.name for run in runs]
     elif path.is_file():
-        checkpoint = _import_sensorium(path, recordings, core)
+        run = run_of(path)
+        checkpoints = [_import_sensorium(path, recordings, core) if run is None else _import_run(run, recordings)]
+        origins = [path.name]
     else:
+        if (link := broken_link(path)) is not None:
+            raise CheckpointError(f"{source} is {link.name}", hint=link.hint)
         raise CheckpointError(f"{source} does not exist", hint="Give a run folder, a .pth file or hf://OWNER/NAME.")
-    checkpoint.provenance["source"] = str(source) if str(source).startswith("hf://") else f"imported {path.name}"
-    return checkpoint
+    for checkpoint, origin in zip(checkpoints, origins, strict=True):
+        checkpoint.provenance["source"] = str(source) if from_hub else f"imported {origin}"
+    return checkpoints
 
 
-def _import_run(folder: Path, recordings: Sequence[Mouse]) -> Checkpoint:
-    weights = folder / "ckpt" / "model_state.pt"
-    if not (folder / "args.yaml").is_file() or not weights.is_file():
+def _check_ensemble(members: Sequence[Checkpoint], folder: Path) -> None:
+    """Refuses runs that are not an ensemble: of other options or other mice."""
+    different = [i for i, member in enumerate(members) if member.config != members[0].config]
+    others = [i for i, member in enumerate(members) if list(member.mice) != list(members[0].mice)]
+    if different or others:
         raise CheckpointError(
-            f"{folder} is not a run of the reference code",
-            got=sorted(path.name for path in folder.iterdir())[:8],
-            expected="args.yaml and ckpt/model_state.pt",
+            f"{folder} has runs of {'different options' if different else 'other mice'}, which are no ensemble",
+            got=f"runs 0 and {(different or others)[0]}, by name",
+            expected="the folder of one run, or of runs that differ in their seeds",
+            hint="Import each by itself.",
         )
-    reference = read_reference_run(folder)
-    content = load_pickle(weights)
-    state = content.get("model", content.get("model_state_dict")) if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{weights} has no weights", expected="a dictionary with the key 'model'")
-    _check_tensors(state, str(weights))
+
+
+def _import_run(run: RunFiles, recordings: Sequence[Mouse]) -> Checkpoint:
+    reference = read_reference_run(run.options)
+    weights = read_weights(run.weights, str(run.weights))
     return _build(
-        state,
-        config=_infer_b_mlp(reference.config, state),
+        weights,
+        config=_infer_b_mlp(reference.config, weights.state),
         mice=reference.mice,
         image_shape=reference.image_shape,
         recordings=recordings,
-        name=str(weights),
     )
 
 
@@ -94,46 +127,42 @@ def _infer_b_mlp(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
 
 
 def _import_sensorium(path: Path, recordings: Sequence[Mouse], core: CoreKind | None) -> Checkpoint:
-    state = load_pickle(path)
-    if not isinstance(state, dict | OrderedDict):
-        raise CheckpointError(f"{path.name} has no weights", got=type(state).__name__, expected="a state dict")
-    _check_tensors(state, path.name)
-    mice = sensorium_mice(state, path.name)
+    weights = read_weights(path, path.name)
+    if any(key.startswith(("core.patch_embedding.", "core.transformer.")) for key in weights.state):
+        raise CheckpointError(
+            f"{path.name} has the weights of a V1T run, but not its options",
+            expected="args.yaml beside it, or beside its ckpt folder",
+            hint="Give the folder of the run.",
+        )
+    mice = sensorium_mice(weights.state, path.name)
     if core is None:
         core = "ln" if re.search(r"(^|[^a-z])ln([^a-z]|$)", path.stem.lower()) else "cnn"
-    config = infer_sensorium_config(state, core=core, name=path.name)
-    return _build(state, config=config, mice=mice, image_shape=(1, *IMAGE_SIZE), recordings=recordings, name=path.name)
-
-
-def _check_tensors(state: dict[Any, Any], name: str) -> None:
-    for key, tensor in state.items():
-        if not isinstance(key, str):
-            raise CheckpointError(f"{name}: unknown key {key!r}", expected="a string")
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{name}: key {key} is not a tensor", got=type(tensor).__name__)
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            raise CheckpointError(
-                f"{name}: key {key} is not a dense tensor of real numbers",
-                got=f"{tensor.layout}, {tensor.dtype}, {tensor.device}",
-            )
+    config = infer_sensorium_config(weights.state, core=core, name=path.name)
+    return _build(weights, config=config, mice=mice, image_shape=(1, *IMAGE_SIZE), recordings=recordings)
 
 
 def _build(
-    state: dict[str, Tensor],
+    weights: Weights,
     *,
     config: ModelConfig,
     mice: dict[str, tuple[str, str | None, int]],
     image_shape: tuple[int, int, int],
     recordings: Sequence[Mouse],
-    name: str,
 ) -> Checkpoint:
+    name, state = weights.name, weights.state
+    values = sum(tensor.numel() for tensor in state.values())
+    for option in ("n_blocks", "n_layers"):  # before anything of that size is made
+        if (n := getattr(config.core, option, 0)) > len(state):
+            raise CheckpointError(
+                f"{name} lacks weights that its options require", got=f"{len(state)} tensors, {option} {n}"
+            )
     recorded = {mouse.mouse_id: mouse for mouse in recordings}
     ours: list[Mouse] = []
     for theirs, (mouse_id, data_key, n_neurons) in mice.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", mouse_id):  # it becomes the name of a module and of a file
-            raise CheckpointError(
-                f"{name}: the name of mouse {theirs!r} is invalid", expected="letters, digits, - and _"
-            )
+        try:
+            mouse_id = checked_mouse_id(mouse_id)
+        except RecordingError as error:
+            raise CheckpointError(f"{name}: {error.message}", got=error.got, expected=error.expected) from error
         if mouse_id in (mouse.mouse_id for mouse in ours):
             raise CheckpointError(f"{name} has mouse {mouse_id!r} twice", got=list(mice))
         mouse = recorded.get(mouse_id)
@@ -145,10 +174,13 @@ def _build(
                     expected=mouse_id,
                     hint="Give a recording of every mouse, or none: then the twin takes standardised inputs.",
                 )
-            try:
-                mouse = Mouse.without_recording(mouse_id, image_shape, n_neurons, data_key)
-            except (MemoryError, OverflowError, ValueError) as error:
-                raise CheckpointError(f"{name}: mouse {theirs!r} has too many neurons", got=n_neurons) from error
+            if n_neurons > values:
+                raise CheckpointError(
+                    f"{name}: mouse {theirs!r} has too many neurons for its weights",
+                    got=n_neurons,
+                    expected=f"at most {values:,}, the number of weights",
+                )
+            mouse = Mouse.without_recording(mouse_id, image_shape, n_neurons, data_key)
         if mouse.n_neurons != n_neurons:
             raise CheckpointError(
                 f"{name} was trained on another recording of mouse {mouse_id!r}",
@@ -157,26 +189,42 @@ def _build(
             )
         ours.append(mouse)
     try:
-        twin = Twin(config, ours)
+        with torch.device("meta"):  # shapes alone: options may ask for more than memory holds
+            outline = Twin(config, ours)
     except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError, KeyError) as error:
-        # For example sizes that do not fit into memory, or a mouse named like a method of torch's modules.
         first_line = str(error).split("\n", 1)[0]
         raise CheckpointError(f"{name}: no model can be built from its options: {first_line}") from error
-    grid = state.get("image_cropper.grid", twin.cropper.grid)
-    if grid.shape != twin.cropper.grid.shape or not torch.allclose(grid.float(), twin.cropper.grid, atol=1e-5):
-        # The only trace of these options in the weights: nothing else shows how the image is resized.
-        raise CheckpointError(
-            f"{name}: image_cropper.grid does not fit the options input_shape and center_crop",
-            got=f"{tuple(grid.shape)} up to {grid.abs().amax().item() if grid.numel() else 0:.3g}",
-            expected=f"{tuple(twin.cropper.grid.shape)} up to {config.cropper.crop:.3g}",
-        )
-    mouse_ids = {theirs: mouse_id for theirs, (mouse_id, _, _) in mice.items()}
-    _load(twin, rename_reference_keys(dict(state), config=config, mouse_ids=mouse_ids, name=name), name)
+    mouse_ids = {theirs: mouse.mouse_id for theirs, mouse in zip(mice, ours, strict=True)}
+    _check_grid(weights, outline.cropper.grid, config.cropper.crop)
+    ours_by_key = rename_reference_keys(dict(state), config=config, mouse_ids=mouse_ids, name=name)
+    _check_shapes(outline, ours_by_key, name)
+    twin = Twin(config, ours)
+    _check_grid(weights, twin.cropper.grid, config.cropper.crop)
+    twin.load_state_dict(ours_by_key, strict=False)
     provenance: dict[str, Any] = {"created": now(), "commit": source_commit(), "versions": library_versions()}
+    if weights.notes:
+        provenance["notes"] = weights.notes
     return Checkpoint(twin=twin.eval(), provenance=provenance)
 
 
-def _load(twin: Twin, weights: dict[str, Tensor], name: str) -> None:
+def _check_grid(weights: Weights, grid: Tensor, crop: float) -> None:
+    """Compares the cropper's grid in the weights with that of the options; on the meta device, only its shape.
+
+    It is the only trace of these options in the weights: nothing else shows how the image is resized.
+    """
+    theirs = weights.state.get("image_cropper.grid")
+    if theirs is None:
+        return
+    atol = max(1e-5, weights.precision)
+    if theirs.shape != grid.shape or not (grid.is_meta or torch.allclose(theirs, grid, atol=atol)):
+        raise CheckpointError(
+            f"{weights.name}: image_cropper.grid does not fit the options input_shape and center_crop",
+            got=f"{tuple(theirs.shape)} up to {theirs.abs().amax().item() if theirs.numel() else 0:.3g}",
+            expected=f"{tuple(grid.shape)} up to {crop:.3g}",
+        )
+
+
+def _check_shapes(twin: Twin, weights: dict[str, Tensor], name: str) -> None:
     expected = twin.state_dict()
     # Batch norm counts its batches, but the count has no effect, and the importer leaves it out.
     missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
@@ -191,7 +239,8 @@ def _load(twin: Twin, weights: dict[str, Tensor], name: str) -> None:
                 got=tuple(tensor.shape),
                 expected=f"{tuple(expected[key].shape)}, from its options",
             )
-    twin.load_state_dict(weights, strict=False)
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{name}: {key} is not of floating-point numbers", got=tensor.dtype)
 
 
 def _from_hub(url: str) -> Path:
@@ -204,10 +253,10 @@ def _from_hub(url: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
+    except ImportError as error:
         raise CheckpointError(
-            f"{url} needs huggingface_hub, which is not installed",
-            hint="Run `pip install huggingface_hub` and try again.",
+            f"{url} needs huggingface_hub, which cannot be imported: {error}",
+            hint="`pip install huggingface_hub` installs it.",
         ) from None
     repository, folder = found.groups()
     patterns = [f"{folder}/**" if folder else "**", "args.yaml", "ckpt/*"]
@@ -219,9 +268,7 @@ def _from_hub(url: str) -> Path:
 
 
 def _only_run(root: Path, url: str) -> Path:
-    if (root / "args.yaml").is_file():
-        return root
-    runs = sorted(path.parent for path in root.rglob("args.yaml"))
+    runs = [root] if (root / "args.yaml").is_file() else sorted(path.parent for path in root.rglob("args.yaml"))
     if len(runs) != 1:
         raise CheckpointError(
             f"{url} has {counted(len(runs), 'run')}",
@@ -240,7 +287,10 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("source", help="a run folder of the reference code, a Sensorium .pth, or hf://OWNER/NAME")
+    parser.add_argument(
+        "source",
+        help="a run of the reference code (its folder), a folder of an ensemble's runs, a Sensorium .pth, or hf://OWNER/NAME",
+    )
     add_output(parser, "folder to write", metavar="CHECKPOINT", force=True)
     recordings = "recordings of the mice, for statistics and neuron ids; without them inputs must be standardised"
     add_recordings(parser, recordings, required=False)
@@ -249,17 +299,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_output(args.output, force=args.force)
+    check_output(args.output, force=args.force, markers=(CONFIG, ENSEMBLE))
     recordings = [
         Mouse.from_recording(recording) for recording in open_recordings(args.recordings, nan_trials=args.nan_trials)
     ]
-    checkpoint = import_weights(args.source, recordings=recordings, core=args.core)
-    save_checkpoint(args.output, checkpoint)
-    saved = load_checkpoint(args.output)
-    config = saved.config
+    checkpoints = import_members(args.source, recordings=recordings, core=args.core)
+    with replacing(args.output) as folder:
+        if len(checkpoints) > 1:
+            save_ensemble(folder, Ensemble(checkpoints))
+        else:
+            save_checkpoint(folder, checkpoints[0])
+        members = load_ensemble([folder]).members
+    config = members[0].config
     linear = " (no nonlinearities)" if isinstance(config.core, CNNConfig) and config.core.kind == "ln" else ""
-    print(f"{args.source} -> {args.output}: core {config.core.kind}{linear}, behavior {config.behavior}")
-    for mouse in saved.mice.values():
+    ensemble = f", an ensemble of {len(members)} members" if len(members) > 1 else ""
+    print(f"{args.source} -> {args.output}: core {config.core.kind}{linear}, behavior {config.behavior}{ensemble}")
+    for note in dict.fromkeys(note for member in members for note in member.provenance.get("notes", [])):
+        print(f"  note: {note}")
+    for mouse in members[0].mice.values():
         units = "standardised inputs" if mouse.standardized_inputs else "inputs in the recording's units"
         neurons = counted(mouse.n_neurons, "neuron")
         print(f"  mouse {mouse.mouse_id}: {neurons}, image {mouse.image_shape}, {units}")

@@ -5,32 +5,29 @@ An unknown option or key is an error that names it. Only this file knows the mea
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from training.config import ModelConfig, parse_config
 from training.data.layout import MOUSE_IDS, paper_mouse_id
 from training.errors import CheckpointError
+from training.file_kinds import HEAD, kind_of
+from training.models.modules_by_mouse import module_name
+from training.safe_yaml import load_yaml
 
-__all__ = ["ReferenceRun", "read_reference_run", "rename_reference_keys"]
+__all__ = ["ReferenceRun", "is_derived", "read_reference_run", "rename_reference_keys"]
 
 # The reference code numbers the mice of Dataset S (S0, S1, A to E), and names those of Dataset F by their data key.
 _SENSORIUM_DATA_KEYS = {str(i): data_key for i, data_key in enumerate(list(MOUSE_IDS)[:7])}
 
 
-class _ArgsLoader(yaml.SafeLoader):
-    """YAML without objects; tuples are read as lists."""
-
-    def construct_tuple(self, node: yaml.SequenceNode) -> list[Any]:
-        return self.construct_sequence(node)
-
-
-_ArgsLoader.add_constructor("tag:yaml.org,2002:python/tuple", _ArgsLoader.construct_tuple)
+MAX_PIXELS = 10**8
 
 
 class ReferenceRun:
@@ -53,13 +50,18 @@ class ReferenceRun:
         if key in self._args:
             return self._args[key]
         if default is None:
-            raise CheckpointError(f"{self._name}: option {key} is missing", hint="Is this the args.yaml of a V1T run?")
+            hint = "Is this the args.yaml of a V1T run?"
+            if {"ensemble_mode", "saved_models"} & set(self._args):
+                hint = "It is an ensemble's: import the runs of its members, and give them together to export."
+            raise CheckpointError(f"{self._name}: option {key} is missing", hint=hint)
         return default
 
     def _choice(self, key: str, words: dict[Any, Any], default: Any = None) -> Any:
         value = self._get(key, default)
         if isinstance(value, list | dict | set) or value not in words:
-            raise CheckpointError(f"{self._name}: invalid option {key}", got=repr(value), expected=sorted(words))
+            raise CheckpointError(
+                f"{self._name}: invalid option {key}", got=reprlib.repr(value), expected=sorted(words)
+            )
         return words[value]
 
     def _flag(self, key: str) -> bool:
@@ -68,18 +70,24 @@ class ReferenceRun:
     def _image_shape(self) -> tuple[int, int, int]:
         shape = self._get("input_shape")
         if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
-            raise CheckpointError(f"{self._name}: invalid option input_shape", got=shape, expected="[C, H, W]")
+            raise CheckpointError(
+                f"{self._name}: invalid option input_shape", got=reprlib.repr(shape), expected="[C, H, W]"
+            )
+        if math.prod(shape) > MAX_PIXELS:
+            raise CheckpointError(
+                f"{self._name}: input_shape is too large", got=shape, expected=f"{MAX_PIXELS:,} pixels"
+            )
         return shape[0], shape[1], shape[2]
 
     def _mice(self) -> dict[str, tuple[str, str | None, int]]:
         shapes = self._get("output_shapes")
         if not isinstance(shapes, dict) or not shapes:
-            raise CheckpointError(f"{self._name}: invalid option output_shapes", got=shapes)
+            raise CheckpointError(f"{self._name}: invalid option output_shapes", got=reprlib.repr(shapes))
         mice = {}
         for key, shape in shapes.items():
             n_neurons = shape[0] if isinstance(shape, list) and len(shape) == 1 else shape
             if type(n_neurons) is not int or n_neurons < 1:
-                raise CheckpointError(f"{self._name}: invalid output_shapes of mouse {key}", got=shape)
+                raise CheckpointError(f"{self._name}: invalid output_shapes of mouse {key}", got=reprlib.repr(shape))
             name = str(key)
             data_key = _SENSORIUM_DATA_KEYS.get(name)
             if found := re.fullmatch(r"(?:static)?(\d+-\d+-\d+)(?:-.*)?", name):
@@ -157,19 +165,23 @@ class ReferenceRun:
         }
 
 
-def read_reference_run(folder: Path) -> ReferenceRun:
-    """Reads `args.yaml` of a run folder.
+def read_reference_run(path: Path) -> ReferenceRun:
+    """Reads the `args.yaml` of a run.
 
     Raises:
         CheckpointError: the file or one of its options is invalid; the message names it.
     """
-    path = folder / "args.yaml"
     try:
-        args = yaml.load(path.read_text(encoding="utf-8"), Loader=_ArgsLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # PyYAML's constructors may raise KeyError, ValueError, RecursionError and others
-        raise CheckpointError(f"{path} is refused: {getattr(error, 'problem', None) or error}") from error
+    kind = kind_of(content[:HEAD])
+    if kind is not None and kind.name != "a JSON document":  # which is YAML, too
+        raise CheckpointError(f"{path} is {kind.name}", expected="the options of a V1T run", hint=kind.hint)
+    try:
+        args = load_yaml(content.decode("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
     if not isinstance(args, dict):
         raise CheckpointError(f"{path} has no options", got=type(args).__name__, expected="a mapping")
     return ReferenceRun(args, str(path))
@@ -183,6 +195,12 @@ _DERIVED = re.compile(
       | readouts\.[^.]+\.reg_scale | elu1\.one""",
     re.VERBOSE,
 )
+
+
+def is_derived(key: str) -> bool:
+    """Whether a key of the reference code is of a buffer that is computed from the options, and not imported."""
+    return _DERIVED.fullmatch(key) is not None
+
 
 # Key of the reference code -> our key. {i}: block or layer; {m}: the reference code's name of a mouse.
 _BLOCK = r"core\.transformer\.blocks\.(?P<i>\d+)\."
@@ -244,7 +262,7 @@ def rename_reference_keys(
     locality = getattr(config.core, "attention", "softmax") == "locality"
     tokenizer = _PROJECTION_NAMES.get(getattr(config.core, "tokenizer", ""), {})
     for key, tensor in state.items():
-        if _DERIVED.fullmatch(key) or (key.endswith(".mha.scale") and not locality):
+        if is_derived(key) or (key.endswith(".mha.scale") and not locality):
             continue
         if (found := _B_MLP.fullmatch(key)) is not None:
             target = f"core.transformer.behavior_mlps.{found['i']}.{_B_MLP_NAMES[found['n'] + found['p']]}"
@@ -277,7 +295,7 @@ def _rename(key: str, mouse_ids: dict[str, str], name: str) -> str:
         if "m" in parts:
             if parts["m"] not in mouse_ids:
                 raise CheckpointError(f"{name}: key {key} belongs to an unknown mouse", expected=sorted(mouse_ids))
-            parts["m"] = mouse_ids[parts["m"]]
+            parts["m"] = module_name(mouse_ids[parts["m"]])
         if "l" in parts:
             parts["l"] = str(int(parts["l"]) // 2)  # the reference counts the tanh in between
         return ours.format(**parts)

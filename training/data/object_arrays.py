@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import pickletools
 from typing import Any
@@ -28,7 +29,7 @@ _OPCODES = frozenset(_NAMES.split())
 class _Array:
     """Stands in for the array: keeps its values."""
 
-    values: Any = None
+    values: list[Any] | None = None
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -86,7 +87,7 @@ def read_words(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """
     try:
         for opcode, argument, _ in pickletools.genops(content):
-            allocates = opcode.name == "LONG_BINPUT" and argument > len(content)
+            allocates = opcode.name == "LONG_BINPUT" and (argument or 0) > len(content)
             if opcode.name not in _OPCODES or allocates:
                 raise ValueError(f"its pickle holds more than strings ({opcode.name})")
         array = _Unpickler(io.BytesIO(content), encoding="latin-1").load()
@@ -95,8 +96,7 @@ def read_words(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     except Exception as error:  # a broken pickle may raise anything
         raise ValueError(f"its pickle cannot be read ({type(error).__name__})") from error
     values = array.values if isinstance(array, _Array) else None
-    n = int(np.prod(shape, dtype=np.float64)) if shape else 1
-    if not isinstance(values, list) or len(values) != n or len({type(value) for value in values}) > 1:
+    if not isinstance(values, list) or len(values) != math.prod(shape) or len({type(value) for value in values}) > 1:
         raise ValueError("its pickle does not hold one list of strings")
     if not all(isinstance(value, str) or type(value) is int for value in values):
         raise ValueError(f"it holds objects of type {type(values[0]).__name__}, expected strings")

@@ -13,7 +13,6 @@ import argparse
 import json
 from pathlib import Path
 
-import yaml
 
 from training.arguments import add_device, add_options, add_output, add_recordings
 from training.checkpoints.checkpoint import CHECKPOINT, load_checkpoint, source_commit
@@ -155,8 +154,9 @@ def _spec(args: argparse.Namespace) -> RunSpec:
 
 def _read_config(path: Path) -> ModelConfig:
     try:
-        return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path} is not YAML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"--config {path} is not YAML of options: {error}") from error
+    return parse_config(content)

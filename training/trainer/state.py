@@ -136,7 +136,9 @@ class Logs:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ConfigError("TensorBoard is not installed", hint="pip install tensorboard") from error
+                raise ConfigError(
+                    f"TensorBoard cannot be imported: {error}", hint="`pip install tensorboard` installs it."
+                ) from error
             # Repeated epochs replace those that were logged before the kill.
             self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=epochs + 1)
 

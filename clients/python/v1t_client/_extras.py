@@ -14,11 +14,15 @@ def needed(module: str, *, extra: str = "insilico") -> Any:
     """Imports a module such as `xarray` or `scipy.optimize`.
 
     Raises:
-        MissingExtra: it is not installed; the hint is the command that installs it.
+        MissingExtra: it is not installed, or cannot be imported, for example because it does not fit another package;
+            the message quotes Python's reason, and the hint is the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        package = module.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        reason = "is not installed" if missing else f"cannot be imported: {error}"
         raise MissingExtra(
-            f"this needs {module.partition('.')[0]}, which is not installed", hint=f"pip install 'v1t-client[{extra}]'"
+            f"this needs {package}, which {reason}", hint=f"pip install 'v1t-client[{extra}]'"
         ) from error
