@@ -39,7 +39,7 @@ def find_runs(folder: Path) -> list[RunFiles]:
         return [RunFiles(child, child / OPTIONS, _weights_of(child)) for child in children]
     if any((folder / name).exists() for name in ("config.json", "run.json", "ensemble.json")):
         raise CheckpointError(
-            f"{folder} is already a checkpoint or run of this project",
+            f"{folder} is a checkpoint or run of this project, which needs no import",
             hint=f"Run `python -m training export {folder}`.",
         )
     below = sorted({path.parent for path in folder.glob(f"*/*/{OPTIONS}")})

@@ -12,7 +12,17 @@ from torch import nn
 from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from training.models.modules_by_mouse import ModulesByMouse, module_name
 
-NAMES = ["2023.04.01_mouse1", "2023%2E04%2E01_mouse1", "keys", "training", "_modules", "_names", "Ünïcode 7", "a", "a.b"]
+NAMES = [
+    "2023.04.01_mouse1",
+    "2023%2E04%2E01_mouse1",
+    "keys",
+    "training",
+    "_modules",
+    "_names",
+    "Ünïcode 7",
+    "a",
+    "a.b",
+]
 
 
 def test_weights_of_usual_names_are_named_as_in_a_module_dictionary() -> None:
