@@ -9,6 +9,8 @@ import pytest
 
 from training.__main__ import VERBS, main
 from training.arguments import Parser
+from training.config import parse_options
+from training.errors import ConfigError
 
 
 def parser_of(verb: str) -> Parser:
@@ -48,6 +50,23 @@ def test_an_option_that_is_given_twice_keeps_all_its_values_or_is_refused(
     with pytest.raises(SystemExit):
         parser.parse_args([*first, *second])
     assert f"{option} is given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_is_printed(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert ("NAME=PATH" in printed) == ("--recordings" in printed or verb == "inspect")
+
+
+def test_an_option_of_a_model_is_set_once() -> None:
+    assert parse_options(["core.dim=16", "training.seed=2"]) == ({"core.dim": 16}, {"seed": 2})
+    with pytest.raises(ConfigError, match=r"option core\.dim is given twice; got core\.dim=32"):
+        parse_options(["core.dim=16", "core.dim=32"])
+    with pytest.raises(ConfigError, match=r"option training\.seed is given twice"):
+        parse_options(["training.seed=1", "training.seed=1"])
 
 
 def test_repeated_values_extend_each_other_and_not_the_default() -> None:

@@ -112,6 +112,7 @@ def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
                 f"the twin does not know mouse {recording.mouse_id!r}",
                 got=recording.path,
                 expected=sorted(ensemble.mice),
+                hint="If it has another name there: --recordings NAME=PATH.",
             )
         if mouse.n_neurons != recording.n_neurons:
             raise RecordingError(

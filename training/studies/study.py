@@ -12,7 +12,7 @@ from training.arguments import add_device, add_options, add_output, add_recordin
 from training.checkpoints.ensemble import Ensemble
 from training.config import parse_options
 from training.data.mouse import by_mouse, data_hashes, open_recordings
-from training.data.recordings import Recording
+from training.data.recordings import NanTrials, Recording
 from training.errors import ConfigError, DivergenceError
 from training.evaluation.evaluate import perfect_scores
 from training.simulation.simulate import simulate
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
     study, scale, hardware = STUDIES[args.study], SCALES[args.scale], Hardware(device=args.device)
     options, training = parse_options(args.set)
-    mice = _recordings(study, args.recordings, args.output, scale)
-    source = _source(study, args.source, args.output, scale)
+    mice = _recordings(study, args.recordings, args.output, scale, args.nan_trials)
+    source = _source(study, args.source, args.output, scale, args.nan_trials)
     if both := sorted(set(mice) & set(source)):
         raise ConfigError("a mouse is both in --recordings and in --source", got=both)
     recordings = {**mice, **source}
@@ -105,21 +105,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recordings(study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
+def _recordings(
+    study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale, nan_trials: NanTrials
+) -> dict[str, Recording]:
     """The given recordings, by mouse; without any, simulated ones."""
     scale = replace(scale, **{name: max(number, getattr(scale, name)) for name, number in study.simulated.items()})
     paths = paths or [_simulated(output, scale, f"SIM{i}", 90_000 + i) for i in range(1, scale.mice + 1)]
-    return by_mouse(open_recordings(paths))
+    return by_mouse(open_recordings(paths, nan_trials=nan_trials))
 
 
-def _source(study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale) -> dict[str, Recording]:
+def _source(
+    study: Study, paths: Sequence[Path] | None, output: Path, scale: Scale, nan_trials: NanTrials
+) -> dict[str, Recording]:
     """The recordings to train a transferred core on; without any, simulated ones with two channels as in Dataset F."""
     if all(variant.mice != "source" for variant in study.variants):
         if paths is not None:
             raise ConfigError("this study does not transfer a core: leave out --source")
         return {}
     paths = paths or [_simulated(output, scale, f"SIMF{i}", 91_000 + i, channels=2) for i in range(1, scale.mice + 1)]
-    return by_mouse(open_recordings(paths))
+    return by_mouse(open_recordings(paths, nan_trials=nan_trials))
 
 
 def _simulated(output: Path, scale: Scale, mouse_id: str, animal: int, channels: int = 1) -> Path:

@@ -13,7 +13,6 @@ import argparse
 import json
 from pathlib import Path
 
-
 from training.arguments import add_device, add_options, add_output, add_recordings
 from training.checkpoints.checkpoint import CHECKPOINT, load_checkpoint, source_commit
 from training.checkpoints.ensemble import MEMBERS, RUN, member_checkpoints
@@ -22,6 +21,7 @@ from training.data.mouse import Mouse, by_mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.files import write_atomically
 from training.models import Twin
+from training.safe_yaml import load_yaml
 from training.tables import counted
 from training.trainer.dry_run import describe_run
 from training.trainer.hardware import Hardware

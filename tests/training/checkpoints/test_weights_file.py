@@ -195,7 +195,7 @@ def test_what_holds_no_run_is_told_what_to_give(twin: Twin, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match=r"needs no import\. Run `python -m training export"):
         import_members(tmp_path / "ours")
     (run / "args.yaml").unlink()
-    with pytest.raises(CheckpointError, match="weights without their options|Give the folder of the run"):
+    with pytest.raises(CheckpointError, match=r"not its options.*Give the folder of the run"):
         import_members(run / "ckpt" / "model_state.pt")
     with pytest.raises(CheckpointError, match=r"not a run of the reference code.*args\.yaml"):
         import_members(run)
@@ -319,5 +319,5 @@ def test_an_import_error_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(CheckpointError, match="cannot be imported: numpy.core.multiarray failed to import"):
+    with pytest.raises(CheckpointError, match=r"cannot be imported: numpy\.core\.multiarray failed to import"):
         import_weights("hf://someone/V1T")

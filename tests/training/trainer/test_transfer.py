@@ -180,7 +180,7 @@ def test_the_command_fits_a_new_mouse_and_resumes(
         assert main([*arguments, *wrong]) == 1
         assert words in capsys.readouterr().err
     without = [part for part in arguments if part not in ("--core", str(core))]
-    assert main([*without, "--freeze-core", "--output", str(tmp_path / "other")]) == 1
+    assert main([*without, "--freeze-core"]) == 1
     assert "no core to freeze" in capsys.readouterr().err
 
 
