@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,10 +22,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from training.config import ModelConfig, parse_config
 from training.data.mouse import Mouse
 from training.errors import CheckpointError, ConfigError
+from training.file_kinds import HEAD, kind_of
 from training.files import write_atomically, writing
 from training.models import Twin
 from training.models.modules_by_mouse import module_name
@@ -32,9 +35,11 @@ from training.models.modules_by_mouse import module_name
 __all__ = [
     "CHECKPOINT",
     "CONFIG",
+    "MAX_PIXELS",
     "Checkpoint",
     "library_versions",
     "load_checkpoint",
+    "outline",
     "save_checkpoint",
     "source_commit",
 ]
@@ -44,6 +49,7 @@ CHECKPOINT = "checkpoint"  # folder of a member's best weights, in its run
 FORMAT = "v1t-checkpoint"
 T = TypeVar("T")
 VERSION = 1
+MAX_PIXELS = 10**8
 
 
 @dataclass(frozen=True)
@@ -114,36 +120,73 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     folder = Path(path)
     try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        text = (folder / CONFIG).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{folder} is not a checkpoint: it has no {CONFIG}",
             hint="`python -m training import` converts runs of the reference code.",
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
+    try:
+        return _read(folder, json.loads(text))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{folder / CONFIG} cannot be read: {_kind(text) or error}") from error
+    except CheckpointError:
+        raise
+    except (OSError, SafetensorError, ConfigError, *_DAMAGE) as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise CheckpointError(f"checkpoint {folder} cannot be read: {reason}") from error
+
+
+# What a value of the wrong kind in `config.json` may raise, in the checks of this package or in torch's.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
+
+
+def _kind(text: str) -> str | None:
+    kind = kind_of(text[:HEAD].encode())
+    return f"it is {kind.name}" if kind is not None and kind.name != "a JSON document" else None
+
+
+def _read(folder: Path, description: Any) -> Checkpoint:
     expected = {"format": FORMAT, "version": VERSION}
     got = {key: description.get(key) for key in expected} if isinstance(description, dict) else None
     if got != expected:
         raise CheckpointError(f"{folder / CONFIG} has an unknown format", got=got, expected=expected)
-    try:
-        weights = folder / Path(description["weights"]["file"]).name
-        content = weights.read_bytes()
-        if hashlib.sha256(content).hexdigest() != description["weights"]["sha256"]:
-            raise CheckpointError(f"{weights} is not the file that {CONFIG} was written with (SHA-256 differs)")
-        tensors = load_tensors(content)
-        arrays = {name: tensor.numpy() for name, tensor in _prefixed(tensors, "mouse.").items()}
-        mice = [
-            Mouse.from_parts(mouse, _prefixed(arrays, f"{module_name(mouse['mouse_id'])}."))
-            for mouse in description["mice"]
-        ]
-        twin = Twin(parse_config(description["config"]), mice)
-        twin.load_state_dict(_prefixed(tensors, "model."))
-    except (OSError, KeyError, TypeError, SafetensorError, RuntimeError, ConfigError) as error:
-        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+    weights = folder / Path(description["weights"]["file"]).name
+    content = weights.read_bytes()
+    if (kind := kind_of(content[:HEAD])) is not None and kind.name != "a safetensors file":
+        raise CheckpointError(f"{weights} is {kind.name}", expected="a safetensors file", hint=kind.hint)
+    if hashlib.sha256(content).hexdigest() != description["weights"]["sha256"]:
+        raise CheckpointError(f"{weights} is not the file that {CONFIG} was written with (SHA-256 differs)")
+    tensors = load_tensors(content)
+    arrays = {name: tensor.numpy() for name, tensor in _prefixed(tensors, "mouse.").items()}
+    mice = [
+        Mouse.from_parts(mouse, _prefixed(arrays, f"{module_name(mouse['mouse_id'])}."))
+        for mouse in description["mice"]
+    ]
+    if too_large := next((mouse for mouse in mice if math.prod(mouse.image_shape) > MAX_PIXELS), None):
+        raise CheckpointError(f"{folder / CONFIG}: the images are too large", got=too_large.image_shape)
+    config, state = parse_config(description["config"]), _prefixed(tensors, "model.")
+    outline(config, mice, state).load_state_dict(state, assign=True)  # names and shapes, before memory is taken
+    twin = Twin(config, mice)
+    twin.load_state_dict(state)
     return Checkpoint(
-        twin=twin.eval(), provenance=description["provenance"], weights_hash=description["weights"]["sha256"]
+        twin=twin.eval(), provenance=dict(description["provenance"]), weights_hash=description["weights"]["sha256"]
     )
+
+
+def outline(config: ModelConfig, mice: Sequence[Mouse], state: Mapping[str, Tensor]) -> Twin:
+    """The twin without memory for its weights, to compare their shapes: options may ask for more than memory holds.
+
+    Raises:
+        CheckpointError: a part of the configuration repeats more often than the weights have tensors.
+    """
+    for option in ("n_blocks", "n_layers"):
+        if (n := getattr(config.core, option, 0)) > len(state):
+            raise CheckpointError(f"the weights have {len(state)} tensors, but core.{option} is {n}")
+    with torch.device("meta"):
+        return Twin(config, mice)
 
 
 def _prefixed(values: dict[str, T], prefix: str) -> dict[str, T]:

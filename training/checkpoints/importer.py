@@ -17,6 +17,7 @@ from training.checkpoints.checkpoint import (
     Checkpoint,
     library_versions,
     now,
+    outline,
     save_checkpoint,
     source_commit,
 )
@@ -151,11 +152,6 @@ def _build(
 ) -> Checkpoint:
     name, state = weights.name, weights.state
     values = sum(tensor.numel() for tensor in state.values())
-    for option in ("n_blocks", "n_layers"):  # before anything of that size is made
-        if (n := getattr(config.core, option, 0)) > len(state):
-            raise CheckpointError(
-                f"{name} lacks weights that its options require", got=f"{len(state)} tensors, {option} {n}"
-            )
     recorded = {mouse.mouse_id: mouse for mouse in recordings}
     ours: list[Mouse] = []
     for theirs, (mouse_id, data_key, n_neurons) in mice.items():
@@ -189,15 +185,16 @@ def _build(
             )
         ours.append(mouse)
     try:
-        with torch.device("meta"):  # shapes alone: options may ask for more than memory holds
-            outline = Twin(config, ours)
+        empty = outline(config, ours, state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} lacks weights that its options require: {error.message}") from error
     except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError, KeyError) as error:
         first_line = str(error).split("\n", 1)[0]
         raise CheckpointError(f"{name}: no model can be built from its options: {first_line}") from error
     mouse_ids = {theirs: mouse.mouse_id for theirs, mouse in zip(mice, ours, strict=True)}
-    _check_grid(weights, outline.cropper.grid, config.cropper.crop)
+    _check_grid(weights, empty.cropper.grid, config.cropper.crop)
     ours_by_key = rename_reference_keys(dict(state), config=config, mouse_ids=mouse_ids, name=name)
-    _check_shapes(outline, ours_by_key, name)
+    _check_shapes(empty, ours_by_key, name)
     twin = Twin(config, ours)
     _check_grid(weights, twin.cropper.grid, config.cropper.crop)
     twin.load_state_dict(ours_by_key, strict=False)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from training.data.layout import EXCLUDED, Source, flat
+from training.data.layout import EXCLUDED, Source, flat, float32
 from training.errors import RecordingError
 from training.tables import counted
 
@@ -228,7 +228,7 @@ def _write_images(
                 file = _ArrayFile(folder / "images.npy", [n_trials, *shape], dtype)
                 for _ in range(skipped):
                     file.append(np.zeros(shape, dtype))
-            file.append(image if dtype is np.uint8 else note("images", trial, image.astype(np.float32)))
+            file.append(image if dtype is np.uint8 else note("images", trial, float32(image)))
     finally:
         if file is not None:
             file.close()

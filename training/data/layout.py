@@ -43,6 +43,7 @@ __all__ = [
     "data_key_of",
     "finite",
     "flat",
+    "float32",
     "is_recording",
     "open_zip",
     "paper_mouse_id",
@@ -228,7 +229,7 @@ class Source:
         """An array from the bytes of a .npy file. Of objects only strings are read, and only in `meta/`."""
         try:
             return np.asarray(_parse(content, words=name.startswith("meta/")))
-        except (ValueError, EOFError, OSError, SyntaxError, MemoryError, OverflowError, TypeError) as error:
+        except Exception as error:  # numpy evaluates the header as Python: a broken one may raise anything
             kind = kind_of(content[:HEAD])
             if b"numpy.ma" in content[:4096] and kind is not None:
                 raise RecordingError(
@@ -397,7 +398,13 @@ def flat(array: np.ndarray, length: int, *, where: str) -> np.ndarray:
         raise RecordingError(f"{where} is not numeric", got=f"dtype {array.dtype}", expected="float32")
     if array.shape not in ((length,), (1, length)):
         raise RecordingError(f"{where} has a wrong shape", got=array.shape, expected=f"({length},) or (1, {length})")
-    return array.reshape(length).astype(np.float32)
+    return float32(array.reshape(length))
+
+
+def float32(array: np.ndarray) -> np.ndarray:
+    """The values as float32; those that float32 cannot hold become infinite, and are refused as such."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32)
 
 
 def finite(array: np.ndarray, *, where: str, hint: str) -> np.ndarray:

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from training.data.layout import EXCLUDED, IMAGE_ID_FILES, INPUTS, SIMULATED, STATISTICS, TIERS, Source, finite, flat
+from training.data.layout import (
+    EXCLUDED,
+    IMAGE_ID_FILES,
+    INPUTS,
+    SIMULATED,
+    STATISTICS,
+    TIERS,
+    Source,
+    finite,
+    flat,
+    float32,
+)
 from training.errors import RecordingError
 
 __all__ = [
@@ -55,9 +66,7 @@ def read_neurons(source: Source) -> tuple[np.ndarray, np.ndarray]:
     coordinates = source.array(where)
     if coordinates.shape != (len(ids), 3):
         raise RecordingError(f"{where} has a wrong shape", got=coordinates.shape, expected=(len(ids), 3))
-    return ids.astype(np.int64), finite(
-        coordinates.astype(np.float32), where=where, hint="Give every neuron a position."
-    )
+    return ids.astype(np.int64), finite(float32(coordinates), where=where, hint="Give every neuron a position.")
 
 
 def read_trials(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -246,7 +246,7 @@ def test_files_that_unpack_to_far_more_are_refused(twin: Twin, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ({"num_blocks": 10**9}, "lacks weights that its options require.*n_blocks 1000000000"),
+        ({"num_blocks": 10**9}, "lacks weights that its options require.*core.n_blocks is 1000000000"),
         ({"emb_dim": 10**6}, "wrong shape of"),
         ({"mlp_dim": 10**9}, "wrong shape of"),
         ({"input_shape": [1, 10**6, 10**6]}, "input_shape is too large"),

@@ -1,0 +1,122 @@
+"""Damage of every kind to recordings, runs and checkpoints: a refusal by name or an unharmed answer, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from support.recordings import NAME, SHAPE, T, write_recording
+from support.reference_run import write_reference_run
+from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
+
+from training.checkpoints.checkpoint import CONFIG, load_checkpoint, save_checkpoint
+from training.checkpoints.importer import import_weights
+from training.data.mouse import Mouse
+from training.data.recordings import Recording
+from training.errors import TrainingError
+
+JUNK: list[Any] = [None, -1, 0, 10**12, 1e308, float("nan"), "x", "\x00", "", [], {}, [[]], [None], {"a": {}}, True]
+OTHERS = [b"", b"\x00" * 64, b"version https://git-lfs.github.com/spec/v1\n", b"<html>", b"\x80\x04]r\xff\xff\xff\xff."]
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """The bytes cut off, overwritten in one place, doubled in part, or replaced."""
+    kind, place = rng.integers(4), int(rng.integers(max(1, len(content))))
+    if kind == 0:
+        return content[:place]
+    if kind == 1:
+        return content[:place] + rng.bytes(int(rng.integers(1, 9))) + content[place + 4 :]
+    if kind == 2:
+        return content[:place] + content[place // 2 :]
+    return OTHERS[rng.integers(len(OTHERS))]
+
+
+def with_junk(content: Any, rng: np.random.Generator) -> Any:
+    """A copy of a nested value in which one part is replaced by junk, or left out."""
+    content = copy.deepcopy(content)
+    places = list(_places(content))
+    parent, key = places[rng.integers(len(places))]
+    if isinstance(parent, dict) and rng.integers(4) == 0:
+        del parent[key]
+    else:
+        parent[key] = copy.deepcopy(JUNK[rng.integers(len(JUNK))])
+    return content
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        yield content, key
+        if isinstance(value, dict | list):
+            yield from _places(value)
+
+
+def refused(error: TrainingError, *names: str) -> bool:
+    return any(name in str(error) for name in names)
+
+
+@pytest.mark.filterwarnings("ignore:.*Python 2.*:UserWarning")
+def test_damaged_recordings_are_refused_by_name(tmp_path: Path) -> None:
+    folder, rng = tmp_path / NAME, np.random.default_rng(0)
+    write_recording(folder)
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.npy"))]
+    meta = [path for path in files if path.parts[0] == "meta"]
+    opened = 0
+    for i in range(150):
+        path = folder / (meta if i % 2 else files)[rng.integers(len(meta if i % 2 else files))]
+        whole = path.read_bytes()
+        path.write_bytes(damaged(whole, rng))
+        try:
+            recording = Recording.open(folder)
+            opened += 1
+            assert recording.image_shape == SHAPE
+            assert recording.n_trials == T
+            assert np.isfinite(recording.batch(np.arange(T)).response).all()
+        except TrainingError as error:
+            assert refused(error, NAME), error  # noqa: PT017
+        path.write_bytes(whole)
+    assert opened < 75  # the damage was damage
+
+
+def test_damaged_runs_are_refused_by_name(tmp_path: Path) -> None:
+    mice = [Mouse.without_recording(name, (1, 36, 64), n) for name, n in (("A", 5), ("B", 3))]
+    twin = tiny_twin(tiny_config({"patch_stride": 4, "token_grid": "nearest_square"}, cropper={}, readout={}), mice)
+    run, rng = write_reference_run(tmp_path / "run", twin), np.random.default_rng(1)
+    args, state = run / "args.yaml", run / "ckpt" / "model_state.pt"
+    options, weights = yaml.safe_load(args.read_text()), state.read_bytes()
+    for i in range(200):
+        args.write_text(yaml.safe_dump(options if i % 2 else with_junk(options, rng)))
+        state.write_bytes(damaged(weights, rng) if i % 2 else weights)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                assert next(iter(import_weights(run).mice)) == "A"
+        except TrainingError as error:
+            assert refused(error, "args.yaml", "model_state.pt", "core", "cropper", "readout"), error  # noqa: PT017
+
+
+def test_damaged_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
+    whole, rng = save_checkpoint(tmp_path / "whole", tiny_checkpoint(tiny_config())), np.random.default_rng(2)
+    description = json.loads((whole / CONFIG).read_text())
+    description["config"]["core"] |= {"dim": 6}
+    for i in range(160):
+        folder = tmp_path / "damaged"
+        shutil.copytree(whole, folder)
+        if i % 4 == 0:
+            path = next(folder.glob("*.safetensors")) if i % 8 else folder / CONFIG
+            path.write_bytes(damaged(path.read_bytes(), rng))
+        else:
+            (folder / CONFIG).write_text(json.dumps(with_junk(description, rng)))
+        try:
+            load_checkpoint(folder)
+        except TrainingError as error:
+            assert refused(error, "damaged"), error  # noqa: PT017
+        shutil.rmtree(folder)
