@@ -37,6 +37,7 @@ __all__ = [
     "CONFIG",
     "MAX_PIXELS",
     "Checkpoint",
+    "check_shapes",
     "library_versions",
     "load_checkpoint",
     "outline",
@@ -168,7 +169,7 @@ def _read(folder: Path, description: Any) -> Checkpoint:
     if too_large := next((mouse for mouse in mice if math.prod(mouse.image_shape) > MAX_PIXELS), None):
         raise CheckpointError(f"{folder / CONFIG}: the images are too large", got=too_large.image_shape)
     config, state = parse_config(description["config"]), _prefixed(tensors, "model.")
-    outline(config, mice, state).load_state_dict(state, assign=True)  # names and shapes, before memory is taken
+    check_shapes(outline(config, mice, state), state, f"checkpoint {folder}")
     twin = Twin(config, mice)
     twin.load_state_dict(state)
     return Checkpoint(
@@ -187,6 +188,30 @@ def outline(config: ModelConfig, mice: Sequence[Mouse], state: Mapping[str, Tens
             raise CheckpointError(f"the weights have {len(state)} tensors, but core.{option} is {n}")
     with torch.device("meta"):
         return Twin(config, mice)
+
+
+def check_shapes(twin: Twin, weights: Mapping[str, Tensor], name: str) -> None:
+    """Compares weights with those of a twin, or of its outline.
+
+    Raises:
+        CheckpointError: the message names the first that is missing, unknown, or of another shape or kind.
+    """
+    expected = twin.state_dict()
+    # Batch norm counts its batches, but the count has no effect, and the importer leaves it out.
+    missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(f"{name} lacks weights that its options require", got=f"no {missing[0]}")
+    for key, tensor in weights.items():
+        if key not in expected:
+            raise CheckpointError(f"{name} has weights that do not belong to its options", got=key)
+        if tensor.shape != expected[key].shape:
+            raise CheckpointError(
+                f"{name}: wrong shape of {key}",
+                got=tuple(tensor.shape),
+                expected=f"{tuple(expected[key].shape)}, from its options",
+            )
+        if tensor.is_floating_point() != expected[key].is_floating_point():
+            raise CheckpointError(f"{name}: {key} holds another kind of number", got=tensor.dtype)
 
 
 def _prefixed(values: dict[str, T], prefix: str) -> dict[str, T]:

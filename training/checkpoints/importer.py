@@ -15,6 +15,7 @@ from training.arguments import add_output, add_recordings
 from training.checkpoints.checkpoint import (
     CONFIG,
     Checkpoint,
+    check_shapes,
     library_versions,
     now,
     outline,
@@ -29,7 +30,7 @@ from training.checkpoints.weights_file import Weights, read_weights
 from training.config import BehaviorMLPConfig, CNNConfig, ModelConfig
 from training.data.layout import checked_mouse_id
 from training.data.mouse import Mouse, open_recordings
-from training.errors import CheckpointError, RecordingError
+from training.errors import CheckpointError, ConfigError, RecordingError
 from training.file_kinds import broken_link
 from training.files import check_output, replacing
 from training.models import Twin
@@ -188,13 +189,13 @@ def _build(
         empty = outline(config, ours, state)
     except CheckpointError as error:
         raise CheckpointError(f"{name} lacks weights that its options require: {error.message}") from error
-    except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError, KeyError) as error:
+    except (ConfigError, RuntimeError, MemoryError, OverflowError, ValueError, TypeError, KeyError) as error:
         first_line = str(error).split("\n", 1)[0]
         raise CheckpointError(f"{name}: no model can be built from its options: {first_line}") from error
     mouse_ids = {theirs: mouse.mouse_id for theirs, mouse in zip(mice, ours, strict=True)}
     _check_grid(weights, empty.cropper.grid, config.cropper.crop)
     ours_by_key = rename_reference_keys(dict(state), config=config, mouse_ids=mouse_ids, name=name)
-    _check_shapes(empty, ours_by_key, name)
+    check_shapes(empty, ours_by_key, name)
     twin = Twin(config, ours)
     _check_grid(weights, twin.cropper.grid, config.cropper.crop)
     twin.load_state_dict(ours_by_key, strict=False)
@@ -219,25 +220,6 @@ def _check_grid(weights: Weights, grid: Tensor, crop: float) -> None:
             got=f"{tuple(theirs.shape)} up to {theirs.abs().amax().item() if theirs.numel() else 0:.3g}",
             expected=f"{tuple(grid.shape)} up to {crop:.3g}",
         )
-
-
-def _check_shapes(twin: Twin, weights: dict[str, Tensor], name: str) -> None:
-    expected = twin.state_dict()
-    # Batch norm counts its batches, but the count has no effect, and the importer leaves it out.
-    missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise CheckpointError(f"{name} lacks weights that its options require", got=f"no {missing[0]}")
-    for key, tensor in weights.items():
-        if key not in expected:
-            raise CheckpointError(f"{name} has weights that do not belong to its options", got=key)
-        if tensor.shape != expected[key].shape:
-            raise CheckpointError(
-                f"{name}: wrong shape of {key}",
-                got=tuple(tensor.shape),
-                expected=f"{tuple(expected[key].shape)}, from its options",
-            )
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{name}: {key} is not of floating-point numbers", got=tensor.dtype)
 
 
 def _from_hub(url: str) -> Path:

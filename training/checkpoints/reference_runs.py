@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.config import ModelConfig, parse_config
 from training.data.layout import MOUSE_IDS, paper_mouse_id
-from training.errors import CheckpointError
+from training.errors import CheckpointError, ConfigError
 from training.file_kinds import HEAD, kind_of
 from training.models.modules_by_mouse import module_name
 from training.safe_yaml import load_yaml
@@ -125,7 +125,14 @@ class ReferenceRun:
                 "inputs": "behavior" if behavior_mode == 2 else "behavior_and_pupil_center",
                 "mice": "per_mouse" if behavior_mode == 4 else "shared",
             }
-        return parse_config(content)
+        try:
+            return parse_config(content)
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{self._name}: no model can be built from its options: {error.message}",
+                got=error.got,
+                expected=error.expected,
+            ) from error
 
     def _transformer(self) -> dict[str, Any]:
         return {
