@@ -16,7 +16,7 @@ VERBS = {
         "training.simulation.simulate",
         "write simulated recordings in the Sensorium layout, with known ground truth",
     ),
-    "inspect": ("training.data.recordings", "print what a recording contains, and check it"),
+    "inspect": ("training.data.inspection", "print what a recording contains, and check it"),
     "import": (
         "training.checkpoints.importer",
         "convert weights of the reference code or of the Sensorium baselines to a checkpoint",

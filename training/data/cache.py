@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from training.data.layout import EXCLUDED, Source, flat, float32
+from training.data.layout import EXCLUDED, flat, float32
+from training.data.source import Source
 from training.errors import RecordingError
 from training.tables import counted
 

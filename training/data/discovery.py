@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from training.data.cache import is_packed
-from training.data.layout import checked_mouse_id, is_recording, open_zip, recordings_in, zip_members
+from training.data.layout import checked_mouse_id
+from training.data.source import is_recording, open_zip, recordings_in, zip_members
 from training.errors import RecordingError
 from training.file_kinds import broken_link
 from training.tables import counted

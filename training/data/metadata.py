@@ -15,11 +15,11 @@ from training.data.layout import (
     SIMULATED,
     STATISTICS,
     TIERS,
-    Source,
     finite,
     flat,
     float32,
 )
+from training.data.source import Source
 from training.errors import RecordingError
 
 __all__ = [

@@ -9,33 +9,26 @@ See `training.data.layout` and `training.data.metadata` for the layout on disk, 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from training.arguments import add_nan_trials
 from training.data.cache import PackedTrials, open_packed
-from training.data.discovery import find_recordings
 from training.data.layout import (
     BEHAVIOR_NAMES,
     EXCLUDED,
     PUPIL_CENTER_NAMES,
-    STATISTICS,
     TIERS,
-    Source,
     channel_names,
     checked_mouse_id,
     data_key_of,
     paper_mouse_id,
 )
 from training.data.metadata import (
-    InputStatistics,
     Statistics,
     read_n_channels,
     read_neurons,
@@ -43,10 +36,11 @@ from training.data.metadata import (
     read_statistics,
     read_trials,
 )
+from training.data.source import Source
 from training.errors import RecordingError, ScoringError
 from training.tables import counted
 
-__all__ = ["PERCENTILES", "Batch", "NanTrials", "Recording", "Trials", "add_arguments", "run"]
+__all__ = ["PERCENTILES", "Batch", "NanTrials", "Recording", "Trials"]
 
 NanTrials = Literal["refuse", "exclude"]
 
@@ -363,53 +357,3 @@ def _cache_folder(source: Source, cache: str | os.PathLike[str] | None) -> Path:
     parent = cache or os.environ.get(CACHE_VARIABLE) or source.path.absolute().parent
     inside = f".{source.inside.replace('/', '.')}" if source.inside else ""
     return Path(parent) / f"{source.path.absolute().name}{inside}.packed"  # with suffix, to tell a folder from its zip
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    help_ = "folder or .zip in the Sensorium 2022 layout, or a folder of them; NAME=PATH names its mouse"
-    parser.add_argument("recording", nargs="+", type=Path, help=help_)
-    parser.add_argument("--cache", type=Path, help="folder for caches (default: $V1T_CACHE, or beside the recording)")
-    add_nan_trials(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    found, notes = find_recordings(args.recording)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    for one in found:
-        recording = Recording.open(
-            one.path, cache=args.cache, mouse_id=one.mouse_id, inside=one.inside, nan_trials=args.nan_trials
-        )
-        print(_describe(recording))
-    return 0
-
-
-def _describe(recording: Recording) -> str:
-    tiers = {tier: recording.tier(tier) for tier in TIERS}
-    lines = [
-        f"{recording.path.name}" + (f"/{recording.inside}" if recording.inside else ""),
-        f"  mouse         {recording.mouse_id} ({recording.data_key})",
-        f"  neurons       {recording.n_neurons}",
-        f"  images        {recording.image_shape} {', '.join(recording.image_channels)}",
-        *(
-            f"  {tier:<13} {counted(len(trials), 'trial')} of {counted(len(np.unique(trials.image_ids)), 'image')}"
-            for tier, trials in tiers.items()
-            if len(trials)
-        ),
-        f"  {'':<27} {'mean':>10} {'std':>10} {'min':>10} {'median':>10} {'max':>10}",
-    ]
-    tables = (
-        (recording.image_channels, recording.statistics.images),
-        (BEHAVIOR_NAMES if recording.has_behavior else (), recording.statistics.behavior),
-        (PUPIL_CENTER_NAMES if recording.has_pupil_center else (), recording.statistics.pupil_center),
-        (("responses (mean of neurons)",), _mean_over_neurons(recording.statistics.responses)),
-    )
-    for names, values in tables:
-        columns = (values.mean, values.std, values.min, values.median, values.max)
-        lines += [f"  {name:<27}" + "".join(f" {c[k]:>10.3f}" for c in columns) for k, name in enumerate(names)]
-    lines += [f"  note: {note}" for note in recording.notes()]
-    return "\n".join([*lines, f"  data hash     {recording.data_hash}", f"  packed        {recording.cache}"])
-
-
-def _mean_over_neurons(values: InputStatistics) -> InputStatistics:
-    return InputStatistics(**{name: getattr(values, name).mean(keepdims=True) for name in STATISTICS})

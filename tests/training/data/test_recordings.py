@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
@@ -18,7 +17,6 @@ from support.recordings import NAME, SHAPE, N, T, write_recording
 
 from training.__main__ import main
 from training.data import cache as packed_module
-from training.data import recordings
 from training.data.mouse import open_recordings
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
@@ -322,10 +320,7 @@ def test_mixed_image_dtypes_become_float(folder: Path) -> None:
 
 
 def test_inspect_prints_what_a_recording_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-
-    parser = argparse.ArgumentParser()
-    recordings.add_arguments(parser)
-    assert recordings.run(parser.parse_args([str(folder)])) == 0
+    assert main(["inspect", str(folder)]) == 0
     printed = capsys.readouterr().out
     for part in ("A (21067-10-18)", "neurons       7", "train         12 trials", "running_speed", "data hash"):
         assert part in printed
