@@ -25,7 +25,6 @@ class Kind:
     hint: str | None = None
 
 
-_ANOTHER = "Give the file that it contains, or another one."
 _LFS = Kind(
     "a Git LFS pointer, not the file itself",
     "Run `git lfs pull` in its repository: it downloads the file.",
@@ -47,14 +46,14 @@ _KINDS: list[tuple[re.Pattern[bytes], Kind]] = [
     (re.compile(rb'\s*\{\s*("|\})'), Kind("a JSON document", "If a server sent it, it says why there is no file.")),
     (re.compile(rb"\Z"), Kind("empty", "Copy or download it again.")),
     (re.compile(rb"\x93NUMPY"), Kind("a .npy array")),
-    (re.compile(rb"PK\x03\x04|PK\x05\x06"), Kind("a zip file", _ANOTHER)),
+    (re.compile(rb"PK\x03\x04|PK\x05\x06"), Kind("a zip file", "Unpack it first.")),
     (re.compile(rb"\x80[\x02-\x05]"), Kind("a Python pickle")),
     (re.compile(rb"\x1f\x8b"), Kind("a gzip file", "Unpack it with gunzip or tar first.")),
     (re.compile(rb"BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!"), Kind("an archive", "Unpack it first.")),
     (re.compile(rb".{257}ustar", re.DOTALL), Kind("a tar file", "Unpack it with tar first.")),
-    (re.compile(rb"\x89HDF\r\n\x1a\n"), Kind("an HDF5 file", _ANOTHER)),
+    (re.compile(rb"\x89HDF\r\n\x1a\n"), Kind("an HDF5 file")),
     (re.compile(rb"MATLAB 5\.0"), Kind("a MATLAB file", "Save it as .npy with scipy.io.loadmat and numpy.save.")),
-    (re.compile(rb".{6}\x00\x00\{\"", re.DOTALL), Kind("a safetensors file", _ANOTHER)),
+    (re.compile(rb".{6}\x00\x00\{\"", re.DOTALL), Kind("a safetensors file")),
 ]
 
 

@@ -101,10 +101,16 @@ def write_files(folder: Path, files: Mapping[str, str | bytes | Mapping[str, Any
         CheckpointError: the folder cannot be written.
     """
     with writing(folder):
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            text = json.dumps(as_json(content), indent=2) if isinstance(content, Mapping) else content
-            write_atomically(folder / name, text.encode() if isinstance(text, str) else text)
+        try:
+            for name, content in files.items():
+                text = json.dumps(as_json(content), indent=2) if isinstance(content, Mapping) else content
+                write_atomically(folder / name, text.encode() if isinstance(text, str) else text)
+        except OSError:
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+            raise
     return [folder / name for name in files]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from training.checkpoints.checkpoint import CHECKPOINT, CONFIG, Checkpoint, load_checkpoint, save_checkpoint
 from training.data.mouse import Mouse
 from training.errors import CheckpointError, ConfigError
-from training.files import write_atomically, writing
+from training.files import replacing, write_atomically, writing
 from training.models.twin import response_from
 
 __all__ = [
@@ -129,8 +129,6 @@ def save_ensemble(path: str | Path, ensemble: Ensemble) -> Path:
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ENSEMBLE).exists())):
         raise CheckpointError(f"{folder} exists and is not an ensemble", hint="Give another --output.")
-    for i, member in enumerate(ensemble.members):
-        save_checkpoint(folder / f"member-{i}", member)
     content = {
         "members": len(ensemble.members),
         "combinations": {
@@ -138,8 +136,11 @@ def save_ensemble(path: str | Path, ensemble: Ensemble) -> Path:
             for mouse_id, combination in ensemble.combinations.items()
         },
     }
-    with writing(f"ensemble {folder}"):
-        write_atomically(folder / ENSEMBLE, json.dumps(content, indent=2).encode())
+    with replacing(folder) as new:
+        for i, member in enumerate(ensemble.members):
+            save_checkpoint(new / f"member-{i}", member)
+        with writing(f"ensemble {folder}"):
+            write_atomically(new / ENSEMBLE, json.dumps(content, indent=2).encode())
     return folder
 
 

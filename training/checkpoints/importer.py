@@ -130,7 +130,7 @@ def _infer_b_mlp(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
 
 def _import_sensorium(path: Path, recordings: Sequence[Mouse], core: CoreKind | None) -> Checkpoint:
     weights = read_weights(path, path.name)
-    if any(key.startswith(("core.patch_embedding.", "core.transformer.")) for key in weights.state):
+    if any(key.startswith(("readouts.", "core.patch_embedding.", "core.transformer.")) for key in weights.state):
         raise CheckpointError(
             f"{path.name} has the weights of a V1T run, but not its options",
             expected="args.yaml beside it, or beside its ckpt folder",

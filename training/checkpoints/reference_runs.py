@@ -19,7 +19,7 @@ from training.data.layout import MOUSE_IDS, paper_mouse_id
 from training.errors import CheckpointError, ConfigError
 from training.file_kinds import HEAD, kind_of
 from training.models.modules_by_mouse import module_name
-from training.safe_yaml import load_yaml
+from training.safe_yaml import MAX_BYTES, load_yaml
 
 __all__ = ["ReferenceRun", "is_derived", "read_reference_run", "rename_reference_keys"]
 
@@ -179,7 +179,8 @@ def read_reference_run(path: Path) -> ReferenceRun:
         CheckpointError: the file or one of its options is invalid; the message names it.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     kind = kind_of(content[:HEAD])

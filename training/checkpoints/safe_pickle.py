@@ -78,10 +78,10 @@ def _check_file(path: Path) -> None:
     """Refuses what is not a torch file by its first bytes: a zip, or in old versions of torch a pickle or a tar."""
     if (link := broken_link(path)) is not None:
         raise CheckpointError(f"{path.name} is {link.name}", hint=link.hint)
+    if not path.is_file():  # a pipe would be waited for without end
+        raise CheckpointError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         kind = kind_of(head_of(path))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if kind is not None and kind.name not in ("a zip file", "a Python pickle", "a tar file"):

@@ -23,6 +23,7 @@ __all__ = ["Source", "is_recording", "open_zip", "recordings_in", "zip_members"]
 
 MAX_UNPACKED = 2**30  # bytes of a zip, or else MAX_RATIO times its size
 MAX_RATIO = 100
+MAX_FILE = 2**30  # bytes of an array
 
 _PARTS = (*(f"data/{name}" for name in INPUTS), "meta/neurons", "meta/trials", "meta/statistics")
 _INSIDE = re.compile(rf"((?:.*?/)?)(?:{'|'.join(_PARTS)})/")
@@ -117,13 +118,24 @@ class Source:
                 f"recording {self.label!r} has no {name}", hint="The recording is incomplete: copy it again."
             )
         try:
+            if isinstance(place, Path) and not place.is_file():  # a pipe would be waited for without end
+                link = broken_link(place)
+                problem = link.name if link is not None else "not a file"
+                raise RecordingError(
+                    f"recording {self.label!r}: {name} is {problem}", hint=link.hint if link is not None else None
+                )
+            size = place.stat().st_size if isinstance(place, Path) else place.file_size
+            if size > MAX_FILE:
+                raise RecordingError(
+                    f"recording {self.label!r}: {name} is too large for an array of one trial",
+                    got=f"{size:,} bytes",
+                    expected=f"at most {MAX_FILE:,}",
+                )
             if isinstance(place, zipfile.ZipInfo):
                 assert self._zip is not None
                 return self._zip.read(place)
             return place.read_bytes()
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-            if isinstance(place, Path) and (kind := broken_link(place)) is not None:
-                raise RecordingError(f"recording {self.label!r}: {name} is {kind.name}", hint=kind.hint) from None
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, MemoryError) as error:
             raise RecordingError(f"recording {self.label!r}: {name} cannot be read: {error}") from error
 
     def array(self, name: str) -> np.ndarray:

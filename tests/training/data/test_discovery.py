@@ -286,6 +286,14 @@ def test_files_that_claim_more_than_they_hold_are_refused(tmp_path: Path) -> Non
             stream.write(bytes(16))
         with pytest.raises(RecordingError, match=rf"3\.npy is not a complete \.npy array .*{said}"):
             Recording.open(tmp_path / "x")
+    with path.open("wb") as stream:
+        stream.truncate(2**40)  # a file without content: it takes no space
+    with pytest.raises(RecordingError, match=r"3\.npy is too large for an array of one trial; got 1,099,511,627,776"):
+        Recording.open(tmp_path / "x")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RecordingError, match=r"3\.npy is not a file"):
+        Recording.open(tmp_path / "x")
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("meta/trials/tiers.npy", bytes(4_000_000))
         for info in archive.infolist():
