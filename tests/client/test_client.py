@@ -358,6 +358,16 @@ def test_xarray_is_asked_for_by_name_where_it_is_missing(client, monkeypatch):
         client.predict("A", np.zeros(SHAPE, np.uint8)).to_xarray()
 
 
+def test_an_import_error_of_another_cause_is_quoted(client, monkeypatch, tmp_path):
+    """Such as a package that was built for another numpy: it is installed, and installing it again may not help."""
+    (tmp_path / "xarray.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "xarray"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(v1t_client.MissingExtra, match=r"cannot be imported: numpy\.core\.multiarray failed to import"):
+        client.predict("A", np.zeros(SHAPE, np.uint8)).to_xarray()
+
+
 def test_an_xarray_dataset_labels_images_and_neurons(client, monkeypatch):
     class Recorder:  # stands in for the package, which tests do not need installed
         @staticmethod

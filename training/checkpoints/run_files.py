@@ -47,9 +47,7 @@ def find_runs(folder: Path) -> list[RunFiles]:
     if below:
         hint = "Give one of them: " + ", ".join(map(str, below[:4])) + "."
     elif files:
-        hint = f"It has weights without their options: put the run's {OPTIONS} beside them."
-        if len(files) == 1:
-            hint = f"If {files[0].name} is a Sensorium baseline, give the file: {files[0]}."
+        hint = f"Of a run, its {OPTIONS} is missing. Of Sensorium baselines, give one file, such as {files[0]}."
     else:
         hint = None
     raise CheckpointError(
