@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,32 @@ def test_a_dry_run_says_what_a_run_needs_and_writes_nothing(
     assert main(["train", "--recordings", *paths, "--output", str(output), "--dry-run", "--set", *options]) == 0
     assert "whole run" in capsys.readouterr().out
     assert not output.exists()
+
+
+def test_the_command_trains_mice_of_any_name_without_their_trials_with_nan(
+    recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With options that are given several times: all of them count."""
+    names = {"SIM1": "2023.04.01_mouse1", "SIM2": "keys"}
+    for mouse_id, name in names.items():
+        shutil.copytree(recordings[mouse_id].path, tmp_path / name)
+        (tmp_path / name / "meta" / "simulated.json").unlink()
+    trial = int(recordings["SIM2"].tier("train").indices[0])
+    np.save(tmp_path / "keys" / f"data/pupil_center/{trial}.npy", np.array([np.nan, 1.0]))
+    arguments = ["train", "--output", str(tmp_path / "run")]
+    for name in (*names.values(), "third=" + str(recordings["SIM1"].path)):
+        arguments += ["--recordings", name if "=" in name else str(tmp_path / name)]
+    sizes = ["core.patch_size=4", "core.patch_stride=4", "core.n_blocks=1", "core.dim=6", "cropper.size=[12, 20]"]
+    for option in (*sizes, "training.max_epochs=1"):
+        arguments += ["--set", option]
+    assert main(arguments) == 1
+    assert "recording 'keys'" in (refused := capsys.readouterr().err)
+    assert "Add --nan-trials exclude" in refused
+    assert main([*arguments, "--nan-trials", "exclude"]) == 0
+    checkpoint = load_checkpoint(tmp_path / "run" / "member-0" / "checkpoint")
+    assert list(checkpoint.mice) == [*names.values(), "third"]
+    assert (checkpoint.config.core.dim, checkpoint.provenance["training"]["max_epochs"]) == (6, 1)  # type: ignore[union-attr]
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.twin.state_dict().values())
 
 
 def test_the_command_hands_its_hardware_on(
