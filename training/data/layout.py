@@ -86,11 +86,12 @@ def checked_mouse_id(name: str) -> str:
         RecordingError: the message names it.
     """
     name = unicodedata.normalize("NFC", name)  # macOS writes accents of folder names as separate characters
-    if not name.isprintable() or not 1 <= len(name) <= 100 or name in (".", "..", "*") or set(name) & set('/\\"'):
+    fits = name.isprintable() and 1 <= len(name.encode(errors="replace")) <= 200  # a file's name may have 255 bytes
+    if not fits or name in (".", "..", "*") or set(name) & set("/\\"):
         raise RecordingError(
             "invalid name of a mouse",
-            got=repr(name[:120]),
-            expected="1 to 100 printable characters, without / and \\",
+            got=ascii(name[:120]),
+            expected="1 to 200 bytes of printable characters, without / and \\",
             hint="Give another one: --recordings NAME=PATH.",
         )
     return name

@@ -26,6 +26,7 @@ MAX_RATIO = 100
 MAX_FILE = 2**30  # bytes of an array
 
 _PARTS = (*(f"data/{name}" for name in INPUTS), "meta/neurons", "meta/trials", "meta/statistics")
+_ARRAYS = (*(f"data/{name}/" for name in INPUTS), "meta/")
 _INSIDE = re.compile(rf"((?:.*?/)?)(?:{'|'.join(_PARTS)})/")
 
 
@@ -95,8 +96,9 @@ class Source:
     def _numbered(self, folder: str) -> dict[int, str]:
         found: dict[int, str] = {}
         for name in self.names():
-            stem = PurePosixPath(name).stem
-            if not name.startswith(f"{folder}/") or not (stem.isascii() and stem.isdecimal()):
+            parent, _, file = name.rpartition("/")
+            stem = file.removesuffix(".npy")
+            if parent != folder or not (stem.isascii() and stem.isdecimal()):
                 continue
             if (other := found.setdefault(int(stem), name)) != name:
                 raise RecordingError(
@@ -260,7 +262,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _belongs(name: str) -> bool:
-    return (name.startswith(("data/", "meta/")) and name.endswith(".npy")) or name == SIMULATED
+    return (name.startswith(_ARRAYS) and name.endswith(".npy")) or name == SIMULATED
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:

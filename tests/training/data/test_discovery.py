@@ -101,11 +101,21 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     images.rename(tmp_path / "other-disk")
     images.symlink_to(tmp_path / "other-disk")
     (images / "again").symlink_to(images)
+    (images / "others").symlink_to(tmp_path / "lab" / NAME / "data" / "responses")
+    (tmp_path / "lab" / NAME / "data" / "videos").symlink_to(tmp_path / "lab")
     (tmp_path / "lab" / NAME / "meta" / "up").symlink_to(tmp_path / "lab")
     (tmp_path / "link").symlink_to(tmp_path / "lab")
     recording = mice(tmp_path / "link")["A"]
     np.testing.assert_array_equal(recording.batch(np.arange(T)).image, written["images"].astype(np.float32))
     assert list(mice(tmp_path / "lab", tmp_path / "link")) == ["A"]  # the same recording twice
+
+
+def test_a_name_that_no_file_can_have_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    for name in ("a\nb", "\udcff", "x" * 201):
+        write_recording(tmp_path / name)
+        with pytest.raises(RecordingError, match=r"invalid name of a mouse.*--recordings NAME=PATH"):
+            open_recordings([tmp_path / name])
+        assert list(mice(Path(f"mine={tmp_path / name}"))) == ["mine"]
 
 
 @pytest.mark.parametrize("name", ["2023.04.01_mouse1", "keys", "Ünïcode №7", "mouse 7", "100%", "training", "_modules"])
