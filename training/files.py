@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from training.errors import CheckpointError
 
-__all__ = ["as_json", "check_output", "locked", "replacing", "write_atomically", "write_files", "writing"]
+__all__ = ["as_json", "check_output", "locked", "write_atomically", "write_files", "writing"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -51,36 +50,6 @@ def check_output(path: Path, *, force: bool, markers: Sequence[str] = ()) -> Non
             expected=f"a folder with {' or '.join(markers)}",
             hint="Give another --output.",
         )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to write into. It takes the place of `path` when the block ends without an error.
-
-    After an error or a full disk, `path` is as before, and nothing is left beside it.
-
-    Raises:
-        CheckpointError: the folder cannot be written.
-    """
-    path = path.resolve()  # of a link, what it leads to is replaced
-    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{word}") for word in ("new", "old"))
-    try:
-        with writing(path):
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-        yield new
-        with writing(path):
-            if path.exists():
-                path.rename(old)
-            try:
-                new.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def as_json(content: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -12,16 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from support.recordings import NAME, SHAPE, T, write_recording
 from support.reference_run import write_reference_run
-from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_twin
+from support.tiny_twins import QUICK, tiny_checkpoint, tiny_config, tiny_run, tiny_twin
 
+from training import files
 from training.checkpoints.checkpoint import CONFIG, load_checkpoint, save_checkpoint
+from training.checkpoints.ensemble import member_checkpoints
 from training.checkpoints.importer import import_weights
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import TrainingError
+from training.trainer.run import train_ensemble
 
 JUNK: list[Any] = [None, -1, 0, 10**12, 1e308, float("nan"), "x", "\x00", "", [], {}, [[]], [None], {"a": {}}, True]
 OTHERS = [b"", b"\x00" * 64, b"version https://git-lfs.github.com/spec/v1\n", b"<html>", b"\x80\x04]r\xff\xff\xff\xff."]
@@ -67,11 +73,11 @@ def refused(error: TrainingError, *names: str) -> bool:
 def test_damaged_recordings_are_refused_by_name(tmp_path: Path) -> None:
     folder, rng = tmp_path / NAME, np.random.default_rng(0)
     write_recording(folder)
-    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.npy"))]
-    meta = [path for path in files if path.parts[0] == "meta"]
+    arrays = [path.relative_to(folder) for path in sorted(folder.rglob("*.npy"))]
+    meta = [path for path in arrays if path.parts[0] == "meta"]
     opened = 0
     for i in range(150):
-        path = folder / (meta if i % 2 else files)[rng.integers(len(meta if i % 2 else files))]
+        path = folder / (meta if i % 2 else arrays)[rng.integers(len(meta if i % 2 else arrays))]
         whole = path.read_bytes()
         path.write_bytes(damaged(whole, rng))
         try:
@@ -120,3 +126,35 @@ def test_damaged_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
         except TrainingError as error:
             assert refused(error, "damaged"), error  # noqa: PT017
         shutil.rmtree(folder)
+
+
+def test_damaged_states_of_runs_are_refused_by_name(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    spec, rng = tiny_run(recordings, training=QUICK.model_copy(update={"max_epochs": 1})), np.random.default_rng(3)
+    run = tmp_path / "run"
+    train_ensemble(spec, run)
+    state = run / "member-0" / "state.pt"
+    content = torch.load(state, weights_only=True)
+    whole = {path: path.read_bytes() for path in (state, run / "run.json", run / "members.json")}
+    for i in range(60):
+        path = list(whole)[i % 3]
+        path.write_bytes(damaged(whole[path], rng))
+        if i % 6 == 3:
+            torch.save(with_junk(content, rng), state)
+        try:
+            member_checkpoints([run])
+            train_ensemble(spec, run)
+        except TrainingError as error:
+            assert refused(error, path.name, "holds another run"), error  # noqa: PT017
+        for file, written in whole.items():
+            file.write_bytes(written)
+
+
+def test_a_full_disk_at_the_first_write_of_a_run_is_named(
+    recordings: dict[str, Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(TrainingError, match=r"cannot write run .*No space left"):
+        train_ensemble(tiny_run(recordings), tmp_path / "run")

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from training.checkpoints.checkpoint import CHECKPOINT, CONFIG, Checkpoint, load_checkpoint, save_checkpoint
 from training.data.mouse import Mouse
 from training.errors import CheckpointError, ConfigError
-from training.files import replacing, write_atomically, writing
+from training.files import write_atomically, writing
 from training.models.twin import response_from
+from training.replacing import replacing
 
 __all__ = [
     "ENSEMBLE",
@@ -136,11 +137,10 @@ def save_ensemble(path: str | Path, ensemble: Ensemble) -> Path:
             for mouse_id, combination in ensemble.combinations.items()
         },
     }
-    with replacing(folder) as new:
+    with writing(f"ensemble {folder}"), replacing(folder) as new:
         for i, member in enumerate(ensemble.members):
             save_checkpoint(new / f"member-{i}", member)
-        with writing(f"ensemble {folder}"):
-            write_atomically(new / ENSEMBLE, json.dumps(content, indent=2).encode())
+        write_atomically(new / ENSEMBLE, json.dumps(content, indent=2).encode())
     return folder
 
 
@@ -182,6 +182,11 @@ def member_checkpoints(paths: Sequence[Path]) -> list[Path]:
             continue
         if not (path / MEMBERS).exists():
             raise CheckpointError(f"run {path} is not finished", hint="Run the same train command again to resume it.")
-        kept = json.loads((path / MEMBERS).read_text(encoding="utf-8"))["kept"]
-        found += [path / f"member-{i}" / CHECKPOINT for i in kept]
+        try:
+            kept = json.loads((path / MEMBERS).read_text(encoding="utf-8"))["kept"]
+            found += [path / f"member-{int(i)}" / CHECKPOINT for i in kept]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(
+                f"{path / MEMBERS} cannot be read: {error!r}", hint="Run the same train command again: it writes it."
+            ) from error
     return found

@@ -32,8 +32,9 @@ from training.data.layout import checked_mouse_id
 from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError, ConfigError, RecordingError
 from training.file_kinds import broken_link
-from training.files import check_output, replacing
+from training.files import check_output, writing
 from training.models import Twin
+from training.replacing import replacing
 from training.tables import counted
 
 __all__ = ["add_arguments", "import_members", "import_weights", "run"]
@@ -283,7 +284,7 @@ def run(args: argparse.Namespace) -> int:
         Mouse.from_recording(recording) for recording in open_recordings(args.recordings, nan_trials=args.nan_trials)
     ]
     checkpoints = import_members(args.source, recordings=recordings, core=args.core)
-    with replacing(args.output) as folder:
+    with writing(args.output), replacing(args.output) as folder:
         if len(checkpoints) > 1:
             save_ensemble(folder, Ensemble(checkpoints))
         else:

@@ -19,7 +19,7 @@ from training.checkpoints.ensemble import MEMBERS, RUN, member_checkpoints
 from training.config import PRESETS, ModelConfig, parse_config, parse_options, parse_training, with_options
 from training.data.mouse import Mouse, by_mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
-from training.files import write_atomically
+from training.files import write_atomically, writing
 from training.models import Twin
 from training.safe_yaml import load_yaml
 from training.tables import counted
@@ -48,7 +48,8 @@ def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
     scores = train_members(spec, folder)
     kept = sorted(sorted(range(spec.members), key=lambda i: -scores[i])[: spec.keep])
     content = {"validation_single_trial_correlation": scores, "kept": kept}
-    write_atomically(folder / MEMBERS, json.dumps(content, indent=2).encode())
+    with writing(folder / MEMBERS):
+        write_atomically(folder / MEMBERS, json.dumps(content, indent=2).encode())
     return [member_folder(folder, i) / CHECKPOINT for i in kept]
 
 
@@ -56,7 +57,10 @@ def _claim(folder: Path, spec: RunSpec) -> None:
     """Writes `run.json`, or checks that the folder already belongs to this run."""
     wanted, path = spec.identity(), folder / RUN
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}", hint="Give another --output.") from error
         if different := [key for key, value in wanted.items() if found.get(key) != value]:
             raise CheckpointError(
                 f"{folder} holds another run: its {' and '.join(different)} differ",
@@ -66,8 +70,9 @@ def _claim(folder: Path, spec: RunSpec) -> None:
     # A first write that was killed leaves only a partial file.
     if folder.exists() and any(not found.match(".*.partial") for found in folder.iterdir()):
         raise CheckpointError(f"{folder} exists and is not a run", hint="Give another --output.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({**wanted, "commit": source_commit()}, indent=2).encode())
+    with writing(f"run {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({**wanted, "commit": source_commit()}, indent=2).encode())
 
 
 EXAMPLES = """examples:

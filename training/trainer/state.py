@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from training.checkpoints.checkpoint import check_shapes
 from training.errors import CheckpointError, ConfigError, DivergenceError
 from training.files import write_atomically, writing
 from training.models import Twin
@@ -94,9 +94,11 @@ class RunState:
             self.plateau.load_state_dict(state["plateau"])
             if state["precision"] and self.fabric.strategy.precision.state_dict():  # the scaler of fp16
                 self.fabric.strategy.precision.load_state_dict(state["precision"])
-            self.best, self.epoch, self.finished = state["best"], state["epoch"], state["finished"]
-            self.step, self.loss, self.random = state["step"], state["loss"], state["random"]
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            if state["best"]:  # none before the end of the first epoch
+                check_shapes(self.twin, state["best"], "its best weights")
+            self.best, self.epoch, self.finished = state["best"], _count(state["epoch"]), bool(state["finished"])
+            self.step, self.loss, self.random = _count(state["step"]), float(state["loss"]), state["random"]
+        except Exception as error:  # torch and the optimizer may raise anything for a file that they did not write
             raise CheckpointError(
                 f"{path} cannot be resumed from: {str(error).splitlines()[0] if str(error) else error!r}",
                 hint="Delete the member's folder to train it from the start.",
@@ -108,6 +110,12 @@ class RunState:
         torch.manual_seed(seed * 1_000_003 + self.epoch + 1 + rank * 1_000_000_007)
         if self.step and self.random is not None:
             _restore(self.fabric, self.random)
+
+
+def _count(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is not a count")
+    return number
 
 
 def _generators(fabric: Fabric) -> torch.Tensor:
