@@ -50,10 +50,7 @@ def add_recordings(
     parser: argparse.ArgumentParser, help_: str = "recordings, or folders of them", *, required: bool = True
 ) -> None:
     help_ = f"{help_}; NAME=PATH names the mouse of a recording"
-    metavar = "PATH"
-    parser.add_argument(
-        "--recordings", nargs="+", required=required, default=[], type=Path, metavar=metavar, help=help_
-    )
+    parser.add_argument("--recordings", nargs="+", required=required, default=[], type=Path, metavar="PATH", help=help_)
     add_nan_trials(parser)
 
 

@@ -77,10 +77,8 @@ def test_repeated_values_extend_each_other_and_not_the_default() -> None:
         assert parser.parse_args(["--size", "1", "2", "--size", "3"]).size == [1, 2, 3]
 
 
-def test_import_and_export_replace_an_output_only_with_force(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The output is looked at first: it is refused before the source, which does not exist."""
+def test_an_output_that_exists_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the source, which does not exist."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert main(["import", str(tmp_path / "none"), "--output", str(tmp_path / "mine")]) == 1

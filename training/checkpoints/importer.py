@@ -170,7 +170,8 @@ def _build(
                     f"no recording of mouse {mouse_id!r} was given",
                     got=sorted(recorded),
                     expected=mouse_id,
-                    hint="Give a recording of every mouse, or none: then the twin takes standardised inputs.",
+                    hint=f"Give a recording of every mouse (--recordings {mouse_id}=PATH names it), or none: then the "
+                    "twin takes standardised inputs.",
                 )
             if n_neurons > values:
                 raise CheckpointError(
