@@ -18,7 +18,7 @@ import pytest
 import v1t_client
 import v1t_client._cli.tables as tables
 from PIL import Image
-from support.contract_server import MEAN_SPEED, SHAPE, ContractServer, error_reply
+from support.contract_server import MEDIAN_SPEED, SHAPE, ContractServer, error_reply
 from v1t_client._cli import command as cli
 
 V1T = [sys.executable, "-m", "v1t_client"]
@@ -45,7 +45,7 @@ def v1t(server, monkeypatch, capsys, tmp_path):
     return run
 
 
-def expected(server: ContractServer, speed: float = MEAN_SPEED) -> np.ndarray:
+def expected(server: ContractServer, speed: float = MEDIAN_SPEED) -> np.ndarray:
     """(n,) responses of mouse A to image.png, which the server reads as a flat image."""
     grey = len(Path("image.png").read_bytes()) % 251
     return server.responses(np.full((1, *SHAPE), grey), np.array([speed]), server.neuron_ids["A"])[0]
@@ -60,7 +60,7 @@ def test_predict_prints_the_strongest_neurons_and_what_was_assumed(server, v1t):
     assert [float(row[2]) for row in rows] == pytest.approx(expected(server)[order], abs=1e-4)
     assert err.splitlines() == [
         "simulated: Trained on a simulated recording.",
-        "assumed: running_speed left out: the training mean 3.2 cm/s",
+        "assumed: running_speed left out: the training median 0.05 cm/s",
     ]
 
 
@@ -119,7 +119,7 @@ def test_an_output_that_cannot_be_is_refused_before_asking(server, v1t, output):
     assert server.seen == []
     assert Path("there.csv").read_text(encoding="utf-8") == "precious"
     assert v1t("predict image.png --mouse A --output there.csv --force")[0] == 0
-    assert Path("there.csv").read_text(encoding="utf-8").startswith("image,neuron_id,response\n0,")
+    assert Path("there.csv").read_text(encoding="utf-8").startswith("image,file,neuron_id,response\n0,image.png,")
 
 
 def test_mice_are_a_table(v1t):
@@ -139,6 +139,7 @@ def test_a_mouse_is_a_card(v1t):
         "0.4100",
         "running_speed",
         "cm/s",
+        "0.05",
         "3.2",
         "MIT",
     ):
@@ -230,9 +231,11 @@ def test_every_example_of_the_help_is_understood(server, v1t):
     for path in ("a.png", "b.png"):
         Path(path).write_bytes(Path("image.png").read_bytes())
     np.save("stimulus.npy", np.zeros(SHAPE, np.uint8))
+    Path("photographs").mkdir()
+    Path("photographs/1.png").write_bytes(Path("image.png").read_bytes())
     lines = [line.strip() for text in (cli._EXAMPLES, cli._PREDICT_EXAMPLES) for line in text.splitlines()]
     commands = [line.split("   ")[0].removeprefix("v1t ") for line in lines if line.startswith("v1t ")]
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         ids = ",".join(map(str, server.neuron_ids["A"][:3]))
         code, _, err = v1t(command.replace("12,99,7", ids))

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import v1t_client
 from PIL import Image as PillowImage
-from support.contract_server import MEAN_SPEED, SHAPE, ContractServer, error_reply, json_reply, npy_reply
+from support.contract_server import MEDIAN_SPEED, SHAPE, ContractServer, error_reply, json_reply, npy_reply
 from v1t_client import AsyncClient, Client, DifferentiablePredictor, Prediction, Predictor
 from v1t_client._protocol.arguments import (
     GradientOptions,
@@ -65,11 +65,19 @@ def test_arrays_arrive_as_they_were_and_responses_come_back(server, client, rng,
     assert prediction.responses.dtype == np.float32
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int64", "uint32"])
-def test_wide_numbers_travel_as_float32(server, client, rng, dtype):
-    image = (rng.uniform(0, 255, SHAPE)).astype(dtype)
+@pytest.mark.parametrize(
+    ("dtype", "highest", "sent"),
+    [
+        ("float64", 255, np.float32),
+        ("int64", 255, np.uint8),  # still integers, so that the server can refuse them for standardised mice
+        ("uint32", 4000, np.uint16),
+        ("int32", 1e6, np.float32),
+    ],
+)
+def test_wide_numbers_travel_as_narrow_ones_of_their_kind(server, client, rng, dtype, highest, sent):
+    image = (rng.uniform(highest / 2, highest, SHAPE)).astype(dtype)
     client.predict("A", image)
-    assert server.seen[0].array().dtype == np.float32
+    assert server.seen[0].array().dtype == sent
     np.testing.assert_allclose(server.seen[0].array(), image, rtol=1e-6)
 
 
@@ -247,7 +255,7 @@ def test_neurons_keep_the_order_asked_for(server, client):
         prediction = client.predict("A", np.zeros(SHAPE, np.uint8), neuron_ids=given)
         np.testing.assert_array_equal(prediction.neuron_ids, ids)
         np.testing.assert_array_equal(
-            prediction.responses, server.responses(np.zeros((1, *SHAPE)), np.array([MEAN_SPEED]), ids)
+            prediction.responses, server.responses(np.zeros((1, *SHAPE)), np.array([MEDIAN_SPEED]), ids)
         )
     assert {seen.path for seen in server.seen} == {"/predict"}
 
@@ -311,7 +319,7 @@ def test_no_neuron_passing_the_filters_is_an_empty_table(client):
 def test_spread_is_told_apart_from_responses(server, client, rng):
     images = rng.integers(0, 256, (3, *SHAPE), dtype=np.uint8)
     prediction = client.predict("A", images, spread=True)
-    expected = server.responses(images, np.full(3, MEAN_SPEED), server.neuron_ids["A"])
+    expected = server.responses(images, np.full(3, MEDIAN_SPEED), server.neuron_ids["A"])
     np.testing.assert_array_equal(prediction.responses, expected)
     np.testing.assert_array_equal(prediction.spread, expected / 10)
 
@@ -322,7 +330,7 @@ def test_a_prediction_says_what_it_is(server, client):
     assert prediction.units == "standardized"
     assert prediction.model.members == 3
     assert prediction.request_id == "request-1"
-    assert prediction.assumed == ("running_speed left out: the training mean 3.2 cm/s",)
+    assert prediction.assumed == ("running_speed left out: the training median 0.05 cm/s",)
     shown = repr(prediction)
     for words in ("mouse 'A'", "1 image x 23 neurons", "demo ababab", "Trained on a simulated", *prediction.assumed):
         assert words in shown
@@ -333,7 +341,16 @@ def test_a_prediction_says_what_it_is(server, client):
 def test_a_prediction_becomes_json(server, client):
     ids = server.neuron_ids["A"][:2].tolist()
     content = json.loads(json.dumps(client.predict("A", np.zeros(SHAPE, np.uint8), neuron_ids=ids).to_dict()))
-    assert set(content) == {"request_id", "model", "mouse", "units", "neuron_ids", "responses", "assumed"}
+    assert set(content) == {
+        "request_id",
+        "model",
+        "mouse",
+        "units",
+        "state",
+        "assumed",
+        "notes",
+        *("neuron_ids", "responses"),
+    }
     assert content["neuron_ids"] == ids
     assert content["model"]["hash"] == "ab" * 32
     spread = client.predict("A", np.zeros(SHAPE, np.uint8), neuron_ids=ids, spread=True).to_dict()["spread"]
@@ -354,7 +371,7 @@ def test_selecting_neurons_keeps_columns_with_their_ids(server, client, rng):
 
 def test_xarray_is_asked_for_by_name_where_it_is_missing(client, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(v1t_client.MissingExtra, match=r"pip install 'v1t-client\[xarray\]'"):
+    with pytest.raises(v1t_client.MissingExtra, match=r"pip install './clients/python\[xarray\]'"):
         client.predict("A", np.zeros(SHAPE, np.uint8)).to_xarray()
 
 
@@ -481,6 +498,7 @@ def test_a_reply_of_an_older_server_that_says_less_is_read(server, client):
     prediction = client.predict("A", np.zeros(SHAPE, np.uint8), neuron_ids=[9, 8])
     np.testing.assert_array_equal(prediction.responses, ONE_ROW)
     assert (prediction.assumed, prediction.model.members, prediction.model.notice) == ((), 1, None)
+    assert (prediction.state, prediction.notes, prediction.images) == (None, (), ())
     summary = {"mouse": "A", "model": "demo", "n_neurons": 23, "image_shape": list(SHAPE)}
     server.script.append(json_reply({"mice": [summary]}))
     assert client.mice()[0].uses == ()

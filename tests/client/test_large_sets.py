@@ -283,7 +283,7 @@ def test_a_file_takes_the_responses_as_they_come(server, images, speeds, tmp_pat
     if spread:
         np.testing.assert_array_equal(prediction.spread, (right / 10).astype(np.float32))
     assert prediction.model.name == "demo"
-    assert os.listdir(tmp_path) == ["responses.npy"]
+    assert sorted(os.listdir(tmp_path)) == ["responses.npy", "responses.npy.json"]
 
 
 def test_an_iterator_of_unknown_length_can_be_written_too(server, client, images, speeds, tmp_path):

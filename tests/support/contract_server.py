@@ -21,7 +21,9 @@ import httpx
 import numpy as np
 
 SHAPE = (1, 36, 64)
-MEAN_SPEED = 3.2
+SPEEDS = {"median": 0.05, "mean": 3.2, "running": 14.5}  # of the named states; no mouse here has "rest"
+MEDIAN_SPEED = SPEEDS["median"]
+FASTEST = 60.0  # recorded
 FORM_FIELDS = {
     "mouse",
     "pupil_dilation",
@@ -34,6 +36,8 @@ FORM_FIELDS = {
     "spread",
     "resize",
     "model",
+    "state",
+    "strict",
 }
 
 
@@ -68,6 +72,7 @@ class ContractServer:
         self.coordinates = {m: rng.normal(0, 100, (23, 3)).astype(np.float32) for m in ("A", "B")}
         self.hash = "ab" * 32
         self.page = 1000
+        self.standardized = False
         self.script: list[Reply | Exception] = []
         self.seen: list[Seen] = []
         self.connections = 0
@@ -111,6 +116,7 @@ class ContractServer:
             "n_neurons": len(self.neuron_ids[mouse]),
             "image_shape": list(SHAPE),
             "simulated": True,
+            "standardized_inputs": self.standardized,
             "uses": ["image", "behavior", "pupil_center"],
             "a_field_of_a_later_version": 1,
         }
@@ -120,15 +126,26 @@ class ContractServer:
         return {"name": "demo", "hash": self.hash, "members": 3, "simulated": True, "notice": notice}
 
     def _mouse(self, mouse: str) -> Reply:
-        speed = {"name": "running_speed", "unit": "cm/s", "mean": MEAN_SPEED, "std": 5.0, "percentiles": {"95": 17.5}}
+        speed = {
+            "name": "running_speed",
+            "unit": "cm/s",
+            "mean": SPEEDS["mean"],
+            "std": 5.0,
+            "percentiles": {"95": 17.5},
+        }
+        speed |= {"min": 0.0, "max": FASTEST, "median": MEDIAN_SPEED}
+        luminance = {"name": "luminance", "unit": "grey level", "mean": 111.0, "std": None}
+        luminance |= {"image_mean": [20.0, 190.0], "image_contrast": [3.0, 80.0]}
+        running = {"name": "running", "definition": "|running speed| of at least 1 cm/s", "trials": 321}
+        running |= {"behavior": [52.5, SPEEDS["running"]], "pupil_center": [3.5]}
         return json_reply(
             {
                 **self._summary(mouse),
                 "model": self._model(),
-                "image_channels": [{"name": "luminance", "unit": "grey level", "mean": 111.0, "std": None}],
+                "image_channels": [luminance],
                 "behavior": [{"name": "pupil_dilation", "unit": "eye-camera px", "mean": 40.0}, speed],
                 "pupil_center": [{"name": "pupil_center_x", "unit": "eye-camera px"}],
-                "standardized_inputs": False,
+                "states": [running],
                 "scores": {"single_trial_correlation": 0.41},
                 "members": 3,
                 "licence": "MIT",
@@ -164,7 +181,15 @@ class ContractServer:
             return error_reply(404, "not_found", "no such mouse", form["mouse"], "A, B", "GET /mice lists the mice.")
         images = [_decode(content_type, content) for _, content_type, content in seen.images]
         batch = images[0] if len(images) == 1 else np.concatenate(images)  # (B, C, H, W)
-        speeds = np.broadcast_to(json.loads(form.get("running_speed", str(MEAN_SPEED))), (len(batch),))
+        state = form.get("state", "median")
+        if state not in SPEEDS:
+            return error_reply(422, "invalid_input", f"mouse {form['mouse']} has no such state", state, sorted(SPEEDS))
+        speeds = np.broadcast_to(json.loads(form.get("running_speed", str(SPEEDS[state]))), (len(batch),))
+        notes = self._notes(batch, speeds)
+        outside = [note for note in notes if note["code"] == "outside_recording"]
+        if outside and json.loads(form.get("strict", "false")):
+            hint = "Leave strict out."
+            return error_reply(422, "outside_recording", outside[0]["message"], None, "what was recorded", hint)
         asked = json.loads(form["neuron_ids"]) if "neuron_ids" in form else None
         ids = self.neuron_ids[form["mouse"]] if asked is None else np.asarray(asked)
         unknown = set(ids.tolist()) - set(self.neuron_ids[form["mouse"]].tolist())
@@ -174,15 +199,35 @@ class ContractServer:
         array = self.responses(batch, speeds, ids)
         if json.loads(form.get("spread", "false")):
             array = np.stack([array, array / 10])  # (2, B, n)
-        assumed = [] if "running_speed" in form else [f"running_speed left out: the training mean {MEAN_SPEED} cm/s"]
+        assumed = (
+            [] if "running_speed" in form else [f"running_speed left out: the training {state} {SPEEDS[state]} cm/s"]
+        )
         header: dict[str, Any] = {
             "request_id": f"request-{len(self.seen)}",
             "model": self._model(),
             "mouse": form["mouse"],
             "units": form.get("units", "standardized"),
+            "state": state,
             "assumed": assumed,
+            "notes": notes,
         }
         return npy_reply(array, header)
+
+    def _notes(self, images: np.ndarray, speeds: np.ndarray) -> list[dict[str, Any]]:
+        """Pixels above 255, and running faster than recorded."""
+        bright, fast = int((images.reshape(len(images), -1).max(1) > 255).sum()), int((speeds > FASTEST).sum())
+        words = (
+            ("image", bright, "pixels above the recorded 255"),
+            ("running_speed", fast, f"{speeds.max():g} cm/s is above the recorded {FASTEST:g}"),
+        )
+        notes: list[dict[str, Any]] = [
+            {"code": "outside_recording", "input": name, "message": f"{n} of {len(images)} images: {text}"}
+            for name, n, text in words
+            if n
+        ]
+        if self.standardized:
+            notes.append({"code": "standardized_inputs", "input": None, "message": "inputs are standardised"})
+        return notes
 
     def transport(self) -> httpx.MockTransport:
         """The server without a network, for both of httpx's clients."""

@@ -140,6 +140,8 @@ class GaborBank:
         spread: bool = False,
         resize: Any = None,
         model: str | None = None,
+        state: str | None = None,
+        strict: bool = False,
     ) -> Prediction:
         images = np.asarray(image)
         assert mouse == "BANK"
@@ -153,7 +155,8 @@ class GaborBank:
         columns = np.arange(self.n)
         if neuron_ids is not None:
             columns = np.array([int(np.flatnonzero(self.ids == i)[0]) for i in neuron_ids])
-        assumed = ["running_speed left out: the training mean was used"] if running_speed is None else []
+        left_out = running_speed is None
+        assumed = [f"running_speed left out: the training {state or 'median'} was used"] if left_out else []
         return Prediction(
             responses=responses[:, columns],
             neuron_ids=self.ids[columns],
@@ -161,10 +164,11 @@ class GaborBank:
             units=units,
             model=self.model,
             assumed=tuple(assumed),
+            state=state or "median",
         )
 
     def gradient(self, mouse: str, image: Any, *, weights: Any, neuron_ids: Any = None, **state: Any) -> Gradient:
-        assert not {name for name, value in state.items() if value is not None} - {"model"}
+        assert not {name for name, value in state.items() if value is not None} - {"model", "state"}
         prediction = self.predict(mouse, image, neuron_ids=neuron_ids)
         columns = [int(np.flatnonzero(self.ids == i)[0]) for i in prediction.neuron_ids]
         images = np.asarray(image)

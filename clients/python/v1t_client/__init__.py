@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from v1t_client._answers.attention import Attention
 from v1t_client._answers.gradient import Gradient
-from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.mice import BehaviorState, Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, Prediction
 from v1t_client._async_client import AsyncClient
 from v1t_client._client import Client
@@ -28,6 +29,7 @@ from v1t_client._errors import (
     ModelChanged,
     NotFound,
     NotReady,
+    OutsideRecording,
     ReplyInvalid,
     ServerError,
     TimedOut,
@@ -38,12 +40,13 @@ from v1t_client._errors import (
 from v1t_client._images import Image
 from v1t_client._large_sets.image_sets import Images
 from v1t_client._predictor import DifferentiablePredictor, Predictor
-from v1t_client._protocol.arguments import Resize, Units
+from v1t_client._protocol.arguments import Resize, State, Units
 from v1t_client._version import __version__
 
 __all__ = [
     "AsyncClient",
     "Attention",
+    "BehaviorState",
     "Busy",
     "Channel",
     "Client",
@@ -63,11 +66,14 @@ __all__ = [
     "NeuronTable",
     "NotFound",
     "NotReady",
+    "Note",
+    "OutsideRecording",
     "Prediction",
     "Predictor",
     "ReplyInvalid",
     "Resize",
     "ServerError",
+    "State",
     "TimedOut",
     "TooLarge",
     "Unauthorized",

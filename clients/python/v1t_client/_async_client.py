@@ -14,6 +14,7 @@ from v1t_client._answers.attention import Attention
 from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
+from v1t_client._errors import V1TError
 from v1t_client._images import Image
 from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks_async
 from v1t_client._large_sets.collector import Collector
@@ -30,7 +31,7 @@ from v1t_client._protocol.arguments import (
     StreamOptions,
 )
 from v1t_client._protocol.exchange import exchange_async
-from v1t_client._protocol.http import http_options
+from v1t_client._protocol.http import cannot_send, http_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
 from v1t_client._protocol.retry import Retry
 
@@ -144,6 +145,10 @@ class AsyncClient:
                     response = await exchange_async(self._http, step)
                 except httpx.RequestError as error:
                     step = flow.throw(error)
+                except V1TError:
+                    raise
+                except Exception as error:
+                    raise cannot_send(error, is_closed=self._http.is_closed) from error
                 else:
                     step = flow.send(response)
         except StopIteration as done:

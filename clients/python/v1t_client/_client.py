@@ -15,6 +15,7 @@ from v1t_client._answers.attention import Attention
 from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
+from v1t_client._errors import V1TError
 from v1t_client._images import Image
 from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks
 from v1t_client._large_sets.collector import Collector
@@ -31,7 +32,7 @@ from v1t_client._protocol.arguments import (
     StreamOptions,
 )
 from v1t_client._protocol.exchange import exchange
-from v1t_client._protocol.http import CONNECT_TIMEOUT, http_options
+from v1t_client._protocol.http import CONNECT_TIMEOUT, cannot_send, http_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
 from v1t_client._protocol.retry import Retry
 
@@ -96,8 +97,8 @@ class Client:
     def predict(self, mouse: str, image: Image, **options: Unpack[PredictOptions]) -> Prediction:
         """Predicts the responses of the neurons of `mouse` to `image`.
 
-        A behaviour value is one number for all images or one per image. Values that are left out are replaced by the
-        mouse's training mean, and `Prediction.assumed` lists them.
+        A behaviour value is one number for all images or one per image. Values that are left out are filled in from
+        `state`, and `Prediction.assumed` lists them.
 
         Args:
             mouse: mouse id, as listed by `mice()`.
@@ -113,8 +114,12 @@ class Client:
             resize: how to fit an image of another size than the mouse's: "fit" (whole image, padded), "fill" (covers
                 the frame, overflow cut) or "crop" (unscaled, centred cut). By default another size is refused.
             model: bundle name, needed where several bundles contain this mouse.
+            state: what fills in behaviour and gaze that are left out: the training "median" (the server's default),
+                the training "mean", or what the mouse's trials at "rest" or "running" were; see `MouseDetail.states`.
+            strict: refuse inputs outside what was recorded. By default `Prediction.notes` says so.
 
         Raises:
+            OutsideRecording: `strict` was given, and an input is outside what was recorded.
             InvalidArgument: an argument cannot be sent.
             ServerError: the server refused; the message includes its hint.
             ConnectionFailed, TimedOut: no reply.
@@ -146,7 +151,7 @@ class Client:
 
         Args:
             images: a (B, C, H, W) array, memory-mapped or not; the path of a .npy file of that shape, or of a folder
-                of image files (sorted by name); a list or an iterator of images as `predict` takes them.
+                of image files (in natural order: 1, 2, 10); a list or an iterator of images as `predict` takes them.
             chunk: most images per request (64 by default); fewer where images are large.
             in_flight: number of requests that are sent at the same time (2 by default).
             first: index of the first image, to continue a stream that was interrupted. 0 by default.
@@ -163,7 +168,8 @@ class Client:
 
         Args:
             output: a .npy file that receives the responses as they arrive; the arrays of the returned prediction are
-                mapped from it. After an interruption the same call resumes where it stopped.
+                mapped from it. After an interruption the same call resumes where it stopped. A JSON file beside it
+                (`responses.npy.json`) has the mouse, model, neuron ids, file names, assumptions and notes.
             force: replace the file, and discard what an interrupted call left. False by default.
             progress: show a progress line on stderr; by default only if stderr is a terminal.
             options: also `chunk` and `in_flight` of `predict_stream`, and the options of `predict`.
@@ -184,7 +190,7 @@ class Client:
             image: as for `predict`.
             weights: (n,) for all images, or (B, n): the weight of each neuron, in the order of `neuron_ids`.
             options: as for `predict`, without `spread`: pupil_dilation, pupil_dilation_derivative, running_speed,
-                pupil_center, neuron_ids, units, resize, model.
+                pupil_center, neuron_ids, units, resize, model, state, strict.
 
         Raises:
             NotFound: this bundle was exported without gradients.
@@ -199,7 +205,7 @@ class Client:
         Args:
             image: as for `predict`.
             options: as for `predict`: pupil_dilation, pupil_dilation_derivative, running_speed, pupil_center, resize,
-                model.
+                model, state, strict.
 
         Raises:
             NotFound: this bundle has no attention maps; those of convolutional cores have none.
@@ -242,6 +248,8 @@ class Client:
 
     def _stream(self, path: str, content: Any, *, accept: str) -> AbstractContextManager[httpx.Response]:
         """A POST of JSON whose reply is read while it arrives, for experiments that run on the server."""
+        if self._http.is_closed:
+            raise cannot_send(RuntimeError(), is_closed=True)
         timeout = httpx.Timeout(self._timeout, connect=min(self._timeout, CONNECT_TIMEOUT))
         return self._http.stream("POST", path, json=content, headers={"Accept": accept}, timeout=timeout)
 
@@ -257,6 +265,10 @@ class Client:
                     response = exchange(self._http, step)
                 except httpx.RequestError as error:
                     step = flow.throw(error)
+                except V1TError:
+                    raise
+                except Exception as error:
+                    raise cannot_send(error, is_closed=self._http.is_closed) from error
                 else:
                     step = flow.send(response)
         except StopIteration as done:

@@ -11,7 +11,8 @@ V1TError
     ├── InvalidRequest     400, 405, 406, 415, 422 and all other 4xx
     │   ├── Unauthorized   401, 403
     │   ├── NotFound       404
-    │   └── TooLarge       413
+    │   ├── TooLarge       413
+    │   └── OutsideRecording  an input is outside what was recorded, and `strict` was given
     ├── Busy               429, after the retries
     ├── NotReady           503, after the retries
     └── DeadlineExceeded   504, after the retries
@@ -31,6 +32,7 @@ __all__ = [
     "ModelChanged",
     "NotFound",
     "NotReady",
+    "OutsideRecording",
     "ReplyInvalid",
     "ServerError",
     "TimedOut",
@@ -138,6 +140,10 @@ class TooLarge(InvalidRequest):
     """The request exceeds one of the server's limits on bytes, pixels, images or neurons."""
 
 
+class OutsideRecording(InvalidRequest):
+    """An input is outside what the training trials held, and `strict` was given."""
+
+
 class Busy(ServerError):
     """The server's queue is full."""
 
@@ -161,8 +167,10 @@ _BY_STATUS: dict[int, type[ServerError]] = {
 }
 
 
-def server_error_class(status: int) -> type[ServerError]:
-    """The class for an HTTP status; a parent class for statuses without their own."""
+def server_error_class(status: int, code: str) -> type[ServerError]:
+    """The class for an error code or else for an HTTP status; a parent class for those without their own."""
+    if code == "outside_recording":
+        return OutsideRecording
     return _BY_STATUS.get(status, InvalidRequest if 400 <= status < 500 else ServerError)
 
 

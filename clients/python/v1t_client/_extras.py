@@ -21,8 +21,9 @@ def needed(module: str, *, extra: str = "insilico") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        reason = "is not installed" if missing else f"cannot be imported: {error}"
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name in (None, package)
+        problem = "which is not installed" if is_missing else f"which cannot be imported: {error}"
         raise MissingExtra(
-            f"this needs {package}, which {reason}", hint=f"pip install 'v1t-client[{extra}]'"
+            f"this needs {package}, {problem}",
+            hint=f"In the checkout of the project: pip install './clients/python[{extra}]'",
         ) from error

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._arrays import as_array, is_tensor
 from v1t_client._errors import InvalidArgument
 
-__all__ = ["Image", "ImagePart", "encode_images"]
+__all__ = ["Image", "ImagePart", "encode_images", "image_names"]
 
 # An array, the path or the bytes of a file, a PIL image, or a list of those.
 Image: TypeAlias = Union[npt.NDArray[Any], str, "os.PathLike[str]", bytes, Sequence[Any], Any]
@@ -25,7 +26,8 @@ _SIGNATURES = (
     (b"\xff\xd8\xff", "jpg", "image/jpeg"),
     (b"\x93NUMPY", "npy", "application/x-npy"),
 )
-# Integers up to 16 bits and half floats fit float32 exactly and are smaller to send; all others are sent as float32.
+# Integers up to 16 bits and half floats fit float32 exactly and are smaller to send. Wider integers are sent as one of
+# these if their values fit, so that the server sees that they are integers; all others are sent as float32.
 _SENT_UNCHANGED = frozenset({"uint8", "int8", "uint16", "int16", "float16", "float32"})
 
 
@@ -51,10 +53,28 @@ def encode_images(image: Image) -> tuple[list[ImagePart], int | None]:
     if not image:
         raise InvalidArgument("image is an empty list", expected="at least one image")
     if all(_is_array(item) for item in image):
-        stacked = _stack([np.asarray(item) for item in image])
+        stacked = _stack([as_array(item, f"image[{i}]") for i, item in enumerate(image)])
         return [_npy(stacked, "image")], len(stacked)
     parts = [_encode_one(item, f"image[{i}]")[0][0] for i, item in enumerate(image)]
     return parts, len(parts)
+
+
+def image_names(images: Any) -> tuple[str, ...]:
+    """The file name of each image of a list, or of one image: as short as they are unique.
+
+    Empty if one of the images is not a file.
+    """
+    paths = [_path_of(image) for image in (images if isinstance(images, (list, tuple)) else [images])]
+    if not all(paths):
+        return ()
+    names = [Path(path).name for path in paths]
+    return tuple(names if len(set(names)) == len(names) else paths)
+
+
+def _path_of(image: Any) -> str:
+    if _is_pil(image):
+        image = getattr(image, "filename", "")
+    return os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else ""
 
 
 def _encode_one(image: Any, name: str) -> tuple[list[ImagePart], int | None]:
@@ -65,7 +85,7 @@ def _encode_one(image: Any, name: str) -> tuple[list[ImagePart], int | None]:
     elif isinstance(image, (bytes, bytearray, memoryview)):
         content, shown = bytes(image), f"{len(image)} bytes"
     elif _is_array(image):
-        array = np.asarray(image)
+        array = as_array(image, name)
         if array.ndim not in (2, 3, 4):
             raise InvalidArgument(
                 f"{name} has {array.ndim} dimensions",
@@ -81,7 +101,7 @@ def _encode_one(image: Any, name: str) -> tuple[list[ImagePart], int | None]:
 
 
 def _is_array(image: Any) -> bool:
-    return hasattr(image, "__array__") and not _is_pil(image)
+    return (hasattr(image, "__array__") or is_tensor(image)) and not _is_pil(image)
 
 
 def _is_pil(image: Any) -> bool:
@@ -91,10 +111,18 @@ def _is_pil(image: Any) -> bool:
 
 
 def _pil_to_png(image: Any, name: str) -> bytes:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise InvalidArgument(
+            f"{name} has several frames",
+            got=f"{getattr(image, 'filename', '') or 'an image'} of {frames} frames",
+            expected="one image",
+            hint="Choose one with image.seek(i), and pass image.copy().",
+        )
     buffer = io.BytesIO()
     try:
         image.save(buffer, format="PNG")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a file that Pillow opened may turn out to be damaged in many ways
         raise InvalidArgument(
             f"{name} cannot be sent as PNG: {error}", got=f"mode {image.mode!r}", hint="Pass numpy.asarray(image)."
         ) from error
@@ -146,7 +174,7 @@ def _npy(array: npt.NDArray[Any], name: str) -> ImagePart:
         )
     if array.size == 0:
         raise InvalidArgument(f"{name} is empty", got=f"shape {array.shape}", expected="at least one pixel")
-    sent = array if array.dtype.name in _SENT_UNCHANGED else _to_float32(array)
+    sent = array if array.dtype.name in _SENT_UNCHANGED else _narrowed(array)
     if sent.dtype.kind == "f" and not np.isfinite(sent).all():
         problem = "values too large for float32" if np.isfinite(array).all() else "NaN or infinite values"
         raise InvalidArgument(f"{name} has {problem}", expected="finite values in the recording's own units")
@@ -155,6 +183,10 @@ def _npy(array: npt.NDArray[Any], name: str) -> ImagePart:
     return ImagePart("image.npy", buffer.getvalue(), "application/x-npy")
 
 
-def _to_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _narrowed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.dtype.kind in "iu":
+        for narrow in (np.uint8, np.uint16, np.int16):
+            if np.iinfo(narrow).min <= array.min() and array.max() <= np.iinfo(narrow).max:
+                return array.astype(narrow)
     with np.errstate(over="ignore"):
         return array.astype(np.float32)

@@ -205,7 +205,7 @@ def test_a_run_leaves_labelled_arrays_a_table_figures_and_a_receipt(tmp_path: Pa
     assert receipt == result.receipt
     assert receipt.model["hash"] == bank.model.hash
     assert receipt.screen["monitor"]["pixels_per_degree"] > 0
-    assert receipt.assumed == ["running_speed left out: the training mean was used"]
+    assert receipt.assumed == ["running_speed left out: the training median was used"]
     assert Steps.from_dict(receipt.parameters) == experiment
     again = Steps.from_dict(receipt.parameters).run(bank)
     xarray.testing.assert_identical(again.dataset, made.dataset)

@@ -45,7 +45,8 @@ def test_best_and_worst_images_are_those_of_a_full_sort(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.dataset["worst_response"], np.sort(responses, axis=0)[:6].T, rtol=1e-5)
     np.testing.assert_allclose(result.dataset["mean_response"], responses.mean(0), rtol=1e-5)
     np.testing.assert_allclose(result.dataset["std_response"], responses.std(0), rtol=1e-4)
-    assert str(result.dataset["file"].values[int(order[0, 0])]) == f"{order[0, 0]:04d}.png"
+    assert result.dataset["image"].values.tolist() == [f"{i:04d}.png" for i in range(75)]
+    assert result.table()["top_file"].tolist() == [f"{i:04d}.png" for i in order[0]]
     assert (tmp_path / "out" / "images.png").exists()
     assert "75 images" in experiment.summarize(result)
 
@@ -55,7 +56,7 @@ def test_a_stack_gives_what_its_folder_gives(tmp_path: Path) -> None:
     np.save(tmp_path / "stack.npy", pictures(tmp_path / "images", 40))
     one = Screening(mouse="BANK", images=str(tmp_path / "images")).run(bank).dataset
     other = Screening(mouse="BANK", images=str(tmp_path / "stack.npy")).run(bank).dataset
-    xarray.testing.assert_identical(one.drop_vars("file"), other)
+    xarray.testing.assert_identical(one.drop_vars(["image", "top_file"]), other)
 
 
 def test_top_k_is_that_of_a_sort_whatever_the_batches() -> None:
@@ -136,7 +137,9 @@ def test_values_outside_of_the_training_range_are_said() -> None:
     asked = Behavior(mouse="BANK", channels=("running_speed",), values=("running_speed=0,10,90",), n_images=2)
     result = asked.run(bank)
     assert result.dataset["running_speed"].values.tolist() == [0, 10, 90]
-    assert "running_speed at 90 cm/s is outside the training range, -12 to 18" in result.receipt.assumed
+    assert "running_speed at 90 cm/s is outside the training range, -12 to 18" in [
+        note["message"] for note in result.receipt.notes
+    ]
     inside = Behavior(mouse="BANK", channels=("running_speed",), n_images=2).run(bank)
     assert not any("outside" in line for line in inside.receipt.assumed)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, count
 
 __all__ = ["Attention"]
@@ -21,6 +22,7 @@ class Attention:
         mouse: mouse id.
         model: the bundle that computed it.
         assumed: what the server filled in or changed, one sentence each.
+        state, notes: as in a prediction.
         request_id: identifies the request in the server's log.
     """
 
@@ -28,6 +30,8 @@ class Attention:
     mouse: str
     model: Model
     assumed: tuple[str, ...] = field(default=())
+    state: str | None = None
+    notes: tuple[Note, ...] = field(default=())
     request_id: str | None = None
 
     def __len__(self) -> int:
@@ -40,7 +44,8 @@ class Attention:
             f"<Attention: mouse {self.mouse!r}, {count(n_images, 'image')} x {count(n_members, 'member')}, {h} x {w}>",
             f"  model    {self.model.name} {self.model.hash[:12]}",
         ]
-        return "\n".join([*lines, *(f"  assumed  {line}" for line in self.assumed)])
+        lines += [f"  assumed  {line}" for line in self.assumed]
+        return "\n".join([*lines, *(f"  note     {note}" for note in self.notes)])
 
     def mean(self) -> npt.NDArray[np.float32]:
         """(B, h, w), the mean over members."""

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, count
 
 __all__ = ["BEHAVIOR_NAMES", "Gradient"]
@@ -29,6 +30,7 @@ class Gradient:
         units: "standardized" or "raw", of the responses and so of their derivatives.
         model: the bundle that computed it.
         assumed: what the server filled in or changed, one sentence each.
+        state, notes: as in a prediction.
         request_id: identifies the request in the server's log.
     """
 
@@ -41,6 +43,8 @@ class Gradient:
     units: str
     model: Model
     assumed: tuple[str, ...] = field(default=())
+    state: str | None = None
+    notes: tuple[Note, ...] = field(default=())
     request_id: str | None = None
 
     def __len__(self) -> int:
@@ -58,4 +62,5 @@ class Gradient:
             ),
             f"  model         {self.model.name} {self.model.hash[:12]}, {count(self.model.members, 'member')}",
         ]
-        return "\n".join([*lines, *(f"  assumed       {line}" for line in self.assumed)])
+        lines += [f"  assumed       {line}" for line in self.assumed]
+        return "\n".join([*lines, *(f"  note          {note}" for note in self.notes)])

@@ -10,12 +10,16 @@ import numpy.typing as npt
 from v1t_client._answers.prediction import Model, count
 from v1t_client._errors import InvalidArgument
 
-__all__ = ["Channel", "Mouse", "MouseDetail", "NeuronTable"]
+__all__ = ["BehaviorState", "Channel", "Mouse", "MouseDetail", "NeuronTable"]
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One input channel: its unit, and its statistics over the training trials (None where unknown)."""
+    """One input channel: its unit, and its statistics over the training trials (None where unknown).
+
+    `image_mean` and `image_contrast` are ranges of an image channel: the smallest and the largest mean, and std over
+    pixels, of a training image.
+    """
 
     name: str
     unit: str
@@ -25,6 +29,27 @@ class Channel:
     max: float | None = None
     median: float | None = None
     percentiles: dict[str, float] = field(default_factory=dict)
+    image_mean: tuple[float, float] | None = None
+    image_contrast: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class BehaviorState:
+    """A named behavioural state of a mouse, such as "rest".
+
+    Attributes:
+        name: the argument `state` of `predict`.
+        definition: which training trials are in this state, in words.
+        trials: how many.
+        behavior: median of each behaviour channel over these trials, in the order of `MouseDetail.behavior`.
+        pupil_center: median x and y; empty if the recording has none.
+    """
+
+    name: str
+    definition: str = ""
+    trials: int = 0
+    behavior: tuple[float, ...] = ()
+    pupil_center: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +63,7 @@ class Mouse:
         image_shape: (C, H, W), of the recording.
         uses: those inputs of image, behavior and pupil_center that affect the responses.
         simulated: True if the recording was simulated.
+        standardized_inputs: True if no statistics are known, so that inputs must be standardised.
         data_key: the recording's name: animal-session-scan.
     """
 
@@ -47,6 +73,7 @@ class Mouse:
     image_shape: tuple[int, int, int]
     uses: tuple[str, ...] = ()
     simulated: bool = False
+    standardized_inputs: bool = False
     data_key: str | None = None
 
 
@@ -57,7 +84,7 @@ class MouseDetail(Mouse):
     Attributes:
         bundle: the bundle, with its hash.
         image_channels, behavior, pupil_center: the input channels, in order.
-        standardized_inputs: True if no statistics are known, so that inputs must be standardised.
+        states: the named states of this mouse, beside "median" and "mean", which every mouse has.
         scores: mean test scores over neurons, where known.
         members: number of networks that are averaged.
     """
@@ -66,7 +93,7 @@ class MouseDetail(Mouse):
     image_channels: tuple[Channel, ...] = ()
     behavior: tuple[Channel, ...] = ()
     pupil_center: tuple[Channel, ...] = ()
-    standardized_inputs: bool = False
+    states: tuple[BehaviorState, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
     members: int = 1
     licence: str = ""
@@ -84,6 +111,27 @@ class MouseDetail(Mouse):
                 f"mouse {self.mouse_id!r} has no such channel", got=name, expected=", ".join(channels)
             )
         return channels[name]
+
+    def state_values(self, state: str) -> dict[str, float]:
+        """What a named state is for this mouse: channel -> value, without channels whose value is not known.
+
+        Raises:
+            InvalidArgument: this mouse has no such state.
+        """
+        channels = (*self.behavior, *self.pupil_center)
+        if state in ("median", "mean"):
+            # Without a median the server uses the mean, and says so in its reply.
+            values = [c.mean if state == "mean" or c.median is None else c.median for c in channels]
+        else:
+            known = {known.name: known for known in self.states}
+            if state not in known:
+                raise InvalidArgument(
+                    f"mouse {self.mouse_id!r} has no such state",
+                    got=state,
+                    expected=", ".join(["median", "mean", *known]),
+                )
+            values = [*known[state].behavior, *known[state].pupil_center]
+        return {c.name: float(value) for c, value in zip(channels, values, strict=False) if value is not None}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

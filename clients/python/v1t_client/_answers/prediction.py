@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.notes import Note, merged
 from v1t_client._errors import InvalidArgument, ModelChanged
 from v1t_client._extras import needed
 
@@ -51,6 +52,9 @@ class Prediction:
         model: the bundle that made the prediction.
         spread: (B, n) float32, standard deviation over the ensemble's members; None unless requested.
         assumed: what the server filled in or changed, one sentence each. Check it.
+        state: the named state that filled in behaviour and gaze that were left out; None from older servers.
+        notes: what to know about the inputs, such as that they are outside what was recorded.
+        images: (B,) file name of each image; empty if the images do not come from files of one image.
         request_id: identifies the request in the server's log.
     """
 
@@ -61,6 +65,9 @@ class Prediction:
     model: Model
     spread: npt.NDArray[np.float32] | None = None
     assumed: tuple[str, ...] = field(default=())
+    state: str | None = None
+    notes: tuple[Note, ...] = field(default=())
+    images: tuple[str, ...] = field(default=())
     request_id: str | None = None
 
     def __len__(self) -> int:
@@ -81,6 +88,7 @@ class Prediction:
         elif self.model.notice:
             lines.append(f"  notice      {self.model.notice}")
         lines += [f"  assumed     {line}" for line in self.assumed]
+        lines += [f"  note        {note}" for note in self.notes]
         lines.append("  more        .responses[image, neuron], .select(neuron_ids), .to_dict(), .to_xarray()")
         return "\n".join(lines)
 
@@ -108,7 +116,15 @@ class Prediction:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Lists and numbers, as in the server's JSON reply."""
+        """Lists and numbers, as in the server's JSON reply, with the file names as `images` where they are known."""
+        content = self.metadata()
+        content["responses"] = self.responses.tolist()
+        if self.spread is not None:
+            content["spread"] = self.spread.tolist()
+        return content
+
+    def metadata(self) -> dict[str, Any]:
+        """`to_dict()` without the responses: how they were made, and what their rows and columns are."""
         content: dict[str, Any] = {
             "request_id": self.request_id,
             "model": {
@@ -117,16 +133,19 @@ class Prediction:
             },
             "mouse": self.mouse,
             "units": self.units,
+            "state": self.state,
+            "assumed": list(self.assumed),
+            "notes": [asdict(note) for note in self.notes],
             "neuron_ids": self.neuron_ids.tolist(),
-            "responses": self.responses.tolist(),
         }
-        if self.spread is not None:
-            content["spread"] = self.spread.tolist()
-        content["assumed"] = list(self.assumed)
+        if self.images:
+            content["images"] = list(self.images)
         return content
 
     def to_xarray(self) -> xarray.Dataset:
-        """An `xarray.Dataset` with dimensions `image` and `neuron`; mouse, model and assumptions are attributes.
+        """An `xarray.Dataset` with dimensions `image` (file names or numbers) and `neuron`.
+
+        Mouse, model, assumptions and notes are attributes.
 
         Raises:
             MissingExtra: xarray is not installed.
@@ -138,7 +157,10 @@ class Prediction:
             variables["spread"] = (dims, self.spread, {"units": self.units, "long_name": "std over ensemble members"})
         return xarray.Dataset(
             variables,
-            coords={"neuron": ("neuron", self.neuron_ids), "image": ("image", np.arange(len(self)))},
+            coords={
+                "neuron": ("neuron", self.neuron_ids),
+                "image": ("image", np.array(self.images) if self.images else np.arange(len(self))),
+            },
             attrs={
                 "mouse": self.mouse,
                 "model": self.model.name,
@@ -146,7 +168,9 @@ class Prediction:
                 "members": self.model.members,
                 "simulated": int(self.model.simulated),  # NetCDF attributes cannot be booleans
                 "notice": self.model.notice or "",
+                "state": self.state or "",
                 "assumed": "\n".join(self.assumed),
+                "notes": "\n".join(map(str, self.notes)),
                 "request_id": self.request_id or "",
             },
         )
@@ -183,6 +207,8 @@ def concatenated(predictions: Sequence[Prediction]) -> Prediction:
         if first.spread is None
         else np.concatenate([prediction.spread for prediction in predictions if prediction.spread is not None]),
         assumed=tuple(dict.fromkeys(line for prediction in predictions for line in prediction.assumed)),
+        notes=merged(note for prediction in predictions for note in prediction.notes),
+        images=tuple(name for prediction in predictions for name in prediction.images),
     )
 
 

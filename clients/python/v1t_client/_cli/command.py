@@ -7,13 +7,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 from urllib.parse import quote
 
 from v1t_client._answers.prediction import Prediction
 from v1t_client._cli import experiments as insilico
 from v1t_client._cli import tables
+from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output_file, write_prediction
+from v1t_client._cli.parser import Parser
+from v1t_client._cli.predictor_options import add_behavior
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument, ServerError, V1TError
 from v1t_client._large_sets.chunks import CHUNK
@@ -45,14 +48,19 @@ _PREDICT_EXAMPLES = """\
 examples:
   v1t predict image.png --mouse A --pupil-dilation 41 --running-speed 3
   v1t predict image.png --mouse A --resize fit --neuron-ids 12,99,7
+  v1t predict photographs/ --mouse A --state running --output running.csv
   v1t predict a.png b.png --mouse A --spread --output responses.csv
   v1t predict image.png --mouse A --mouse B --output responses.npy
                                          writes responses.A.npy and responses.B.npy
   v1t predict stimulus.npy --mouse A --pupil-center 3.5 -1.2 --units raw --output responses.npy
                                          any number of images; if interrupted, run the command again to resume
 
-Behaviour that is left out is replaced by the mouse's training mean; lines `assumed:` on stderr list it.
-`v1t mouse A` shows the range of each input in the recording.
+Behaviour that is left out is filled in from --state; lines `assumed:` on stderr list it. Lines `note:` say which inputs
+are outside what was recorded; `v1t mouse A` shows the range of each. The images of a folder are taken in natural order
+(1, 2, 10), and every output has their file names.
+
+A .npy or .csv file comes with a JSON file beside it (responses.csv.json): mouse, model and version, whether it is
+simulated, state, what was assumed, notes, neuron ids and file names. A .json file has them itself.
 """
 
 
@@ -80,6 +88,12 @@ def _run(options: argparse.Namespace) -> int:
     except V1TError as error:
         print(_format_error(error), file=sys.stderr)
         return 2 if isinstance(error, InvalidArgument) else 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # such as a full disk, or a folder without permission
+        where = f": {error.filename}" if error.filename else ""
+        print(f"v1t: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
 
 
 def _predict(client: Client, options: argparse.Namespace) -> int:
@@ -89,7 +103,14 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
     outputs = {mouse: _output_of(mouse, mice, options.output) for mouse in mice}
     for output in outputs.values():
         check_output_file(output, force=options.force)
-    n_images = open_images(images).n_images or 0
+    images_opened = open_images(images)
+    is_set = isinstance(images, str) and Path(images).is_dir()
+    if isinstance(images, str) and images.lower().endswith(".npy") and images_opened.n_images == 1:
+        # A stack of images (B, H, W), or one image (C, H, W)? That depends on the mouse.
+        channels = client.mouse(mice[0], model=options.model).image_shape[0]
+        images_opened = open_images(images, channels=channels)
+        is_set = images_opened.n_images != 1
+    n_images = images_opened.n_images or 0
     is_large = n_images > CHUNK
     if is_large and options.output is None:
         raise InvalidArgument(
@@ -98,25 +119,26 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
             expected=f"at most {CHUNK} without --output",
             hint="--output responses.npy writes the responses as they arrive.",
         )
-    if is_large or (isinstance(images, str) and Path(images).is_dir()):
+    printed: set[str] = set()
+    if is_large or is_set:
         for mouse, output in outputs.items():
             as_it_comes = is_large and output is not None and output.suffix == ".npy"
             try:
                 prediction = client.predict_many(
-                    mouse, images, output=output if as_it_comes else None, force=options.force, **arguments
+                    mouse, images_opened, output=output if as_it_comes else None, force=options.force, **arguments
                 )
             except (KeyboardInterrupt, V1TError):
                 if output is not None and can_resume(output):
                     print("v1t: finished responses are kept; run the same command again to resume", file=sys.stderr)
                 raise
-            _show(prediction, output, written=as_it_comes, top=0 if is_large else options.top)
+            _show(prediction, output, printed, written=as_it_comes, top=0 if is_large else options.top)
         return 0
     if len(mice) == 1:
         predictions = {mice[0]: client.predict(mice[0], images, **arguments)}
     else:
         predictions = client.predict_mice(mice, images, **arguments)
     for mouse, output in outputs.items():
-        _show(predictions[mouse], output, written=False, top=options.top)
+        _show(predictions[mouse], output, printed, written=False, top=options.top)
     return 0
 
 
@@ -137,9 +159,11 @@ def _output_of(mouse: str, mice: Sequence[str], output: Path | None) -> Path | N
     return output.with_name(f"{output.stem}.{quote(mouse, safe=' ')}{output.suffix}")
 
 
-def _show(prediction: Prediction, output: Path | None, *, written: bool, top: int) -> None:
+def _show(prediction: Prediction, output: Path | None, printed: set[str], *, written: bool, top: int) -> None:
     for line in tables.notes(prediction):
-        print(line, file=sys.stderr)
+        if line not in printed:
+            print(on_command_line(line), file=sys.stderr)
+        printed.add(line)
     if output is not None:
         if not written:
             write_prediction(prediction, output)
@@ -184,26 +208,20 @@ _COMMANDS = {"predict": _predict, "mice": _mice, "mouse": _mouse, "neurons": _ne
 
 
 def _format_error(error: V1TError) -> str:
-    lines = [f"v1t: {error.message}"]
+    lines = [f"v1t: {on_command_line(error.message)}"]
     for name in ("got", "expected", "hint"):
         value = getattr(error, name)
         if value is not None:
-            lines.append(f"  {name:<9} {value}")
+            text = str(value) if name == "got" else on_command_line(str(value))
+            lines.append(f"  {name:<9} {text}")
     if isinstance(error, ServerError) and error.request_id:
         lines.append(f"  {'request':<9} {error.request_id} (HTTP {error.status})")
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Points to --help instead of printing the long usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n  `{self.prog} --help` shows examples\n")
-
-
-def _parser() -> _Parser:
+def _parser() -> Parser:
     text = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(
+    parser = Parser(
         prog="v1t",
         description="Predict the responses of mouse visual cortex with a digital twin.",
         epilog=_EXAMPLES,
@@ -213,16 +231,23 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"v1t-client {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    def verb(name: str, summary: str, epilog: str | None = None) -> _Parser:
-        return verbs.add_parser(
+    def verb(name: str, summary: str, epilog: str | None = None, *, of_receipt: bool = False) -> Parser:
+        made: Parser = verbs.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=epilog,
             formatter_class=text,
-            parents=[_shared_options()],
             allow_abbrev=False,
         )
+        if of_receipt:
+            made.add_server_options(None, "that of the receipt")
+        else:
+            default = os.environ.get("V1T_URL") or _DEFAULT_URL
+            made.add_server_options(default, f"$V1T_URL, else {_DEFAULT_URL}")
+        # Other users of the machine can read command lines, so the key is taken from the environment only.
+        made.set_defaults(api_key=os.environ.get("V1T_API_KEY") or None)
+        return made
 
     _add_predict(verb("predict", "predict the responses of a mouse's neurons to one or more images", _PREDICT_EXAMPLES))
     verb("mice", "list the mice that the server serves")
@@ -236,30 +261,15 @@ def _parser() -> _Parser:
     return parser
 
 
-def _shared_options() -> _Parser:
-    shared = _Parser(add_help=False)
-    server = shared.add_argument_group("server")
-    url = os.environ.get("V1T_URL") or _DEFAULT_URL
-    server.add_argument("--url", default=url, help="address of the server (default: $V1T_URL, else %(default)s)")
-    server.add_argument("--timeout", type=positive, default=60.0, metavar="SECONDS", help="for the whole call (60)")
-    server.add_argument(
-        "--retries", type=count, default=3, metavar="N", help="retries if the server is busy or unreachable (3)"
-    )
-    # Other users of the machine can read command lines, so the key is taken from the environment only.
-    shared.set_defaults(api_key=os.environ.get("V1T_API_KEY") or None)
-    return shared
-
-
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or .npy file, or a folder")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or .npy file, a stack of images as .npy, or a folder"
+    )
     parser.add_argument(
         "--mouse", required=True, action="append", help="mouse id, from `v1t mice`; may be repeated, or '*' for all"
     )
     inputs = parser.add_argument_group("behaviour, in the recording's own units")
-    inputs.add_argument("--pupil-dilation", type=number, metavar="PX", help="eye-camera pixels")
-    inputs.add_argument("--pupil-dilation-derivative", type=number, metavar="PX/S", help="eye-camera pixels/s")
-    inputs.add_argument("--running-speed", type=number, metavar="CM/S")
-    inputs.add_argument("--pupil-center", type=number, nargs=2, metavar=("X", "Y"), help="eye-camera pixels")
+    add_behavior(inputs)
     answer = parser.add_argument_group("answer")
     answer.add_argument("--neuron-ids", type=integers, metavar="ID,ID,...", help="only these neurons, in this order")
     answer.add_argument("--units", choices=("standardized", "raw"), default="standardized", help="default: %(default)s")

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output
-from v1t_client._cli.predictor_options import add_bundle, open_from
+from v1t_client._cli.predictor_options import add_behavior, add_bundle, open_from
 from v1t_client._cli.tools import TOOLS, add_tools
 from v1t_client._errors import ConnectionFailed, InvalidArgument, TimedOut
 from v1t_client._options import count, integers, number
 from v1t_client.insilico.catalogue import EXPERIMENTS
-from v1t_client.insilico.framework.experiment import perform
+from v1t_client.insilico.framework.experiment import Experiment, perform
 from v1t_client.insilico.stimuli.monitor import Monitor
 
 __all__ = ["VERBS", "add_verbs", "run"]
@@ -24,7 +25,7 @@ VERBS = frozenset({*EXPERIMENTS, *TOOLS})
 _COMMON = """
 If interrupted, run the same command again to resume (from FOLDER.partial). FOLDER gets result.nc (xarray),
 neurons.parquet (one row per neuron), figures as PNG and PDF, and receipt.json. Needs
-`pip install 'v1t-client[insilico]'`.
+`pip install './clients/python[insilico]'`.
 """
 
 
@@ -36,7 +37,7 @@ def add_verbs(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """
     for name, experiment in EXPERIMENTS.items():
         parser = verb(name, experiment.summary, f"{experiment.examples.rstrip()}\n{_COMMON}")
-        _add_common(parser)
+        _add_common(parser, experiment)
         experiment.add_arguments(parser)
     add_tools(verb)
 
@@ -68,16 +69,14 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nv1t: finished work is kept; run the same command again to resume", file=sys.stderr)
         raise
-    if result.receipt.model.get("notice"):
-        print(f"notice: {result.receipt.model['notice']}", file=sys.stderr)
-    for line in result.receipt.assumed:
-        print(f"assumed: {line}", file=sys.stderr)
+    for line in result.receipt.lines():
+        print(on_command_line(line), file=sys.stderr)
     print(experiment.summarize(result))
     print(f"wrote {options.output}", file=sys.stderr)
     return 0
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser, experiment: type[Experiment]) -> None:
     parser.add_argument("mouse", metavar="MOUSE", help="mouse id, from `v1t mice`")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
     parser.add_argument("--force", action="store_true", help="overwrite FOLDER, and discard an unfinished run")
@@ -97,12 +96,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     setting.add_argument(
         "--luminance", type=number, metavar="LEVEL", help="background level (default: the training mean)"
     )
-    setting.add_argument(
-        "--pupil-dilation", type=number, metavar="PX", help="default, as for the next three: the training mean"
-    )
-    setting.add_argument("--pupil-dilation-derivative", type=number, metavar="PX/S")
-    setting.add_argument("--running-speed", type=number, metavar="CM/S")
-    setting.add_argument("--pupil-center", type=number, nargs=2, metavar=("X", "Y"))
+    add_behavior(setting, state=experiment.state)
     setting.add_argument("--seed", type=count, default=0, metavar="N", help="seed of all random numbers (%(default)s)")
 
 

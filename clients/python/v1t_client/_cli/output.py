@@ -10,6 +10,7 @@ import numpy as np
 
 from v1t_client._answers.prediction import Prediction
 from v1t_client._errors import InvalidArgument
+from v1t_client._files import replacing, sidecar_of, write_sidecar
 
 __all__ = ["check_output", "check_output_file", "write_prediction"]
 
@@ -43,33 +44,40 @@ def check_output_file(path: Path | None, *, force: bool) -> None:
     if path is not None and path.suffix not in _ENDINGS:
         raise InvalidArgument("--output has an unknown file type", got=path.name, expected=" or ".join(_ENDINGS))
     check_output(path, force=force)
+    if path is not None and path.suffix != ".json":
+        check_output(sidecar_of(path), force=force)
 
 
 def write_prediction(prediction: Prediction, path: Path) -> None:
     """Writes all responses: .npy (B, n), or (2, B, n) with spread; .csv with a row per image and neuron; .json.
 
+    What .npy and .csv cannot hold is written to a JSON file beside them.
+
     Raises:
         InvalidArgument: the file cannot be written.
     """
-    try:
+    with replacing(path) as beside:
         if path.suffix == ".npy":
             arrays = prediction.responses if prediction.spread is None else [prediction.responses, prediction.spread]
-            with path.open("wb") as stream:
+            with beside.open("wb") as stream:
                 np.save(stream, np.asarray(arrays, dtype=np.float32), allow_pickle=False)
         elif path.suffix == ".json":
-            path.write_text(json.dumps(prediction.to_dict(), indent=1) + "\n", encoding="utf-8")
+            beside.write_text(json.dumps(prediction.to_dict(), indent=1) + "\n", encoding="utf-8")
         else:
-            _write_csv(prediction, path)
-    except OSError as error:
-        raise InvalidArgument(f"--output cannot be written: {error.strerror or error}", got=path) from error
+            _write_csv(prediction, beside)
+        if path.suffix != ".json":
+            write_sidecar(prediction, path)
 
 
 def _write_csv(prediction: Prediction, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["image", "neuron_id", "response"] + (["spread"] if prediction.spread is not None else []))
+        named, spread = bool(prediction.images), prediction.spread is not None
+        header = ["image", *(["file"] if named else []), "neuron_id", "response", *(["spread"] if spread else [])]
+        writer.writerow(header)
         for i in range(len(prediction)):
+            image = [i, prediction.images[i]] if named else [i]
             columns = [prediction.neuron_ids.tolist(), prediction.responses[i].tolist()]
             if prediction.spread is not None:
                 columns.append(prediction.spread[i].tolist())
-            writer.writerows([i, *row] for row in zip(*columns, strict=True))
+            writer.writerows([*image, *row] for row in zip(*columns, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.mice import BehaviorState, Channel, Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction, count
 
 __all__ = [
@@ -19,13 +19,14 @@ __all__ = [
 
 
 def notes(prediction: Prediction) -> list[str]:
-    """Notes about a prediction: whether it is simulated, and what was assumed."""
+    """What to know about a prediction: whether it is simulated, what was assumed, and the server's notes."""
     lines = []
     if prediction.model.simulated:
         lines.append(f"simulated: {prediction.model.notice or 'this twin was trained on a simulated recording'}")
     elif prediction.model.notice:
         lines.append(f"notice: {prediction.model.notice}")
-    return lines + [f"assumed: {line}" for line in prediction.assumed]
+    lines += [f"assumed: {line}" for line in prediction.assumed]
+    return lines + [f"note: {note}" for note in prediction.notes]
 
 
 def prediction_table(prediction: Prediction, *, top: int) -> str:
@@ -40,7 +41,11 @@ def prediction_table(prediction: Prediction, *, top: int) -> str:
     rows = []
     for i, responses in enumerate(prediction.responses):
         for j in np.argsort(-responses, kind="stable")[:top]:
-            row = [str(i), str(prediction.neuron_ids[j]), f"{responses[j]:.4f}"]
+            row = [
+                prediction.images[i] if prediction.images else str(i),
+                str(prediction.neuron_ids[j]),
+                f"{responses[j]:.4f}",
+            ]
             rows.append(row if prediction.spread is None else [*row, f"{prediction.spread[i, j]:.4f}"])
     shown = f"the {top} strongest of each image" if top < n_neurons else "strongest first"
     return f"{title}; {shown}\n{_table(header, rows)}"
@@ -56,10 +61,11 @@ def mice_table(mice: Sequence[Mouse]) -> str:
             " x ".join(map(str, mouse.image_shape)),
             ", ".join(mouse.uses),
             "simulated" if mouse.simulated else mouse.data_key or "",
+            "standardised" if mouse.standardized_inputs else "as recorded",
         ]
         for mouse in mice
     ]
-    return _table(["mouse", "model", "neurons", "image (C x H x W)", "uses", "recording"], rows)
+    return _table(["mouse", "model", "neurons", "image (C x H x W)", "uses", "recording", "inputs"], rows)
 
 
 def mouse_card(mouse: MouseDetail) -> str:
@@ -81,8 +87,15 @@ def mouse_card(mouse: MouseDetail) -> str:
     lines = [f"{name:<{width}}  {value}" for name, value in facts if value]
     if mouse.standardized_inputs:
         lines.append("inputs must be standardised, because the statistics of the recording are not known")
+    states = [_state_row(state, mouse) for state in mouse.states]
     channels = [*mouse.image_channels, *mouse.behavior, *mouse.pupil_center]
-    return "\n".join([*lines, "", _table(["input", "unit", "mean", "std", "min", "max"], map(_channel_row, channels))])
+    table = _table(["input", "unit", "median", "mean", "std", "min", "max"], map(_channel_row, channels))
+    for channel in mouse.image_channels:
+        if channel.image_mean is not None and channel.image_contrast is not None:
+            mean, contrast = (f"{low:.4g} to {high:.4g}" for low, high in (channel.image_mean, channel.image_contrast))
+            table += f"\n{channel.name} of one image: mean {mean}, std over its pixels {contrast}"
+    names = ["trials", *(channel.name for channel in (*mouse.behavior, *mouse.pupil_center)), "definition"]
+    return "\n".join([*lines, "", table, *(["", _table(["state", *names], states)] if states else [])])
 
 
 def neurons_table(neurons: NeuronTable) -> str:
@@ -101,8 +114,14 @@ def neurons_table(neurons: NeuronTable) -> str:
 
 
 def _channel_row(channel: Channel) -> list[str]:
-    statistics = (channel.mean, channel.std, channel.min, channel.max)
+    statistics = (channel.median, channel.mean, channel.std, channel.min, channel.max)
     return [channel.name, channel.unit, *(_value(value, ".4g") for value in statistics)]
+
+
+def _state_row(state: BehaviorState, mouse: MouseDetail) -> list[str]:
+    values = mouse.state_values(state.name)
+    shown = [_value(values.get(channel.name), ".4g") for channel in (*mouse.behavior, *mouse.pupil_center)]
+    return [state.name, f"{state.trials:,}", *shown, state.definition]
 
 
 def _value(value: float | None, form: str) -> str:

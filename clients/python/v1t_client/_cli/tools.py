@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from v1t_client._answers.prediction import count as counted
+from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output
 from v1t_client._cli.predictor_options import add_bundle, open_from
 from v1t_client._options import count, number, words
@@ -48,10 +49,9 @@ examples:
 """
 
 
-def add_tools(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+def add_tools(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the verbs; see `experiments.add_verbs`."""
-    parser = verb("replay", "repeat the experiment of a receipt, and compare the results", _REPLAY)
-    parser.set_defaults(url=None)  # that of the receipt
+    parser = verb("replay", "repeat the experiment of a receipt, and compare the results", _REPLAY, of_receipt=True)
     parser.add_argument("receipt", type=Path, metavar="RECEIPT", help="a receipt.json, or the folder of a result")
     add_bundle(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the new result")
@@ -64,7 +64,8 @@ def add_tools(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
         metavar="X",
         help="allowed share of a variable's largest value (%(default)s)",
     )
-    _add_pack(verb("pack", "make an inception-loop pack of most exciting inputs: frames, trials, predictions", _PACK))
+    summary = "make an inception-loop pack of most exciting inputs: frames, trials, predictions"
+    _add_pack(verb("pack", summary, _PACK, of_receipt=True))
     parser = verb("score", "compare the recording of a pack with its predictions", _SCORE)
     parser.add_argument("pack", type=Path, metavar="PACK", help="folder of `v1t pack`")
     parser.add_argument("responses", type=Path, metavar="RESPONSES", help="recorded responses, .npy or .csv")
@@ -72,7 +73,6 @@ def add_tools(verb: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(url=None)  # that of the receipt
     parser.add_argument("result", type=Path, metavar="RESULT", help="folder of `v1t mei`")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the pack")
     add_bundle(parser)
@@ -126,8 +126,11 @@ def _pack(options: argparse.Namespace) -> int:
         manifest = make_pack(result, predictor, options.output, chosen)
     if not manifest["same_bundle"]:
         print("note: the frames were predicted by another bundle than the images were made with", file=sys.stderr)
-    for line in manifest["assumed"]:
-        print(f"assumed: {line}", file=sys.stderr)
+    for line in (
+        *(f"assumed: {line}" for line in manifest["assumed"]),
+        *(f"note: {line}" for line in manifest["notes"]),
+    ):
+        print(on_command_line(line), file=sys.stderr)
     n_units, n_frames = len(manifest["units"]), len(manifest["frames"])
     print(
         f"{counted(n_units, 'unit')} by {manifest['chosen_by']}, {counted(n_frames, 'frame')} of mean "

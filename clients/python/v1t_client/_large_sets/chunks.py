@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from v1t_client._answers.prediction import Prediction, check_same_model
@@ -60,6 +61,7 @@ class ChunkedRequest:
         self._operations = operations
         self._chunk = chunk
         self._model_hash: str | None = None
+        self._checked = 0  # images
         self.in_flight, self.first = in_flight, first
         self.request = PredictRequest(mouse=mouse, image=None, **options)
         self.images = open_images(images)
@@ -79,14 +81,17 @@ class ChunkedRequest:
             start = rows.stop
 
     def check(self, prediction: Prediction) -> Prediction:
-        """Returns the prediction of a chunk if the same bundle made the ones before.
+        """Returns the prediction of the next chunk, with its file names, if the same bundle made the ones before.
 
         Raises:
             ModelChanged: another bundle made it.
         """
         self._model_hash = self._model_hash or prediction.model.hash
         check_same_model(self._model_hash, prediction)
-        return prediction
+        start = self.first + self._checked
+        self._checked += len(prediction)
+        # Names are unique in the whole set, not only in a chunk.
+        return replace(prediction, images=self.images.names[start : start + len(prediction)])
 
 
 class Cancellable(Protocol):

@@ -78,7 +78,7 @@ class Collector:
             InvalidArgument: there were no images.
         """
         if self._file is not None:
-            return self._file.finish()
+            return self._file.finish(self.chunks.images.names)
         if not self._parts:
             raise InvalidArgument("there are no images", expected="at least one")
         return concatenated(self._parts)

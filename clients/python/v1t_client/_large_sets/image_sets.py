@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,10 +15,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._arrays import as_array, is_tensor
 from v1t_client._errors import InvalidArgument
-from v1t_client._images import Image
+from v1t_client._images import Image, image_names
 
-__all__ = ["Chunk", "ImageSet", "Images", "image_files", "open_images"]
+__all__ = ["Chunk", "ImageSet", "Images", "image_files", "natural_order", "open_images"]
 
 # An array of images or the path of such a .npy file, a folder of image files, a single image, or an iterable of images.
 Images: TypeAlias = Image | Iterable[Any]
@@ -35,34 +37,43 @@ class ImageSet:
         n_images: how many; None for an iterator.
         read: read(first, size) yields the images from index `first` on, in chunks of at most `size`, as `predict`
             takes them.
+        names: the file name of each image; empty if the images do not come from files of one image.
     """
 
     n_images: int | None
     read: Callable[[int, int], Iterator[Chunk]]
+    names: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """Identifies the set by its size and its first image. An iterator is not read."""
+        """Identifies the set by its size, its names and its first image. An iterator is not read."""
         first = b"" if self.n_images is None else _content(next(self.read(0, 1)))
-        return hashlib.sha256(str(self.n_images).encode() + first).hexdigest()
+        names = "\n".join(self.names).encode(errors="surrogateescape")
+        return hashlib.sha256(str(self.n_images).encode() + names + first).hexdigest()
 
 
-def open_images(images: Images) -> ImageSet:
+def open_images(images: Images | ImageSet, *, channels: int | None = None) -> ImageSet:
     """Opens a set of images. Only the header of a .npy file is read.
+
+    Args:
+        channels: of one image of the mouse. If it is 1, a .npy file of three dimensions is a stack (B, H, W).
 
     Raises:
         InvalidArgument: these are not images.
     """
+    if isinstance(images, ImageSet):
+        return images
     if isinstance(images, (str, os.PathLike)):
-        path = Path(images)
+        path = Path(os.fsdecode(images))
         if path.is_dir():
             return _listed(image_files(path))
         if path.suffix.lower() == ".npy":
-            return _npy_file(path)
+            return _npy_file(path, channels)
         return _listed([images])
     if isinstance(images, (bytes, bytearray, memoryview)):
         return _listed([images])
-    if isinstance(images, np.ndarray):
-        return _array(images) if images.ndim == 4 else _listed([images])
+    if isinstance(images, np.ndarray) or is_tensor(images):
+        array = as_array(images, "images")
+        return _array(array) if array.ndim == 4 else _listed([array])
     if isinstance(images, (list, tuple)):
         return _listed(images)
     if isinstance(images, Iterable):
@@ -71,25 +82,44 @@ def open_images(images: Images) -> ImageSet:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder (PNG, JPEG, .npy), sorted by name.
+    """The image files of a folder (PNG, JPEG, .npy) in natural order: 1, 2, 10. Links are followed.
+
+    Hidden files, such as the resource forks `._1.png` of macOS, and folders in the folder are passed over.
 
     Raises:
-        InvalidArgument: there is no such folder, or it has no images.
+        InvalidArgument: there is no such folder, it has no images, or a link in it leads nowhere.
     """
     if not folder.is_dir():
         raise InvalidArgument("no such folder of images", got=folder)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
-    if not files:
+    try:
+        found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise InvalidArgument(f"the folder cannot be read: {error.strerror or error}", got=folder) from error
+    images = [path for path in found if path.suffix.lower() in _ENDINGS and not path.is_dir()]
+    for path in images:
+        if not path.exists():
+            raise InvalidArgument("a link in the folder leads nowhere", got=f"{path} -> {os.readlink(path)}")
+    if not images:
+        folders = sorted(path.name for path in found if path.is_dir())
+        inside = f" (it has folders: {', '.join(folders[:5])}; give one of them)" if folders else ""
         raise InvalidArgument(
-            "the folder has no images", got=folder, expected=f"files that end in {', '.join(_ENDINGS)}"
+            "the folder has no images", got=f"{folder}{inside}", expected=f"files that end in {', '.join(_ENDINGS)}"
         )
-    return files
+    return sorted(images, key=lambda path: natural_order(path.name))
+
+
+def natural_order(name: str) -> tuple[list[int | str], str]:
+    """A sort key: numbers in a name by their value, and the rest without regard to case."""
+    parts = re.split(r"(\d+)", name)  # text and digits in turn
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
 def _listed(images: Any) -> ImageSet:
     if not images:
         raise InvalidArgument("images is an empty list", expected="at least one image")
-    return ImageSet(len(images), lambda first, size: _grouped(islice(images, first, None), size))
+    return ImageSet(
+        len(images), lambda first, size: _grouped(islice(images, first, None), size), image_names(list(images))
+    )
 
 
 def _grouped(images: Iterable[Image], size: int) -> Iterator[Chunk]:
@@ -114,7 +144,7 @@ def _array(array: npt.NDArray[Any]) -> ImageSet:
     return ImageSet(len(array), read)
 
 
-def _npy_file(path: Path) -> ImageSet:
+def _npy_file(path: Path, channels: int | None) -> ImageSet:
     """Read by position rather than memory-mapped: pages of a mapping stay resident once they were touched."""
     try:
         with path.open("rb") as stream:
@@ -126,6 +156,8 @@ def _npy_file(path: Path) -> ImageSet:
         raise InvalidArgument(f"the file cannot be read: {error.strerror or error}", got=path) from error
     except (ValueError, KeyError) as error:
         raise InvalidArgument(f"the file is not a readable .npy file: {error}", got=path) from error
+    if len(shape) == 3 and channels == 1:
+        shape = (shape[0], 1, *shape[1:])
     if len(shape) != 4:
         return _listed([path])
     if dtype.hasobject or fortran_order:

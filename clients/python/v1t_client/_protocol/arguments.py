@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client._answers.gradient import BEHAVIOR_NAMES
+from v1t_client._arrays import as_array
 from v1t_client._images import Image
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PredictOptions",
     "PredictRequest",
     "Resize",
+    "State",
     "StreamOptions",
     "Units",
     "part_of",
@@ -35,6 +37,7 @@ __all__ = [
 
 Units = Literal["standardized", "raw"]
 Resize = Literal["fit", "fill", "crop"]
+State = Literal["median", "mean", "rest", "running"]
 
 
 class ImageOptions(TypedDict, total=False):
@@ -46,6 +49,8 @@ class ImageOptions(TypedDict, total=False):
     pupil_center: npt.ArrayLike | None
     resize: Resize | None
     model: str | None
+    state: State | None
+    strict: bool
 
 
 class GradientOptions(ImageOptions, total=False):
@@ -110,6 +115,14 @@ class ImageRequest:
     pupil_center: npt.ArrayLike | None = None
     resize: Resize | None = None
     model: str | None = None
+    state: State | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (*BEHAVIOR_NAMES, "pupil_center", "weights", "neuron_ids"):
+            value = getattr(self, name, None)
+            if value is not None:
+                object.__setattr__(self, name, as_array(value, name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 
-from v1t_client._errors import InvalidArgument
+from v1t_client._errors import InvalidArgument, V1TError
 from v1t_client._protocol.operations import Send
 from v1t_client._version import __version__
 
-__all__ = ["CONNECT_TIMEOUT", "http_options", "send_options"]
+__all__ = ["CONNECT_TIMEOUT", "cannot_send", "http_options", "send_options"]
 
 CONNECT_TIMEOUT = 10.0  # seconds; a machine that is up accepts a connection at once
 
@@ -27,7 +27,7 @@ def http_options(url: str, api_key: str | None) -> dict[str, Any]:
         )
     headers = {"User-Agent": f"v1t-client/{__version__}"}
     if api_key is not None:
-        if not api_key or not api_key.isascii() or not api_key.isprintable():
+        if not isinstance(api_key, str) or not api_key or not api_key.isascii() or not api_key.isprintable():
             raise InvalidArgument("api_key is empty or has characters that a header cannot carry")
         headers["Authorization"] = f"Bearer {api_key}"
     return {
@@ -50,3 +50,10 @@ def send_options(step: Send) -> dict[str, Any]:
         "headers": {"Accept": request.accept},
         "timeout": httpx.Timeout(step.timeout, connect=min(step.timeout, CONNECT_TIMEOUT)),
     }
+
+
+def cannot_send(error: Exception, *, is_closed: bool) -> V1TError:
+    """The error for a request that httpx did not send, for another reason than the network."""
+    if is_closed:
+        return V1TError("this client is closed", hint="Make a new client, and close it when you are done.")
+    return V1TError(f"the request cannot be sent: {error or type(error).__name__}")

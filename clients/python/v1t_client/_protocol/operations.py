@@ -22,6 +22,7 @@ from v1t_client._answers.prediction import Prediction, check_same_model, concate
 from v1t_client._errors import (
     ConnectionFailed,
     DeadlineExceeded,
+    InvalidArgument,
     ModelChanged,
     NotFound,
     NotReady,
@@ -29,7 +30,9 @@ from v1t_client._errors import (
     TimedOut,
     TooLarge,
     V1TError,
+    check_count,
 )
+from v1t_client._images import image_names
 from v1t_client._protocol import replies, requests
 from v1t_client._protocol.arguments import GradientRequest, ImageRequest, NeuronFilters, PredictRequest, part_of
 from v1t_client._protocol.requests import HttpRequest
@@ -79,18 +82,21 @@ class Operations:
         self, request: PredictRequest, *, retry: Retry | None = None, statuses: frozenset[int] = RETRIED_STATUSES
     ) -> Flow[Prediction]:
         http_request, n_images = requests.build_predict(request)
+        names = image_names(request.image)
         call = (retry or self._retry).begin()
 
         def attempt() -> Flow[Prediction]:
             response = yield from self._exchange(http_request, call, statuses)
-            return (yield from self._with_neuron_ids(replies.read_prediction(response, request, n_images), call))
+            prediction = replies.read_prediction(response, request, n_images)
+            return _named((yield from self._with_neuron_ids(prediction, call)), names)
 
         return (yield from _repeat_if_model_changed(attempt))
 
     def predict_mice(self, mice: Sequence[str] | Literal["*"], request: PredictRequest) -> Flow[dict[str, Prediction]]:
         """One request, or one per mouse where an older server refuses requests for several mice."""
         http_request, n_images = requests.build_predict_mice(mice, request)
-        names = None if mice == "*" else list(mice)
+        names = None if isinstance(mice, str) else list(mice)
+        files = image_names(request.image)
         call = self._retry.begin()
 
         def attempt() -> Flow[dict[str, Prediction]]:
@@ -100,7 +106,7 @@ class Operations:
                 return (yield from self._predict_each_mouse(names, request, refusal, call))
             predictions = {}
             for prediction in replies.read_predictions(response, request, n_images, mice=names):
-                predictions[prediction.mouse] = yield from self._with_neuron_ids(prediction, call)
+                predictions[prediction.mouse] = _named((yield from self._with_neuron_ids(prediction, call)), files)
             return predictions
 
         return (yield from _repeat_if_model_changed(attempt))
@@ -164,6 +170,7 @@ class Operations:
     def _neurons(self, mouse: str, filters: NeuronFilters, call: Retry) -> Flow[NeuronTable]:
         pages: list[NeuronTable] = []
         start = filters.get("offset") or 0
+        check_count("offset", start, least=0)
         while True:
             filters["offset"] = start or None
             request = requests.build_neurons(mouse, **filters)
@@ -193,6 +200,8 @@ class Operations:
 
     def wait_until_ready(self, timeout: float) -> Flow[None]:
         """Polls until the server is ready, also while nothing answers at the URL yet."""
+        if not (isinstance(timeout, (int, float)) and timeout >= 0):
+            raise InvalidArgument("timeout is not a duration", got=repr(timeout), expected="seconds, 0 or more")
         started = self._retry.clock()
         pause = 0.1
         while True:
@@ -295,6 +304,11 @@ class Operations:
             f"no answer from {self._url}: {reason}{tried}",
             hint="Is the server running? `make serve` starts one; another URL: Client(url), --url or V1T_URL.",
         )
+
+
+def _named(prediction: Prediction, names: tuple[str, ...]) -> Prediction:
+    """The prediction with the file names of its images; one file of several images names none of them."""
+    return replace(prediction, images=names) if len(names) == len(prediction) else prediction
 
 
 def _repeat_if_model_changed(attempt: Callable[[], Flow[T]]) -> Flow[T]:

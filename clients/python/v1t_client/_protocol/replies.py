@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import httpx
 import numpy as np
@@ -17,9 +18,10 @@ import numpy.typing as npt
 
 from v1t_client._answers.attention import Attention
 from v1t_client._answers.gradient import BEHAVIOR_NAMES, Gradient
-from v1t_client._answers.mice import Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.mice import BehaviorState, Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, Prediction
-from v1t_client._errors import ReplyInvalid, ServerError, server_error_class
+from v1t_client._errors import ReplyInvalid, ServerError, V1TError, server_error_class
 from v1t_client._protocol.arguments import GradientRequest, ImageRequest, PredictRequest
 from v1t_client._protocol.requests import NPY
 
@@ -41,8 +43,25 @@ REPLY_HEADER = "V1T-Reply"
 _OTHER_PROGRAM = "Is this the URL of a v1t server, of the same major version as this client?"
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
+def _reader(read: Callable[P, T]) -> Callable[P, T]:
+    """Any failure of reading a reply is a ReplyInvalid."""
+
+    @functools.wraps(read)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except V1TError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise _invalid(f"it cannot be read: {error}", None, None) from error
+
+    return checked
+
+
+@_reader
 def read_refusal(response: httpx.Response) -> ServerError:
     """The error for a reply with another status than 200, whether the server or a proxy sent it."""
     status = response.status_code
@@ -70,10 +89,11 @@ def refusal_of(
     error: Mapping[str, Any], *, status: int, request_id: str | None, retry_after: float | None
 ) -> ServerError:
     """The exception for the `error` object of the HTTP contract."""
-    return server_error_class(status)(
+    code = str(error.get("code") or f"http_{status}")
+    return server_error_class(status, code)(
         str(error.get("message") or f"HTTP {status}"),
         status=status,
-        code=str(error.get("code") or f"http_{status}"),
+        code=code,
         got=error.get("got"),
         expected=error.get("expected"),
         hint=error.get("hint"),
@@ -82,6 +102,7 @@ def refusal_of(
     )
 
 
+@_reader
 def read_prediction(response: httpx.Response, request: PredictRequest, n_images: int | None) -> Prediction:
     """A binary `/predict` reply. Its `neuron_ids` are empty if neither the request nor the reply names the neurons.
 
@@ -93,6 +114,7 @@ def read_prediction(response: httpx.Response, request: PredictRequest, n_images:
     return _prediction(response, reply, array, request, n_images)
 
 
+@_reader
 def read_predictions(
     response: httpx.Response, request: PredictRequest, n_images: int | None, *, mice: Sequence[str] | None
 ) -> list[Prediction]:
@@ -130,6 +152,7 @@ def _prediction(
     )
 
 
+@_reader
 def read_gradient(response: httpx.Response, request: GradientRequest, n_images: int | None) -> Gradient:
     """A binary `/gradient` reply; see `read_prediction`."""
     reply = _header(response)
@@ -150,6 +173,7 @@ def read_gradient(response: httpx.Response, request: GradientRequest, n_images: 
     )
 
 
+@_reader
 def read_attention(response: httpx.Response, request: ImageRequest, n_images: int | None) -> Attention:
     """A binary `/attention` reply; see `read_prediction`."""
     reply = _header(response)
@@ -159,9 +183,14 @@ def read_attention(response: httpx.Response, request: ImageRequest, n_images: in
     return Attention(maps=maps, **_metadata(response, reply, mouse=request.mouse, got=len(maps), n_images=n_images))
 
 
-def read_metadata(response: httpx.Response, *, mouse: str) -> Prediction:
-    """The metadata of a reply, as a prediction without responses."""
-    reply = _header(response)
+@_reader
+def read_metadata(response: httpx.Response, event: Mapping[str, Any], *, mouse: str) -> Prediction:
+    """The metadata of a stream, as a prediction without responses.
+
+    Args:
+        event: the last event; what it says about the inputs holds for all images, and that of the header for none.
+    """
+    reply = {**_header(response), **{name: event[name] for name in ("state", "assumed", "notes") if name in event}}
     return Prediction(
         responses=np.empty((0, 0), dtype=np.float32),
         neuron_ids=np.empty(0, dtype=np.int64),
@@ -198,15 +227,24 @@ def _metadata(
         "mouse": answered,
         "model": _model(_field(reply, "model", dict)),
         "assumed": tuple(str(line) for line in reply.get("assumed") or ()),
+        "state": None if reply.get("state") is None else str(reply["state"]),
+        "notes": tuple(_note(note) for note in reply.get("notes") or ()),
         "request_id": reply.get("request_id") or response.headers.get("x-request-id"),
     }
 
 
+def _note(note: dict[str, Any]) -> Note:
+    about = note.get("input")
+    return Note(_field(note, "code", str), None if about is None else str(about), _field(note, "message", str))
+
+
+@_reader
 def read_mice(response: httpx.Response) -> list[Mouse]:
     """A `/mice` reply."""
     return [Mouse(**_summary(mouse)) for mouse in _field(_json(response), "mice", list)]
 
 
+@_reader
 def read_mouse(response: httpx.Response) -> MouseDetail:
     """A `/mice/{id}` reply."""
     reply = _json(response)
@@ -217,7 +255,7 @@ def read_mouse(response: httpx.Response) -> MouseDetail:
         image_channels=_channels(reply, "image_channels"),
         behavior=_channels(reply, "behavior"),
         pupil_center=_channels(reply, "pupil_center"),
-        standardized_inputs=bool(reply.get("standardized_inputs", False)),
+        states=tuple(_state(state) for state in reply.get("states") or ()),
         scores=dict(reply.get("scores") or {}),
         members=int(reply.get("members") or bundle.members),
         licence=str(reply.get("licence") or ""),
@@ -225,6 +263,7 @@ def read_mouse(response: httpx.Response) -> MouseDetail:
     )
 
 
+@_reader
 def read_neurons(response: httpx.Response) -> NeuronTable:
     """A `/mice/{id}/neurons` reply."""
     reply = _json(response)
@@ -263,6 +302,7 @@ def _summary(reply: Any) -> dict[str, Any]:
         "image_shape": shape,
         "uses": tuple(reply.get("uses") or ()),
         "simulated": bool(reply.get("simulated", False)),
+        "standardized_inputs": bool(reply.get("standardized_inputs", False)),
         "data_key": reply.get("data_key"),
     }
 
@@ -278,15 +318,26 @@ def _model(reply: dict[str, Any]) -> Model:
     )
 
 
+def _state(state: dict[str, Any]) -> BehaviorState:
+    return BehaviorState(
+        name=_field(state, "name", str),
+        definition=str(state.get("definition") or ""),
+        trials=int(state.get("trials") or 0),
+        behavior=tuple(map(float, state.get("behavior") or ())),
+        pupil_center=tuple(map(float, state.get("pupil_center") or ())),
+    )
+
+
 def _channels(reply: dict[str, Any], name: str) -> tuple[Channel, ...]:
-    known = Channel.__dataclass_fields__
-    try:
-        return tuple(
-            Channel(**{key: value for key, value in channel.items() if key in known and value is not None})
-            for channel in reply.get(name) or ()
-        )
-    except (TypeError, AttributeError) as error:
-        raise _invalid(f"{name} cannot be read: {error}", None, None) from error
+    channels = []
+    for channel in reply.get(name) or ():
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in channel.items()
+            if key in Channel.__dataclass_fields__ and value is not None
+        }
+        channels.append(Channel(**known))
+    return tuple(channels)
 
 
 def _floats(values: Sequence[float | None]) -> npt.NDArray[np.float32]:

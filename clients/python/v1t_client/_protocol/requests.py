@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -85,7 +85,7 @@ def build_predict_mice(mice: Sequence[str] | Literal["*"], request: PredictReque
                 hint="Use client.predict for one mouse.",
             )
         return _build("/predict", replace(request, mouse="*"), _MOST_MICE)
-    names = list(mice)
+    names = list(mice) if isinstance(mice, Iterable) else [mice]
     for mouse in names:
         _check_mouse(mouse)
     if not names or len(set(names)) < len(names):
@@ -111,11 +111,11 @@ def _build(path: str, request: ImageRequest, n_mice: int = 1) -> tuple[HttpReque
         if name in _NUMBERS and value is not None:
             dimensions, expected = _NUMBERS[name]
             form[name] = _numbers(name, value, dimensions=dimensions, expected=expected)
-        elif name in ("units", "resize", "model") and value is not None:
-            form[name] = value
+        elif name in ("units", "resize", "model", "state") and value is not None:
+            form[name] = _word(name, value)
         elif name == "neuron_ids" and value is not None:
             form[name] = _integers(name, value)
-        elif name == "spread" and value:
+        elif name in ("spread", "strict") and value:
             form[name] = "true"
     images, n_images = encode_images(request.image)
     most = _most_bytes(path, request, n_images or _MOST_IMAGES, n_mice)
@@ -168,7 +168,7 @@ def _mouse_path(mouse: str) -> str:
 
 
 def _check_mouse(mouse: str) -> None:
-    if not isinstance(mouse, str) or mouse in ("", ".", ".."):
+    if not isinstance(mouse, str) or mouse in ("", ".", "..") or not _is_text(mouse):
         raise InvalidArgument(
             "mouse is not a mouse id",
             got=_short(mouse),
@@ -179,12 +179,20 @@ def _check_mouse(mouse: str) -> None:
         )
 
 
-def _numbers(name: str, value: npt.ArrayLike, *, dimensions: tuple[int, ...], expected: str) -> str:
+def _word(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not _is_text(value):
+        raise InvalidArgument(f"{name} is not a word", got=_short(value), expected="a string")
+    return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be encoded: half of a surrogate pair cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _numbers(name: str, array: npt.NDArray[Any], *, dimensions: tuple[int, ...], expected: str) -> str:
     """The text of a form field: a number or a JSON list."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InvalidArgument(f"{name} is ragged", expected=expected) from error
+    value = array.tolist()
     if array.dtype.kind not in "iuf":
         raise InvalidArgument(f"{name} does not hold real numbers", got=_short(value), expected=expected)
     if array.ndim not in dimensions:
@@ -194,12 +202,9 @@ def _numbers(name: str, value: npt.ArrayLike, *, dimensions: tuple[int, ...], ex
     return json.dumps(array.tolist(), allow_nan=False)
 
 
-def _integers(name: str, value: Sequence[int] | npt.ArrayLike) -> str:
+def _integers(name: str, array: npt.NDArray[Any]) -> str:
     expected = "a list of neuron ids, integers"
-    try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f"{name} is not a list of integers", got=_short(value), expected=expected) from error
+    value = array.tolist()
     empty = array.ndim == 1 and array.size == 0  # numpy reads [] as floats; the server refuses it
     if array.ndim != 1 or not (array.dtype.kind in "iu" or empty):
         raise InvalidArgument(f"{name} is not a list of integers", got=_short(value), expected=expected)

@@ -1,4 +1,4 @@
-"""In-silico experiments on a digital twin. Needs `pip install 'v1t-client[insilico]'`.
+"""In-silico experiments on a digital twin. Needs `pip install './clients/python[insilico]'`.
 
     from v1t_client.insilico import EXPERIMENTS, open_predictor, perform
 

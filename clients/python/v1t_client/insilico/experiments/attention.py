@@ -64,6 +64,7 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
             subject.mouse.image_shape,
             behavior=None if self.trial_behavior is None else Path(self.trial_behavior),
             pupil_center=None if self.trial_pupil_center is None else Path(self.trial_pupil_center),
+            standardized=subject.mouse.standardized_inputs,
         )
         n = len(trials) if self.limit is None else min(self.limit, len(trials))
         if n < 1:
@@ -95,7 +96,7 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
         variables["shown_image"] = variable(pixels, "recording", dims=("nth", "channel", "y", "x"))
         return needed("xarray").Dataset(
             variables,
-            coords={"image": ("image", np.arange(n), {"long_name": "number of the trial"})},
+            coords={"image": _numbers_or_names(trials, n)},
             attrs=subject.attributes,
         )
 
@@ -166,6 +167,13 @@ def correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> tup
         return float("nan"), float("nan")
     found = needed("scipy.stats").pearsonr(a, b)
     return float(found.statistic), float(found.pvalue)
+
+
+def _numbers_or_names(trials: Trials, n: int) -> tuple[str, npt.NDArray[Any], dict[str, str]]:
+    """The coordinate of the images."""
+    if trials.pictures.names:
+        return "image", np.array(trials.pictures.names[:n]), {"long_name": "file name"}
+    return "image", np.arange(n), {"long_name": "number of the trial"}
 
 
 def _shown_trials(n: int, pupil: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:

@@ -33,14 +33,24 @@ def _overlays(result: Result) -> Any:
         axis.imshow(share, cmap="autumn", alpha=0.8 * share, extent=extent, vmin=0, vmax=1)
         x, y = (dataset[f"center_{name}"][trial].item() for name in "xy")
         axis.plot(
-            (x + 1) / 2 * W - 0.5, (y + 1) / 2 * H - 0.5, "+", color="deepskyblue", markersize=8, markeredgewidth=1.5
+            (x + 1) / 2 * W - 0.5,
+            (y + 1) / 2 * H - 0.5,
+            "+",
+            color="deepskyblue",
+            markersize=8,
+            markeredgewidth=1.5,
+            label="centre of mass of the attention",
         )
-        title = f"trial {trial}"
+        name = dataset["image"].values[trial]
+        title = f"trial {name}" if dataset["image"].dtype.kind == "i" else str(name)
         if "pupil_center_x" in dataset:
             gaze = [dataset[f"pupil_center_{name}"][trial].item() for name in "xy"]
             title += f", pupil ({gaze[0]:.3g}, {gaze[1]:.3g})"
         axis.set_title(title, fontsize=6, pad=2)
         axis.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=6, frameon=False)
+    figure.suptitle("attention rollout, mean of members: red to yellow, each map up to its own maximum", fontsize=7)
     return figure
 
 

@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client._answers.mice import Channel
+from v1t_client._answers.notes import Note
+from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
-from v1t_client._options import count
+from v1t_client._options import count, words
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
 from v1t_client.insilico.framework.result import Result, variable
 from v1t_client.insilico.framework.subject import Subject
-from v1t_client.insilico.stimuli.pictures import Pictures
 from v1t_client.insilico.stimuli.screen import Screen
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ examples:
         for name in (*(self.channels or ()), *(self.grid or ()), *(value.partition("=")[0] for value in self.values)):
             if name not in known:
                 raise InvalidArgument("no such behaviour channel", got=name, expected=", ".join(known))
+        varied = [value.partition("=")[0] for value in self.values]
+        if len(set(varied)) < len(varied):
+            raise InvalidArgument("the values of a channel are given twice", got=" ".join(self.values))
         if self.grid is not None and len(set(self.grid)) < 2:
             raise InvalidArgument("a grid needs two different channels", got=self.grid[0])
         if self.n_images < 1:
@@ -77,7 +81,9 @@ examples:
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         own = parser.add_argument_group("behaviour")
-        own.add_argument("--channels", nargs="+", metavar="NAME", help=f"of {', '.join((*BEHAVIOR, *GAZE))} (all used)")
+        own.add_argument(
+            "--channels", nargs="+", type=words, metavar="NAME", help=f"of {', '.join((*BEHAVIOR, *GAZE))} (all used)"
+        )
         own.add_argument(
             "--values", nargs="+", default=(), metavar="NAME=V,V", help="values to use instead of percentiles"
         )
@@ -92,7 +98,7 @@ examples:
         )
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
-        images = self._images(subject)
+        images, described = self._images(subject)
         names = self.channels or _used(subject)
         if not names:
             raise InvalidArgument(f"the responses of mouse {self.mouse!r} do not depend on behaviour in this model")
@@ -112,18 +118,20 @@ examples:
             states = [{a: x, b: y} for x in axes[a] for y in axes[b]]
             grid = _responses(subject, work, "grid", images, states).reshape(len(subject), len(axes[a]), len(axes[b]))
             variables["response_grid"] = variable(grid, "std of responses", dims=("neuron", a, b))
-        return subject.dataset(variables, coords).assign_attrs(n_images=len(images))
+        return subject.dataset(variables, coords).assign_attrs(n_images=len(images), images=described)
 
     def _given(self, name: str) -> str | None:
-        given = [text for channel, _, text in (value.partition("=") for value in self.values) if channel == name]
-        return given[-1] if given else None
+        return next((text for channel, _, text in (v.partition("=") for v in self.values) if channel == name), None)
 
-    def _images(self, subject: Subject) -> npt.NDArray[np.float32]:
+    def _images(self, subject: Subject) -> tuple[npt.NDArray[np.float32], str]:
+        """The images, and what they are."""
         if self.images is None:
-            return pink_noise(subject.screen, self.n_images, np.random.default_rng(self.seed))
-        pictures = Pictures.open(Path(self.images), subject.mouse.image_shape)
+            noise = pink_noise(subject.screen, self.n_images, np.random.default_rng(self.seed))
+            return noise, counted(len(noise), "image") + " of pink noise"
+        pictures = subject.pictures(self.images)
         chosen = np.linspace(0, len(pictures) - 1, min(self.n_images, len(pictures))).round().astype(int)
-        return pictures.read(chosen)
+        names = pictures.names or [f"{Path(self.images).name}[{i}]" for i in range(len(pictures))]
+        return pictures.read(chosen), ", ".join(names[i] for i in chosen)
 
     def figures(self, result: Result) -> dict[str, Any]:
         drawn = {"curves": _curves(result)}
@@ -157,16 +165,16 @@ def _used(subject: Subject) -> tuple[str, ...]:
 
 
 def _axis(subject: Subject, name: str, given: str | None) -> Array:
-    """The values of a channel, increasing; values outside the training range are noted in `assumed`."""
+    """The values of a channel, increasing; a note says which are outside the training range."""
     channel = subject.mouse.channel(name)
     values = _percentiles(subject, channel) if given is None else _parsed(name, given)
     low, high = channel.min, channel.max
     if low is not None and high is not None:
         outside = [f"{value:.4g}" for value in values if not low <= value <= high]
         if outside:
-            subject.assumed.append(
-                f"{name} at {', '.join(outside)} {channel.unit} is outside the training range, {low:.4g} to {high:.4g}"
-            )
+            range_ = f"{low:.4g} to {high:.4g}"
+            message = f"{name} at {', '.join(outside)} {channel.unit} is outside the training range, {range_}"
+            subject.notes.append(Note("outside_recording", name, message))
     return values
 
 
@@ -219,9 +227,8 @@ def _behavior(subject: Subject, state: dict[str, float]) -> dict[str, Any]:
     """Arguments of `predict`. Where one coordinate of the gaze varies, the other stays as it is for the subject."""
     arguments: dict[str, Any] = {name: float(value) for name, value in state.items() if name in BEHAVIOR}
     if set(state) & set(GAZE):
-        held = subject.state.get("pupil_center")
-        rest = held if held is not None else [subject.mouse.channel(name).mean or 0.0 for name in GAZE]
-        arguments["pupil_center"] = [float(state.get(name, rest[i])) for i, name in enumerate(GAZE)]
+        held = subject.held
+        arguments["pupil_center"] = [float(state.get(name, held.get(name, 0.0))) for name in GAZE]
     return arguments
 
 
@@ -232,24 +239,33 @@ def _measured(result: Result) -> list[str]:
 def _curves(result: Result) -> Any:
     """Top: responses divided by each neuron's mean, quartiles over neurons. Bottom: modulation indices."""
     data, names = result.dataset, _measured(result)
-    made = figures.figure(1.9 * len(names), 3.2)
-    axes = made.subplots(2, len(names), squeeze=False)
+    made = figures.figure(max(3.4, 1.9 * len(names)), 3.4)
+    # Each row on one scale, so that the effects of the channels can be compared by eye.
+    axes = made.subplots(2, len(names), squeeze=False, sharey="row")
+    largest = max(float(np.abs(data[f"modulation_{name}"]).max()) for name in names)
+    bins = np.linspace(-max(largest, 1e-3), max(largest, 1e-3), 25)
     for column, name in enumerate(names):
         curve = data[f"response_{name}"].values
         relative = curve / np.maximum(curve.mean(1, keepdims=True), 1e-9)
         low, middle, high = np.percentile(relative, [25, 50, 75], axis=0)
         above, below = axes[:, column]
-        above.fill_between(data[name], low, high, color=figures.GREY, alpha=0.4, linewidth=0)
-        above.plot(data[name], middle, color=figures.INK, marker=".", linewidth=1)
+        above.fill_between(
+            data[name], low, high, color=figures.GREY, alpha=0.4, linewidth=0, label="middle half of the neurons"
+        )
+        above.plot(data[name], middle, color=figures.INK, marker=".", linewidth=1, label="median neuron")
         above.set_xlabel(f"{name.replace('_', ' ')} [{data[name].attrs['units']}]", fontsize=6)
-        below.hist(data[f"modulation_{name}"], bins=25, color=figures.GREY)
+        below.hist(data[f"modulation_{name}"], bins=bins, color=figures.GREY)
         below.axvline(0, color=figures.INK, linewidth=0.6)
-        below.axvline(float(data[f"modulation_{name}"].median()), color=figures.ACCENT, linewidth=1)
+        below.axvline(
+            float(data[f"modulation_{name}"].median()), color=figures.ACCENT, linewidth=1, label="median neuron"
+        )
         below.set_xlabel("modulation index", fontsize=6)
         for axis in (above, below):
             axis.tick_params(labelsize=5)
-    axes[0, 0].set_ylabel("response / mean", fontsize=6)
-    axes[1, 0].set_ylabel("neurons", fontsize=6)
+    axes[0, 0].set_ylabel("response / its mean over the curve", fontsize=6)
+    figures.whole_counts(axes[1, 0])
+    for axis in axes[:, 0]:
+        axis.legend(fontsize=5, frameon=False)
     return made
 
 

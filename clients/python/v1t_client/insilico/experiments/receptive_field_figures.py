@@ -9,10 +9,32 @@ import numpy as np
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.result import Result
 
-__all__ = ["centers", "maps", "sizes"]
+__all__ = ["centers", "change_of_size", "maps", "median_size", "sizes"]
 
 WORST_SIGMAS = 0.05  # share of the widest fits that the size figure omits (paper A.5)
 SHOWN = 20
+
+
+def change_of_size(half: Any, full: Any) -> float:
+    """The relative change of the median size (n,) if it were measured over half as many images."""
+    both = np.isfinite(half)
+    return float(np.median(half[both]) / np.median(full[both]) - 1) if both.any() else 0.0
+
+
+def median_size(result: Result) -> str:
+    """The median sigma over reliable neurons, in words: the only place that computes and prints it."""
+    sigma, unit = _sigmas(result)
+    data = result.dataset.isel(neuron=result.dataset["reliable"].values)
+    change = change_of_size(data["sigma_half"].values, ((data["sigma_major"] + data["sigma_minor"]) / 2).values)
+    return f"median sigma {np.median(sigma):.2f} {unit} ({change:+.0%} over half as many images)"
+
+
+def _sigmas(result: Result) -> tuple[Any, str]:
+    """The mean of both sigmas of each reliable neuron, in degrees where the screen is known, and the unit."""
+    data = result.dataset.isel(neuron=result.dataset["reliable"].values)
+    if "sigma_deg" in data:
+        return data["sigma_deg"].values, "deg"
+    return (data["sigma_major"].values + data["sigma_minor"].values) / 2, "px"
 
 
 def maps(result: Result) -> Any:
@@ -25,6 +47,7 @@ def maps(result: Result) -> Any:
     x, y = data["x"].values, data["y"].values
     pitch = float(x[1] - x[0])
     turn = np.linspace(0, 2 * np.pi, 60)
+    made.suptitle("each map on its own scale around zero; ellipse: one sigma of the fitted Gaussian", fontsize=6)
     for i, axis in enumerate(axes):
         one = chosen.isel(neuron=i)
         if not one["fitted"]:
@@ -41,20 +64,16 @@ def maps(result: Result) -> Any:
 
 def sizes(result: Result) -> Any:
     """Distribution of sigmas (Fig. 3b), without the worst 5 %."""
-    data = result.dataset.isel(neuron=result.dataset["reliable"].values)
-    made = figures.figure(3.6, 2.6)
+    made = figures.figure(3.8, 2.6)
     axis = made.add_subplot()
-    sigma = (data["sigma_major"].values + data["sigma_minor"].values) / 2
-    if "sigma_deg" in data:
-        sigma = data["sigma_deg"].values
-    unit = "deg" if "sigma_deg" in data else "px"
+    sigma, unit = _sigmas(result)
     kept = np.sort(sigma)[: int(np.ceil(len(sigma) * (1 - WORST_SIGMAS)))]
     if len(kept):
-        axis.hist(kept, bins=min(40, max(5, len(kept) // 10)), color=figures.GREY)
-        axis.axvline(np.median(kept), color=figures.ACCENT)
-        axis.set_title(f"median {np.median(kept):.2f} {unit}, {len(kept):,} neurons (widest 5 % left out)", fontsize=7)
+        figures.histogram(axis, kept, bins=min(40, max(5, len(kept) // 10)))
+        axis.axvline(np.median(sigma), color=figures.ACCENT)
+        shown = "" if len(kept) == len(sigma) else "; the widest 5 % are not shown"
+        axis.set_title(f"{median_size(result)}\n{len(sigma):,} neurons{shown}", fontsize=7)
     axis.set_xlabel(f"sigma of the fitted Gaussian [{unit}]", fontsize=8)
-    axis.set_ylabel("neurons", fontsize=8)
     axis.tick_params(labelsize=7)
     return made
 

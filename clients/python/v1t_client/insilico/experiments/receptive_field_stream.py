@@ -52,8 +52,12 @@ def server_sums(
                         progress(int(event["done"]) - seen)
                         seen = int(event["done"])
                 elif event["event"] == "part":
-                    return _read(body, int(event["n_images"])), read_metadata(reply, mouse=arguments["mouse"])
+                    return _read(body, int(event["n_images"])), read_metadata(reply, event, mouse=arguments["mouse"])
             raise ReplyInvalid("unexpected reply: the stream ended without its sums")
+        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(error, V1TError):
+                raise ReplyInvalid(f"unexpected reply: an event cannot be read: {error!r}") from error
+            raise
         except V1TError as error:
             is_temporary = getattr(error, "status", None) in RETRIED_STATUSES or isinstance(error, ConnectionFailed)
             if not is_temporary or attempt == _ATTEMPTS - 1:
@@ -83,8 +87,10 @@ def _events(client: Client, arguments: Mapping[str, Any]) -> Iterator[tuple[dict
         raise ConnectionFailed(
             f"the connection broke: {error}", hint="Is the server running? Its log may say more."
         ) from error
-    except httpx.TimeoutException as error:
-        raise ConnectionFailed("the server stopped sending", hint="Its log may say more.") from error
+    except httpx.RequestError as error:
+        raise ConnectionFailed(
+            f"the server stopped sending: {error or type(error).__name__}", hint="Its log may say more."
+        ) from error
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:

@@ -6,6 +6,10 @@ One Gaussian cannot describe a field with several lobes: the fit may settle on t
 whole field is therefore measured as well, with a Gaussian fitted to the map's energy blurred by 2 elements
 (`envelope_x`, `envelope_y`).
 
+The noise of a map makes the fitted Gaussian narrower, so sizes grow with the number of images. How much is measured by
+adding as much noise as the map has, which is what half as many images would have given, and fitting again
+(`sigma_half`).
+
 With a `Client` the server accumulates the maps (`POST /receptive_fields`); with any other predictor this module does.
 Memory does not grow with N.
 """
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import count as counted
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["ReceptiveFields", "noise_sums", "receptive_field_centers"]
 
 Array = npt.NDArray[np.float64]
+WORTH_A_NOTE = 0.02  # relative change of the median size
 RELIABLE = 6.0  # chance levels; the highest of 2,304 elements without a field is at 3.9
 ENVELOPE = 2.0  # blur of the energy, elements at 36 rows: about the distance between lobes
 BLOCK = 256  # images in one matrix product
@@ -104,7 +110,28 @@ examples:
         with work.progress(2 * len(subject), "Gaussian fits") as bar:
             fit = fit_gaussians(z, tick=bar.update)
             envelope = fit_gaussians(np.sqrt(blurred(z**2, ENVELOPE * grid[0] / 36)), tick=bar.update)
-        return self._dataset(subject, sums, maps, peak, fit, envelope, grid)
+            half = self._sigma_half(maps, chance, fit.ok & (peak > RELIABLE))
+        factor = subject.mouse.image_shape[1] // grid[0]
+        change = rf_figures.change_of_size(half, (fit.major + fit.minor) / 2)
+        if abs(change) >= WORTH_A_NOTE:
+            message = (
+                "the sizes of receptive fields depend on the number of images: over half of the "
+                f"{sums.n_images:,} they would be {abs(change):.0%} {'smaller' if change < 0 else 'larger'} (median)"
+            )
+            subject.notes.append(Note("size_depends_on_images", None, message))
+        return self._dataset(subject, sums, maps, peak, fit, envelope, grid).assign(
+            sigma_half=variable(factor * half, "px", "mean of both sigmas, as over half as many images")
+        )
+
+    def _sigma_half(self, maps: Array, chance: Array, rows: npt.NDArray[np.bool_]) -> Array:
+        """(n,) mean of both sigmas, in elements, of maps with the noise of half as many images; NaN without a fit."""
+        found = np.full(len(maps), np.nan)
+        if rows.any():
+            rng = np.random.default_rng([self.seed, self.n_images])
+            noisier = maps[rows] / chance[rows, None, None] + rng.standard_normal(maps[rows].shape)
+            fit = fit_gaussians(np.abs(noisier) / np.sqrt(2))
+            found[rows] = np.where(fit.ok, (fit.major + fit.minor) / 2, np.nan)
+        return found
 
     def _sums(self, subject: Subject, work: Work, grid: tuple[int, int]) -> NoiseSums:
         state: dict[str, Any] = NoiseSums.empty(len(subject), grid).arrays()
@@ -188,10 +215,7 @@ examples:
             f"receptive field over {counted(n_images, 'image')}; {n_failed:,} without a fit are marked in the table"
         ]
         if reliable.any():
-            chosen = data.isel(neuron=reliable)
-            sigma = (chosen["sigma_major"] + chosen["sigma_minor"]).median() / 2
-            degrees = f" ({float(chosen['sigma_deg'].median()):.1f} deg)" if "sigma_deg" in chosen else ""
-            lines.append(f"median sigma {float(sigma):.1f} px{degrees}")
+            lines.append(rf_figures.median_size(result))
         return "\n".join(lines)
 
 

@@ -63,9 +63,9 @@ examples:
         )
 
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
-        pictures = Pictures.open(Path(self.images), subject.mouse.image_shape)
+        pictures = subject.pictures(self.images)
         n, total, top = len(subject), len(pictures), min(self.top, len(pictures))
-        names = _names(pictures)
+        names = pictures.names
         listed = hashlib.sha256("\n".join(names).encode()).hexdigest() if names else str(total)
         best, worst = TopImages.empty(n, top), TopImages.empty(n, top)
         state: dict[str, Any] = {
@@ -97,11 +97,12 @@ examples:
             "mean_response": variable(mean, "std of responses"),
             "std_response": variable(np.sqrt(np.maximum(squares / total - mean**2, 0)), "std of responses"),
         }
+        coords = {"rank": variable(np.arange(1, top + 1), "1", dims="rank")}
         if names:
-            variables["file"] = ("image", np.array(names), {"long_name": "file name of each image"})
-        return subject.dataset(variables, {"rank": variable(np.arange(1, top + 1), "1", dims="rank")}).assign_attrs(
-            n_images=total
-        )
+            files = np.array(names)
+            variables["top_file"] = variable(files[best.index[:, 0]], "", "file name of the best image")
+            coords["image"] = ("image", files, {"long_name": "file name of each image; best_image counts these"})
+        return subject.dataset(variables, coords).assign_attrs(n_images=total)
 
     def figures(self, result: Result) -> dict[str, Any]:
         return {"images": _figure(result, self.images)}
@@ -115,10 +116,6 @@ examples:
         )
 
 
-def _names(pictures: Pictures) -> list[str]:
-    return [path.name for path in pictures.source] if isinstance(pictures.source, list) else []
-
-
 def _figure(result: Result, images: str) -> Any:
     """The best and worst images of the neurons whose best image stands out most."""
     data = result.dataset
@@ -126,6 +123,7 @@ def _figure(result: Result, images: str) -> Any:
     rows = np.argsort(-out.values, kind="stable")[:SHOWN]
     channels, height, width = result.receipt.screen["image_shape"]
     pictures = Pictures.open(Path(images), (channels, height, width))
+    files = result.dataset["image"].values if "image" in result.dataset.coords else None
     shown = min(IMAGES_SHOWN, data.sizes["rank"])
     made, axes = figures.axes_grid(len(rows) * 2 * shown, columns=2 * shown, size=(0.95, 0.95 * height / width + 0.2))
     for i, row in enumerate(rows):
@@ -138,6 +136,12 @@ def _figure(result: Result, images: str) -> Any:
             axis.set_xticks([])
             axis.set_yticks([])
             name = f"{int(one['neuron'])}: " if j == 0 else ""
-            axis.set_title(f"{name}{response:.1f}", fontsize=5, pad=2)
-    made.suptitle("best (left) and worst (right) images, with responses", fontsize=7)
+            file = "" if files is None else f" {_short(str(files[numbers[j]]))}"
+            axis.set_title(f"{name}{response:.1f}{file}", fontsize=4, pad=2)
+    n = f"{shown} best (left) and {shown} worst (right) images" if shown > 1 else "the best (left) and the worst image"
+    made.suptitle(f"{n} of a neuron in each row, with its response [std]", fontsize=7)
     return made
+
+
+def _short(name: str, longest: int = 14) -> str:
+    return name if len(name) <= longest else f"...{name[3 - longest :]}"

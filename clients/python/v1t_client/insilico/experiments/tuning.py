@@ -137,7 +137,8 @@ examples:
         unit = data["frequency"].attrs["units"]
         lines = [
             f"{int(tuned.sum()):,} of {counted(len(tuned), 'neuron')} {'is' if len(tuned) == 1 else 'are'} tuned to "
-            f"orientation (p < 0.01); median OSI {float(data['osi'].median()):.2f}",
+            f"orientation (p < 0.01), without {int(np.isfinite(data['second_orientation']).sum()):,} that have two "
+            f"peaks; median OSI {float(data['osi'].median()):.2f}",
             f"median preferred frequency {float(data['preferred_frequency'].median()):.3g} {unit}, c50 "
             f"{float(data['c50'].where(data['contrast_ok']).median()):.2f}",
         ]
@@ -287,13 +288,18 @@ def _full_field(
     level = at_best.mean(1)
     # Where the fit failed, the vector sum or the best frequency shown is used; `*_ok` marks those neurons.
     vector = curves.preferred_angle(by_orientation, gratings.orientations)
-    preferred = np.where(orientation.ok, orientation.values[:, 0], vector)
+    highest, second = curves.orientation_peaks(by_orientation, gratings.orientations)
+    two_peaks = np.isfinite(second)
+    preferred = np.where(two_peaks, highest, np.where(orientation.ok, orientation.values[:, 0], vector))
     best_frequency = np.where(frequency.ok, frequency.values[:, 0], gratings.frequencies[chosen[1]])
     unit = f"cycles/{gratings.subject.screen.unit}"
     variables: dict[str, Any] = {
         "response": variable(mean, "std of responses", "mean over phases", dims=("neuron", "orientation", "frequency")),
         "contrast_response": variable(by_contrast, "std of responses", dims=("neuron", "contrast")),
-        "preferred_orientation": variable(preferred, "deg", "direction in which the wave runs, from x towards y"),
+        "preferred_orientation": variable(
+            preferred, "deg", "direction in which the wave runs, from x towards y; of two peaks, the higher one"
+        ),
+        "second_orientation": variable(second, "deg", "of a second peak; NaN: the curve has one peak"),
         "osi": variable(curves.orientation_selectivity(by_orientation, gratings.orientations), "1"),
         "osi_p": variable(p, "1", f"of {SHUFFLES} shuffles of the images"),
         "dsi": variable(
@@ -303,7 +309,9 @@ def _full_field(
         ),
         "kappa": variable(orientation.values[:, 1], "1", "of the von Mises function"),
         "orientation_r2": variable(orientation.r2, "1"),
-        "orientation_ok": variable(orientation.ok, "1", "False: the vector sum stands in"),
+        "orientation_ok": variable(
+            orientation.ok & ~two_peaks, "1", "False: two peaks, or the vector sum stands in for a fit"
+        ),
         "preferred_frequency": variable(best_frequency, unit),
         "frequency_width": variable(frequency.values[:, 1], "octaves", "at half height"),
         "frequency_r2": variable(frequency.r2, "1"),

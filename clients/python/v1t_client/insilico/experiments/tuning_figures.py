@@ -33,12 +33,14 @@ def _orientation(result: Result) -> Any:
         best = int(one["response"].max("orientation").argmax("frequency"))
         curve = one["response"].values[:, best]
         axis.plot([*degrees, 180], [*curve, curve[0]], color=figures.INK, marker=".", markersize=3, linewidth=1)
-        axis.axvline(float(one["preferred_orientation"]), color=figures.ACCENT, linewidth=0.8)
+        for name, style in (("preferred_orientation", "-"), ("second_orientation", "--")):
+            if np.isfinite(one[name]):
+                axis.axvline(float(one[name]), color=figures.ACCENT, linewidth=0.8, linestyle=style)
         axis.set_ylim(0, None)
         axis.set_xticks([0, 90, 180])
         axis.tick_params(labelsize=5, length=2)
         axis.set_title(f"{int(one['neuron'])}  OSI {float(one['osi']):.2f}", fontsize=6, pad=2)
-    made.supxlabel("orientation [deg]", fontsize=7)
+    made.supxlabel("orientation [deg]; line: preferred, dashed: second peak", fontsize=7)
     made.supylabel("response [std]", fontsize=7)
     return made
 
@@ -47,24 +49,29 @@ def _population(result: Result) -> Any:
     data = result.dataset
     made = figures.figure(7.2, 2.2)
     axes = made.subplots(1, 4)
-    tuned = (data["osi_p"] < 0.01).values
+    tuned = ((data["osi_p"] < 0.01) & data["orientation_ok"]).values
     unit = data["frequency"].attrs["units"]
     edges = np.geomspace(data["frequency"].values[0] / 1.2, data["frequency"].values[-1] * 1.2, 13)
     panels = (
-        (data["preferred_orientation"].values[tuned], np.linspace(0, 180, 13), "preferred orientation [deg]"),
+        (
+            data["preferred_orientation"].values[tuned],
+            np.linspace(0, 180, 13),
+            "preferred orientation [deg]\n(tuned, one peak)",
+        ),
         (data["osi"].values, np.linspace(0, 1, 21), "OSI"),
         (data["preferred_frequency"].values, edges, f"preferred frequency [{unit}]"),
         (data["c50"].values[data["contrast_ok"].values], np.linspace(0, 1, 21), "c50"),
     )
     for axis, (values, bins, label) in zip(axes, panels, strict=True):
-        axis.hist(values, bins=bins, color=figures.GREY)
+        figures.histogram(axis, values, bins)
         axis.set_xlabel(label, fontsize=7)
         axis.tick_params(labelsize=6)
     axes[2].set_xscale("log")
     axes[2].minorticks_off()
     ticks = data["frequency"].values[[0, len(data["frequency"]) // 2, -1]]
     axes[2].set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-    axes[0].set_ylabel("neurons", fontsize=7)
+    for axis in axes[1:]:
+        axis.set_ylabel("")
     return made
 
 
@@ -81,6 +88,7 @@ def _sizes(result: Result) -> Any:
         axis.set_ylim(0, None)
         axis.tick_params(labelsize=5, length=2)
         axis.set_title(f"{int(one['neuron'])}  SI {float(one['suppression_index']):.2f}", fontsize=6, pad=2)
-    made.supxlabel(f"diameter [{data['diameter'].attrs['units']}]", fontsize=7)
+    lines = "line: preferred; grey: response to the blank screen"
+    made.supxlabel(f"diameter [{data['diameter'].attrs['units']}]; {lines}", fontsize=7)
     made.supylabel("response [std]", fontsize=7)
     return made

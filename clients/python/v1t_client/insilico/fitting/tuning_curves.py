@@ -26,11 +26,13 @@ __all__ = [
     "fit_orientation",
     "fit_size",
     "naka_rushton",
+    "orientation_peaks",
     "orientation_selectivity",
     "preferred_angle",
     "shuffled_selectivity",
 ]
 
+SECOND_APART, SECOND_PROMINENCE = 40.0, 1 / 3  # degrees; share of the range of the curve
 _STEPS, _DELTA = 100, 1e-5
 
 
@@ -53,6 +55,43 @@ def _selectivity(responses: Array, degrees: npt.ArrayLike, harmonic: int) -> Arr
 def preferred_angle(responses: Array, degrees: npt.ArrayLike) -> Array:
     """The orientation of the vector sum, in [0, 180)."""
     return np.degrees(np.angle(responses @ np.exp(2j * np.radians(degrees)))) / 2 % 180
+
+
+def orientation_peaks(responses: Array, degrees: npt.ArrayLike) -> tuple[Array, Array]:
+    """The orientations of the highest peak and of a second one, (N,) each in [0, 180); NaN where there is no second.
+
+    A second peak is at least SECOND_APART degrees away, and its prominence (its height above the higher of the two
+    valleys that separate it from the first) is at least SECOND_PROMINENCE of the range of the curve. A von Mises
+    function, which has one peak, must not be fitted to such a curve.
+
+    Args:
+        responses: (N, K) to orientations that are evenly spaced over 180 degrees.
+    """
+    theta = np.asarray(degrees, dtype=np.float64)
+    K = len(theta)
+    first, second = np.full(len(responses), np.nan), np.full(len(responses), np.nan)
+    for row, curve in enumerate(responses):
+        best = int(curve.argmax())
+        first[row] = _vertex(curve, best, theta)
+        span, found = curve[best] - curve.min(), 0.0
+        for k in range(K):
+            steps = (k - best) % K
+            apart = min(steps, K - steps) * 180 / K
+            if apart < SECOND_APART or not (curve[k] >= curve[k - 1] and curve[k] > curve[(k + 1) % K]):
+                continue
+            around = np.roll(curve, -best)  # the first peak is at 0, this one at `steps`
+            prominence = curve[k] - max(around[: steps + 1].min(), np.append(around[steps:], around[0]).min())
+            if prominence > max(found, SECOND_PROMINENCE * span):
+                second[row], found = _vertex(curve, k, theta), prominence
+    return first, second
+
+
+def _vertex(curve: Array, k: int, theta: Array) -> float:
+    """The top of the parabola through a highest point and its two neighbours, on the circle of 180 degrees."""
+    before, here, after = curve[k - 1], curve[k], curve[(k + 1) % len(curve)]
+    bend = before - 2 * here + after
+    shift = 0.0 if bend == 0 else 0.5 * (before - after) / bend
+    return float((theta[k] + shift * 180 / len(curve)) % 180)
 
 
 def shuffled_selectivity(responses: Array, degrees: npt.ArrayLike, *, rng: np.random.Generator, n: int = 1000) -> Array:

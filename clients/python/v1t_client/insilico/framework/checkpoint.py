@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
+from v1t_client._files import cannot_write
 
 __all__ = ["Loop", "Work", "new_folder"]
 
@@ -29,11 +30,19 @@ class Work:
     Args:
         output: the folder of the final result; None: in memory only.
         quiet: show no progress.
+        log: what an interrupted run must keep beside its arrays, as JSON values; saved with them.
+
+    Attributes:
+        log_before: the log of the run that is resumed.
     """
 
-    def __init__(self, output: Path | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, output: Path | None = None, *, quiet: bool = False, log: Callable[[], dict[str, Any]] = dict
+    ) -> None:
         self.output = output
         self.quiet = quiet
+        self.log_before: dict[str, Any] = {}
+        self._log = log
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._identity: dict[str, Any] = {}
@@ -72,6 +81,7 @@ class Work:
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             self._seconds_before = float(before.pop("seconds", 0.0))
+            self.log_before = before.pop("log", {})
             is_empty = [other.name for other in self.folder.iterdir()] == [_IDENTITY]  # refused before any work
             if before != self._identity and is_empty:
                 self._seconds_before = 0.0
@@ -100,12 +110,16 @@ class Work:
         if self.folder is None:
             return
         path = self.folder / f"{name}.npz"
-        with path.with_suffix(".tmp").open("wb") as stream:
-            np.savez(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        path.with_suffix(".tmp").replace(path)
-        self._write_identity()
+        try:
+            with path.with_suffix(".tmp").open("wb") as stream:
+                np.savez(stream, **arrays)
+                stream.flush()
+                os.fsync(stream.fileno())
+            path.with_suffix(".tmp").replace(path)
+            self._write_identity()
+        except OSError:
+            path.with_suffix(".tmp").unlink(missing_ok=True)
+            raise
 
     def progress(self, total: int, what: str, *, done: int = 0) -> Any:
         """A tqdm bar on stderr, as a context manager with `update(n)`."""
@@ -167,7 +181,7 @@ class Work:
     def _write_identity(self) -> None:
         assert self.folder is not None
         path = self.folder / _IDENTITY
-        content = {**self._identity, "seconds": round(self.seconds, 1)}
+        content = {**self._identity, "seconds": round(self.seconds, 1), "log": self._log()}
         path.with_suffix(".tmp").write_text(json.dumps(content, indent=1), encoding="utf-8")
         path.with_suffix(".tmp").replace(path)
 
@@ -208,11 +222,21 @@ class Loop:
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A temporary path for a new folder, renamed to `output` at the end: the folder appears complete or not at all."""
+    """A temporary path for a new folder, renamed to `output` at the end: the folder appears complete or not at all.
+
+    Raises:
+        InvalidArgument: it cannot be written.
+    """
     made = output.with_name(f"{output.name}.partial")
     shutil.rmtree(made, ignore_errors=True)
-    yield made
-    made.rename(output)
+    try:
+        yield made
+        made.rename(output)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise cannot_write(error, output) from error
+        raise
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from v1t_client._errors import InvalidArgument
+from v1t_client._files import cannot_write
 from v1t_client._predictor import Predictor
+from v1t_client._protocol.arguments import State
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.receipt import Receipt
 from v1t_client.insilico.framework.result import Result
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Experiment", "perform"]
 
 Self = TypeVar("Self", bound="Experiment")
-STATE = ("pupil_dilation", "pupil_dilation_derivative", "running_speed", "pupil_center")
+STATE = ("pupil_dilation", "pupil_dilation_derivative", "running_speed", "pupil_center", "state", "strict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,9 @@ class Experiment(ABC):
         monitor: geometry of the screen, for lengths in degrees; without it lengths are pixels.
         luminance: background level; the training images' mean if None.
         seed: of all random numbers.
-        pupil_dilation, ..., pupil_center: behaviour during the experiment; the training mean where None.
+        pupil_dilation, ..., pupil_center: behaviour during the experiment; where None, that of `state`.
+        state: a named state of the mouse: "median" and "mean" of the training trials, "rest", "running".
+        strict: refuse stimuli and behaviour outside what was recorded; by default a note says so.
     """
 
     name: ClassVar[str]
@@ -70,6 +74,8 @@ class Experiment(ABC):
     pupil_dilation_derivative: float | None = None
     running_speed: float | None = None
     pupil_center: tuple[float, float] | None = None
+    state: State = "median"
+    strict: bool = False
 
     @abstractmethod
     def measure(self, subject: Subject, work: Work) -> xarray.Dataset:
@@ -93,7 +99,7 @@ class Experiment(ABC):
             best=self.best,
             monitor=self.monitor,
             luminance=self.luminance,
-            state={name: getattr(self, name) for name in STATE},
+            state={name: getattr(self, name) for name in STATE if getattr(self, name) is not False},
         )
 
     def run(self, predictor: Predictor, work: Work | None = None) -> Result:
@@ -108,6 +114,9 @@ class Experiment(ABC):
             model=asdict(subject.model),
             screen=subject.screen.to_dict(),
             assumed=subject.assumed,
+            held=subject.held,
+            notes=[asdict(note) for note in subject.notes],
+            standardized_inputs=subject.mouse.standardized_inputs,
             predictor=predictor,
             command=command,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -168,17 +177,31 @@ def perform(
         where, command: for the receipt: the URL or bundle, and the command line.
 
     Raises:
-        InvalidArgument: the output exists, or there is an unfinished run of other parameters.
+        InvalidArgument: the output exists or cannot be written, or there is an unfinished run of other parameters.
     """
+    try:
+        return _perform(experiment, predictor, Path(output), force=force, quiet=quiet, where=where, command=command)
+    except OSError as error:
+        raise cannot_write(error, output, "Finished work is kept: make room and run the same command again.") from error
+
+
+def _perform(
+    experiment: Experiment, predictor: Predictor, output: Path, *, force: bool, quiet: bool, where: str, command: str
+) -> Result:
     subject = experiment.subject(predictor)
-    work = Work(Path(output), quiet=quiet)
+    work = Work(output, quiet=quiet, log=subject.log)
     identity = {"experiment": experiment.name, "parameters": experiment.to_dict(), "model_hash": subject.model.hash}
-    work.begin(identity, force=force)
+    if work.begin(identity, force=force):
+        subject.resume(work.log_before)
     result = experiment._run(subject, work, predictor=where, command=command)
     assert work.folder is not None
     made = work.folder / "made"
     shutil.rmtree(made, ignore_errors=True)  # left by a run that was interrupted while writing
-    result.write(made, experiment.figures(result))
+    try:
+        result.write(made, experiment.figures(result))
+    except OSError:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
     work.finish(made)
     return result
 

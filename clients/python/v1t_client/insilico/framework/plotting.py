@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from v1t_client._extras import needed
 
-__all__ = ["axes_grid", "figure", "map_grid"]
+__all__ = ["add_footer", "axes_grid", "figure", "histogram", "map_grid", "whole_counts"]
 
-INK, ACCENT, GREY = "#24292f", "#c2410c", "#9aa1a9"
+INK, ACCENT, GREY, FAINT = "#24292f", "#c2410c", "#9aa1a9", "#57606a"
 
 
 def figure(width: float, height: float) -> Any:
     """A figure of this size in inches, independent of pyplot."""
     return needed("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+
+
+def add_footer(made: Any, text: str) -> None:
+    """Adds small text below a figure, which becomes higher by it."""
+    width, height = made.get_size_inches()
+    lines = textwrap.wrap(text, max(30, int(26 * width)))  # characters of 5 points
+    room = (6.5 * len(lines) + 5) / 72
+    made.set_size_inches(width, height + room)
+    if made.get_layout_engine() is None:
+        made.set_layout_engine("constrained")
+    made.get_layout_engine().set(rect=(0, room / (height + room), 1, height / (height + room)))
+    made.text(0.04 / width, 0.03 / height, "\n".join(lines), fontsize=5, color=FAINT, va="bottom", linespacing=1.25)
+
+
+def whole_counts(axis: Any, what: str = "neurons") -> None:
+    """Labels the y axis with a count, whose ticks are whole numbers."""
+    axis.yaxis.set_major_locator(needed("matplotlib.ticker").MaxNLocator(nbins=5, integer=True))
+    axis.set_ylabel(what, fontsize=7)
+
+
+def histogram(axis: Any, values: Any, bins: Any) -> None:
+    """How many neurons have which value."""
+    axis.hist(values, bins=bins, color=GREY)
+    whole_counts(axis)
 
 
 def axes_grid(n: int, *, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from v1t_client._answers.notes import Note
 from v1t_client._errors import InvalidArgument
 from v1t_client._version import __version__
 
@@ -39,6 +40,9 @@ class Receipt:
         screen: image size, luminance, unit, and the conversion from degrees to pixels.
         model: name, hash, members, simulated, notice of the bundle.
         assumed: what the server filled in, without repetitions.
+        held: what behaviour and gaze were held at, by channel, unless the experiment varied it; as far as it is known.
+        notes: what the server said about the inputs, such as that they are outside what was recorded.
+        standardized_inputs: True if the mouse takes standardised inputs.
         predictor: URL, or folder of the bundle.
         command: the command line, if there was one.
         versions: of Python and packages.
@@ -50,6 +54,9 @@ class Receipt:
     model: dict[str, Any]
     screen: dict[str, Any] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
+    held: dict[str, float] = field(default_factory=dict)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    standardized_inputs: bool = False
     predictor: str = ""
     command: str = ""
     versions: dict[str, str] = field(default_factory=versions)
@@ -58,6 +65,15 @@ class Receipt:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    def lines(self) -> list[str]:
+        """What the terminal shows: whether it is simulated, what was assumed, and notes."""
+        kind, notice = "simulated" if self.model.get("simulated") else "notice", self.model.get("notice")
+        return [
+            *([f"{kind}: {notice}"] if notice else []),
+            *(f"assumed: {line}" for line in self.assumed),
+            *(f"note: {Note(**note)}" for note in self.notes),
+        ]
 
     @classmethod
     def from_json(cls, text: str) -> Receipt:
@@ -68,8 +84,11 @@ class Receipt:
         """
         try:
             content = json.loads(text)
-            return cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
-        except (ValueError, TypeError) as error:
+            receipt = cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
+            if "mouse" in receipt.parameters:  # receipts from before named states: the server filled in the mean
+                receipt.parameters.setdefault("state", "mean")
+            return receipt
+        except (AttributeError, ValueError, TypeError) as error:
             raise InvalidArgument(f"this is not a receipt: {error}", expected="a receipt.json of `v1t`") from error
 
     @classmethod

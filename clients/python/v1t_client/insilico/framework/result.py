@@ -11,6 +11,7 @@ import numpy as np
 
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
+from v1t_client.insilico.framework.plotting import add_footer
 from v1t_client.insilico.framework.receipt import RECEIPT, Receipt
 
 if TYPE_CHECKING:
@@ -60,11 +61,31 @@ class Result:
         parquet, arrow = needed("pyarrow.parquet"), needed("pyarrow")
         parquet.write_table(arrow.table(self.table()), folder / f"{self._row}s.parquet")
         for name, figure in figures.items():
+            add_footer(figure, self.caption())
             # Without a date, so that the same result gives the same file.
             figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
             figure.set_layout_engine("none")  # keep the layout of the PNG: computing it takes most of the time
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         (folder / RECEIPT).write_text(self.receipt.to_json(), encoding="utf-8")
+
+    def caption(self) -> str:
+        """What a figure must say wherever it is pasted: mouse, model, what was held fixed, whether it is simulated."""
+        model, attributes = self.receipt.model, self.dataset.attrs
+        version = f"@{model['version']}" if model.get("version") else ""
+        parts = [
+            f"mouse {attributes.get('mouse', '?')}, model {model.get('name')}{version} {str(model.get('hash'))[:12]}"
+        ]
+        if model.get("simulated"):
+            parts.insert(0, "SIMULATED: no animal was recorded")
+        if attributes.get("state"):
+            held = f": {attributes['held']}" if attributes.get("held") else ""
+            parts.append(f"behaviour, where it is not varied, held at the state '{attributes['state']}'{held}")
+        if attributes.get("standardized_inputs"):
+            parts.append("standardised inputs")
+        outside = sorted({str(note["input"]) for note in self.receipt.notes if note["code"] == "outside_recording"})
+        if outside:
+            parts.append(f"outside what was recorded: {', '.join(outside)}")
+        return "; ".join(parts)
 
     @classmethod
     def load(cls, folder: Path | str) -> Result:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import numpy.typing as npt
 from v1t_client._answers.attention import Attention
 from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import MouseDetail, NeuronTable
+from v1t_client._answers.notes import Note, merged
 from v1t_client._answers.prediction import Model, Prediction
 from v1t_client._errors import InvalidArgument, ReplyInvalid
 from v1t_client._extras import needed
 from v1t_client._predictor import Predictor
 from v1t_client.insilico.stimuli.monitor import Monitor
+from v1t_client.insilico.stimuli.pictures import Pictures
 from v1t_client.insilico.stimuli.screen import Screen
 
 if TYPE_CHECKING:
@@ -36,9 +39,10 @@ class Subject:
         mouse: image size, statistics, bundle.
         neurons: the chosen neurons, in the order of the responses.
         screen: draws stimuli for this mouse.
-        state: behaviour by name, as arguments of `predict`; the training mean for what is not in it.
+        state: arguments of `predict`: behaviour by name, and the named state for what is not in it.
         all_neurons: True if `neurons` are all neurons of the mouse, in its order.
         assumed: what the predictor filled in, without repetitions.
+        notes: what it said about the inputs, without repetitions.
     """
 
     predictor: Predictor
@@ -48,6 +52,7 @@ class Subject:
     state: Mapping[str, Any]
     all_neurons: bool = False
     assumed: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -67,11 +72,14 @@ class Subject:
         Args:
             neuron_ids: which neurons; all by default.
             best: instead of ids, the number of neurons with the best test scores.
+            state: see the attribute; None is left out.
 
         Raises:
-            InvalidArgument: a neuron does not exist, or no test scores are known.
+            InvalidArgument: a neuron does not exist, no test scores are known, or the mouse has no such state.
         """
         detail = predictor.mouse(mouse, model=model)
+        if state is not None and state.get("state") is not None:
+            detail.state_values(state["state"])  # refused before any work
         neurons = predictor.neurons(mouse, model=detail.model)
         if neuron_ids is not None and best is not None:
             raise InvalidArgument("neurons are chosen in two ways", got="neuron_ids and best", expected="one of them")
@@ -96,8 +104,19 @@ class Subject:
     def __len__(self) -> int:
         return len(self.neurons)
 
+    @property
+    def held(self) -> dict[str, float]:
+        """What each channel of behaviour and gaze is held at, unless an experiment varies it; as far as it is known."""
+        values = self.mouse.state_values(self.state.get("state", "median"))
+        for name, value in self.state.items():
+            if name == "pupil_center":
+                values |= {channel.name: float(x) for channel, x in zip(self.mouse.pupil_center, value, strict=True)}
+            elif name not in ("state", "strict"):
+                values[name] = float(value)
+        return values
+
     def only(self, rows: npt.ArrayLike) -> Subject:
-        """The same subject with the neurons at these positions; `assumed` is shared."""
+        """The same subject with the neurons at these positions; `assumed` and `notes` are shared."""
         rows = np.atleast_1d(np.asarray(rows))
         return replace(self, neurons=self.neurons.rows(rows), all_neurons=False)
 
@@ -131,6 +150,11 @@ class Subject:
             parts.append(prediction.responses)
         return np.concatenate(parts)
 
+    def pictures(self, path: Path | str) -> Pictures:
+        """A folder or a .npy file of images for this mouse."""
+        mouse = self.mouse
+        return Pictures.open(Path(path), mouse.image_shape, standardized=mouse.standardized_inputs)
+
     def note(self, prediction: Prediction | Gradient | Attention) -> None:
         """Checks and records the metadata of a reply; for callers that use the predictor directly."""
         if prediction.model.hash != self.model.hash:
@@ -141,16 +165,35 @@ class Subject:
                 hint="Start again (--force), or choose the old bundle with --model.",
             )
         self.assumed += [line for line in prediction.assumed if line not in self.assumed]
+        self.notes[:] = merged([*self.notes, *prediction.notes])
+
+    def log(self) -> dict[str, Any]:
+        """`assumed` and `notes` as JSON values, which an interrupted run keeps."""
+        return {"assumed": self.assumed, "notes": [asdict(note) for note in self.notes]}
+
+    def resume(self, log: Mapping[str, Any]) -> None:
+        """Continues with what an interrupted run was told."""
+        self.assumed[:] = dict.fromkeys([*log.get("assumed", ()), *self.assumed])
+        self.notes[:] = merged([*(Note(**note) for note in log.get("notes", ())), *self.notes])
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The mouse and model, as attributes of a dataset."""
+        """The mouse, the model, and what was held fixed, as attributes of a dataset."""
+        units = {channel.name: channel.unit for channel in (*self.mouse.behavior, *self.mouse.pupil_center)}
         return {
             "mouse": self.mouse.mouse_id,
             "model": self.model.name,
+            "model_version": self.model.version or "",
             "model_hash": self.model.hash,
             "simulated": int(self.model.simulated),  # NetCDF attributes cannot be booleans
+            "standardized_inputs": int(self.mouse.standardized_inputs),
             "notice": self.model.notice or "",
+            "state": self.state.get("state", "median"),
+            "held": ", ".join(
+                f"{name} {value:.4g} {units.get(name, '')}".rstrip() for name, value in self.held.items()
+            ),
+            "assumed": "\n".join(self.assumed),
+            "notes": "\n".join(map(str, self.notes)),
         }
 
     def dataset(self, variables: Mapping[str, Any], coords: Mapping[str, Any] | None = None) -> xarray.Dataset:

@@ -88,7 +88,7 @@ def make_pack(result: Result, predictor: Predictor, output: Path, options: PackO
     rows, chosen_by, scores = choose_units(dataset, options)
     units = dataset.isel(neuron=rows)
     ids = tuple(int(neuron) for neuron in units["neuron"].values)
-    state = {name: receipt.parameters.get(name) for name in STATE}
+    state = {name: receipt.parameters.get(name) for name in STATE if name != "strict"}
     subject = Subject.of(
         predictor, str(receipt.parameters["mouse"]), model=receipt.parameters.get("model"), neuron_ids=ids, state=state
     )
@@ -125,6 +125,8 @@ def make_pack(result: Result, predictor: Predictor, output: Path, options: PackO
         "image_shape": list(shown.shape[1:]),
         "chosen_by": chosen_by,
         "assumed": subject.assumed,
+        "notes": [str(note) for note in subject.notes],
+        "held": subject.held,
         "units": [
             {
                 "unit": unit,

@@ -174,7 +174,12 @@ def score_pack(folder: Path, responses: Path, *, command: str = "") -> Result:
             "confused": ("confused", ids[found]),
             "image_of": ("image_of", ids[found]),
         },
-        attrs={"mouse": pack.manifest["mouse"], "model_hash": pack.manifest["model"]["hash"]},
+        attrs={
+            "mouse": pack.manifest["mouse"],
+            "model": pack.manifest["model"]["name"],
+            "model_hash": pack.manifest["model"]["hash"],
+            "simulated": int(pack.manifest["model"].get("simulated", False)),
+        },
     )
     receipt = Receipt(
         experiment="score",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import count, number
+from v1t_client._protocol.arguments import State
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
 from v1t_client.insilico.framework.result import Result, variable
@@ -65,9 +65,11 @@ examples:
   v1t mei A --best 4 --recipe quick --steps 30 --size 10 --output meis
 
 The bundle must have been exported with gradients. The search runs on a grid of 36 rows, in units of the training
-images' std. Behaviour and gaze are the training means unless they are given.
+images' std. Behaviour and gaze are the training means unless they are given (--state mean): the literature's searches
+hold them there (Walker et al. 2019), unlike the other experiments, whose default is --state median.
 """
 
+    state: State = "mean"  # of the literature's recipes
     recipe: str = "blur-norm"
     starts: int = 3
     rows: int = ROWS
@@ -116,7 +118,7 @@ images' std. Behaviour and gaze are the training means unless they are given.
                 hint=f"--neuron-ids 12,99,7 or --best 20; --best {len(subject)} searches for all.",
             )
         canvas = Canvas.of(subject.mouse, rows=self.rows)
-        pictures = None if self.natural is None else Pictures.open(Path(self.natural), canvas.shape)
+        pictures = None if self.natural is None else subject.pictures(self.natural)
         start = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 0)])
         most = ascend(subject, canvas, self.search, work, name="most", start=start)
         best, responses = _best_start(most, up=True)  # (n, C, h, w), (n,)
@@ -238,6 +240,9 @@ images' std. Behaviour and gaze are the training means unless they are given.
             top = best_baselines(subject, work, read, n_images, name=name)
             at_norm = best_in_mask(subject, canvas, self.search, read, top, masks)
             variables[f"best_{name}_index"] = variable(top.index[:, 0], "1")
+            if name == "natural" and pictures is not None and pictures.names:
+                files = np.array(pictures.names)
+                variables["best_natural_file"] = variable(files[top.index[:, 0]], "", "file name of that image")
             for key, best, how in (
                 (name, top.responses[:, 0], "at its own contrast"),
                 (f"{name}_in_mask", at_norm, "cut to the mask, at the search's norm"),

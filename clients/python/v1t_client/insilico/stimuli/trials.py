@@ -37,6 +37,7 @@ class Trials:
         *,
         behavior: Path | None = None,
         pupil_center: Path | None = None,
+        standardized: bool = False,
     ) -> Trials:
         """Reads trials.
 
@@ -44,6 +45,7 @@ class Trials:
             images: a .npy file of (B, C, H, W) or (B, H, W); a folder of image files; or a folder with images.npy and,
                 optionally, behavior.npy and pupil_center.npy.
             behavior: a .npy file of (B, 3): pupil dilation, its derivative, running speed. pupil_center: of (B, 2).
+            standardized: the mouse takes standardised images.
 
         Raises:
             InvalidArgument: an array cannot be read or has another shape.
@@ -53,7 +55,7 @@ class Trials:
             behavior = behavior or (beside["behavior"] if beside["behavior"].is_file() else None)
             pupil_center = pupil_center or (beside["pupil_center"] if beside["pupil_center"].is_file() else None)
             images = images / "images.npy"
-        pictures = Pictures.open(images, shape)
+        pictures = Pictures.open(images, shape, standardized=standardized)
         state: dict[str, npt.NDArray[np.float32]] = {}
         if behavior is not None:
             columns = _array(behavior, (len(pictures), len(BEHAVIOR_NAMES)))
