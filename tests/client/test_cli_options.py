@@ -93,9 +93,8 @@ def test_no_option_replaces_an_earlier_one(parser, action, capsys):
         parser.parse_args([option, *one, option, *two], seen)
     refused = f"argument {option}: given twice" in capsys.readouterr().err
     held = getattr(seen, action.dest, None)
-    assert refused or [x if isinstance(x, str) else f"{x:g}" for x in held] == [
-        part for text in (*one, *two) for part in text.split(",")
-    ]
+    expected = [part for text in (*one, *two) for part in text.split(",")]
+    assert refused or [x if isinstance(x, str) else f"{x:g}" for x in held] == expected
     once = Namespace()
     with contextlib.suppress(SystemExit):
         parser.parse_args([option, *one], once)

@@ -169,7 +169,7 @@ class GaborBank:
 
     def gradient(self, mouse: str, image: Any, *, weights: Any, neuron_ids: Any = None, **state: Any) -> Gradient:
         assert not {name for name, value in state.items() if value is not None} - {"model", "state"}
-        prediction = self.predict(mouse, image, neuron_ids=neuron_ids)
+        prediction = self.predict(mouse, image, neuron_ids=neuron_ids, state=state.get("state"))
         columns = [int(np.flatnonzero(self.ids == i)[0]) for i in prediction.neuron_ids]
         images = np.asarray(image)
         of_all = np.zeros((len(images), self.n))

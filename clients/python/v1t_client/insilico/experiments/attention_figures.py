@@ -39,7 +39,6 @@ def _overlays(result: Result) -> Any:
             color="deepskyblue",
             markersize=8,
             markeredgewidth=1.5,
-            label="centre of mass of the attention",
         )
         name = dataset["image"].values[trial]
         title = f"trial {name}" if dataset["image"].dtype.kind == "i" else str(name)
@@ -48,9 +47,8 @@ def _overlays(result: Result) -> Any:
             title += f", pupil ({gaze[0]:.3g}, {gaze[1]:.3g})"
         axis.set_title(title, fontsize=6, pad=2)
         axis.set_axis_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", fontsize=6, frameon=False)
-    figure.suptitle("attention rollout, mean of members: red to yellow, each map up to its own maximum", fontsize=7)
+    text = "attention rollout, mean of members: red to yellow up to its own maximum; blue cross: its centre of mass"
+    figure.suptitle(text, fontsize=6)
     return figure
 
 

@@ -243,7 +243,7 @@ def _curves(result: Result) -> Any:
     # Each row on one scale, so that the effects of the channels can be compared by eye.
     axes = made.subplots(2, len(names), squeeze=False, sharey="row")
     largest = max(float(np.abs(data[f"modulation_{name}"]).max()) for name in names)
-    bins = np.linspace(-max(largest, 1e-3), max(largest, 1e-3), 25)
+    bins = np.linspace(-max(largest, 1e-3), max(largest, 1e-3), 26)  # 0 is in the middle of a bin
     for column, name in enumerate(names):
         curve = data[f"response_{name}"].values
         relative = curve / np.maximum(curve.mean(1, keepdims=True), 1e-9)
@@ -253,16 +253,16 @@ def _curves(result: Result) -> Any:
             data[name], low, high, color=figures.GREY, alpha=0.4, linewidth=0, label="middle half of the neurons"
         )
         above.plot(data[name], middle, color=figures.INK, marker=".", linewidth=1, label="median neuron")
-        above.set_xlabel(f"{name.replace('_', ' ')} [{data[name].attrs['units']}]", fontsize=6)
+        above.set_xlabel(f"{name.replace('_', ' ')} [{data[name].attrs['units']}]", fontsize=5.5)
         below.hist(data[f"modulation_{name}"], bins=bins, color=figures.GREY)
         below.axvline(0, color=figures.INK, linewidth=0.6)
         below.axvline(
             float(data[f"modulation_{name}"].median()), color=figures.ACCENT, linewidth=1, label="median neuron"
         )
-        below.set_xlabel("modulation index", fontsize=6)
+        below.set_xlabel("modulation index", fontsize=5.5)
         for axis in (above, below):
             axis.tick_params(labelsize=5)
-    axes[0, 0].set_ylabel("response / its mean over the curve", fontsize=6)
+    axes[0, 0].set_ylabel("response / mean", fontsize=5.5)
     figures.whole_counts(axes[1, 0])
     for axis in axes[:, 0]:
         axis.legend(fontsize=5, frameon=False)
@@ -276,9 +276,9 @@ def _grid(result: Result, grid: tuple[str, str]) -> Any:
     made = figures.figure(3.4, 2.6)
     axis = made.add_subplot()
     image = axis.imshow(relative, origin="lower", aspect="auto", cmap="viridis")
-    axis.set_yticks(range(len(data[grid[0]])), [f"{value:.3g}" for value in data[grid[0]].values], fontsize=6)
-    axis.set_xticks(range(len(data[grid[1]])), [f"{value:.3g}" for value in data[grid[1]].values], fontsize=6)
+    axis.set_yticks(range(len(data[grid[0]])), [f"{value:.3g}" for value in data[grid[0]].values], fontsize=5.5)
+    axis.set_xticks(range(len(data[grid[1]])), [f"{value:.3g}" for value in data[grid[1]].values], fontsize=5.5)
     axis.set_ylabel(f"{grid[0].replace('_', ' ')} [{data[grid[0]].attrs['units']}]", fontsize=7)
     axis.set_xlabel(f"{grid[1].replace('_', ' ')} [{data[grid[1]].attrs['units']}]", fontsize=7)
-    made.colorbar(image).set_label("response / mean, median neuron", fontsize=6)
+    made.colorbar(image).set_label("response / mean, median neuron", fontsize=5.5)
     return made

@@ -96,7 +96,7 @@ def centers(result: Result) -> Any:
     axis.set_ylim(height - 0.5, -0.5)
     axis.set_aspect("equal")
     axis.set_title(f"receptive field centres, {len(data['neuron']):,} reliable neurons", fontsize=8)
-    axis.set_xlabel("px", fontsize=8)
-    axis.set_ylabel("px", fontsize=8)
+    axis.set_xlabel("x [px]", fontsize=8)
+    axis.set_ylabel("y [px]", fontsize=8)
     axis.tick_params(labelsize=7)
     return made

@@ -23,9 +23,15 @@ def draw(result: Result) -> dict[str, Any]:
 
 
 def _orientation(result: Result) -> Any:
-    """The neurons with the highest OSI: response by orientation at the best frequency, over one period."""
+    """Response by orientation at the best frequency, over one period, of the neurons with the highest OSI.
+
+    The last row is of neurons with two peaks, whose OSI is low, if there are any.
+    """
     data = result.dataset
-    rows = np.argsort(-data["osi"].values, kind="stable")[:SHOWN]
+    order = np.argsort(-data["osi"].values, kind="stable")
+    is_double = np.isfinite(data["second_orientation"].values[order])
+    doubles = order[is_double][:5]
+    rows = [*order[~is_double][: SHOWN - len(doubles)], *doubles]
     made, axes = figures.axes_grid(len(rows), columns=5, size=(1.5, 1.15))
     degrees = data["orientation"].values
     for axis, row in zip(axes, rows, strict=True):
@@ -39,9 +45,9 @@ def _orientation(result: Result) -> Any:
         axis.set_ylim(0, None)
         axis.set_xticks([0, 90, 180])
         axis.tick_params(labelsize=5, length=2)
-        axis.set_title(f"{int(one['neuron'])}  OSI {float(one['osi']):.2f}", fontsize=6, pad=2)
-    made.supxlabel("orientation [deg]; line: preferred, dashed: second peak", fontsize=7)
-    made.supylabel("response [std]", fontsize=7)
+        peaks = ", two peaks" if np.isfinite(one["second_orientation"]) else ""
+        axis.set_title(f"{int(one['neuron'])}  OSI {float(one['osi']):.2f}{peaks}", fontsize=6, pad=2)
+    figures.common_labels(made, "orientation [deg]; line: preferred, dashed: second peak", "response [std]")
     return made
 
 
@@ -89,6 +95,5 @@ def _sizes(result: Result) -> Any:
         axis.tick_params(labelsize=5, length=2)
         axis.set_title(f"{int(one['neuron'])}  SI {float(one['suppression_index']):.2f}", fontsize=6, pad=2)
     lines = "line: preferred; grey: response to the blank screen"
-    made.supxlabel(f"diameter [{data['diameter'].attrs['units']}]; {lines}", fontsize=7)
-    made.supylabel("response [std]", fontsize=7)
+    figures.common_labels(made, f"diameter [{data['diameter'].attrs['units']}]; {lines}", "response [std]")
     return made

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 SECOND_APART, SECOND_PROMINENCE = 40.0, 1 / 3  # degrees; share of the range of the curve
+FLAT = 0.25
 _STEPS, _DELTA = 100, 1e-5
 
 
@@ -62,7 +63,8 @@ def orientation_peaks(responses: Array, degrees: npt.ArrayLike) -> tuple[Array, 
 
     A second peak is at least SECOND_APART degrees away, and its prominence (its height above the higher of the two
     valleys that separate it from the first) is at least SECOND_PROMINENCE of the range of the curve. A von Mises
-    function, which has one peak, must not be fitted to such a curve.
+    function, which has one peak, must not be fitted to such a curve. A curve whose range is at most FLAT of its
+    maximum has no second peak.
 
     Args:
         responses: (N, K) to orientations that are evenly spaced over 180 degrees.
@@ -81,7 +83,7 @@ def orientation_peaks(responses: Array, degrees: npt.ArrayLike) -> tuple[Array, 
                 continue
             around = np.roll(curve, -best)  # the first peak is at 0, this one at `steps`
             prominence = curve[k] - max(around[: steps + 1].min(), np.append(around[steps:], around[0]).min())
-            if prominence > max(found, SECOND_PROMINENCE * span):
+            if span > FLAT * curve[best] and prominence > max(found, SECOND_PROMINENCE * span):
                 second[row], found = _vertex(curve, k, theta), prominence
     return first, second
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from v1t_client._extras import needed
 
-__all__ = ["add_footer", "axes_grid", "figure", "histogram", "map_grid", "whole_counts"]
+__all__ = ["add_footer", "axes_grid", "common_labels", "figure", "histogram", "map_grid", "whole_counts"]
 
 INK, ACCENT, GREY, FAINT = "#24292f", "#c2410c", "#9aa1a9", "#57606a"
+LABEL = 0.16  # inches, of a label of all panels
 
 
 def figure(width: float, height: float) -> Any:
@@ -23,12 +24,23 @@ def add_footer(made: Any, text: str) -> None:
     """Adds small text below a figure, which becomes higher by it."""
     width, height = made.get_size_inches()
     lines = textwrap.wrap(text, max(30, int(26 * width)))  # characters of 5 points
-    room = (6.5 * len(lines) + 5) / 72
+    footer = (6.5 * len(lines) + 5) / 72
+    room = footer + (LABEL if made.get_supxlabel() else 0)
     made.set_size_inches(width, height + room)
     if made.get_layout_engine() is None:
         made.set_layout_engine("constrained")
     made.get_layout_engine().set(rect=(0, room / (height + room), 1, height / (height + room)))
-    made.text(0.04 / width, 0.03 / height, "\n".join(lines), fontsize=5, color=FAINT, va="bottom", linespacing=1.25)
+    for label in made.texts:  # the layout places all others
+        label.set_y((label.get_position()[1] * height + footer) / (height + room))
+    made.text(
+        0.04 / width, 0.03 / (height + room), "\n".join(lines), fontsize=5, color=FAINT, va="bottom", linespacing=1.25
+    )
+
+
+def common_labels(made: Any, x: str, y: str) -> None:
+    """One label for the x axes and one for the y axes of all panels. `add_footer` makes room for the first."""
+    made.supxlabel(x, y=0, va="bottom", fontsize=7)
+    made.supylabel(y, fontsize=7)
 
 
 def whole_counts(axis: Any, what: str = "neurons") -> None:

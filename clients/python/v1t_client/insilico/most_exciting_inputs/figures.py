@@ -53,6 +53,8 @@ def _gallery(dataset: xarray.Dataset, name: str, response: str) -> Any:
             title += "".join(f", {what} {one[key].item():.2f}" for what, key in baselines if key in one)
         picture(axis, one[name].values, title)
         _outline(axis, one["mask"].values, one[name].shape)
+    compared = ", best natural image, best noise image" if name == "mei" else ""
+    figure.suptitle(f"neuron: response [std]{compared}; orange: half height of the mask", fontsize=7)
     return figure
 
 
@@ -60,6 +62,9 @@ def _diverse(dataset: xarray.Dataset) -> Any:
     dataset = dataset.isel(neuron=slice(12))
     n, k = dataset["diverse"].shape[:2]
     figure, axes = _grid(n, k + 1, dataset)
+    figure.suptitle(
+        "neuron: response [std] to its most exciting input (left), and to diverse exciting inputs", fontsize=7
+    )
     for row in range(n):
         one = dataset.isel(neuron=row)
         picture(axes[row, 0], one["mei"].values, f"{one['neuron'].item()}: {one['response'].item():.2f}")
@@ -72,6 +77,9 @@ def _surround(dataset: xarray.Dataset) -> Any:
     dataset = dataset.isel(neuron=slice(12))
     n = dataset.sizes["neuron"]
     figure, axes = _grid(n, 3, dataset)
+    figure.suptitle(
+        "neuron: response [std], to the most exciting input and with a surround added to its centre", fontsize=7
+    )
     for row in range(n):
         one = dataset.isel(neuron=row)
         title = f"{one['neuron'].item()}: {one['response'].item():.2f}, center {one['center_response'].item():.2f}"
@@ -90,7 +98,9 @@ def _traces(dataset: xarray.Dataset) -> Any:
     for row in trace / best[:, None, None]:
         axes.plot(row.T, color="0.2", alpha=0.3, linewidth=0.6)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(needed("matplotlib.ticker").MaxNLocator(integer=True))
     axes.set_ylabel("response / best start's last")
+    axes.set_title("one line per neuron and start", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
