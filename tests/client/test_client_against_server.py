@@ -57,6 +57,9 @@ class FormulaEngine:
         n_inputs = int(np.prod(SHAPE)) + 5
         self.weights = {mouse: rng.normal(0, 1, (n, n_inputs)) for mouse, n in N_NEURONS.items()}
 
+    def warm_up(self) -> None:
+        """There is nothing to load."""
+
     def response(self, mouse: str, image: Any, behavior: Any, pupil_center: Any) -> np.ndarray:
         """(B, N) of all neurons."""
         inputs = [np.reshape(image, (len(image), -1)) / 255, behavior, pupil_center]
