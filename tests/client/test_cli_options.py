@@ -168,6 +168,7 @@ def test_states_and_strict_are_passed_on_and_notes_are_printed_once(server, v1t)
             "Set the environment variable V1T_API_KEY to your key; the server's operator hands out keys.",
         ),
         ("Try again in a moment; GET /readyz says when.", "Try again in a moment; `v1t ready` says when."),
+        ("Leave strict out to have it answered.", "Leave --strict out to have it answered."),
         ("Leave strict=true out, or choose state=rest.", "Leave --strict out, or choose --state rest."),
         ("client.mice() lists the ids.", "`v1t mice` lists the ids."),
         ("Choose another name, or add force.", "Choose another name, or add --force."),

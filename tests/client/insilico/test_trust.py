@@ -16,7 +16,7 @@ from support.gabor_bank import GaborBank
 from v1t_client import BehaviorState, ConnectionFailed, InvalidArgument, Model, MouseDetail, Note, Prediction
 from v1t_client.insilico import EXPERIMENTS, Receipt, Result, Subject, perform
 from v1t_client.insilico.experiments.behavior import Behavior
-from v1t_client.insilico.experiments.receptive_field_figures import median_size
+from v1t_client.insilico.experiments.receptive_field_figures import median_size, size_bias
 from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
 from v1t_client.insilico.experiments.screening import Screening
 from v1t_client.insilico.experiments.tuning import Tuning
@@ -126,27 +126,31 @@ def test_notes_of_an_interrupted_run_are_kept(tmp_path: Path) -> None:
 # What a size depends on
 
 
-def test_the_size_over_half_the_images_is_what_half_the_images_give(bank: Recorded) -> None:
-    sigma = {}
-    for n in (1500, 3000):
+def test_the_stated_bias_of_sizes_is_what_more_images_show(bank: Recorded) -> None:
+    sizes = {}
+    for n in (1500, 3000, 30_000):
         data = ReceptiveFields(mouse="BANK", n_images=n, seed=1).run(bank).dataset
         assert data["reliable"].all()
-        sigma[n] = (data["sigma_major"] + data["sigma_minor"]).values / 2
-    predicted = np.median(data["sigma_half"].values / sigma[3000])
-    measured = np.median(sigma[1500] / sigma[3000])
-    assert predicted == pytest.approx(measured, abs=0.03)
+        sizes[n] = (data["sigma_major"] + data["sigma_minor"]).values / 2
+        if n == 3000:
+            half = data["sigma_half"].values
+    assert np.median(half / sizes[3000]) == pytest.approx(np.median(sizes[1500] / sizes[3000]), abs=0.03)
+    bias, error = size_bias(half, sizes[3000])
+    left = size_bias(half, sizes[3000])[0] / np.sqrt(10)  # at 30,000 images
+    assert bias - left == pytest.approx(np.median(sizes[3000] / sizes[30_000]) - 1, abs=max(0.03, 2 * error))
 
 
 def test_a_size_that_depends_on_the_number_of_images_says_so_and_is_printed_once(bank: Recorded) -> None:
     experiment = ReceptiveFields(mouse="BANK", n_images=1500)
     result = experiment.run(bank)
     data = result.dataset
-    change = np.median(data["sigma_half"]) / np.median((data["sigma_major"] + data["sigma_minor"]) / 2) - 1
+    size = ((data["sigma_major"] + data["sigma_minor"]) / 2).values
+    bias = (np.median(data["sigma_half"] / size) - 1) / (np.sqrt(2) - 1)
     noted = [note["message"] for note in result.receipt.notes if note["code"] == "size_depends_on_images"]
-    assert len(noted) == int(abs(change) >= 0.02)
-    assert all(f"{abs(change):.0%}" in message for message in noted)
+    assert len(noted) == int(abs(bias) >= 0.02)
+    assert all(f"{abs(bias):.0%} too" in message for message in noted)
     words = median_size(result)
-    assert f"{np.median((data['sigma_major'] + data['sigma_minor']) / 2):.2f} px" in words
+    assert f"{np.median(size):.2f} px" in words
     assert words in experiment.summarize(result)
     assert words in experiment.figures(result)["sizes"].axes[0].get_title()
 

@@ -10,6 +10,7 @@ __all__ = ["on_command_line"]
 _WORDS = (
     (r"resize=(fit|fill|crop)", r"--resize \1"),
     (r"\bstrict=true\b", "--strict"),
+    (r"\b([Ll])eave strict out\b", r"\1eave --strict out"),
     (r"\bstate=(median|mean|rest|running)\b", r"--state \1"),
     (r"\bmodel: (\S)", r"--model \1"),
     (r"Name the model\.", "Name the model with --model."),

@@ -33,8 +33,10 @@ def prediction_table(prediction: Prediction, *, top: int) -> str:
     """The `top` strongest responses to each image."""
     n_images, n_neurons = prediction.responses.shape
     model = prediction.model
+    name = model.name if model.version is None else f"{model.name}@{model.version}"
     title = (
-        f"mouse {prediction.mouse}, model {model.name} {model.hash[:12]}: {count(n_images, 'image')} x "
+        f"{'SIMULATED ' if model.simulated else ''}mouse {prediction.mouse}, model {name} {model.hash[:12]}: "
+        f"{count(n_images, 'image')} x "
         f"{count(n_neurons, 'neuron')}, {prediction.units} responses"
     )
     header = ["image", "neuron", "response"] + (["spread"] if prediction.spread is not None else [])

@@ -9,24 +9,41 @@ import numpy as np
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.result import Result
 
-__all__ = ["centers", "change_of_size", "maps", "median_size", "sizes"]
+__all__ = ["centers", "described_bias", "maps", "median_size", "size_bias", "sizes"]
 
 WORST_SIGMAS = 0.05  # share of the widest fits that the size figure omits (paper A.5)
 SHOWN = 20
 
 
-def change_of_size(half: Any, full: Any) -> float:
-    """The relative change of the median size (n,) if it were measured over half as many images."""
-    both = np.isfinite(half)
-    return float(np.median(half[both]) / np.median(full[both]) - 1) if both.any() else 0.0
+def size_bias(half: Any, full: Any) -> tuple[float, float]:
+    """How much too large sizes are because of noise, relative, and its standard error: the median over neurons.
+
+    The change from half of the images to all of them is extrapolated to infinitely many, as one over the square root
+    of their number.
+
+    Args:
+        half, full: (n,) sizes with the noise of half of the images (NaN where unknown), and of all.
+    """
+    ratio = (np.asarray(half) / np.asarray(full))[np.isfinite(half)]
+    if not len(ratio):
+        return 0.0, np.inf
+    error = 1.253 * 1.483 * np.median(np.abs(ratio - np.median(ratio))) / np.sqrt(len(ratio))
+    return float((np.median(ratio) - 1) / (np.sqrt(2) - 1)), float(error / (np.sqrt(2) - 1))
 
 
 def median_size(result: Result) -> str:
     """The median sigma over reliable neurons, in words: the only place that computes and prints it."""
     sigma, unit = _sigmas(result)
     data = result.dataset.isel(neuron=result.dataset["reliable"].values)
-    change = change_of_size(data["sigma_half"].values, ((data["sigma_major"] + data["sigma_minor"]) / 2).values)
-    return f"median sigma {np.median(sigma):.2f} {unit} ({change:+.0%} over half as many images)"
+    bias, error = size_bias(data["sigma_half"].values, ((data["sigma_major"] + data["sigma_minor"]) / 2).values)
+    return f"median sigma {np.median(sigma):.2f} {unit}, {described_bias(bias, error)}"
+
+
+def described_bias(bias: float, error: float) -> str:
+    """`8% too small because of noise (standard error 3%)`."""
+    if not np.isfinite(error):
+        return "with an unknown bias by noise"
+    return f"{abs(bias):.0%} too {'small' if bias < 0 else 'large'} because of noise (standard error {error:.0%})"
 
 
 def _sigmas(result: Result) -> tuple[Any, str]:

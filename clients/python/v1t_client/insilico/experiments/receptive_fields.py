@@ -8,7 +8,7 @@ whole field is therefore measured as well, with a Gaussian fitted to the map's e
 
 The noise of a map makes the fitted Gaussian narrower, so sizes grow with the number of images. How much is measured by
 adding as much noise as the map has, which is what half as many images would have given, and fitting again
-(`sigma_half`).
+(`sigma_half`); from both sizes the bias is extrapolated.
 
 With a `Client` the server accumulates the maps (`POST /receptive_fields`); with any other predictor this module does.
 Memory does not grow with N.
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["ReceptiveFields", "noise_sums", "receptive_field_centers"]
 
 Array = npt.NDArray[np.float64]
-WORTH_A_NOTE = 0.02  # relative change of the median size
+WORTH_A_NOTE = 0.02  # relative bias of the sizes
 RELIABLE = 6.0  # chance levels; the highest of 2,304 elements without a field is at 3.9
 ENVELOPE = 2.0  # blur of the energy, elements at 36 rows: about the distance between lobes
 BLOCK = 256  # images in one matrix product
@@ -112,11 +112,11 @@ examples:
             envelope = fit_gaussians(np.sqrt(blurred(z**2, ENVELOPE * grid[0] / 36)), tick=bar.update)
             half = self._sigma_half(maps, chance, fit.ok & (peak > RELIABLE))
         factor = subject.mouse.image_shape[1] // grid[0]
-        change = rf_figures.change_of_size(half, (fit.major + fit.minor) / 2)
-        if abs(change) >= WORTH_A_NOTE:
+        bias, error = rf_figures.size_bias(half, (fit.major + fit.minor) / 2)
+        if abs(bias) >= WORTH_A_NOTE:
             message = (
-                "the sizes of receptive fields depend on the number of images: over half of the "
-                f"{sums.n_images:,} they would be {abs(change):.0%} {'smaller' if change < 0 else 'larger'} (median)"
+                f"sizes of receptive fields over {sums.n_images:,} images are "
+                f"{rf_figures.described_bias(bias, error)}; compare them with sizes over as many images only"
             )
             subject.notes.append(Note("size_depends_on_images", None, message))
         return self._dataset(subject, sums, maps, peak, fit, envelope, grid).assign(
