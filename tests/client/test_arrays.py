@@ -14,6 +14,7 @@ import torch
 from PIL import Image as PillowImage
 from support.contract_server import MEDIAN_SPEED, SHAPE, json_reply, npy_reply
 from v1t_client import AsyncClient, Client, InvalidArgument, V1TError
+from v1t_client._file_types import load_npy
 
 
 class FakeGpuTensor:
@@ -228,3 +229,44 @@ def test_a_list_of_paths_keeps_their_names(server, client, tmp_path):
     assert client.predict("A", [pixels, pixels]).images == ()
     np.save(tmp_path / "stack.npy", np.zeros((2, *SHAPE), np.uint8))
     assert client.predict("A", tmp_path / "stack.npy").images == ()
+
+
+# What a file is
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n", "run `git lfs pull`"),
+        (b"/annex/objects/SHA256E-s1--4d.png\n", "run `git annex get`"),
+        (b"\n<!DOCTYPE html><html>", "an HTML page"),
+        (b"PK\x03\x04....", "an .npz file"),
+        (b"GIF89a", "a GIF image"),
+        (b"", "an empty file"),
+        (b"12 13 14", "begins with b'12 13 14'"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named_by_its_bytes(server, client, tmp_path, content, words):
+    for name in ("image.png", "image.npy"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidArgument, match=words):
+            client.predict("A", tmp_path / name)
+        with pytest.raises(InvalidArgument, match=words):
+            client.predict_many("A", tmp_path / name)
+    for read in (load_npy, lambda path: load_npy(path, mapped=True)):
+        with pytest.raises(InvalidArgument, match=words):
+            read(tmp_path / "image.npy")
+    assert server.seen == []
+
+
+def test_a_damaged_array_is_a_v1t_error(tmp_path):
+    np.save(tmp_path / "good.npy", np.arange(12.0))
+    content = (tmp_path / "good.npy").read_bytes()
+    np.testing.assert_array_equal(load_npy(tmp_path / "good.npy"), np.arange(12.0))
+    for n in (6, 8, 20, 60, 130):
+        (tmp_path / "cut.npy").write_bytes(content[:n])
+        for mapped in (False, True):
+            with pytest.raises(V1TError):
+                load_npy(tmp_path / "cut.npy", mapped=mapped)
+    with pytest.raises(V1TError, match="No such file"):
+        load_npy(tmp_path / "none.npy")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from v1t_client._arrays import as_array, is_tensor
 from v1t_client._errors import InvalidArgument
+from v1t_client._file_types import NPY_MAGIC, described
 
 __all__ = ["Image", "ImagePart", "encode_images", "image_names"]
 
@@ -24,7 +25,7 @@ _ACCEPTED = "an array, a PNG, JPEG or .npy file (path or bytes), a PIL image, or
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "png", "image/png"),
     (b"\xff\xd8\xff", "jpg", "image/jpeg"),
-    (b"\x93NUMPY", "npy", "application/x-npy"),
+    (NPY_MAGIC, "npy", "application/x-npy"),
 )
 # Integers up to 16 bits and half floats fit float32 exactly and are smaller to send. Wider integers are sent as one of
 # these if their values fit, so that the server sees that they are integers; all others are sent as float32.
@@ -143,7 +144,9 @@ def _file(content: bytes, name: str, shown: str | None = None) -> ImagePart:
     for signature, suffix, content_type in _SIGNATURES:
         if content.startswith(signature):
             return ImagePart(f"image.{suffix}", content, content_type)
-    raise InvalidArgument(f"{name} is not a PNG, JPEG or .npy file", got=shown, expected=_ACCEPTED)
+    raise InvalidArgument(
+        f"{name} is not a PNG, JPEG or .npy file", got=f"{shown}: {described(content)}", expected=_ACCEPTED
+    )
 
 
 def _stack(images: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

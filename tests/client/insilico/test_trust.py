@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,6 +22,7 @@ from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
 from v1t_client.insilico.experiments.screening import Screening
 from v1t_client.insilico.experiments.tuning import Tuning
 from v1t_client.insilico.fitting.tuning_curves import orientation_peaks
+from v1t_client.insilico.framework.checkpoint import new_folder
 from v1t_client.insilico.framework.plotting import add_footer
 from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInputs
 from v1t_client.insilico.stimuli.pictures import Pictures
@@ -81,6 +83,8 @@ def test_the_state_is_passed_on_and_written_into_result_receipt_and_figures(bank
     }  # fmt: skip
     assert loaded.receipt.held == held
     attributes = loaded.dataset.attrs
+    table = parquet.read_schema(tmp_path / "out" / "neurons.parquet").metadata
+    assert (table[b"simulated"], table[b"state"], table[b"model"]) == (b"1", b"running", b"demo")
     assert (attributes["simulated"], attributes["state"], attributes["model_version"]) == (1, "running", "7")
     assert "running_speed 21 cm/s" in attributes["held"]
     for words in ("SIMULATED", "mouse BANK", "demo@7 cdcdcdcdcdcd", "'running'", "pupil_dilation 44 eye-camera px"):
@@ -292,6 +296,18 @@ def test_a_full_disk_is_said_and_leaves_no_result_and_the_run_resumes(
     assert not list(tmp_path.glob("out.partial/made/*")) + list(tmp_path.glob("out.partial/*.tmp"))
     perform(experiment, bank, tmp_path / "out", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_written_is_removed(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_folder(tmp_path / "pack") as made:
+            made.mkdir()
+            (made / "frames.npy").touch()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InvalidArgument, match="No space left on device"):
+        write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_search_says_that_it_holds_the_mean() -> None:

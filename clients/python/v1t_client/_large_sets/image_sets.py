@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from v1t_client._arrays import as_array, is_tensor
 from v1t_client._errors import InvalidArgument
+from v1t_client._file_types import NPY_MAGIC, described
 from v1t_client._images import Image, image_names
 
 __all__ = ["Chunk", "ImageSet", "Images", "image_files", "natural_order", "open_images"]
@@ -148,13 +149,19 @@ def _npy_file(path: Path, channels: int | None) -> ImageSet:
     """Read by position rather than memory-mapped: pages of a mapping stay resident once they were touched."""
     try:
         with path.open("rb") as stream:
+            head = stream.read(64)
+            if not head.startswith(NPY_MAGIC):
+                raise InvalidArgument("the file is not a readable .npy file", got=f"{path}: {described(head)}")
+            stream.seek(0)
             version = np.lib.format.read_magic(stream)
             readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, fortran_order, dtype = readers[version](stream)
             offset = stream.tell()
     except OSError as error:
         raise InvalidArgument(f"the file cannot be read: {error.strerror or error}", got=path) from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, SyntaxError) as error:
+        if isinstance(error, InvalidArgument):
+            raise
         raise InvalidArgument(f"the file is not a readable .npy file: {error}", got=path) from error
     if len(shape) == 3 and channels == 1:
         shape = (shape[0], 1, *shape[1:])

@@ -61,7 +61,10 @@ def _gaze(result: Result) -> Any:
         r, p = dataset[f"correlation_{name}"].item(), dataset[f"p_value_{name}"].item()
         if np.isfinite(r):
             ends = np.array([pupil.min(), pupil.max()])
-            axis.plot(ends, np.poly1d(np.polyfit(pupil, center, 1))(ends), color=ACCENT, linewidth=1)
+            axis.plot(
+                ends, np.poly1d(np.polyfit(pupil, center, 1))(ends), color=ACCENT, linewidth=1, label="fitted line"
+            )
+            axis.legend(fontsize=6, frameon=False)
         axis.set_title(f"|r| = {abs(r):.3f}, p = {p:.2g}", fontsize=8)
         axis.set_xlabel(f"pupil center {name}", fontsize=8)
         axis.set_ylabel(f"attention's center of mass {name}", fontsize=8)

@@ -116,6 +116,7 @@ def _map(result: Result) -> Any:
     made = figures.figure(6.4, 2.9)
     left, right = made.subplots(1, 2)
     dot = np.clip(2000 / len(x), 2, 14)
+    made.suptitle("each neuron has the colour of its place on the screen in both panels", fontsize=7)
     left.scatter(x, y, c=colors, s=dot, linewidth=0)
     left.invert_yaxis()
     left.set_title("receptive fields on the screen", fontsize=8)

@@ -59,7 +59,8 @@ class Result:
         needed("h5netcdf")
         dataset.to_netcdf(folder / ARRAYS, engine="h5netcdf", encoding=encoding)
         parquet, arrow = needed("pyarrow.parquet"), needed("pyarrow")
-        parquet.write_table(arrow.table(self.table()), folder / f"{self._row}s.parquet")
+        about = {str(name): str(value) for name, value in self.dataset.attrs.items()}
+        parquet.write_table(arrow.table(self.table(), metadata=about), folder / f"{self._row}s.parquet")
         for name, figure in figures.items():
             add_footer(figure, self.caption())
             # Without a date, so that the same result gives the same file.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
+from v1t_client._file_types import load_npy
 from v1t_client.insilico.framework.plotting import ACCENT, INK, axes_grid
 from v1t_client.insilico.framework.receipt import Receipt
 from v1t_client.insilico.framework.result import Result, variable
@@ -50,7 +51,7 @@ class Pack:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             with (folder / TRIALS).open(encoding="utf-8", newline="") as stream:
                 order = np.array([int(row["frame"]) for row in csv.DictReader(stream)], dtype=np.int64)
-            predictions = np.load(folder / PREDICTIONS, allow_pickle=False)
+            predictions = load_npy(folder / PREDICTIONS)
             whole = predictions.shape == (len(manifest["units"]), len(manifest["frames"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgument(
@@ -78,7 +79,7 @@ def read_responses(path: Path, pack: Pack) -> npt.NDArray[np.float64]:
     n_trials, units = len(pack.order), pack.units
     try:
         if path.suffix.lower() == ".npy":
-            table = np.load(path, allow_pickle=False).astype(np.float64)
+            table = load_npy(path).astype(np.float64)
             if table.shape != (n_trials, len(units)):
                 raise InvalidArgument(
                     "the responses do not fit the pack", got=f"{table.shape}", expected=f"{(n_trials, len(units))}"
@@ -219,7 +220,8 @@ def score_figures(result: Result) -> dict[str, Any]:
     square = "confusion" in dataset
     figure, axes = axes_grid(3 if square else 1, columns=3, size=(2.7, 2.5))
     axes[0].plot(dataset["reliability"], dataset["correlation"], ".", color=INK)
-    axes[0].plot([0, 1], [0, 1], color=ACCENT, linewidth=0.8)
+    axes[0].plot([0, 1], [0, 1], color=ACCENT, linewidth=0.8, label="equal")
+    axes[0].legend(fontsize=6, frameon=False)
     axes[0].set_xlabel("reliability", fontsize=8)
     axes[0].set_ylabel("correlation with the prediction", fontsize=8)
     axes[0].spines[["top", "right"]].set_visible(False)

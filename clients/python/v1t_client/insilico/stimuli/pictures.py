@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from v1t_client._errors import InvalidArgument, V1TError
 from v1t_client._extras import needed
+from v1t_client._file_types import described, load_npy
 from v1t_client._large_sets.image_sets import image_files
 
 __all__ = ["Pictures"]
@@ -46,10 +47,7 @@ class Pictures:
             if standardized and (pictures := [file.name for file in files if file.suffix.lower() != ".npy"]):
                 raise _not_standardized(pictures[0])
             return cls(files, shape, standardized)
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InvalidArgument(f"the images cannot be read: {error}", got=path) from error
+        array = load_npy(path, mapped=True)
         if array.ndim == 3:
             array = array[:, None]
         if array.ndim != 4 or array.shape[1:] != shape or len(array) == 0 or array.dtype.kind not in "iuf":
@@ -91,7 +89,7 @@ def _read_image(path: Path, shape: tuple[int, int, int], standardized: bool) -> 
     """(C, H, W)."""
     try:
         if path.suffix.lower() == ".npy":
-            pixels = np.load(path, allow_pickle=False)
+            pixels = load_npy(path)
         else:
             with needed("PIL.Image").open(path) as picture:
                 frames = getattr(picture, "n_frames", 1)
@@ -107,7 +105,9 @@ def _read_image(path: Path, shape: tuple[int, int, int], standardized: bool) -> 
     except V1TError:
         raise
     except (OSError, ValueError, SyntaxError) as error:  # Pillow reports some damaged files as SyntaxError
-        raise InvalidArgument(f"the image cannot be read: {error}", got=path) from error
+        with path.open("rb") as stream:
+            head = stream.read(64)
+        raise InvalidArgument(f"the image cannot be read: {error}", got=f"{path}: {described(head)}") from error
     if pixels.dtype.kind not in "iuf" or not np.isfinite(pixels).all():
         raise InvalidArgument("an image does not hold finite numbers", got=f"{path.name} of {pixels.dtype}")
     if standardized and pixels.dtype.kind in "iu":

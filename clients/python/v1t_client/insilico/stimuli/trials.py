@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from v1t_client._answers.gradient import BEHAVIOR_NAMES
 from v1t_client._errors import InvalidArgument
+from v1t_client._file_types import load_npy
 from v1t_client.insilico.stimuli.pictures import Pictures
 
 __all__ = ["Trials"]
@@ -74,10 +75,7 @@ class Trials:
 
 
 def _array(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"the array cannot be read: {error}", got=path) from error
+    array = load_npy(path)
     if array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         raise InvalidArgument(
             f"{path.name} does not fit the images",
