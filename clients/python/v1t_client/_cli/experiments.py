@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         raise
     for line in result.receipt.lines():
         print(on_command_line(line), file=sys.stderr)
+    if result.receipt.model.get("simulated"):
+        print("SIMULATED: no animal was recorded")
     print(experiment.summarize(result))
     print(f"wrote {options.output}", file=sys.stderr)
     return 0

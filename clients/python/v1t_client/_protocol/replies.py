@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import io
-import json
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,12 +16,20 @@ from v1t_client._answers.gradient import BEHAVIOR_NAMES, Gradient
 from v1t_client._answers.mice import BehaviorState, Channel, Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, Prediction
-from v1t_client._errors import ReplyInvalid, ServerError, V1TError, server_error_class
+from v1t_client._errors import ServerError, server_error_class
 from v1t_client._protocol.arguments import GradientRequest, ImageRequest, PredictRequest
-from v1t_client._protocol.requests import NPY
+from v1t_client._protocol.reply_parts import (
+    OTHER_PROGRAM,
+    field,
+    header,
+    invalid,
+    json_object,
+    npy_arrays,
+    reader,
+    retry_after,
+)
 
 __all__ = [
-    "REPLY_HEADER",
     "read_attention",
     "read_gradient",
     "read_metadata",
@@ -39,29 +42,8 @@ __all__ = [
     "refusal_of",
 ]
 
-REPLY_HEADER = "V1T-Reply"
-_OTHER_PROGRAM = "Is this the URL of a v1t server, of the same major version as this client?"
 
-T = TypeVar("T")
-P = ParamSpec("P")
-
-
-def _reader(read: Callable[P, T]) -> Callable[P, T]:
-    """Any failure of reading a reply is a ReplyInvalid."""
-
-    @functools.wraps(read)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return read(*args, **kwargs)
-        except V1TError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise _invalid(f"it cannot be read: {error}", None, None) from error
-
-    return checked
-
-
-@_reader
+@reader
 def read_refusal(response: httpx.Response) -> ServerError:
     """The error for a reply with another status than 200, whether the server or a proxy sent it."""
     status = response.status_code
@@ -72,7 +54,7 @@ def read_refusal(response: httpx.Response) -> ServerError:
     content = content if isinstance(content, dict) else {}
     error = content.get("error")
     if not isinstance(error, dict):
-        hint = f"The reply does not have the server's format. Is it from a proxy, or another program? {_OTHER_PROGRAM}"
+        hint = f"The reply does not have the server's format. Is it from a proxy, or another program? {OTHER_PROGRAM}"
         if response.is_redirect:
             hint = f"Redirects are not followed. Use the URL that it points to: {response.headers.get('location')}"
         reason = f"HTTP {status} {response.reason_phrase}".rstrip()
@@ -81,7 +63,7 @@ def read_refusal(response: httpx.Response) -> ServerError:
         error,
         status=status,
         request_id=content.get("request_id") or response.headers.get("x-request-id"),
-        retry_after=_retry_after(response.headers.get("retry-after")),
+        retry_after=retry_after(response.headers.get("retry-after")),
     )
 
 
@@ -102,33 +84,33 @@ def refusal_of(
     )
 
 
-@_reader
+@reader
 def read_prediction(response: httpx.Response, request: PredictRequest, n_images: int | None) -> Prediction:
     """A binary `/predict` reply. Its `neuron_ids` are empty if neither the request nor the reply names the neurons.
 
     Args:
         request, n_images: what the reply must match; None where the number of images is not known.
     """
-    reply = _header(response)
-    (array,) = _npy(response, 1)
+    reply = header(response)
+    (array,) = npy_arrays(response, 1)
     return _prediction(response, reply, array, request, n_images)
 
 
-@_reader
+@reader
 def read_predictions(
     response: httpx.Response, request: PredictRequest, n_images: int | None, *, mice: Sequence[str] | None
 ) -> list[Prediction]:
     """A binary `/predict` reply for several mice: those named, or all of a bundle if None."""
-    reply = _header(response)
-    described = _field(reply, "mice", list)
+    reply = header(response)
+    described = field(reply, "mice", list)
     if not all(isinstance(of_mouse, dict) for of_mouse in described):
-        raise _invalid("the mice cannot be read", None, None)
-    names = [_field(of_mouse, "mouse", str) for of_mouse in described]
+        raise invalid("the mice cannot be read", None, None)
+    names = [field(of_mouse, "mouse", str) for of_mouse in described]
     if mice is not None and names != list(mice):
-        raise _invalid("the reply is for other mice", names, list(mice))
+        raise invalid("the reply is for other mice", names, list(mice))
     return [
         _prediction(response, {**reply, **of_mouse}, array, replace(request, mouse=name, neuron_ids=None), n_images)
-        for of_mouse, array, name in zip(described, _npy(response, len(names)), names, strict=True)
+        for of_mouse, array, name in zip(described, npy_arrays(response, len(names)), names, strict=True)
     ]
 
 
@@ -141,60 +123,60 @@ def _prediction(
 ) -> Prediction:
     """From an array (B, n), or (2, B, n) with spread."""
     if array.ndim != (3 if request.spread else 2) or (request.spread and len(array) != 2):
-        raise _invalid("the array has the wrong shape", array.shape, "(2, B, n)" if request.spread else "(B, n)")
+        raise invalid("the array has the wrong shape", array.shape, "(2, B, n)" if request.spread else "(B, n)")
     responses, spread = (array[0], array[1]) if request.spread else (array, None)
     return Prediction(
         responses=responses,
         neuron_ids=_neuron_ids(reply, request, responses),
-        units=_field(reply, "units", str),
+        units=field(reply, "units", str),
         spread=spread,
         **_metadata(response, reply, mouse=request.mouse, got=len(responses), n_images=n_images),
     )
 
 
-@_reader
+@reader
 def read_gradient(response: httpx.Response, request: GradientRequest, n_images: int | None) -> Gradient:
     """A binary `/gradient` reply; see `read_prediction`."""
-    reply = _header(response)
-    image, responses, behavior, pupil_center = _npy(response, 4)
+    reply = header(response)
+    image, responses, behavior, pupil_center = npy_arrays(response, 4)
     n, K = len(responses), len(BEHAVIOR_NAMES)
     shapes = (image.shape, responses.shape, behavior.shape, pupil_center.shape)
     if (image.ndim, responses.ndim) != (4, 2) or len(image) != n or shapes[2:] != ((n, K), (n, 2)):
         expected = f"({n}, C, H, W), ({n}, n), ({n}, {K}), ({n}, 2)"
-        raise _invalid("the arrays have the wrong shapes", shapes, expected)
+        raise invalid("the arrays have the wrong shapes", shapes, expected)
     return Gradient(
         image=image,
         behavior=behavior,
         pupil_center=pupil_center,
         responses=responses,
         neuron_ids=_neuron_ids(reply, request, responses),
-        units=_field(reply, "units", str),
+        units=field(reply, "units", str),
         **_metadata(response, reply, mouse=request.mouse, got=n, n_images=n_images),
     )
 
 
-@_reader
+@reader
 def read_attention(response: httpx.Response, request: ImageRequest, n_images: int | None) -> Attention:
     """A binary `/attention` reply; see `read_prediction`."""
-    reply = _header(response)
-    (maps,) = _npy(response, 1)
+    reply = header(response)
+    (maps,) = npy_arrays(response, 1)
     if maps.ndim != 4:
-        raise _invalid("the array has the wrong shape", maps.shape, "(B, M, h, w)")
+        raise invalid("the array has the wrong shape", maps.shape, "(B, M, h, w)")
     return Attention(maps=maps, **_metadata(response, reply, mouse=request.mouse, got=len(maps), n_images=n_images))
 
 
-@_reader
+@reader
 def read_metadata(response: httpx.Response, event: Mapping[str, Any], *, mouse: str) -> Prediction:
     """The metadata of a stream, as a prediction without responses.
 
     Args:
         event: the last event; what it says about the inputs holds for all images, and that of the header for none.
     """
-    reply = {**_header(response), **{name: event[name] for name in ("state", "assumed", "notes") if name in event}}
+    reply = {**header(response), **{name: event[name] for name in ("state", "assumed", "notes") if name in event}}
     return Prediction(
         responses=np.empty((0, 0), dtype=np.float32),
         neuron_ids=np.empty(0, dtype=np.int64),
-        units=_field(reply, "units", str),
+        units=field(reply, "units", str),
         **_metadata(response, reply, mouse=mouse, got=0, n_images=None),
     )
 
@@ -206,11 +188,11 @@ def _neuron_ids(
     requested = None if request.neuron_ids is None else np.asarray(request.neuron_ids, dtype=np.int64)
     ids = requested
     if reply.get("neuron_ids") is not None:
-        ids = np.asarray(_field(reply, "neuron_ids", list), dtype=np.int64)
+        ids = np.asarray(field(reply, "neuron_ids", list), dtype=np.int64)
         if requested is not None and not np.array_equal(ids, requested):
-            raise _invalid("the reply is for other neurons than were requested", len(ids), len(requested))
+            raise invalid("the reply is for other neurons than were requested", len(ids), len(requested))
     if ids is not None and len(ids) != responses.shape[1]:
-        raise _invalid("the reply has another number of neurons", responses.shape[1], len(ids))
+        raise invalid("the reply has another number of neurons", responses.shape[1], len(ids))
     return np.empty(0, dtype=np.int64) if ids is None else ids
 
 
@@ -219,13 +201,13 @@ def _metadata(
 ) -> dict[str, Any]:
     """The fields that every answer about images has: mouse, model, assumptions and request id."""
     if n_images is not None and got != n_images:
-        raise _invalid("the reply has another number of images", got, n_images)
-    answered = _field(reply, "mouse", str)
+        raise invalid("the reply has another number of images", got, n_images)
+    answered = field(reply, "mouse", str)
     if answered != mouse:
-        raise _invalid("the reply is for another mouse", answered, mouse)
+        raise invalid("the reply is for another mouse", answered, mouse)
     return {
         "mouse": answered,
-        "model": _model(_field(reply, "model", dict)),
+        "model": _model(field(reply, "model", dict)),
         "assumed": tuple(str(line) for line in reply.get("assumed") or ()),
         "state": None if reply.get("state") is None else str(reply["state"]),
         "notes": tuple(_note(note) for note in reply.get("notes") or ()),
@@ -235,20 +217,20 @@ def _metadata(
 
 def _note(note: dict[str, Any]) -> Note:
     about = note.get("input")
-    return Note(_field(note, "code", str), None if about is None else str(about), _field(note, "message", str))
+    return Note(field(note, "code", str), None if about is None else str(about), field(note, "message", str))
 
 
-@_reader
+@reader
 def read_mice(response: httpx.Response) -> list[Mouse]:
     """A `/mice` reply."""
-    return [Mouse(**_summary(mouse)) for mouse in _field(_json(response), "mice", list)]
+    return [Mouse(**_summary(mouse)) for mouse in field(json_object(response), "mice", list)]
 
 
-@_reader
+@reader
 def read_mouse(response: httpx.Response) -> MouseDetail:
     """A `/mice/{id}` reply."""
-    reply = _json(response)
-    bundle = _model(_field(reply, "model", dict))
+    reply = json_object(response)
+    bundle = _model(field(reply, "model", dict))
     return MouseDetail(
         **_summary({**reply, "model": bundle.name}),
         bundle=bundle,
@@ -263,16 +245,16 @@ def read_mouse(response: httpx.Response) -> MouseDetail:
     )
 
 
-@_reader
+@reader
 def read_neurons(response: httpx.Response) -> NeuronTable:
     """A `/mice/{id}/neurons` reply."""
-    reply = _json(response)
-    ids = _field(reply, "neuron_ids", list)
+    reply = json_object(response)
+    ids = field(reply, "neuron_ids", list)
     coordinates = [row or (math.nan,) * 3 for row in reply.get("coordinates_um") or [None] * len(ids)]
     model = reply.get("model")
     try:
         table = NeuronTable(
-            mouse=_field(reply, "mouse", str),
+            mouse=field(reply, "mouse", str),
             model=str(model.get("name") if isinstance(model, dict) else model),
             neuron_ids=np.asarray(ids, dtype=np.int64),
             coordinates_um=np.asarray(coordinates, dtype=np.float32).reshape(-1, 3),  # (n, 3)
@@ -282,23 +264,23 @@ def read_neurons(response: httpx.Response) -> NeuronTable:
             model_hash=None if reply.get("hash") is None else str(reply["hash"]),
         )
     except (TypeError, ValueError, OverflowError) as error:
-        raise _invalid(f"the neurons cannot be read: {error}", None, None) from error
+        raise invalid(f"the neurons cannot be read: {error}", None, None) from error
     lengths = {len(ids), len(table.coordinates_um), len(table.response_std), *map(len, table.scores.values())}
     if len(lengths) > 1:
-        raise _invalid("the columns differ in length", sorted(lengths), len(ids))
+        raise invalid("the columns differ in length", sorted(lengths), len(ids))
     return table
 
 
 def _summary(reply: Any) -> dict[str, Any]:
     if not isinstance(reply, dict):
-        raise _invalid("a mouse is not an object", type(reply).__name__, "an object")
-    shape = tuple(_field(reply, "image_shape", list))
+        raise invalid("a mouse is not an object", type(reply).__name__, "an object")
+    shape = tuple(field(reply, "image_shape", list))
     if len(shape) != 3:
-        raise _invalid("image_shape has the wrong length", shape, "(C, H, W)")
+        raise invalid("image_shape has the wrong length", shape, "(C, H, W)")
     return {
-        "mouse_id": _field(reply, "mouse", str),
-        "model": _field(reply, "model", str),
-        "n_neurons": _field(reply, "n_neurons", int),
+        "mouse_id": field(reply, "mouse", str),
+        "model": field(reply, "model", str),
+        "n_neurons": field(reply, "n_neurons", int),
         "image_shape": shape,
         "uses": tuple(reply.get("uses") or ()),
         "simulated": bool(reply.get("simulated", False)),
@@ -309,8 +291,8 @@ def _summary(reply: Any) -> dict[str, Any]:
 
 def _model(reply: dict[str, Any]) -> Model:
     return Model(
-        name=_field(reply, "name", str),
-        hash=_field(reply, "hash", str),
+        name=field(reply, "name", str),
+        hash=field(reply, "hash", str),
         members=int(reply.get("members") or 1),
         simulated=bool(reply.get("simulated", False)),
         notice=reply.get("notice"),
@@ -320,7 +302,7 @@ def _model(reply: dict[str, Any]) -> Model:
 
 def _state(state: dict[str, Any]) -> BehaviorState:
     return BehaviorState(
-        name=_field(state, "name", str),
+        name=field(state, "name", str),
         definition=str(state.get("definition") or ""),
         trials=int(state.get("trials") or 0),
         behavior=tuple(map(float, state.get("behavior") or ())),
@@ -342,68 +324,3 @@ def _channels(reply: dict[str, Any], name: str) -> tuple[Channel, ...]:
 
 def _floats(values: Sequence[float | None]) -> npt.NDArray[np.float32]:
     return np.asarray([math.nan if value is None else value for value in values], dtype=np.float32)
-
-
-def _field(reply: dict[str, Any], name: str, kind: type[T]) -> T:
-    value = reply.get(name)
-    if not isinstance(value, kind):
-        raise _invalid(f"field {name!r} is missing or of another type", type(value).__name__, kind.__name__)
-    return value
-
-
-def _json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        reply = response.json()
-    except ValueError:
-        reply = None
-    if not isinstance(reply, dict):
-        raise _invalid(f"{response.request.url} did not answer with a JSON object", _kind(response), "application/json")
-    return reply
-
-
-def _header(response: httpx.Response) -> dict[str, Any]:
-    try:
-        reply = json.loads(response.headers.get(REPLY_HEADER, ""))
-    except ValueError:
-        reply = None
-    if not isinstance(reply, dict):
-        raise _invalid(f"the reply has no readable {REPLY_HEADER} header", _kind(response), NPY)
-    return reply
-
-
-def _npy(response: httpx.Response, n_arrays: int) -> list[npt.NDArray[np.float32]]:
-    """The arrays of the body, one .npy after another."""
-    if _kind(response) != NPY:
-        raise _invalid("the reply is of another type", _kind(response), NPY)
-    stream = io.BytesIO(response.content)
-    try:
-        arrays = [np.load(stream, allow_pickle=False) for _ in range(n_arrays)]
-    except (ValueError, EOFError, OSError) as error:
-        size = f"{len(response.content)} bytes"
-        raise _invalid(f"the array cannot be read: {error}", size, f"{n_arrays} .npy") from error
-    for array in arrays:
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-            raise _invalid("the array has another dtype", getattr(array, "dtype", "an archive"), "float32")
-    return arrays
-
-
-def _kind(response: httpx.Response) -> str:
-    return str(response.headers.get("content-type", "no content type")).split(";")[0].strip()
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number or an HTTP date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _invalid(message: str, got: Any, expected: Any) -> ReplyInvalid:
-    return ReplyInvalid(f"unexpected reply: {message}", got=got, expected=expected, hint=_OTHER_PROGRAM)

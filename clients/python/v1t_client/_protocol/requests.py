@@ -192,22 +192,20 @@ def _is_text(value: str) -> bool:
 
 def _numbers(name: str, array: npt.NDArray[Any], *, dimensions: tuple[int, ...], expected: str) -> str:
     """The text of a form field: a number or a JSON list."""
-    value = array.tolist()
     if array.dtype.kind not in "iuf":
-        raise InvalidArgument(f"{name} does not hold real numbers", got=_short(value), expected=expected)
+        raise InvalidArgument(f"{name} does not hold real numbers", got=_short(array.tolist()), expected=expected)
     if array.ndim not in dimensions:
         raise InvalidArgument(f"{name} has the wrong shape", got=f"shape {array.shape}", expected=expected)
     if not np.isfinite(array).all():
-        raise InvalidArgument(f"{name} has NaN or infinite values", got=_short(value), expected=expected)
+        raise InvalidArgument(f"{name} has NaN or infinite values", got=_short(array.tolist()), expected=expected)
     return json.dumps(array.tolist(), allow_nan=False)
 
 
 def _integers(name: str, array: npt.NDArray[Any]) -> str:
     expected = "a list of neuron ids, integers"
-    value = array.tolist()
     empty = array.ndim == 1 and array.size == 0  # numpy reads [] as floats; the server refuses it
     if array.ndim != 1 or not (array.dtype.kind in "iu" or empty):
-        raise InvalidArgument(f"{name} is not a list of integers", got=_short(value), expected=expected)
+        raise InvalidArgument(f"{name} is not a list of integers", got=_short(array.tolist()), expected=expected)
     return json.dumps(array.tolist())
 
 
