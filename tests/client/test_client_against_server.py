@@ -18,7 +18,7 @@ from v1t_client import AsyncClient
 
 from server.api.app import create_app
 from server.api.middleware import RequestMiddleware
-from server.bundle.manifest import Channel, File, Manifest, MouseRecord, Parity, Provenance
+from server.bundle.manifest import BehaviorState, Channel, File, Manifest, MouseRecord, Parity, Provenance
 from server.bundle.neurons import NeuronTable
 from server.inference.engine import Prediction, Stimulus
 from server.inference.gradients import Gradient
@@ -30,6 +30,12 @@ SHAPE = (1, 18, 32)
 N_NEURONS = {"A": 31, "B": 17}
 BEHAVIOR_MEANS = (40.0, 0.5, 3.25)
 PUPIL_MEANS = (2.0, -1.0)
+BEHAVIOR_MEDIANS, PUPIL_MEDIANS = ([mean + 0.5 for mean in means] for means in (BEHAVIOR_MEANS, PUPIL_MEANS))
+
+
+RUNNING = BehaviorState(
+    name="running", definition="fast", trials=12, behavior=[44.0, 0.25, 17.0], pupil_center=[331.0, 221.5]
+)
 
 
 class FormulaEngine:
@@ -90,16 +96,20 @@ class FormulaEngine:
         return np.stack([maps, maps / 2]).astype(np.float32)
 
 
+def _range(mean: float) -> dict[str, float]:
+    return {"min": mean - 1000, "max": mean + 1000, "median": mean + 0.5}
+
+
 def _manifest() -> Manifest:
     file = File(path="nothing.onnx", sha256=hashlib.sha256(b"").hexdigest(), bytes=0)
     names = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
     units = ("eye-camera px", "eye-camera px/s", "cm/s")
     behavior = [
-        Channel(name=name, unit=unit, mean=mean, std=1.0, percentiles={"5": mean - 2})
+        Channel(name=name, unit=unit, mean=mean, std=1.0, percentiles={"5": mean - 2}, **_range(mean))
         for name, unit, mean in zip(names, units, BEHAVIOR_MEANS, strict=True)
     ]
     pupil = [
-        Channel(name=f"pupil_center_{axis}", unit="eye-camera px", mean=mean, std=1.0)
+        Channel(name=f"pupil_center_{axis}", unit="eye-camera px", mean=mean, std=1.0, **_range(mean))
         for axis, mean in zip("xy", PUPIL_MEANS, strict=True)
     ]
     mice = {
@@ -111,6 +121,7 @@ def _manifest() -> Manifest:
             image_channels=[Channel(name="luminance", unit="grey level", mean=110.0, std=60.0)],
             behavior=behavior,
             pupil_center=pupil,
+            states=[RUNNING],
             uses=["image", "behavior", "pupil_center"],
             standardized_inputs=False,
             n_neurons=n,
@@ -187,6 +198,45 @@ async def test_every_input_reaches_its_place(client, engine, rng):
     assert (prediction.units, prediction.assumed) == ("raw", ())
 
 
+async def test_a_state_fills_in_and_the_client_knows_its_values_before(client, engine, rng):
+    images = rng.integers(0, 256, (2, *SHAPE)).astype(np.float32)
+    mouse = await client.mouse("A")
+    for state in ("median", "mean", "running"):
+        prediction = await client.predict("A", images, state=state)
+        assert (prediction.state, len(prediction.assumed)) == (state, 4)
+        values = list(mouse.state_values(state).values())
+        expected = engine.response("A", images, [values[:3]] * 2, [values[3:]] * 2)
+        np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
+    assert (await client.predict("A", images)).state == "median"
+    with pytest.raises(v1t_client.InvalidRequest, match="median or mean or running"):
+        await client.predict("A", images, state="rest")
+
+
+async def test_what_is_outside_the_recording_is_noted_in_every_kind_of_answer_and_refused_with_strict(client, rng):
+    images = rng.integers(0, 256, (3, *SHAPE)).astype(np.float32)
+    far = {"running_speed": [3.0, 90_000, 3.0]}
+    weights = np.ones(N_NEURONS["A"])
+    for answer in (
+        await client.predict("A", images, **far),
+        await client.gradient("A", images, weights=weights, **far),
+        await client.attention("A", images, **far),
+        (await client.predict_mice(["A", "B"], images, **far))["B"],
+        await client.predict_many("A", images, chunk=1, **far),
+    ):
+        (note,) = answer.notes
+        assert (note.code, note.input, note.count) == ("outside_recording", "running_speed", 1)
+        assert "9e+04" in note.message or "90000" in note.message or "90,000" in note.message
+    for refused in (
+        client.predict("A", images, strict=True, **far),
+        client.gradient("A", images, weights=weights, strict=True, **far),
+        client.attention("A", images, strict=True, **far),
+        client.predict_many("A", images, strict=True, **far),
+    ):
+        with pytest.raises(v1t_client.OutsideRecording, match="running_speed"):
+            await refused
+    assert (await client.predict("A", images, strict=True)).notes == ()
+
+
 async def test_one_value_for_all_images_and_one_image_as_an_array(client, engine, rng):
     image = rng.integers(0, 256, SHAPE[1:], dtype=np.uint8)
     prediction = await client.predict(
@@ -197,11 +247,11 @@ async def test_one_value_for_all_images_and_one_image_as_an_array(client, engine
     np.testing.assert_array_equal(prediction.neuron_ids, engine.neurons["B"].ids)
 
 
-async def test_what_is_left_out_is_the_training_mean_and_said(client, engine, rng):
+async def test_what_is_left_out_is_the_training_median_and_said(client, engine, rng):
     images = rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8)
     prediction = await client.predict("A", images, running_speed=[7, 8])
-    behavior = [[*BEHAVIOR_MEANS[:2], speed] for speed in (7, 8)]
-    expected = engine.response("A", images, behavior, [PUPIL_MEANS] * 2)
+    behavior = [[*BEHAVIOR_MEDIANS[:2], speed] for speed in (7, 8)]
+    expected = engine.response("A", images, behavior, [PUPIL_MEDIANS] * 2)
     np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
     assert [line.split(" left out")[0] for line in prediction.assumed] == [
         "pupil_dilation",
@@ -230,7 +280,7 @@ async def test_every_form_of_an_image_gives_the_same_responses(client, engine, r
         "mixed": [str(paths[0]), buffer.getvalue()],
     }
     prediction = await client.predict("A", forms[given])
-    expected = engine.response("A", pixels[:, None], [BEHAVIOR_MEANS] * 2, [PUPIL_MEANS] * 2)
+    expected = engine.response("A", pixels[:, None], [BEHAVIOR_MEDIANS] * 2, [PUPIL_MEDIANS] * 2)
     np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -278,7 +328,7 @@ async def test_attention_maps_come_per_image_and_member(client, engine, rng):
     images = rng.integers(0, 256, (11, *SHAPE), dtype=np.uint8)
     speeds = rng.uniform(0, 9, 11)
     attention = await client.attention("A", images, running_speed=speeds, pupil_center=[4, 5])
-    behavior = [[*BEHAVIOR_MEANS[:2], speed] for speed in speeds]
+    behavior = [[*BEHAVIOR_MEDIANS[:2], speed] for speed in speeds]
     expected = engine.attention_rollout("A", images, behavior, [[4, 5]] * 11).swapaxes(0, 1)  # (B, M, h, w)
     np.testing.assert_allclose(attention.maps, expected, rtol=1e-5)
     np.testing.assert_allclose(attention.mean(), expected.mean(1), rtol=1e-5)
@@ -361,6 +411,6 @@ async def test_concurrent_questions_for_two_mice_get_their_own_answers(client, e
     mice = ["AB"[i % 2] for i in range(60)]
     predictions = await asyncio.gather(*(client.predict(mice[i], images[i], running_speed=i) for i in range(60)))
     for i, prediction in enumerate(predictions):
-        expected = engine.response(mice[i], images[i][None], [[*BEHAVIOR_MEANS[:2], i]], [PUPIL_MEANS])
+        expected = engine.response(mice[i], images[i][None], [[*BEHAVIOR_MEDIANS[:2], i]], [PUPIL_MEDIANS])
         np.testing.assert_allclose(prediction.responses, expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(prediction.neuron_ids, engine.neurons[mice[i]].ids)
