@@ -18,7 +18,7 @@ import xarray
 from scipy.optimize import curve_fit
 from support.gabor_bank import GaborBank
 from support.live_server import Server
-from v1t_client import Client, ConnectionFailed, InvalidArgument, InvalidRequest
+from v1t_client import Client, ConnectionFailed, InvalidArgument, InvalidRequest, V1TError
 from v1t_client._cli import main
 from v1t_client.insilico import Receipt, Result, perform
 from v1t_client.insilico.experiments.receptive_field_stream import server_sums
@@ -236,6 +236,22 @@ def test_a_stream_that_breaks_is_asked_again_and_progress_counted_once(monkeypat
     assert sums.maps.dtype == np.float64
     np.testing.assert_array_equal(sums.total, [7, 7])
     assert about.assumed == ("speed left out",)
+
+
+def test_the_notes_of_the_last_event_hold_for_all_images() -> None:
+    body = sums_body(2, (3, 4))
+    note = {"code": "outside_recording", "input": "image", "message": "5,000 of 5,000 images"}
+    part = {"event": "part", "bytes": len(body), "n_images": 5, "first_image": 0, "notes": [note], "state": "rest"}
+    _, about = server_sums(answering(streamed(events(part, body=body))), {"mouse": "A"})
+    assert ([str(note) for note in about.notes], about.state) == (["5,000 of 5,000 images"], "rest")
+
+
+@pytest.mark.parametrize(
+    "line", [{"event": "part"}, {"event": "progress", "done": "x"}, {"no": 1}, {"event": "part", "n_images": 1}, 3]
+)
+def test_an_event_that_cannot_be_read_is_a_v1t_error(line: Any) -> None:
+    with pytest.raises(V1TError):
+        server_sums(answering(streamed(events(line) if isinstance(line, dict) else b"3\n")), {"mouse": "A"})
 
 
 def test_a_refusal_within_the_stream_is_the_server_s_error() -> None:

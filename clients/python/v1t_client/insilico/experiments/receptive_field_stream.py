@@ -54,7 +54,7 @@ def server_sums(
                 elif event["event"] == "part":
                     return _read(body, int(event["n_images"])), read_metadata(reply, event, mouse=arguments["mouse"])
             raise ReplyInvalid("unexpected reply: the stream ended without its sums")
-        except (ValueError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             if not isinstance(error, V1TError):
                 raise ReplyInvalid(f"unexpected reply: an event cannot be read: {error!r}") from error
             raise
