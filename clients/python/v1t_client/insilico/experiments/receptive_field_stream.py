@@ -54,16 +54,14 @@ def server_sums(
                 elif event["event"] == "part":
                     return _read(body, int(event["n_images"])), read_metadata(reply, event, mouse=arguments["mouse"])
             raise ReplyInvalid("unexpected reply: the stream ended without its sums")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if not isinstance(error, V1TError):
-                raise ReplyInvalid(f"unexpected reply: an event cannot be read: {error!r}") from error
-            raise
         except V1TError as error:
             is_temporary = getattr(error, "status", None) in RETRIED_STATUSES or isinstance(error, ConnectionFailed)
             if not is_temporary or attempt == _ATTEMPTS - 1:
                 raise
             wait = getattr(error, "retry_after", None) or 2.0**attempt * random.uniform(0.5, 1)
             time.sleep(min(wait, _LONGEST_PAUSE))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ReplyInvalid(f"unexpected reply: an event cannot be read: {error!r}") from error
     raise AssertionError  # the last attempt returned or raised
 
 
