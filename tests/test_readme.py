@@ -13,6 +13,7 @@ import pytest
 from support.checkout import ROOT
 from support.live_server import Server
 
+from server.bundle.manifest import load_manifest
 from server.inference.engine import Engine
 from server.settings import Settings
 
@@ -63,6 +64,12 @@ def test_demo_twin_is_small_and_says_that_it_is_simulated() -> None:
     for mouse_id, mouse in engine.manifest.mice.items():
         scores = engine.neurons[mouse_id].scores["single_trial_correlation"]
         assert mouse.scores["single_trial_correlation"] == pytest.approx(float(np.nanmean(scores)))
+        assert [state.name for state in mouse.states] == ["rest", "running"]
+        assert all(channel.image_mean and channel.image_contrast for channel in mouse.image_channels)
+
+
+def test_the_reply_shows_the_hash_of_the_demo_twin() -> None:
+    assert json.loads(blocks("json")[0])["model"]["hash"] == load_manifest(DEMO).hash
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from training.data.discovery import find_recordings
 from training.data.layout import STATISTICS, channel_names
 from training.data.metadata import InputStatistics
 from training.data.recordings import NanTrials, Recording
+from training.data.training_ranges import Range, State, state_from
 from training.errors import RecordingError
 
 __all__ = ["Mouse", "by_mouse", "data_hashes", "open_recordings"]
@@ -30,6 +31,9 @@ class Mouse:
         images, behavior, pupil_center: statistics over the training trials, (C,), (3,) and (2,); None if the recording
             lacks them, or if inputs are already standardised.
         percentiles: channel -> such as {"5": 12.1}, over the training trials.
+        image_means, image_contrasts: per channel, the smallest and largest mean (and std over the pixels) of a training
+            image; empty if they are not known.
+        states: the behavioural states that the training trials hold; empty if they are not known.
         response_mean, response_std: (N,) float32, or None; the std is at least 1 % of the mean std, as in the reference
             code.
     """
@@ -46,6 +50,9 @@ class Mouse:
     response_mean: np.ndarray | None = None
     response_std: np.ndarray | None = None
     percentiles: dict[str, dict[str, float]] = field(default_factory=dict)
+    image_means: tuple[Range, ...] = ()
+    image_contrasts: tuple[Range, ...] = ()
+    states: tuple[State, ...] = ()
     simulated: bool = False
     data_hash: str | None = None
 
@@ -62,6 +69,7 @@ class Mouse:
     def from_recording(cls, recording: Recording) -> Mouse:
         """A mouse with the statistics of its recording."""
         statistics = recording.statistics
+        image_means, image_contrasts = recording.image_ranges()
         return cls(
             mouse_id=recording.mouse_id,
             data_key=recording.data_key,
@@ -75,6 +83,9 @@ class Mouse:
             response_mean=statistics.responses.mean,
             response_std=recording.response_std,
             percentiles=recording.behavior_percentiles(),
+            image_means=image_means,
+            image_contrasts=image_contrasts,
+            states=recording.states(),
             simulated=recording.simulated,
             data_hash=recording.data_hash,
         )
@@ -101,6 +112,9 @@ class Mouse:
             "image_shape": list(self.image_shape),
             "image_channels": list(self.image_channels),
             "percentiles": self.percentiles,
+            "image_means": self.image_means,
+            "image_contrasts": self.image_contrasts,
+            "states": [asdict(state) for state in self.states],
             "simulated": self.simulated,
             "data_hash": self.data_hash,
         }
@@ -127,6 +141,10 @@ class Mouse:
             image_shape=(channels, height, width),
             image_channels=tuple(content["image_channels"]),
             percentiles=content["percentiles"],
+            # Older checkpoints lack these.
+            image_means=_ranges(content.get("image_means", [])),
+            image_contrasts=_ranges(content.get("image_contrasts", [])),
+            states=tuple(state_from(state) for state in content.get("states", [])),
             simulated=content["simulated"],
             data_hash=content["data_hash"],
             neuron_ids=arrays["neuron_ids"],
@@ -180,3 +198,7 @@ def _statistics(arrays: dict[str, np.ndarray], name: str) -> InputStatistics | N
     if f"{name}.mean" not in arrays:
         return None
     return InputStatistics(**{key: arrays[f"{name}.{key}"] for key in STATISTICS})
+
+
+def _ranges(pairs: Sequence[Sequence[float]]) -> tuple[Range, ...]:
+    return tuple((smallest, largest) for smallest, largest in pairs)

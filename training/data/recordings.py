@@ -37,6 +37,7 @@ from training.data.metadata import (
     read_trials,
 )
 from training.data.source import Source
+from training.data.training_ranges import Range, State, behavior_states, image_ranges
 from training.errors import RecordingError, ScoringError
 from training.tables import counted
 
@@ -302,6 +303,19 @@ class Recording:
             return None
         listed = _listed(self.excluded_nan)
         return f"{counted(len(self.excluded_nan), 'trial')} with NaN or infinity excluded (--nan-trials): {listed}"
+
+    def states(self) -> tuple[State, ...]:
+        """The behavioural states that the training trials hold."""
+        indices, packed = self.tier("train").indices, self._packed
+        if packed.behavior is None:
+            return ()
+        pupil_center = None if packed.pupil_center is None else packed.pupil_center[indices]
+        return behavior_states(packed.behavior[indices], pupil_center)
+
+    def image_ranges(self) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
+        """Per image channel, the ranges of the means and of the contrasts of the training images."""
+        indices = self.tier("train").indices
+        return image_ranges(self._packed.images[indices[at : at + 32]] for at in range(0, len(indices), 32))
 
     def notes(self) -> list[str]:
         """Sentences on what is unusual about this recording."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from server.bundle.manifest import (
     BEHAVIOR_CHANNELS,
     MANIFEST,
     PUPIL_CENTER_CHANNELS,
+    BehaviorState,
     Channel,
     File,
     Manifest,
@@ -187,9 +188,10 @@ class _Writer:
             data_key=mouse.data_key,
             mouse_index=self.twins[0].mouse_indices[mouse_id],
             image_shape=mouse.image_shape,
-            image_channels=_channels([(name, "grey level") for name in mouse.image_channels], mouse.images, mouse),
+            image_channels=image_channels(mouse),
             behavior=_channels(BEHAVIOR_CHANNELS, mouse.behavior, mouse),
             pupil_center=_channels(PUPIL_CENTER_CHANNELS, mouse.pupil_center, mouse),
+            states=behavior_states(mouse),
             uses=self.ensemble.uses(),
             standardized_inputs=mouse.standardized_inputs,
             n_neurons=mouse.n_neurons,
@@ -259,6 +261,20 @@ def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) 
 def _file(folder: Path, path: str) -> File:
     target = folder / path
     return File(path=path, sha256=hash_file(target), bytes=target.stat().st_size)
+
+
+def image_channels(mouse: Mouse) -> list[Channel]:
+    """A mouse's image channels, with the ranges of the training images where they are known."""
+    channels = _channels([(name, "grey level") for name in mouse.image_channels], mouse.images, mouse)
+    if not mouse.image_means:
+        return channels
+    ranges = zip(channels, mouse.image_means, mouse.image_contrasts, strict=True)
+    return [c.model_copy(update={"image_mean": mean, "image_contrast": contrast}) for c, mean, contrast in ranges]
+
+
+def behavior_states(mouse: Mouse) -> list[BehaviorState]:
+    """A mouse's behavioural states, as the manifest holds them."""
+    return [BehaviorState.model_validate({**asdict(s), "behavior": list(s.behavior)}) for s in mouse.states]
 
 
 def _channels(named: Sequence[tuple[str, str]], statistics: InputStatistics | None, mouse: Mouse) -> list[Channel]:
