@@ -56,7 +56,8 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _has_graphs(folder: Path) -> bool:
-    return any(folder.rglob("*.onnx"))
+    """Whether there is a graph in the folder; not in a hidden one, where an export may be at work."""
+    return any(all(part[0] != "." for part in graph.relative_to(folder).parts) for graph in folder.rglob("*.onnx"))
 
 
 def version_of(bundle: Path) -> str:

@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from server.bundle.manifest import (
-    BEHAVIOR_CHANNELS,
     MANIFEST,
-    PUPIL_CENTER_CHANNELS,
-    BehaviorState,
-    Channel,
     File,
     Manifest,
     MouseRecord,
     Provenance,
     hash_file,
+    load_manifest,
 )
 from server.bundle.neurons import NeuronTable
+from server.errors import BundleError
 from training.arguments import add_checkpoints, add_output, add_recordings
 from training.checkpoints.checkpoint import now, source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
-from training.data.metadata import InputStatistics
 from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.evaluation.evaluate import MouseScores, evaluate
-from training.export import gradient_graphs, graphs
+from training.export import gradient_graphs, graphs, single_file
 from training.export.folded import can_fold
 from training.export.graphs import has_attention
+from training.export.mouse_inputs import behavior_channels, behavior_states, image_channels, pupil_center_channels
 from training.export.onnx_files import SharedWeights
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_gradient_parity, measure_parity, open_engine
-from training.export.single_file import export_single_file
+from training.export.progress import Progress
+from training.export.templates import Graph, Templates
 from training.files import writing
 from training.models import Twin
+from training.replacing import replacing
 from training.tables import counted
 
 __all__ = ["BundleOptions", "add_arguments", "export_bundle", "run"]
@@ -51,6 +47,8 @@ V1T_CITATION = (
     "Li, Cornacchia, Rochefort, Onken. V1T: large-scale mouse V1 response prediction using a Vision Transformer. "
     "TMLR 2023."
 )
+NOT_STATED = "not stated"
+TWIN = "twin.onnx"  # the single file of a mouse
 SIMULATED_NOTICE = "Simulated: trained on simulated recordings. No animal was recorded, and no neuron here exists."
 
 
@@ -63,6 +61,7 @@ class BundleOptions:
         gradients: export the graphs for gradients, which takes as long as all other graphs.
         half: also export the cores in float16, for GPUs; only for transformers that can be folded.
         single_file: also export one self-contained graph per mouse, which needs only onnxruntime.
+        licence, citation: of the weights; by default what the checkpoints state, such as those of imported weights.
         scores: mouse_id -> test scores of the ensemble.
     """
 
@@ -70,45 +69,60 @@ class BundleOptions:
     gradients: bool = True
     half: bool = False
     single_file: bool = False
-    licence: str = "not stated"
-    citation: str = V1T_CITATION
+    licence: str | None = None
+    citation: str | None = None
     notice: str | None = None
     scores: dict[str, MouseScores] = field(default_factory=dict)
 
 
 def export_bundle(
-    ensemble: Ensemble, output: str | Path, *, name: str | None = None, options: BundleOptions | None = None
+    ensemble: Ensemble,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    options: BundleOptions | None = None,
+    force: bool = False,
 ) -> Manifest:
-    """Exports an ensemble of one or more members to a bundle folder, or replaces an older bundle.
+    """Exports an ensemble of one or more members to a bundle folder. With `force`, it replaces an older bundle, which
+    stays in its place until the new one is whole.
 
     Raises:
         ConfigError: the graphs differ from torch by more than the bound; the message names the worst neuron. Then
             nothing is written.
-        CheckpointError: the output folder is not a bundle, or cannot be written.
+        CheckpointError: the output folder is not a bundle, or already is one, or cannot be written.
     """
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
+    check_output(folder, force=force)
+    with writing(f"bundle {folder}"), replacing(folder) as temporary:
+        return _write(ensemble, temporary, name or folder.resolve().name, options or BundleOptions())
+
+
+def check_output(folder: Path, *, force: bool) -> None:
+    """Raises a CheckpointError if a bundle must not be written to this folder."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder} exists and is not a bundle", hint="Give another --output.")
-    with writing(f"bundle {folder}"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            manifest = _write(ensemble, Path(temporary), name or folder.name, options or BundleOptions())
-            os.chmod(temporary, 0o755)  # temporary folders are private, bundles are not
-            if folder.exists():
-                shutil.rmtree(folder)
-            shutil.copytree(temporary, folder)
-    return manifest
+    if not force:
+        try:
+            found = load_manifest(folder)
+            got = f"{found.name!r}, {counted(found.members, 'member')}, exported {found.provenance.created}"
+        except BundleError as error:
+            got = f"a damaged bundle: {error.message}"
+        hint = "Add --force to replace it, or give another --output."
+        raise CheckpointError(f"{folder} already holds a bundle", got=got, expected="a new folder", hint=hint)
 
 
 class _Writer:
-    """Writes the files of one bundle, with a progress bar."""
+    """Writes the files of one bundle: first its plan, then the graphs, then the manifest."""
 
-    def __init__(self, ensemble: Ensemble, folder: Path, options: BundleOptions) -> None:
+    def __init__(self, ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> None:
         self.ensemble = ensemble
         self.twins = [checkpoint.twin for checkpoint in ensemble.members]
         self.folder = folder
+        self.name = name
         self.options = options
-        self.has_attention = all(has_attention(twin) for twin in self.twins)
+        self.simulated = any(mouse.simulated for mouse in ensemble.mice.values())
         self.folds = all(can_fold(twin.core) for twin in self.twins)
         if options.half and not self.folds:
             raise ConfigError(
@@ -117,119 +131,158 @@ class _Writer:
                 expected="ViT or V1T without locality self-attention",
                 hint="Leave out --fp16.",
             )
-        self.weights: dict[Path, SharedWeights] = {}
-        self.n_stems = 1 if ensemble.shares_stems else len(self.twins)
-        self.progress = tqdm(desc="exporting graphs", unit="graph", disable=None)
+        self.plan = {**self._plan_of_members(), **self._plan_of_mice()}
+        self.files: dict[str, File] = {}
 
-    def manifest(self, name: str) -> Manifest:
-        """Writes all graphs; returns the manifest, in which parity is not measured yet."""
-        ensemble, options, portable = self.ensemble, self.options, self.options.portable
-        simulated = any(mouse.simulated for mouse in ensemble.mice.values())
-        with self.progress:
-            cores = self._members("core", partial(graphs.export_core, portable=portable))
-            manifest = Manifest(
-                name=name,
-                members=len(self.twins),
-                simulated=simulated,
-                notice=options.notice or (SIMULATED_NOTICE if simulated else None),
-                configs=[twin.config.model_dump(mode="json") for twin in self.twins],
-                cores=cores,
-                attention=self._members("attention", graphs.export_attention, wanted=self.has_attention),
-                token_cores=self._members(
-                    "token_core", partial(graphs.export_token_core, portable=portable), wanted=self.folds
-                ),
-                half_cores=self._members(
-                    "half_core", partial(graphs.export_half_core, portable=portable), wanted=options.half
-                ),
-                core_tapes=self._core_tapes(cores) if options.gradients else [],
-                core_gradients=self._members(
-                    "core_gradient", gradient_graphs.export_core_gradient, wanted=options.gradients
-                ),
-                mice={mouse_id: self._mouse(mouse) for mouse_id, mouse in ensemble.mice.items()},
-                provenance=_provenance(ensemble),
-                licence=options.licence,
-                citation=options.citation,
-            )
-        files = [shared.path for shared in self.weights.values() if shared.path.exists()]
-        weights = [_file(self.folder, path.relative_to(self.folder).as_posix()) for path in files]
-        return manifest.model_copy(update={"weights": weights})
-
-    def _members(self, name: str, export: Callable[[Twin, Path], None], *, wanted: bool = True) -> list[File]:
-        """One graph per member."""
-        twins = self.twins if wanted else []
-        return [self._graph(f"members/{i}/{name}.onnx", partial(export, twin)) for i, twin in enumerate(twins)]
-
-    def _core_tapes(self, cores: list[File]) -> list[File]:
-        """Cores that also return their tape. A core that is not folded has none: its backward pass needs its inputs."""
-        export = partial(gradient_graphs.export_core_tape, portable=self.options.portable)
-        return [
-            self._graph(f"members/{i}/core_tape.onnx", partial(export, twin)) if can_fold(twin.core) else cores[i]
+    def _plan_of_members(self) -> dict[str, Callable[[], Graph]]:
+        """Path -> how to make the graph, for the graphs of members."""
+        portable, with_gradients = self.options.portable, self.options.gradients
+        makers: dict[str, tuple[Callable[[Twin], Graph], bool]] = {
+            "core": (partial(graphs.core, portable=portable), True),
+            "attention": (graphs.attention, all(has_attention(twin) for twin in self.twins)),
+            "token_core": (partial(graphs.token_core, portable=portable), self.folds),
+            "half_core": (partial(graphs.half_core, portable=portable), self.options.half),
+            "core_tape": (partial(gradient_graphs.core_tape, portable=portable), with_gradients),
+            "core_gradient": (gradient_graphs.core_gradient, with_gradients),
+        }
+        return {
+            f"members/{i}/{name}.onnx": partial(make, twin)
+            for name, (make, wanted) in makers.items()
             for i, twin in enumerate(self.twins)
-        ]
+            # A core that is not folded has no tape: its backward pass needs its inputs.
+            if wanted and (name != "core_tape" or can_fold(twin.core))
+        }
+
+    def _plan_of_mice(self) -> dict[str, Callable[[], Graph]]:
+        """Path -> how to make the graph, for the graphs of mice."""
+        gradients, everyone = self.options.gradients, len(self.twins)
+        stems = 1 if self.ensemble.shares_stems else everyone
+        makers: dict[str, tuple[Callable[[Twin, str], Graph], int]] = {
+            "stem": (graphs.stem, stems),
+            "readout": (graphs.readout, everyone),
+            "touched_tokens": (graphs.touched_tokens, everyone if self.folds else 0),
+            "stem_gradient": (gradient_graphs.stem_gradient, stems if gradients else 0),
+            "readout_gradient": (gradient_graphs.readout_gradient, everyone if gradients else 0),
+        }
+        plan: dict[str, Callable[[], Graph]] = {}
+        for mouse_id, combination in self.ensemble.combinations.items():
+            place = f"mice/{mouse_id}"
+            for name, (make, n) in makers.items():
+                for i, twin in enumerate(self.twins[:n]):
+                    plan[f"{place}/member{i}.{name}.onnx"] = partial(make, twin, mouse_id)
+            plan[f"{place}/ensemble.onnx"] = partial(graphs.ensemble, combination)
+            if gradients:
+                plan[f"{place}/ensemble_gradient.onnx"] = partial(gradient_graphs.ensemble_gradient, combination)
+            if self.options.single_file:
+                plan[f"{place}/{TWIN}"] = partial(single_file.single_file, self.ensemble, mouse_id)
+        return plan
+
+    def write(self) -> Manifest:
+        """Writes all graphs; returns the manifest, in which parity is not measured yet."""
+        templates, progress = Templates(), Progress(self.plan)
+        weights: dict[Path, SharedWeights] = {}
+        for path, make in self.plan.items():
+            progress.before(path)
+            target = self.folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.name == TWIN:
+                mouse = self.ensemble.mice[target.parent.name]
+                metadata = single_file.metadata(
+                    mouse,
+                    model=self.name,
+                    notice=self._notice(),
+                    licence=self._licence(),
+                    citation=self._citation(),
+                )
+                templates.write(make(), target, metadata=metadata)
+            else:
+                templates.write(make(), target)
+                weights.setdefault(target.parent, SharedWeights(target.parent)).take_from(target)
+            self.files[path] = _file(self.folder, path)
+            progress.after(path)
+        progress.finish()
+        shared = [one.path.relative_to(self.folder).as_posix() for one in weights.values() if one.path.exists()]
+        return self._manifest([_file(self.folder, path) for path in shared])
+
+    def _manifest(self, weights: list[File]) -> Manifest:
+        cores, gradients = self._of_members("core"), self.options.gradients
+        tapes = [self.files.get(f"members/{i}/core_tape.onnx", core) for i, core in enumerate(cores)]
+        return Manifest(
+            name=self.name,
+            members=len(self.twins),
+            simulated=self.simulated,
+            notice=self._notice(),
+            configs=[twin.config.model_dump(mode="json") for twin in self.twins],
+            cores=cores,
+            attention=self._of_members("attention"),
+            token_cores=self._of_members("token_core"),
+            half_cores=self._of_members("half_core"),
+            core_tapes=tapes if gradients else [],
+            core_gradients=self._of_members("core_gradient"),
+            weights=weights,
+            mice={mouse_id: self._mouse(mouse) for mouse_id, mouse in self.ensemble.mice.items()},
+            provenance=_provenance(self.ensemble),
+            licence=self._licence(),
+            citation=self._citation(),
+        )
 
     def _mouse(self, mouse: Mouse) -> MouseRecord:
         mouse_id = mouse.mouse_id
         place = f"mice/{mouse_id}"
         scores = self.options.scores.get(mouse_id)
-
-        def each(name: str, export: Callable[[Twin, str, Path], None], members: int) -> list[File]:
-            """A graph for each of the first members."""
-            return [
-                self._graph(f"{place}/member{i}.{name}.onnx", partial(export, twin, mouse_id))
-                for i, twin in enumerate(self.twins[:members])
-            ]
-
-        everyone, with_gradients = len(self.twins), self.options.gradients
-        combination = self.ensemble.combinations[mouse_id]
-        (self.folder / place).mkdir(parents=True)
         _neuron_table(mouse, {} if scores is None else scores.neurons).save(self.folder / place / "neurons.npz")
+
+        def each(name: str) -> list[File]:
+            """The graphs of the members."""
+            paths = [f"{place}/member{i}.{name}.onnx" for i in range(len(self.twins))]
+            return [self.files[path] for path in paths if path in self.files]
+
         return MouseRecord(
             mouse_id=mouse_id,
             data_key=mouse.data_key,
             mouse_index=self.twins[0].mouse_indices[mouse_id],
             image_shape=mouse.image_shape,
             image_channels=image_channels(mouse),
-            behavior=_channels(BEHAVIOR_CHANNELS, mouse.behavior, mouse),
-            pupil_center=_channels(PUPIL_CENTER_CHANNELS, mouse.pupil_center, mouse),
+            behavior=behavior_channels(mouse),
+            pupil_center=pupil_center_channels(mouse),
             states=behavior_states(mouse),
             uses=self.ensemble.uses(),
             standardized_inputs=mouse.standardized_inputs,
             n_neurons=mouse.n_neurons,
             neurons=_file(self.folder, f"{place}/neurons.npz"),
-            stems=each("stem", graphs.export_stem, self.n_stems),
-            readouts=each("readout", graphs.export_readout, everyone),
-            ensemble=self._graph(f"{place}/ensemble.onnx", partial(graphs.export_ensemble, combination)),
-            touched_tokens=each("touched_tokens", graphs.export_touched_tokens, everyone if self.folds else 0),
-            stem_gradients=each(
-                "stem_gradient", gradient_graphs.export_stem_gradient, self.n_stems if with_gradients else 0
-            ),
-            readout_gradients=each(
-                "readout_gradient", gradient_graphs.export_readout_gradient, everyone if with_gradients else 0
-            ),
-            ensemble_gradient=self._graph(
-                f"{place}/ensemble_gradient.onnx", partial(gradient_graphs.export_ensemble_gradient, combination)
-            )
-            if with_gradients
-            else None,
-            twin=self._graph(f"{place}/twin.onnx", partial(export_single_file, self.ensemble, mouse_id), shared=False)
-            if self.options.single_file
-            else None,
+            stems=each("stem"),
+            readouts=each("readout"),
+            ensemble=self.files[f"{place}/ensemble.onnx"],
+            touched_tokens=each("touched_tokens"),
+            stem_gradients=each("stem_gradient"),
+            readout_gradients=each("readout_gradient"),
+            ensemble_gradient=self.files.get(f"{place}/ensemble_gradient.onnx"),
+            twin=self.files.get(f"{place}/{TWIN}"),
             parity=UNMEASURED,
             scores={} if scores is None else {k: v for k, v in scores.summary.items() if math.isfinite(v)},
         )
 
-    def _graph(self, path: str, export: Callable[[Path], None], *, shared: bool = True) -> File:
-        target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        export(target)
-        if shared:
-            self.weights.setdefault(target.parent, SharedWeights(target.parent)).take_from(target)
-        self.progress.update()
-        return _file(self.folder, path)
+    def _of_members(self, name: str) -> list[File]:
+        paths = [f"members/{i}/{name}.onnx" for i in range(len(self.twins))]
+        return [self.files[path] for path in paths if path in self.files]
+
+    def _notice(self) -> str | None:
+        return self.options.notice or (SIMULATED_NOTICE if self.simulated else None)
+
+    def _licence(self) -> str:
+        return self.options.licence or self._stated("licence") or NOT_STATED
+
+    def _citation(self) -> str:
+        return self.options.citation or self._stated("citation") or V1T_CITATION
+
+    def _stated(self, what: str) -> str:
+        """What the members' provenances state, such as the importer's citation."""
+        stated = [str(member.provenance.get(what, "")) for member in self.ensemble.members]
+        return " ".join(dict.fromkeys(text for text in stated if text))
 
 
 def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> Manifest:
-    manifest = _Writer(ensemble, folder, options).manifest(name)
+    manifest = _Writer(ensemble, folder, name, options).write()
     engine = open_engine(folder, manifest)
     parity = measure_parity(ensemble, engine)
     for mouse_id, found in parity.items():
@@ -263,39 +316,6 @@ def _file(folder: Path, path: str) -> File:
     return File(path=path, sha256=hash_file(target), bytes=target.stat().st_size)
 
 
-def image_channels(mouse: Mouse) -> list[Channel]:
-    """A mouse's image channels, with the ranges of the training images where they are known."""
-    channels = _channels([(name, "grey level") for name in mouse.image_channels], mouse.images, mouse)
-    if not mouse.image_means:
-        return channels
-    ranges = zip(channels, mouse.image_means, mouse.image_contrasts, strict=True)
-    return [c.model_copy(update={"image_mean": mean, "image_contrast": contrast}) for c, mean, contrast in ranges]
-
-
-def behavior_states(mouse: Mouse) -> list[BehaviorState]:
-    """A mouse's behavioural states, as the manifest holds them."""
-    return [BehaviorState.model_validate({**asdict(s), "behavior": list(s.behavior)}) for s in mouse.states]
-
-
-def _channels(named: Sequence[tuple[str, str]], statistics: InputStatistics | None, mouse: Mouse) -> list[Channel]:
-    """Channels from (name, unit) pairs and the recording's statistics."""
-    if statistics is None:
-        return [Channel(name=name, unit="standardized" if mouse.standardized_inputs else unit) for name, unit in named]
-    return [
-        Channel(
-            name=name,
-            unit=unit,
-            mean=float(statistics.mean[i]),
-            std=float(statistics.std[i]),
-            min=float(statistics.min[i]),
-            max=float(statistics.max[i]),
-            median=float(statistics.median[i]),
-            percentiles=mouse.percentiles.get(name, {}),
-        )
-        for i, (name, unit) in enumerate(named)
-    ]
-
-
 def _neuron_table(mouse: Mouse, scores: dict[str, np.ndarray]) -> NeuronTable:
     unknown = np.full(mouse.n_neurons, np.nan, np.float32)
     std = unknown if mouse.response_std is None else mouse.response_std
@@ -325,27 +345,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add_checkpoints(parser)
     add_output(parser, "folder to write", metavar="BUNDLE")
+    parser.add_argument(
+        "--force", action="store_true", help="replace the bundle in --output, once the new one is whole"
+    )
     parser.add_argument("--name", help="name of the bundle in replies (default: name of the folder)")
     recordings = "score the ensemble on the test trials of these recordings, and save the neurons' scores in the bundle"
     add_recordings(parser, recordings, required=False)
-    parser.add_argument("--licence", default=BundleOptions.licence, help="licence of the weights")
-    parser.add_argument("--citation", default=V1T_CITATION, help="citation for the weights (default: the V1T paper)")
+    parser.add_argument("--licence", help="licence of the weights (default: the one of imported weights)")
+    citation = "citation for the weights (default: the paper of imported weights, else the V1T paper)"
+    parser.add_argument("--citation", help=citation)
     parser.add_argument("--notice", help="a sentence that the server adds to every reply")
     parser.add_argument("--portable", action="store_true", help="use only standard ONNX operators, for other runtimes")
     half = "also write the cores in float16, for GPUs with V1T_PRECISION=fp16 (ViT and V1T)"
     parser.add_argument("--fp16", dest="half", action="store_true", help=half)
     single_file = "also write mice/MOUSE/twin.onnx, from raw inputs to responses, which needs only an ONNX runtime"
     parser.add_argument("--single-file", action="store_true", help=single_file)
-    gradients = "leave out the graphs for gradients: exports in half the time, to a smaller bundle"
+    gradients = "leave out the graphs for gradients: exports in a third of the time, to a smaller bundle"
     parser.add_argument("--no-gradients", dest="gradients", action="store_false", help=gradients)
 
 
 def run(args: argparse.Namespace) -> int:
+    check_output(args.output, force=args.force)
     ensemble = load_ensemble(args.checkpoints)
     scores = evaluate(ensemble, open_recordings(args.recordings, nan_trials=args.nan_trials)) if args.recordings else {}
     given = {one.name: getattr(args, one.name) for one in fields(BundleOptions) if one.name != "scores"}
     options = BundleOptions(**given, scores=scores)
-    manifest = export_bundle(ensemble, args.output, name=args.name, options=options)
+    manifest = export_bundle(ensemble, args.output, name=args.name, options=options, force=args.force)
     size = sum(file.bytes for file in manifest.files()) / 1e6
     members, mice = counted(manifest.members, "member"), counted(len(manifest.mice), "mouse", "mice")
     print(f"{args.output}: {members}, {mice}, {size:.1f} MB")

@@ -1,8 +1,6 @@
-"""Exports the backward passes of `training.export.gradients`, and the forward passes that provide their inputs."""
+"""The graphs of the backward passes in `training.export.gradients`, and of the forward passes before them."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +25,16 @@ from training.export.graphs import (
     readout_examples,
     token_examples,
 )
-from training.export.onnx_files import BATCH, NEURONS, export_graph
-from training.export.traced import trace
+from training.export.onnx_files import BATCH, NEURONS
+from training.export.templates import Graph
 from training.models import Twin
 
 __all__ = [
-    "export_core_gradient",
-    "export_core_tape",
-    "export_ensemble_gradient",
-    "export_readout_gradient",
-    "export_stem_gradient",
+    "core_gradient",
+    "core_tape",
+    "ensemble_gradient",
+    "readout_gradient",
+    "stem_gradient",
 ]
 
 _D_CORE = [gradient_of(tensor_names.CORE_IMAGE), gradient_of(tensor_names.CORE_BEHAVIOR)]
@@ -57,24 +55,23 @@ def tape_names(folded: FoldedViT) -> list[str]:
     return [f"tape.{i}.{name}" for i in range(len(folded.mlps)) for name in ("input", "heads")]
 
 
-def export_core_tape(twin: Twin, path: Path, *, portable: bool = False) -> None:
-    """Writes a folded core that also returns its tape, and whose last block computes only the given tokens."""
+def core_tape(twin: Twin, *, portable: bool = False) -> Graph:
+    """A folded core that also returns its tape, and whose last block computes only the given tokens."""
     folded = core_module(twin, portable=portable)
     assert isinstance(folded, FoldedViT)
     examples, shapes = token_examples(twin)
-    export_graph(_Tape(folded), examples, shapes, [tensor_names.FEATURE_MAP, *tape_names(folded)], path)
+    return Graph(_Tape(folded), examples, shapes, [tensor_names.FEATURE_MAP, *tape_names(folded)])
 
 
-def export_core_gradient(twin: Twin, path: Path) -> None:
-    """Writes a core's backward pass, which starts from the tape of a folded core, or from the inputs of any other."""
+def core_gradient(twin: Twin) -> Graph:
+    """A core's backward pass, which starts from the tape of a folded core, or from the inputs of any other."""
     core = core_module(twin, portable=True)
     dim, rows, columns = twin.core.output_shape
     d_feature_map = torch.randn(BATCH, rows, columns, dim)
     if not isinstance(core, FoldedViT):
         examples = {**core_examples(twin), gradient_of(tensor_names.FEATURE_MAP): d_feature_map}
         shapes = batched(examples)
-        export_graph(trace(PlainCoreGradient(twin.core), examples, shapes), examples, shapes, _D_CORE, path)
-        return
+        return Graph(PlainCoreGradient(twin.core), examples, shapes, _D_CORE, backward=True)
     examples, shapes = token_examples(twin)
     batch, n_tokens = shapes[tensor_names.TOKENS].values()
     examples[gradient_of(tensor_names.FEATURE_MAP)] = d_feature_map
@@ -85,11 +82,11 @@ def export_core_gradient(twin: Twin, path: Path) -> None:
     examples[tape_names(core)[-1]] = torch.randn(BATCH, NEURONS * n_heads, dim)
     shapes |= {name: {0: batch} for name in examples if name not in shapes}
     shapes[tape_names(core)[-1]][1] = n_heads * n_tokens
-    export_graph(trace(FoldedViTGradient(core), examples, shapes), examples, shapes, _D_CORE, path)
+    return Graph(FoldedViTGradient(core), examples, shapes, _D_CORE, backward=True)
 
 
-def export_readout_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
-    """Writes the backward pass of one mouse's readout."""
+def readout_gradient(twin: Twin, mouse_id: str) -> Graph:
+    """The backward pass of one mouse's readout."""
     examples, shapes = readout_examples(twin, mouse_id)
     examples[gradient_of(tensor_names.PRE_ACTIVATION)] = torch.randn(BATCH, NEURONS)
     shapes[gradient_of(tensor_names.PRE_ACTIVATION)] = {
@@ -97,11 +94,11 @@ def export_readout_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
         1: shapes[tensor_names.NEURONS][0],
     }
     outputs = [gradient_of(tensor_names.FEATURE_MAP), gradient_of(tensor_names.CORE_PUPIL_CENTER)]
-    export_graph(ReadoutGradient(twin, mouse_id), examples, shapes, outputs, path)
+    return Graph(ReadoutGradient(twin, mouse_id), examples, shapes, outputs)
 
 
-def export_stem_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
-    """Writes the backward pass of one mouse's stem."""
+def stem_gradient(twin: Twin, mouse_id: str) -> Graph:
+    """The backward pass of one mouse's stem."""
     core = core_examples(twin)
     examples = {
         **raw_examples(twin.mice[mouse_id]),
@@ -110,11 +107,11 @@ def export_stem_gradient(twin: Twin, mouse_id: str, path: Path) -> None:
         gradient_of(tensor_names.CORE_PUPIL_CENTER): torch.randn(BATCH, 2),
     }
     outputs = [gradient_of(name) for name in (tensor_names.IMAGE, tensor_names.BEHAVIOR, tensor_names.PUPIL_CENTER)]
-    export_graph(StemGradient(twin, mouse_id), examples, batched(examples), outputs, path)
+    return Graph(StemGradient(twin, mouse_id), examples, batched(examples), outputs)
 
 
-def export_ensemble_gradient(combination: Combination, path: Path) -> None:
-    """Writes the graph that combines members, and its backward pass for weights of the responses."""
+def ensemble_gradient(combination: Combination) -> Graph:
+    """The graph that combines members, and its backward pass for weights of the responses."""
     members = len(combination.weights)
     examples = {
         tensor_names.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members),
@@ -123,4 +120,4 @@ def export_ensemble_gradient(combination: Combination, path: Path) -> None:
     batch, n = Dim("batch"), Dim("n")
     shapes = {tensor_names.PRE_ACTIVATION: {1: batch, 2: n}, tensor_names.WEIGHTS: {0: batch, 1: n}}
     outputs = [tensor_names.RESPONSE, gradient_of(tensor_names.PRE_ACTIVATION)]
-    export_graph(EnsembleGradient(combination), examples, shapes, outputs, path)
+    return Graph(EnsembleGradient(combination), examples, shapes, outputs)

@@ -33,11 +33,12 @@ class EnsembleGradient(nn.Module):
     """Pre-activations of members (M, B, n), weights (B, n) -> responses (B, n), d_pre_activation (M, B, n)."""
 
     member_weights: Tensor
+    bias: Tensor
 
     def __init__(self, combination: Combination) -> None:
         super().__init__()
         self.register_buffer("member_weights", torch.tensor(combination.weights).reshape(-1, 1, 1))
-        self.bias = combination.bias
+        self.register_buffer("bias", torch.tensor(combination.bias))
 
     def forward(self, pre_activation: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         combined = (pre_activation * self.member_weights).sum(0) + self.bias

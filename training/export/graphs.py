@@ -1,11 +1,9 @@
-"""The graphs of a bundle as torch modules, and their export to ONNX.
+"""The graphs of a bundle as torch modules, with examples of their inputs.
 
 `server.bundle.tensor_names` describes the inputs and outputs of each graph.
 ."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +13,44 @@ from server.bundle import tensor_names
 from training.checkpoints.ensemble import Combination
 from training.data.mouse import Mouse
 from training.export.folded import FoldedViT, can_fold
-from training.export.onnx_files import BATCH, NEURONS, export_graph
+from training.export.onnx_files import BATCH, NEURONS
 from training.export.readout import GatherReadout, TouchedTokens
+from training.export.templates import Graph
 from training.models import Twin
-from training.models.twin import response_from
+from training.models.twin import core_inputs, response_from
 from training.models.vit import ViTCore
 
 __all__ = [
+    "Stem",
+    "attention",
     "batched",
+    "core",
     "core_examples",
     "core_module",
-    "export_attention",
-    "export_core",
-    "export_ensemble",
-    "export_readout",
-    "export_stem",
-    "export_token_core",
-    "export_touched_tokens",
+    "ensemble",
     "has_attention",
     "raw_examples",
+    "readout",
     "readout_examples",
+    "stem",
+    "token_core",
     "token_examples",
+    "touched_tokens",
 ]
 
 
-class _Stem(nn.Module):
+class Stem(nn.Module):
+    """One mouse's raw inputs to the inputs of the core and of the readout."""
+
     def __init__(self, twin: Twin, mouse_id: str) -> None:
         super().__init__()
-        self.twin = twin
+        self.standardizer = twin.standardizer(mouse_id)
+        self.cropper = twin.cropper
+        self.config = twin.config
         self.mouse_id = mouse_id
 
     def forward(self, image: Tensor, behavior: Tensor, pupil_center: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        core_image, core_behavior, core_pupil_center = self.twin.stem(self.mouse_id, image, behavior, pupil_center)
-        return core_image, core_behavior, core_pupil_center
+        return core_inputs(self.config, self.standardizer, self.cropper, self.mouse_id, image, behavior, pupil_center)
 
 
 class _PlainCore(nn.Module):
@@ -74,11 +77,12 @@ class _Ensemble(nn.Module):
     """Pre-activations of members (M, B, n) -> responses of the ensemble, and the spread of the members' responses."""
 
     weights: Tensor
+    bias: Tensor
 
     def __init__(self, combination: Combination) -> None:
         super().__init__()
         self.register_buffer("weights", torch.tensor(combination.weights).reshape(-1, 1, 1))
-        self.bias = combination.bias
+        self.register_buffer("bias", torch.tensor(combination.bias))
 
     def forward(self, pre_activation: Tensor) -> tuple[Tensor, Tensor]:
         combined = (pre_activation * self.weights).sum(0) + self.bias
@@ -87,11 +91,12 @@ class _Ensemble(nn.Module):
         return response_from(combined), spread
 
 
-def export_stem(twin: Twin, mouse_id: str, path: Path) -> None:
-    """Writes one mouse's stem graph."""
+def stem(twin: Twin, mouse_id: str) -> Graph:
+    """One mouse's stem graph."""
     examples = raw_examples(twin.mice[mouse_id])
     outputs = [tensor_names.CORE_IMAGE, tensor_names.CORE_BEHAVIOR, tensor_names.CORE_PUPIL_CENTER]
-    export_graph(_Stem(twin, mouse_id), examples, batched(examples), outputs, path)
+    mouse = twin.mouse_indices[mouse_id]
+    return Graph(Stem(twin, mouse_id), examples, batched(examples), outputs, mouse=mouse)
 
 
 def core_module(twin: Twin, *, portable: bool) -> nn.Module:
@@ -101,31 +106,31 @@ def core_module(twin: Twin, *, portable: bool) -> nn.Module:
     return _PlainCore(twin.core)
 
 
-def export_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
-    """Writes a member's core graph."""
+def core(twin: Twin, *, portable: bool = False) -> Graph:
+    """A member's core graph."""
     examples = core_examples(twin)
-    export_graph(core_module(twin, portable=portable), examples, batched(examples), [tensor_names.FEATURE_MAP], path)
+    return Graph(core_module(twin, portable=portable), examples, batched(examples), [tensor_names.FEATURE_MAP])
 
 
-def export_half_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
-    """Writes a folded core in half precision, padded for the attention kernels of GPUs."""
+def half_core(twin: Twin, *, portable: bool = False) -> Graph:
+    """A folded core in half precision, padded for the attention kernels of GPUs."""
     assert isinstance(twin.core, ViTCore)
     module = FoldedViT(twin.core, fused=not portable, padded=True, half=True)
     examples = core_examples(twin)
-    export_graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP], path)
+    return Graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP])
 
 
-def export_token_core(twin: Twin, path: Path, *, portable: bool = False) -> None:
-    """Writes a folded core whose last block computes only the given tokens."""
+def token_core(twin: Twin, *, portable: bool = False) -> Graph:
+    """A folded core whose last block computes only the given tokens."""
     examples, shapes = token_examples(twin)
-    export_graph(core_module(twin, portable=portable), examples, shapes, [tensor_names.FEATURE_MAP], path)
+    return Graph(core_module(twin, portable=portable), examples, shapes, [tensor_names.FEATURE_MAP])
 
 
-def export_touched_tokens(twin: Twin, mouse_id: str, path: Path) -> None:
-    """Writes the graph that computes which tokens the readouts of given neurons read."""
+def touched_tokens(twin: Twin, mouse_id: str) -> Graph:
+    """The graph that computes which tokens the readouts of given neurons read."""
     examples, shapes = readout_examples(twin, mouse_id)
     del examples[tensor_names.FEATURE_MAP]
-    export_graph(TouchedTokens(twin, mouse_id), examples, shapes, [tensor_names.TOKENS], path)
+    return Graph(TouchedTokens(twin, mouse_id), examples, shapes, [tensor_names.TOKENS])
 
 
 def has_attention(twin: Twin) -> bool:
@@ -133,26 +138,26 @@ def has_attention(twin: Twin) -> bool:
     return isinstance(twin.core, ViTCore)
 
 
-def export_attention(twin: Twin, path: Path) -> None:
-    """Writes a member's attention rollout graph."""
+def attention(twin: Twin) -> Graph:
+    """A member's attention rollout graph."""
     assert isinstance(twin.core, ViTCore)
     examples = core_examples(twin)
     shapes = batched(examples)
-    export_graph(_Attention(twin.core), examples, shapes, [tensor_names.ATTENTION_ROLLOUT], path)
+    return Graph(_Attention(twin.core), examples, shapes, [tensor_names.ATTENTION_ROLLOUT])
 
 
-def export_readout(twin: Twin, mouse_id: str, path: Path) -> None:
-    """Writes a member's readout graph for one mouse."""
+def readout(twin: Twin, mouse_id: str) -> Graph:
+    """A member's readout graph for one mouse."""
     examples, shapes = readout_examples(twin, mouse_id)
-    export_graph(GatherReadout(twin, mouse_id), examples, shapes, [tensor_names.PRE_ACTIVATION], path)
+    return Graph(GatherReadout(twin, mouse_id), examples, shapes, [tensor_names.PRE_ACTIVATION])
 
 
-def export_ensemble(combination: Combination, path: Path) -> None:
-    """Writes the graph that combines members."""
+def ensemble(combination: Combination) -> Graph:
+    """The graph that combines members."""
     members = len(combination.weights)
     examples = {tensor_names.PRE_ACTIVATION: torch.randn(members, BATCH + members, NEURONS + members)}
     shapes = {tensor_names.PRE_ACTIVATION: {1: Dim("batch"), 2: Dim("n")}}
-    export_graph(_Ensemble(combination), examples, shapes, [tensor_names.RESPONSE, tensor_names.SPREAD], path)
+    return Graph(_Ensemble(combination), examples, shapes, [tensor_names.RESPONSE, tensor_names.SPREAD])
 
 
 def batched(examples: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:

@@ -17,21 +17,17 @@ from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 from torch.export import Dim
 
-__all__ = ["BATCH", "NEURONS", "SharedWeights", "export_graph"]
+__all__ = ["BATCH", "NEURONS", "SharedWeights", "export_program", "optimized"]
 
 OPSET = 20
 # Sizes of the examples for tracing. They must differ from all other dimensions of a graph, or tracing confuses them.
 BATCH, NEURONS = 7, 11
 
 
-def export_graph(
-    module: nn.Module,
-    examples: Mapping[str, Tensor],
-    shapes: Mapping[str, dict[int, Dim]],
-    outputs: Sequence[str],
-    path: Path,
-) -> None:
-    """Writes one self-contained graph.
+def export_program(
+    module: nn.Module, examples: Mapping[str, Tensor], shapes: Mapping[str, dict[int, Dim]], outputs: Sequence[str]
+) -> torch.onnx.ONNXProgram:
+    """The module's graph, not optimised yet.
 
     Args:
         examples: input name -> example, in the order of the module's arguments.
@@ -47,16 +43,24 @@ def export_graph(
             output_names=list(outputs),
             dynamic_shapes=tuple(shapes[name] for name in examples),
             verbose=False,
+            optimize=False,
         )
     assert program is not None
+    return program
+
+
+def optimized(program: torch.onnx.ONNXProgram, shapes: Mapping[str, dict[int, Dim]]) -> onnx.ModelProto:
+    """The program's graph, optimised, without inputs that it does not use and without the exporter's notes."""
+    with _quiet():
+        program.optimize()
     model = program.model_proto
     for value in model.graph.input:
         sizes = value.type.tensor_type.shape.dim
-        assert all(sizes[axis].dim_param for axis in shapes[value.name]), f"tracing has fixed an axis of {value.name}"
+        axes = shapes.get(value.name, {})
+        assert all(sizes[axis].dim_param for axis in axes), f"tracing has fixed an axis of {value.name}"
     _drop_unused_inputs(model)
     drop_origins(model)
-    onnx.checker.check_model(model, full_check=False)
-    onnx.save_model(model, str(path))
+    return model
 
 
 def drop_origins(model: onnx.ModelProto) -> None:

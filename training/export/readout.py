@@ -67,6 +67,10 @@ class GatherReadout(nn.Module):
             self.register_buffer(name, tensor.detach().clone())
         self.shifter = twin.shifter(mouse_id)
 
+    def tables(self) -> list[Tensor]:
+        """The tensors with a row per neuron."""
+        return [self.mu, self.features, self.bias]
+
     def forward(self, feature_map: Tensor, pupil_center: Tensor, neurons: Tensor) -> Tensor:
         corners = self.corners(pupil_center, neurons)
         seen = self.seen(feature_map, corners, self.features.index_select(0, neurons))

@@ -18,12 +18,29 @@ from training.models.readout import GaussianReadout
 from training.models.shifter import Shifter
 from training.models.vit import CCTCore, ViTCore
 
-__all__ = ["Twin", "response_from"]
+__all__ = ["Twin", "core_inputs", "response_from"]
 
 
 def response_from(pre_activation: Tensor) -> Tensor:
     """ELU + 1 of the pre-activation: a standardised response, which is not negative."""
     return F.elu(pre_activation) + 1
+
+
+def core_inputs(
+    config: ModelConfig,
+    standardizer: Standardizer,
+    cropper: Cropper,
+    mouse_id: str,
+    image: Tensor,
+    behavior: Tensor,
+    pupil_center: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Raw inputs -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil centre (B, 2)."""
+    image, behavior, pupil_center = standardizer(image, behavior, pupil_center)
+    image = cropper(image, behavior, pupil_center, mouse_id)
+    if config.b_mlp.inputs == "behavior_and_pupil_center":
+        behavior = torch.cat([behavior, pupil_center], dim=1)
+    return image, behavior, pupil_center
 
 
 class Twin(nn.Module):
@@ -86,11 +103,8 @@ class Twin(nn.Module):
         self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Raw inputs -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil centre (B, 2)."""
-        image, behavior, pupil_center = self.standardizers[mouse_id](image, behavior, pupil_center)
-        image = self.cropper(image, behavior, pupil_center, mouse_id)
-        if self.config.b_mlp.inputs == "behavior_and_pupil_center":
-            behavior = torch.cat([behavior, pupil_center], dim=1)
-        return image, behavior, pupil_center
+        standardizer = self.standardizer(mouse_id)
+        return core_inputs(self.config, standardizer, self.cropper, mouse_id, image, behavior, pupil_center)
 
     def read_out(self, mouse_id: str, feature_map: Tensor, pupil_center: Tensor) -> Tensor:
         """Feature map (B, D, h, w) and standardised pupil centre (B, 2) -> pre-activation (B, N)."""

@@ -23,7 +23,7 @@ from training.export import export_bundle
 from training.export.bundle import BundleOptions
 from training.export.folded import FoldedViT
 from training.export.graphs import batched, core_examples
-from training.export.onnx_files import export_graph
+from training.export.templates import Graph, Templates
 from training.models.vit import ViTCore
 
 BOUND = 1e-4
@@ -106,7 +106,7 @@ def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(referenc
     assert {attention.width for attention in module.folded_attentions()} == {160}
     examples = core_examples(twin)
     path = tmp_path / "core.onnx"
-    export_graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP], path)
+    Templates().write(Graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP]), path)
     got = Session(path, wanted="cpu", threads=1).run({name: x.numpy() for name, x in examples.items()})
     with torch.inference_mode():
         expected = twin.core(*examples.values()).permute(0, 2, 3, 1)

@@ -13,8 +13,8 @@ from training.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_ch
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.data.training_ranges import behavior_states
-from training.export.bundle import behavior_states as states_of_manifest
-from training.export.bundle import image_channels
+from training.export.mouse_inputs import behavior_states as states_of_manifest
+from training.export.mouse_inputs import image_channels
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["gray", "color"])

@@ -37,8 +37,9 @@ from training.export import bundle as bundle_module
 from training.export import export_bundle
 from training.export import parity as parity_module
 from training.export.bundle import BundleOptions
-from training.export.graphs import export_core, export_stem
+from training.export.graphs import core, stem
 from training.export.parity import float64_response, random_inputs
+from training.export.templates import Templates
 from training.trainer.run import train_ensemble
 
 ONE_BLOCK = tiny_config({"n_blocks": 1})
@@ -180,7 +181,7 @@ def test_parity_beyond_the_bound_writes_nothing_and_names_the_neuron(
     monkeypatch.setattr(bundle_module, "PARITY_BOUND", -1.0)  # less than any difference
     for name in ("bundle", "other"):
         with pytest.raises(ConfigError, match=r"mouse 'A' differ from torch; nothing was written") as caught:
-            export_bundle(small, tmp_path / name, options=WITHOUT_GRADIENTS)
+            export_bundle(small, tmp_path / name, options=WITHOUT_GRADIENTS, force=True)
         assert f"at neuron {small.mice['A'].neuron_ids[worst]}; expected at most" in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -204,7 +205,7 @@ def test_a_bundle_is_replaced_whole(small: Ensemble, exported: Path, tmp_path: P
     shutil.copytree(exported, folder)
     (folder / "left_over.onnx").write_bytes(b"...")
     manifest = export_bundle(
-        small, folder, name="again", options=BundleOptions(gradients=False, notice="Not for sale.")
+        small, folder, name="again", options=BundleOptions(gradients=False, notice="Not for sale."), force=True
     )
     assert not (folder / "left_over.onnx").exists()
     assert load_manifest(folder) == manifest
@@ -243,13 +244,13 @@ def test_a_twin_without_statistics_says_that_inputs_are_standardized(tmp_path: P
     ],
 )
 def test_a_core_lists_only_the_inputs_that_it_uses(tmp_path: Path, options: dict[str, Any], expected: set[str]) -> None:
-    export_core(tiny_twin(tiny_config(**options)), tmp_path / "core.onnx")
+    Templates().write(core(tiny_twin(tiny_config(**options))), tmp_path / "core.onnx")
     assert inputs_of(tmp_path / "core.onnx") == expected
 
 
 @pytest.mark.slow
 def test_a_stem_takes_the_recordings_inputs_at_any_batch(tmp_path: Path) -> None:
-    export_stem(tiny_twin(tiny_config()), "A", tmp_path / "stem.onnx")
+    Templates().write(stem(tiny_twin(tiny_config()), "A"), tmp_path / "stem.onnx")
     graph = onnx.load(tmp_path / "stem.onnx").graph
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
