@@ -68,6 +68,16 @@ def test_demo_twin_is_small_and_says_that_it_is_simulated() -> None:
         assert all(channel.image_mean and channel.image_contrast for channel in mouse.image_channels)
 
 
+def test_scores_of_the_demo_twin_are_the_same_in_the_manifest_and_beside_it() -> None:
+    beside = json.loads((ROOT / "exported_models" / "demo-scores.json").read_text(encoding="utf-8"))
+    for mouse_id, mouse in load_manifest(DEMO).mice.items():
+        fev, feve = (np.array(beside[mouse_id]["neurons"][name]) for name in ("fev", "feve"))
+        assert mouse.scores["feve"] == pytest.approx(feve[fev >= 0.15].mean())
+        shared = mouse.scores.keys() & beside[mouse_id]["summary"].keys()
+        assert len(shared) == 3
+        assert all(mouse.scores[name] == pytest.approx(beside[mouse_id]["summary"][name]) for name in shared)
+
+
 def test_the_reply_shows_the_hash_of_the_demo_twin() -> None:
     assert json.loads(blocks("json")[0])["model"]["hash"] == load_manifest(DEMO).hash
 
