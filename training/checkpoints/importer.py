@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.arguments import add_output, add_recordings
+from training.checkpoints.attribution import attribution
 from training.checkpoints.checkpoint import (
     CONFIG,
     Checkpoint,
@@ -204,6 +205,7 @@ def _build(
     provenance: dict[str, Any] = {"created": now(), "commit": source_commit(), "versions": library_versions()}
     if weights.notes:
         provenance["notes"] = weights.notes
+    provenance |= attribution(state)
     return Checkpoint(twin=twin.eval(), provenance=provenance)
 
 

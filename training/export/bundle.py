@@ -23,6 +23,7 @@ from server.bundle.manifest import (
 from server.bundle.neurons import NeuronTable
 from server.errors import BundleError
 from training.arguments import add_checkpoints, add_output, add_recordings
+from training.checkpoints.attribution import NOT_STATED, V1T_CITATION
 from training.checkpoints.checkpoint import now, source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
 from training.data.mouse import Mouse, open_recordings
@@ -43,11 +44,6 @@ from training.tables import counted
 
 __all__ = ["BundleOptions", "add_arguments", "export_bundle", "run"]
 
-V1T_CITATION = (
-    "Li, Cornacchia, Rochefort, Onken. V1T: large-scale mouse V1 response prediction using a Vision Transformer. "
-    "TMLR 2023."
-)
-NOT_STATED = "not stated"
 TWIN = "twin.onnx"  # the single file of a mouse
 SIMULATED_NOTICE = "Simulated: trained on simulated recordings. No animal was recorded, and no neuron here exists."
 
@@ -278,7 +274,7 @@ class _Writer:
     def _stated(self, what: str) -> str:
         """What the members' provenances state, such as the importer's citation."""
         stated = [str(member.provenance.get(what, "")) for member in self.ensemble.members]
-        return " ".join(dict.fromkeys(text for text in stated if text))
+        return "; ".join(dict.fromkeys(text for text in stated if text))
 
 
 def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) -> Manifest:
