@@ -33,7 +33,7 @@ from training.trainer.update import Update
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["check_trials", "predict_trials", "start_member", "train_member", "validate"]
+__all__ = ["check_trials", "epochs_left", "predict_trials", "start_member", "train_member", "validate"]
 
 _VERDICTS = {"reduce": "  -> learning rate reduced, best weights restored", "stop": "  -> no improvement, stopped"}
 
@@ -100,15 +100,25 @@ def train_member(
                     _save_best(folder / CHECKPOINT, state, provenance)
                 logs.add({**row, "waited": waited})
                 state.save(folder)
-                left = (training.max_epochs - epoch) * seconds
+                left = _duration(seconds * epochs_left(spec, member, epoch))
+                whose = f" for all {spec.members} members" if spec.members > 1 else ""
                 tqdm.write(
                     f"{label} epoch {epoch:3d}/{training.max_epochs}  loss {loss:10.1f}  validation {score:.4f} "
-                    f"(best {state.plateau.best:.4f})  lr {rate:.1e}  {seconds:.1f} s, at most {_duration(left)} left"
+                    f"(best {state.plateau.best:.4f})  lr {rate:.1e}  {seconds:.1f} s, at most {left} left{whose}"
                     + _VERDICTS.get(verdict, "")
                 )
             if on_epoch is not None:
                 on_epoch(epoch, score)
     return state.plateau.best
+
+
+def epochs_left(spec: RunSpec, member: int, epoch: int) -> int:
+    """Epochs, at most, after this one of this member until all members of the run are trained.
+
+    Members that are trained at the same time count once.
+    """
+    rounds = -(-spec.members // spec.parallel) - 1 - member // spec.parallel
+    return spec.training.max_epochs * (1 + rounds) - epoch
 
 
 def check_trials(spec: RunSpec) -> None:

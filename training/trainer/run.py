@@ -23,6 +23,7 @@ from training.files import write_atomically, writing
 from training.models import Twin
 from training.safe_yaml import load_yaml
 from training.tables import counted
+from training.trainer.advice import for_small_recordings, next_commands
 from training.trainer.dry_run import describe_run
 from training.trainer.hardware import Hardware
 from training.trainer.loop import check_trials
@@ -31,6 +32,8 @@ from training.trainer.run_spec import RunSpec
 from training.trainer.transfer import take_core, transfer_config
 
 __all__ = ["add_arguments", "run", "train_ensemble"]
+
+SCORES = "validation_single_trial_correlation"  # in `members.json`
 
 
 def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
@@ -47,9 +50,8 @@ def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
     _claim(folder, spec)
     scores = train_members(spec, folder)
     kept = sorted(sorted(range(spec.members), key=lambda i: -scores[i])[: spec.keep])
-    content = {"validation_single_trial_correlation": scores, "kept": kept}
     with writing(folder / MEMBERS):
-        write_atomically(folder / MEMBERS, json.dumps(content, indent=2).encode())
+        write_atomically(folder / MEMBERS, json.dumps({SCORES: scores, "kept": kept}, indent=2).encode())
     return [member_folder(folder, i) / CHECKPOINT for i in kept]
 
 
@@ -118,15 +120,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     spec = _spec(args)
+    suggestion = for_small_recordings(spec)
     if args.dry_run:
         print(describe_run(spec))
+        if suggestion is not None:
+            print(suggestion)
         return 0
+    if suggestion is not None:
+        print(suggestion)
     try:
         kept = train_ensemble(spec, args.output)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Every finished epoch is kept in {args.output}; run the same command again to resume.")
         return 130
+    scores = json.loads((args.output / MEMBERS).read_text(encoding="utf-8"))[SCORES]
+    what = "score (negative loss)" if spec.training.monitor == "loss" else "single-trial correlation"
     print(f"{args.output}: kept {len(kept)} of {counted(spec.members, 'member')}")
+    print(f"validation {what}: {', '.join(f'{score:.4f}' for score in scores)}")
+    print("next:", *next_commands(args.output, args.recordings, list(spec.recordings.values())), sep="\n  ")
     return 0
 
 

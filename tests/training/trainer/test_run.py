@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,11 @@ from support.tiny_twins import QUICK, tiny_checkpoint, tiny_config, tiny_run
 
 from training.__main__ import main
 from training.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from training.config import TrainingConfig, parse_options, parse_training
 from training.data.recordings import Recording
 from training.errors import ConfigError
-from training.trainer import loop
+from training.trainer import dry_run, loop
+from training.trainer.advice import for_small_recordings
 from training.trainer.dry_run import describe_run
 from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
@@ -187,6 +192,88 @@ def test_the_command_trains_mice_of_any_name_without_their_trials_with_nan(
     assert list(checkpoint.mice) == [*names.values(), "third"]
     assert (checkpoint.config.core.dim, checkpoint.provenance["training"]["max_epochs"]) == (6, 1)  # type: ignore[union-attr]
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint.twin.state_dict().values())
+
+
+def test_a_dry_run_of_a_long_run_says_what_makes_it_shorter(
+    recordings: dict[str, Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(spec: RunSpec, *, updates: int = 3) -> Any:
+        found = real(spec, updates=updates)
+        core = spec.model.core
+        step = {1: 100.0, 2: 40.0, 4: 95.0}[core.patch_stride] * (1.5 if spec.hardware.precision == "bf16" else 1.0)
+        return replace(found, step=step, epoch=step, run=step * spec.training.max_epochs * spec.members)
+
+    real = dry_run._measure
+    monkeypatch.setattr(dry_run, "_measure", measured)
+    training = QUICK.model_copy(update={"max_epochs": 60})
+    model = tiny_config({"patch_size": 4, "patch_stride": 1, "n_blocks": 1})
+    text = describe_run(tiny_run(recordings, model, training, members=2))
+    assert [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith("shorter")] == [
+        "at most 80.0 min with --set core.patch_stride=2",
+        "at most 1.7 h with --set training.max_epochs=30",
+        "at most 1.7 h with --members 1",
+    ]
+    assert "whole run    at most 3.3 h" in text
+
+
+def test_time_left_counts_the_members_that_are_still_to_be_trained(recordings: dict[str, Recording]) -> None:
+    def left(member: int, epoch: int, **options: int) -> int:
+        return loop.epochs_left(tiny_run(recordings, **options), member, epoch)  # of 2 epochs
+
+    assert [left(member, epoch, members=3) for member in range(3) for epoch in (1, 2)] == [5, 4, 3, 2, 1, 0]
+    assert [left(member, 1, members=5, parallel=2) for member in range(5)] == [5, 5, 3, 3, 1]
+
+
+def test_a_small_recording_gets_a_suggestion_that_is_not_chosen_for_the_user(
+    recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for_paper = TrainingConfig()
+    text = for_small_recordings(tiny_run(recordings, training=for_paper))
+    assert text is not None
+    _, options = parse_options(text.split("--set ")[1].split())
+    chosen = parse_training(options)
+    assert chosen.learning_rate > for_paper.learning_rate
+    assert chosen.warmup > 0
+    for spec in (
+        tiny_run(recordings, training=chosen),
+        tiny_run(recordings, training=TrainingConfig(learning_rate=0.002)),
+        tiny_run(recordings, tiny_config({"kind": "cnn"}), TrainingConfig()),
+    ):
+        assert for_small_recordings(spec) is None
+    big = SimpleNamespace(tier=lambda name: range(4500))
+    assert for_small_recordings(tiny_run({"A": big}, training=for_paper)) is None  # type: ignore[dict-item]
+
+
+def test_a_run_ends_with_its_score_and_with_commands_that_work(
+    recordings: dict[str, Recording],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = [str(recording.path) for recording in recordings.values()]
+    run = tmp_path / "a run"
+    options = ["core.patch_size=4", "core.patch_stride=4", "core.n_blocks=1", "core.dim=6", "cropper.size=[12, 20]"]
+    arguments = ["train", "--recordings", *paths, "--output", str(run), "--members", "2"]
+    assert main([*arguments, "--set", *options, "training.max_epochs=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = [
+        load_checkpoint(run / f"member-{i}" / "checkpoint").provenance["validation_single_trial_correlation"]
+        for i in range(2)
+    ]
+    assert f"validation single-trial correlation: {scores[0]:.4f}, {scores[1]:.4f}" in lines
+    commands = [shlex.split(line) for line in lines[lines.index("next:") + 1 :]]
+    assert [command[:4] for command in commands] == [
+        ["python", "-m", "training", verb] for verb in ("evaluate", "export")
+    ]
+    assert main(commands[0][3:]) == 0
+    assert (tmp_path / "a run-scores" / "scores.json").is_file()
+    exported: list[Any] = []
+    monkeypatch.setattr(
+        "training.export.bundle.export_bundle", lambda *given, **_: exported.append(given) or sys.exit(0)
+    )
+    with pytest.raises(SystemExit):
+        main(commands[1][3:])
+    assert exported[0][1] == Path("exported_models/a run")
 
 
 def test_the_command_hands_its_hardware_on(
