@@ -13,7 +13,8 @@ run() {
     "$@"
 }
 
-run "$PYTHON" -m training simulate --output "$recordings" --mice 2 --neurons 150 --train-trials 1500 --seed 0
+run "$PYTHON" -m training simulate --output "$recordings" --mice 2 --mouse-prefix SIM --neurons 150 \
+    --train-trials 1500 --seed 0
 
 # A small V1T: patches of 12 pixels with stride 4, 2 blocks of 2 heads, width 48; an ensemble of 3. A run of about 2,000
 # updates needs a higher learning rate than the paper's, with warm-up, and a smaller beta2 of AdamW (0.99, not 0.9999).
@@ -24,7 +25,8 @@ run "$PYTHON" -m training train --recordings "$recordings" --output "$DEMO/run" 
 
 run "$PYTHON" -m training evaluate "$DEMO/run" --recordings "$recordings" --report "$DEMO/scores"
 
-run "$PYTHON" -m training export "$DEMO/run" --recordings "$recordings" --output "$DEMO_BUNDLE" --name demo --licence MIT
+run "$PYTHON" -m training export "$DEMO/run" --recordings "$recordings" --output "$DEMO_BUNDLE" --force \
+    --name demo --licence MIT
 
 printf '\n\033[1m$ bentoml serve\033[0m\n'
 V1T_BUNDLES=$DEMO_BUNDLE "$PYTHON" -m bentoml serve --port "$PORT" &

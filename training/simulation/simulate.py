@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -233,7 +234,9 @@ def _byte_statistics(pixels: np.ndarray) -> dict[str, float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write; it gets a recording per mouse")
-    parser.add_argument("--mice", type=int, default=2, help="number of mice, SIM1, SIM2, ... (default: %(default)s)")
+    parser.add_argument("--mice", type=int, default=2, help="number of mice (default: %(default)s)")
+    prefix = "of the names of the mice, MYSIM1, MYSIM2, ...; those of the demo are SIM1 and SIM2 (default: %(default)s)"
+    parser.add_argument("--mouse-prefix", default="MYSIM", metavar="NAME", help=prefix)
     parser.add_argument("--neurons", type=int, default=200, help="neurons per mouse (default: %(default)s)")
     parser.add_argument("--train-trials", type=int, default=1500, help="(default: %(default)s)")
     parser.add_argument("--validation-trials", type=int, default=200, help="(default: %(default)s)")
@@ -248,10 +251,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.mice < 1:
         raise ConfigError("no mouse to simulate", got=args.mice, expected="--mice 1 or more")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", args.mouse_prefix):
+        raise ConfigError("--mouse-prefix is invalid", got=repr(args.mouse_prefix), expected="letters, digits, - and _")
     for mouse in range(1, args.mice + 1):
+        mouse_id = f"{args.mouse_prefix}{mouse}"
         folder = simulate(
             args.output,
-            mouse_id=f"SIM{mouse}",
+            mouse_id=mouse_id,
             data_key=f"{90_000 + mouse}-1-{args.seed + 1}",
             n_neurons=args.neurons,
             n_train=args.train_trials,
@@ -263,7 +269,7 @@ def run(args: argparse.Namespace) -> int:
         )
         means = json.loads((folder / SIMULATED).read_text())["responsive_neurons_mean"]
         print(
-            f"SIM{mouse}  {folder}\n"
+            f"{mouse_id}  {folder}\n"
             f"      {counted(args.neurons, 'neuron')}; mean over responsive ones: split-half reliability "
             f"{means['reliability']:.3f}, ceiling of the single-trial correlation {means['ceiling']:.3f}"
         )

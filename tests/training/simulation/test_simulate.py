@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.checkout import ROOT
 
+from training.__main__ import main
 from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError
 from training.metrics import single_trial_correlation
@@ -314,7 +317,23 @@ def test_the_command_says_what_can_be_predicted(tmp_path: Path, capsys: pytest.C
     sizes = "--neurons 5 --train-trials 8 --validation-trials 2 --test-images 3 --test-repeats 2 --image-shape 1 36 64"
     assert simulate_module.run(parser.parse_args(["--output", str(tmp_path), "--mice", "2", *sizes.split()])) == 0
     printed = capsys.readouterr().out
-    assert "SIM1" in printed
-    assert "SIM2" in printed
+    assert "MYSIM1" in printed
+    assert "MYSIM2" in printed
     assert "split-half reliability" in printed
-    assert sorted(Recording.open(path).mouse_id for path in tmp_path.glob("static*")) == ["SIM1", "SIM2"]
+    mice = {Recording.open(path).mouse_id for path in tmp_path.glob("static*")}
+    assert mice == {"MYSIM1", "MYSIM2"}
+    demo = json.loads((ROOT / "exported_models" / "demo" / "manifest.json").read_text())
+    assert not mice & demo["mice"].keys()  # so both can be served by one server
+
+
+def test_the_command_takes_the_names_of_the_mice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--neurons 5 --train-trials 8 --validation-trials 2 --test-images 3 --test-repeats 2 --image-shape 1 36 64"
+    arguments = ["simulate", "--output", str(tmp_path / "out"), "--mice", "1", *sizes.split(), "--mouse-prefix"]
+    assert main([*arguments, "a/b"]) == 1
+    assert "--mouse-prefix is invalid; got 'a/b'; expected letters, digits" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "SIM"]) == 0
+    (path,) = (tmp_path / "out").glob("static*")
+    same = {"n_neurons": 5, "n_train": 8, "n_validation": 2, "n_test_images": 3, "n_test_repeats": 2}
+    written = simulate(tmp_path / "same", mouse_id="SIM1", data_key="90001-1-1", image_shape=(1, 36, 64), **same)
+    assert Recording.open(path).data_hash == Recording.open(written).data_hash
