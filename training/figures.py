@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.8,
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
+CAPTION_SIZE = 6.5
+CAPTION_CHARACTERS = 20  # per inch, at this size
 # Colours of the plane's corners, (left, right) x (top, bottom); colours in between are mixed.
 CORNERS = np.array([[[0.10, 0.35, 0.75], [0.95, 0.75, 0.15]], [[0.10, 0.65, 0.45], [0.80, 0.15, 0.35]]])
 
@@ -42,8 +45,11 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes `name`.png and `name`.pdf. Equal figures give equal files."""
+def save_figure(figure: Figure, folder: Path, name: str, *, caption: str) -> list[Path]:
+    """Writes `name`.png and `name`.pdf, with the caption at the foot. Equal figures give equal files."""
+    width = int(CAPTION_CHARACTERS * figure.get_figwidth())
+    with styled():
+        figure.supxlabel(textwrap.fill(caption, width), fontsize=CAPTION_SIZE, color="0.35")
     files = {}
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         content = io.BytesIO()

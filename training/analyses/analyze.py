@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from training.errors import ScoringError
 from training.evaluation.evaluate import check_known, scorable
 from training.figures import save_figure
 from training.files import write_files
-from training.tables import markdown_table
+from training.tables import caption, markdown_table, simulated_note
 from training.trainer.hardware import device_named
 
 __all__ = ["ANALYSES", "Analysis", "add_arguments", "run"]
@@ -97,7 +97,7 @@ analyses:
 """ + "\n".join(f"  {name:<12}{help_}" for name, (help_, _) in ANALYSES.items())
 
 
-def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str, Any]) -> list[Path]:
+def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str, Any], *, caption: str) -> list[Path]:
     """Writes `name`.md, .json, .png and .pdf.
 
     Raises:
@@ -112,7 +112,7 @@ def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str,
     }
     text = "\n\n".join([table(analysis), *analysis.notes]) + "\n"
     paths = write_files(folder, {f"{name}.md": text, f"{name}.json": content})
-    return paths + save_figure(analysis.figure, folder, name)
+    return paths + save_figure(analysis.figure, folder, name, caption=caption)
 
 
 def table(analysis: Analysis) -> str:
@@ -139,8 +139,13 @@ def run(args: argparse.Namespace) -> int:
     recordings = open_recordings(args.recordings, nan_trials=args.nan_trials)
     check_known(ensemble, recordings)
     analysis = ANALYSES[args.what][1](ensemble, recordings)
+    simulated = [recording.mouse_id for recording in recordings if recording.simulated]
+    if (note := simulated_note(simulated)) is not None:
+        analysis = replace(analysis, notes=[note, *analysis.notes])
     about = {"weights": ensemble.weights_hashes, "data": data_hashes(recordings), "commit": source_commit()}
-    paths = write_analysis(args.output, args.what, analysis, about)
+    neurons = {row["mouse"]: ensemble.mice[row["mouse"]].n_neurons for row in analysis.rows}
+    about_figure = caption(args.checkpoints[0].name, neurons, trials=ANALYSES[args.what][0], simulated=simulated)
+    paths = write_analysis(args.output, args.what, analysis, about, caption=about_figure)
     print("\n\n".join([table(analysis), *analysis.notes]))
     print(f"written: {', '.join(str(path) for path in paths)}")
     return 0

@@ -58,6 +58,7 @@ class MouseScores:
         ceiling: (N,) single-trial correlation of a simulated mouse's true expected responses: no model can do better.
         neuron_ids: (N,). neuron_coordinates: (N, 3) [um].
         notes: which scores were left out, and which inputs the twin was given, one sentence each.
+        simulated: no animal was recorded.
     """
 
     mouse_id: str
@@ -69,6 +70,7 @@ class MouseScores:
     neuron_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     neuron_coordinates: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     notes: tuple[str, ...] = ()
+    simulated: bool = False
 
 
 def evaluate(ensemble: Ensemble, recordings: Sequence[Recording], *, tier: str = "test") -> dict[str, MouseScores]:
@@ -158,6 +160,7 @@ def evaluate_mouse(ensemble: Ensemble, recording: Recording, *, tier: str = "tes
         neuron_ids=recording.neuron_ids,
         neuron_coordinates=recording.neuron_coordinates,
         notes=(inputs, *notes),
+        simulated=recording.simulated,
     )
 
 

@@ -28,7 +28,7 @@ from training.evaluation.score_figures import draw_ceiling, draw_distributions
 from training.figures import save_figure
 from training.files import write_files
 from training.metrics import FEV_THRESHOLD
-from training.tables import markdown_table, number, number_and_sd
+from training.tables import caption, markdown_table, number, number_and_sd, simulated_note
 from training.trainer.hardware import device_named
 
 __all__ = ["add_arguments", "neuron_table", "run", "tables", "write_report"]
@@ -70,10 +70,23 @@ def write_report(
     pq.write_table(neuron_table(systems), neurons, compression="zstd")
     text = tables(systems, left_out)
     paths = write_files(folder, {"scores.md": text, "scores.json": content, "neurons.parquet": neurons.getvalue()})
-    paths += save_figure(draw_distributions(systems), folder, "distributions")
+    scores = [mouse for of_system in systems.values() for mouse in of_system.values()]
+    about_figure = caption(
+        ", ".join(systems),
+        {mouse.mouse_id: len(mouse.neuron_ids) for mouse in scores},
+        trials=f"{scores[0].tier} trials",
+        simulated=_simulated(systems),
+    )
+    paths += save_figure(draw_distributions(systems), folder, "distributions", caption=about_figure)
     if (ceiling := draw_ceiling(systems)) is not None:
-        paths += save_figure(ceiling, folder, "ceiling")
+        paths += save_figure(ceiling, folder, "ceiling", caption=about_figure)
     return paths
+
+
+def _simulated(systems: Mapping[str, Scores]) -> list[str]:
+    """The mice that are simulated."""
+    mice = {mouse.mouse_id: mouse.simulated for scores in systems.values() for mouse in scores.values()}
+    return [mouse_id for mouse_id, simulated in mice.items() if simulated]
 
 
 def tables(systems: Mapping[str, Scores], left_out: Mapping[str, str]) -> str:
@@ -82,6 +95,8 @@ def tables(systems: Mapping[str, Scores], left_out: Mapping[str, str]) -> str:
     names = [name for name in SCORES if any(name in score_names(scores) for scores in systems.values())]
     first = next(mouse for scores in systems.values() for mouse in scores.values())
     parts = ["# Scores", f"On the {first.tier} trials. Mean (sd) over mice; a mouse's value is its mean over neurons."]
+    if (note := simulated_note(_simulated(systems))) is not None:
+        parts.append(note)
     rows = []
     for system, scores in systems.items():
         means = over_mice(scores)
@@ -111,6 +126,7 @@ def _system_json(scores: Scores) -> dict[str, Any]:
                 "tier": mouse.tier,
                 "trials": mouse.n_trials,
                 "neurons": len(mouse.neuron_ids),
+                "simulated": mouse.simulated,
                 "summary": mouse.summary,
                 "notes": list(mouse.notes),
             }
@@ -145,7 +161,8 @@ def neuron_table(systems: Mapping[str, Scores]) -> pa.Table:
                 ),
             ]
             parts.append(pa.Table.from_arrays(columns, schema=schema))
-    return pa.concat_tables(parts)
+    about = {"simulated_mice": ", ".join(_simulated(systems))}
+    return pa.concat_tables(parts).replace_schema_metadata(about)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +188,8 @@ def run(args: argparse.Namespace) -> int:
     for name, ensemble in ensembles.items():
         systems[name] = evaluate(ensemble, recordings, tier=args.tier)
         print((f"{name}\n" if len(ensembles) > 1 else "") + scores_table(systems[name]))
+    if (note := simulated_note(_simulated(systems))) is not None:
+        print(note)
     for mouse_id, reason in left_out.items():
         print(f"mouse {mouse_id} was left out: {reason}")
     if args.report is not None:

@@ -89,7 +89,14 @@ def _cell(name: str, mean: float, sd: float, n: int) -> str:
 
 
 def write_results(
-    folder: Path, name: str, study: Study, lines: Sequence[Line], *, notes: Sequence[str], about: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    study: Study,
+    lines: Sequence[Line],
+    *,
+    notes: Sequence[str],
+    about: Mapping[str, Any],
+    caption: str,
 ) -> list[Path]:
     """Writes NAME.md, NAME.json, NAME.png and NAME.pdf.
 
@@ -98,7 +105,7 @@ def write_results(
     """
     text = [
         f"# {study.question[0].upper()}{study.question[1:]}",
-        "Test trials; means over neurons, then mice. In brackets: standard deviation over seeds.",
+        f"Means over neurons, then mice. In brackets: standard deviation over seeds. {caption}",
         results_table(study, lines),
         *notes,
         f"The paper ({study.where}): {study.paper}",
@@ -120,7 +127,7 @@ def write_results(
         "notes": list(notes),
     }
     paths = write_files(folder, {f"{name}.md": "\n\n".join(text) + "\n", f"{name}.json": content})
-    return paths + save_figure(draw(study, lines), folder, name)
+    return paths + save_figure(draw(study, lines), folder, name, caption=caption)
 
 
 def draw(study: Study, lines: Sequence[Line]) -> Figure:

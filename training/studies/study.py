@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from training.analyses.retinotopy import RELIABLE, retinotopy
 from training.arguments import add_device, add_options, add_output, add_recordings
@@ -20,7 +21,7 @@ from training.studies.catalog import CEILING, SCALES, STUDIES, Scale, Study
 from training.studies.plan import Run, plan
 from training.studies.results import SHOWN, Line, lines_of, results_table, write_results
 from training.studies.runner import RunScores, ensemble_of, run_all, score
-from training.tables import counted
+from training.tables import caption, counted
 from training.trainer.hardware import Hardware
 
 __all__ = ["add_arguments", "run"]
@@ -87,14 +88,23 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"study {args.study} needs at least two mice", got=list(mice))
     print(f"{args.study}: {counted(len(runs), 'training')}, in {args.output}")
     done: list[RunScores] = []
-    about = {"scale": args.scale, "data": data_hashes(recordings.values())}
+    about_figure = caption(
+        f"study {args.study}, scale {args.scale}",
+        {mouse_id: recording.n_neurons for mouse_id, recording in mice.items()},
+        trials="test trials",
+        simulated=[mouse_id for mouse_id, recording in recordings.items() if recording.simulated],
+    )
+    written: dict[str, Any] = {
+        "about": {"scale": args.scale, "data": data_hashes(recordings.values())},
+        "caption": about_figure,
+    }
     try:
         for result in run_all(runs, recordings, args.output, hardware=hardware, workers=args.workers):
             done.append(result)
             if not result.known:
-                write_results(args.output, args.study, study, _lines(done, runs, mice), notes=[], about=about)
+                write_results(args.output, args.study, study, _lines(done, runs, mice), notes=[], **written)
         lines, notes = _with_ensemble(study, done, _lines(done, runs, mice), mice, args.output, hardware)
-        paths = write_results(args.output, args.study, study, lines, notes=notes, about=about)
+        paths = write_results(args.output, args.study, study, lines, notes=notes, **written)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Finished trainings are kept in {args.output}; run the same command again to resume.")
         return 130

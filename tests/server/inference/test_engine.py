@@ -13,9 +13,11 @@ import onnxruntime as ort
 import pytest
 import torch
 from support.checkout import ROOT
+from support.tiny_twins import tiny_mouse
 
 from server.bundle import tensor_names
 from server.bundle.manifest import MANIFEST, load_manifest
+from server.bundle.neurons import load_neurons
 from server.errors import BundleError
 from server.inference import benchmark as bench
 from server.inference.core import WORTH_RESTRICTING, distinct_tokens, mask_of
@@ -28,6 +30,7 @@ from training.config import ModelConfig, with_options
 from training.data.mouse import Mouse
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
+from training.export.single_file import metadata
 from training.models import Twin
 
 pytestmark = pytest.mark.slow  # exports a bundle first
@@ -220,11 +223,33 @@ def test_one_file_per_mouse_has_standard_operators_only(folder: Path) -> None:
 def test_the_example_of_onnxruntime_alone_runs_and_is_short(folder: Path) -> None:
     example = ROOT / "docs" / "onnxruntime_alone.py"
     code = [line for line in example.read_text().splitlines() if line.strip() and not line.startswith('"""')]
-    assert len(code) <= 10
+    assert len(code) <= 15
     done = subprocess.run(
         [sys.executable, example, folder / "mice/B/twin.onnx"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("25 neurons, mean response ")
+    assert "mouse B of model small\ntakes standardised inputs: image gray [standardized]\n" in done.stdout
+
+
+def test_a_single_file_says_what_it_is_and_whether_it_takes_standardised_inputs(folder: Path, tmp_path: Path) -> None:
+    about = ort.InferenceSession(folder / "mice/A/twin.onnx").get_modelmeta().custom_metadata_map
+    manifest = load_manifest(folder)
+    assert (about["mouse"], about["model"], about["simulated"]) == ("A", "small", "false")
+    assert (about["standardized_inputs"], about["image"]) == ("true", "gray [standardized]")
+    assert (about["licence"], about["citation"]) == (manifest.licence, manifest.citation)
+    ids = [int(word) for word in about["neuron_ids"].split()]
+    assert ids == load_neurons(folder, manifest.mice["A"]).ids.tolist()
+
+    mouse = dataclasses.replace(tiny_mouse("Z"), simulated=True)
+    about = metadata(mouse, model="m", notice="Not real.", licence="MIT", citation="Nobody")
+    assert (about["standardized_inputs"], about["notice"]) == ("false", "Not real.")
+    assert about["pupil_center"] == "pupil_center_x [eye-camera px], pupil_center_y [eye-camera px]"
+    model = onnx.load(folder / "mice/A/twin.onnx")
+    onnx.helper.set_model_props(model, about)
+    onnx.save(model, tmp_path / "twin.onnx")
+    example = ROOT / "docs" / "onnxruntime_alone.py"
+    done = subprocess.run([sys.executable, example, tmp_path / "twin.onnx"], capture_output=True, text=True, check=True)
+    assert "mouse Z (simulated) of model m\ntakes inputs as recorded: image gray [grey level]\n" in done.stdout
 
 
 def test_bench_prints_its_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

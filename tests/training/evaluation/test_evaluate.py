@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from matplotlib.figure import Figure
 from support.tiny_twins import competition_recording, tiny_checkpoint, tiny_config, tiny_mouse, tiny_recordings
 
 from training.__main__ import main
@@ -21,6 +23,8 @@ from training.errors import RecordingError, ScoringError
 from training.evaluation.evaluate import evaluate, evaluate_mouse, over_mice, scorable, scores_table
 from training.evaluation.report import neuron_table
 from training.evaluation.score_figures import draw_ceiling
+from training.figures import save_figure
+from training.tables import caption
 
 
 @pytest.fixture(scope="module")
@@ -237,11 +241,28 @@ def test_report_of_several_systems_has_a_row_each_and_is_what_was_printed(
         assert mean == pytest.approx(system["mice"]["SIM1"]["summary"]["correlation_to_average"])
         assert f"{mean:.3f} (0.000)" in next(line for line in text.splitlines() if line.startswith(f"| {name} "))
         assert f"{mean:.3f}" in printed
+        assert system["mice"]["SIM1"]["simulated"]
+    for said in (printed, text):
+        assert "Mouse SIM1 is simulated: no animal was recorded." in said
+    about = pq.read_schema(tmp_path / "report/neurons.parquet").metadata
+    assert about[b"simulated_mice"] == b"SIM1"
     for figure in ("distributions", "ceiling"):
         assert (tmp_path / f"report/{figure}.png").read_bytes()[:4] == b"\x89PNG"
         assert (tmp_path / f"report/{figure}.pdf").read_bytes()[:4] == b"%PDF"
     assert main([*both, *paths_of([withheld])]) == 1
     assert "does not know mouse 'S1'" in capsys.readouterr().err
+
+
+def test_every_figure_says_what_it_shows(tmp_path: Path) -> None:
+    figure = Figure(layout="constrained")
+    figure.subplots()
+    text = caption("v1t", {"SIM1": 1, "B": 8000}, trials="test trials", simulated=["SIM1"])
+    assert text == (
+        "v1t; mice SIM1 (1 neuron), B (8000 neurons); test trials. Mouse SIM1 is simulated: no animal was recorded."
+    )
+    assert caption("v1t", {"B": 2}, trials="t", simulated=[]) == "v1t; mouse B (2 neurons); t."
+    save_figure(figure, tmp_path, "figure", caption=text)
+    assert figure.get_supxlabel().replace("\n", " ") == text
 
 
 def test_command_says_which_mouse_it_left_out_and_why(
