@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.checkout import ROOT
 from support.tiny_twins import (
     tiny_checkpoint,
     tiny_config,
@@ -36,6 +38,7 @@ from training.evaluation.evaluate import evaluate
 from training.export import bundle as bundle_module
 from training.export import export_bundle
 from training.export import parity as parity_module
+from training.export import progress as progress_module
 from training.export.bundle import BundleOptions
 from training.export.graphs import core, stem
 from training.export.parity import float64_response, random_inputs
@@ -289,3 +292,49 @@ def test_the_float64_judge_of_parity_computes_what_torch_does() -> None:
         assert judged.dtype == torch.float64
         np.testing.assert_allclose(judged, ensemble(mouse_id, *inputs), rtol=0, atol=1e-5)
     assert all(p.dtype == torch.float32 for p in ensemble.parameters())  # the members stay what they were
+
+
+def test_a_bundle_is_replaced_only_with_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_checkpoint(tiny_config(), [tiny_mouse("A")]))
+    bundle = shutil.copytree(ROOT / "exported_models" / "demo", tmp_path / "bundle")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main(["export", str(checkpoint), "--output", str(bundle)]) == 1
+    error = capsys.readouterr().err
+    made = load_manifest(bundle).provenance.created
+    assert f"{bundle} already holds a bundle; got 'demo', 3 members, exported {made}; expected a new folder" in error
+    assert "Add --force to replace it, or give another --output." in error
+    (bundle / "manifest.json").write_text("{")
+    assert main(["export", str(checkpoint), "--output", str(bundle)]) == 1
+    assert "got a damaged bundle: " in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "manifest.json"} == {
+        path: time for path, time in before.items() if path.name != "manifest.json"
+    }
+
+
+def test_progress_says_where_it_is_and_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ["members/0/core.onnx", "members/1/core.onnx", "mice/A/member0.readout.onnx", "mice/A/ensemble.onnx"]
+    paths += ["mice/v1.2/member0.readout.onnx"]
+    now = [100.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    for terminal in (False, True):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
+        progress = progress_module.Progress(paths, stream)
+        for path in paths:
+            progress.before(path)
+            now[0] += progress.costs[path]  # as fast as expected
+            progress.after(path)
+        progress.finish()
+        printed = stream.getvalue()
+        assert "5 graphs exported in 4.1 s" in printed
+        if terminal:
+            lines = printed.replace("\r\x1b[K", "\n").split("\n")
+            assert lines[1] == "[1/5] member 0: core, 0 s"
+            assert lines[3] == "[3/5] mouse A, member 0: readout, 2 s, about 2 s left"
+            assert lines[5] == "[5/5] mouse v1.2, member 0: readout, 4 s, about 0 s left"
+        else:
+            assert printed.split("\n")[:3] == [
+                "[2/5] cores: 2.0 s, about 2 s left",
+                "[4/5] mouse A: 2.0 s, about 0 s left",
+                "[5/5] mouse v1.2: 0.0 s",
+            ]
