@@ -119,8 +119,8 @@ def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
         if mouse.n_neurons != recording.n_neurons:
             raise RecordingError(
                 f"{recording.path} is another recording of mouse {recording.mouse_id!r}",
-                got=f"{recording.n_neurons} neurons",
-                expected=f"{mouse.n_neurons} neurons",
+                got=counted(recording.n_neurons, "neuron"),
+                expected=counted(mouse.n_neurons, "neuron"),
             )
         if not mouse.standardized_inputs and not np.array_equal(mouse.neuron_ids, recording.neuron_ids):
             raise RecordingError(

@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 from training.evaluation.evaluate import MouseScores
 from training.figures import COLORS, only_left_and_bottom, styled, violin
 from training.metrics import FEV_THRESHOLD
+from training.tables import mean_and_sd
 
-__all__ = ["draw_ceiling", "draw_distributions"]
+__all__ = ["counted_values", "draw_ceiling", "draw_distributions"]
 
 PANELS = {
     "single_trial_correlation": "single-trial correlation",
@@ -22,7 +23,7 @@ PANELS = {
     "ccnorm": "CCnorm",
 }
 RELIABLE_ONLY = ("feve", "ccnorm")  # meaningless where there is no variance to explain
-SHOWN = (1, 99)  # percentiles: a few outliers would stretch the axis
+SHOWN = (1, 99)  # percentiles of the outline: a few outliers would stretch the axis
 
 
 def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure:
@@ -42,10 +43,12 @@ def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figu
             for i, scores in enumerate(systems.values()):
                 place = (i - (len(systems) - 1) / 2) * 0.8 / len(systems)
                 for k, mouse_id in enumerate(mice):
-                    values = _shown(scores.get(mouse_id), name)
+                    values = counted_values(scores.get(mouse_id), name)
                     if len(values) > 1:
                         color = COLORS[i % len(COLORS)]
-                        violin(axes, k + place, values, width=0.75 / len(systems), color=color, alpha=0.45)
+                        low, high = np.percentile(values, SHOWN)
+                        inner = values[(values >= low) & (values <= high)]
+                        violin(axes, k + place, inner, width=0.75 / len(systems), color=color, alpha=0.45)
                         _quartiles(axes, k + place, values, color)
             axes.set_xticks(range(len(mice)), mice)
             axes.set_xlim(-0.6, len(mice) - 0.4)
@@ -60,17 +63,14 @@ def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figu
     return figure
 
 
-def _shown(mouse: MouseScores | None, name: str) -> np.ndarray:
+def counted_values(mouse: MouseScores | None, name: str) -> np.ndarray:
+    """A score of the neurons that its mean in the mouse's summary is over."""
     if mouse is None or name not in mouse.neurons:
         return np.zeros(0)
     values = mouse.neurons[name]
     if name in RELIABLE_ONLY:
         values = values[mouse.neurons["fev"] >= FEV_THRESHOLD]
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return values
-    low, high = np.percentile(values, SHOWN)
-    return values[(values >= low) & (values <= high)]
+    return values[np.isfinite(values)]
 
 
 def _quartiles(axes: Axes, place: float, values: np.ndarray, color: str) -> None:
@@ -110,7 +110,8 @@ def draw_ceiling(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure | N
             axes.scatter(
                 ceiling[both], reached[both], s=size, color=COLORS[0], alpha=0.5, linewidths=0, rasterized=True
             )
-            title = f"mouse {mouse.mouse_id}: mean {reached[both].mean():.2f} of {ceiling[both].mean():.2f}"
+            means = mouse.summary["single_trial_correlation"], mean_and_sd(ceiling.tolist())[0]  # as in the table
+            title = f"mouse {mouse.mouse_id}: mean {means[0]:.3f} of {means[1]:.3f}"
             axes.set_title(f"{system}\n{title}" if len(systems) > 1 else title)
             axes.set(xlabel=label, ylabel="single-trial correlation", aspect="equal")
             axes.tick_params(labelbottom=True, labelleft=True)

@@ -22,7 +22,7 @@ from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.evaluate import evaluate, evaluate_mouse, over_mice, scorable, scores_table
 from training.evaluation.report import neuron_table
-from training.evaluation.score_figures import draw_ceiling
+from training.evaluation.score_figures import counted_values, draw_ceiling
 from training.figures import save_figure
 from training.tables import caption
 
@@ -251,6 +251,17 @@ def test_report_of_several_systems_has_a_row_each_and_is_what_was_printed(
         assert (tmp_path / f"report/{figure}.pdf").read_bytes()[:4] == b"%PDF"
     assert main([*both, *paths_of([withheld])]) == 1
     assert "does not know mouse 'S1'" in capsys.readouterr().err
+
+
+def test_tables_and_figures_average_the_same_neurons(ensemble: Ensemble, recordings: list[Recording]) -> None:
+    (mouse,) = evaluate(ensemble, recordings[:1]).values()
+    assert 0 < (mouse.neurons["fev"] < 0.15).sum() < len(mouse.neurons["fev"])
+    for name in ("single_trial_correlation", "correlation_to_average", "feve", "ccnorm"):
+        assert counted_values(mouse, name).mean() == pytest.approx(mouse.summary[name]), name
+    figure = draw_ceiling({"v1t": {"SIM1": mouse}})
+    assert figure is not None
+    means = mouse.summary["single_trial_correlation"], mouse.summary["ceiling"]
+    assert figure.axes[0].get_title() == f"mouse SIM1: mean {means[0]:.3f} of {means[1]:.3f}"
 
 
 def test_every_figure_says_what_it_shows(tmp_path: Path) -> None:
