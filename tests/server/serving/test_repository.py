@@ -52,6 +52,13 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         find_bundles([tmp_path / "nowhere"])
 
 
+def test_a_folder_that_an_export_is_writing_is_not_looked_at(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "served" / "whole")
+    write_tiny_bundle(tmp_path / "served" / "versions" / ".1.here-17.new")  # the first version of another model
+    write_tiny_bundle(tmp_path / "served" / ".other.here-17.new")
+    assert find_bundles([tmp_path / "served"]) == [tmp_path / "served" / "whole"]
+
+
 async def test_mice_are_found_by_name_and_model(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "one", name="one", mice=("A", "B"))
     write_tiny_bundle(tmp_path / "two", name="two", mice=("B", "C"), seed=1)
