@@ -88,12 +88,12 @@ def export_bundle(
         CheckpointError: the output folder is not a bundle, or already is one, or cannot be written.
     """
     folder = Path(output)
-    check_output(folder, force=force)
+    check_place(folder, force=force)
     with writing(f"bundle {folder}"), replacing(folder) as temporary:
         return _write(ensemble, temporary, name or folder.resolve().name, options or BundleOptions())
 
 
-def check_output(folder: Path, *, force: bool) -> None:
+def check_place(folder: Path, *, force: bool) -> None:
     """Raises a CheckpointError if a bundle must not be written to this folder."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -340,10 +340,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add_checkpoints(parser)
-    add_output(parser, "folder to write", metavar="BUNDLE")
-    parser.add_argument(
-        "--force", action="store_true", help="replace the bundle in --output, once the new one is whole"
-    )
+    add_output(parser, "folder to write", metavar="BUNDLE", force=True)
     parser.add_argument("--name", help="name of the bundle in replies (default: name of the folder)")
     recordings = "score the ensemble on the test trials of these recordings, and save the neurons' scores in the bundle"
     add_recordings(parser, recordings, required=False)
@@ -361,7 +358,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_output(args.output, force=args.force)
+    check_place(args.output, force=args.force)
     ensemble = load_ensemble(args.checkpoints)
     scores = evaluate(ensemble, open_recordings(args.recordings, nan_trials=args.nan_trials)) if args.recordings else {}
     given = {one.name: getattr(args, one.name) for one in fields(BundleOptions) if one.name != "scores"}

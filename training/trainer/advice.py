@@ -36,9 +36,13 @@ def for_small_recordings(spec: RunSpec) -> str | None:
     )
 
 
-def next_commands(run: Path, recordings: Sequence[Path], opened: Sequence[Recording]) -> list[str]:
-    """The commands that score a finished run and export it."""
-    given = ["--recordings", *map(str, recordings)]
+def next_commands(run: Path, given: Sequence[str], opened: Sequence[Recording]) -> list[str]:
+    """The commands that score a finished run and export it.
+
+    Args:
+        given: the options that say which recordings, as the user gave them.
+        opened: these recordings.
+    """
     tier = [] if any(_can_be_scored(recording) for recording in opened) else ["--tier", "validation"]
     report = f"{run}-scores"
     bundle = str(Path("exported_models") / run.name)

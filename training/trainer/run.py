@@ -137,7 +137,9 @@ def run(args: argparse.Namespace) -> int:
     what = "score (negative loss)" if spec.training.monitor == "loss" else "single-trial correlation"
     print(f"{args.output}: kept {len(kept)} of {counted(spec.members, 'member')}")
     print(f"validation {what}: {', '.join(f'{score:.4f}' for score in scores)}")
-    print("next:", *next_commands(args.output, args.recordings, list(spec.recordings.values())), sep="\n  ")
+    given = ["--recordings", *map(str, args.recordings)]
+    given += ["--nan-trials", args.nan_trials] if args.nan_trials != "refuse" else []
+    print("next:", *next_commands(args.output, given, list(spec.recordings.values())), sep="\n  ")
     return 0
 
 

@@ -47,6 +47,7 @@ def test_weights_that_were_trained_with_sensoriums_code_have_no_known_licence(re
 def test_runs_of_v1ts_code_state_its_paper(tmp_path: Path) -> None:
     mice = [Mouse.without_recording("A", (1, 36, 64), 5)]
     twin = tiny_twin(tiny_config({"patch_stride": 4, "token_grid": "nearest_square"}, cropper={}, readout={}), mice)
+    twin.readout("A").source_grid.copy_(torch.rand(5, 2))
     imported = import_weights(write_reference_run(tmp_path / "run", twin))
     assert stated([imported]) == ("not stated", V1T_CITATION)
 
