@@ -13,6 +13,8 @@ __all__ = [
     "BundleError",
     "Busy",
     "DeadlineExceeded",
+    "Forbidden",
+    "HeadTooLarge",
     "InvalidInput",
     "MalformedBody",
     "MethodNotAllowed",
@@ -22,6 +24,7 @@ __all__ = [
     "OutsideRecording",
     "Overloaded",
     "Refused",
+    "RequestTimeout",
     "TooLarge",
     "TwinError",
     "Unauthorized",
@@ -119,6 +122,10 @@ class Unauthorized(TwinError, code="unauthorized", status=401):
     """The API key is missing or unknown."""
 
 
+class Forbidden(TwinError, code="forbidden", status=403):
+    """A web page of another origin sends the request, or it is meant for another host."""
+
+
 class NotFound(TwinError, code="not_found", status=404):
     """There is no such mouse, model, neuron or route."""
 
@@ -139,6 +146,14 @@ class TooLarge(TwinError, code="too_large", status=413):
     """Over a limit on bytes, pixels, images or neurons."""
 
 
+class HeadTooLarge(TwinError, code="head_too_large", status=431):
+    """Over a limit on the header fields of a request."""
+
+
+class RequestTimeout(TwinError, code="request_timeout", status=408):
+    """The request did not arrive in time."""
+
+
 class Busy(TwinError, code="busy", status=429):
     """The queue is full; carries Retry-After."""
 
@@ -148,7 +163,7 @@ class NotReady(TwinError, code="not_ready", status=503):
 
 
 class DeadlineExceeded(TwinError, code="deadline_exceeded", status=504):
-    """The request's deadline passed before its answer was computed."""
+    """The request's deadline passed before its answer was computed; carries Retry-After."""
 
 
 class Overloaded(DeadlineExceeded, code="overloaded", status=503):
@@ -162,19 +177,20 @@ class BundleError(TwinError, code="bad_bundle", status=500):
 _RETRY_HINT = "Send fewer images at a time, or try again when the server is less busy."
 
 
-def out_of_time(seconds: float, before: str = "its answer was computed") -> DeadlineExceeded:
-    """The error of a request whose deadline passed.
-
-    Args:
-        seconds: that the request had.
-        before: what should have happened by then.
-    """
-    message = f"the request's time was up before {before}"
-    return DeadlineExceeded(message, expected=f"at most {seconds:g} s", hint=_RETRY_HINT)
+def out_of_time(seconds: float) -> DeadlineExceeded:
+    """The error of a request whose deadline passed though nothing else was computed before it."""
+    message = "the request's time was up before its answer was computed"
+    return DeadlineExceeded(
+        message, expected=f"at most {seconds:g} s", hint=_RETRY_HINT, retry_after=_retry_after(seconds)
+    )
 
 
 def too_busy(seconds: float) -> Overloaded:
     """The error of a request whose deadline passed because of other requests; it may be tried again."""
     message = "the server was too busy to answer in the request's time"
-    retry_after = min(max(1, math.ceil(seconds)), 60)
-    return Overloaded(message, expected=f"at most {seconds:g} s", hint=_RETRY_HINT, retry_after=retry_after)
+    return Overloaded(message, expected=f"at most {seconds:g} s", hint=_RETRY_HINT, retry_after=_retry_after(seconds))
+
+
+def _retry_after(seconds: float) -> int:
+    """Seconds to wait where a request could not be answered in this time."""
+    return min(max(1, math.ceil(seconds)), 60)

@@ -1,17 +1,28 @@
-"""Everything that depends on the internals of BentoML and of its supervisor, written for these versions:
+"""Everything that depends on the internals of BentoML, of its supervisor and of its web server, for these versions:
 
-bentoml 1.4.40, and kantoku 0.18.3, which installs the module `circus`. `tests/server/serving/test_bentoml_patches.py`
-fails where an internal is no longer there.
+bentoml 1.4.40; kantoku 0.18.3, which installs the module `circus`; uvicorn 0.54.0, whose protocol
+`limits/connection.py` extends. `tests/server/serving/test_bentoml_patches.py` fails where an internal is no longer
+there.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["bound_address", "isolate", "served_url", "tune_supervisor", "workers_asked"]
+__all__ = [
+    "bound_address",
+    "isolate",
+    "remove_timers",
+    "served_url",
+    "tune_supervisor",
+    "use_protocol",
+    "workers_asked",
+]
 
 
 def isolate() -> None:
@@ -26,6 +37,36 @@ def isolate() -> None:
     # The command line has read the variable before this module could set it, and cached the answer.
     if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats"):
         usage_stats.do_not_track.cache_clear()
+
+
+def use_protocol(protocol: Callable[..., Any]) -> None:
+    """Makes uvicorn use this protocol for connections, where its configuration has none, as BentoML's has.
+
+    The protocol counts malformed requests; uvicorn's log line for each of them is dropped.
+    """
+    from uvicorn.config import HTTP_PROTOCOLS
+
+    protocols: dict[str, Any] = HTTP_PROTOCOLS
+    protocols["auto"] = protocol
+    logging.getLogger("uvicorn.error").addFilter(_is_not_about_malformed_http)
+
+
+def _is_not_about_malformed_http(record: logging.LogRecord) -> bool:
+    return record.msg != "Invalid HTTP request received."
+
+
+def remove_timers() -> None:
+    """Leaves the time limits of requests to our middleware.
+
+    BentoML's own limit arms a timer for each request and never cancels it: it keeps the request in memory until then.
+    """
+    from bentoml._internal.server.http.traffic import TimeoutMiddleware
+
+    async def without_timer(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+    patched: Any = TimeoutMiddleware
+    patched.__call__ = without_timer
 
 
 def bound_address() -> tuple[str, int]:

@@ -53,9 +53,20 @@ class Metrics:
         )
         self.in_flight = self._gauge("v1t_requests_in_flight", "Requests that are being handled")
         self.queue_images = self._gauge("v1t_queue_images", "Images that wait")
+        self.connections = self._gauge("v1t_connections", "Open connections")
+        self.connections_refused = Counter(
+            "v1t_connections_refused",
+            "Connections that were closed, or answered before the application, by reason",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.memory = self._gauge("v1t_memory_bytes", "Memory reserved for requests and unread replies")
         self.ready = self._gauge("v1t_ready", "1 when every bundle is loaded and warm")
         self.loading = self._gauge("v1t_loading", "1 while a bundle is being loaded")
         self.refused = self._gauge("v1t_refused", "Bundles that were refused at the last look")
+        self.key_files_refused = self._gauge(
+            "v1t_key_files_refused", "Files of keys that cannot be used; the keys read before them are"
+        )
         self.bundle = self._gauge(
             "v1t_bundle", "Bundles served: 1 loaded, 0 unloaded", "name", "version", "hash", "provider", "members"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import os
@@ -11,10 +12,13 @@ from typing import Any
 
 import click
 import pytest
+import uvicorn
 from circus.arbiter import Arbiter
 from circus.controller import Controller
+from uvicorn.protocols.http import httptools_impl
 
 from server.serving import bentoml_patches
+from server.serving.limits.connection import Connection
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, in its own imports
@@ -80,6 +84,52 @@ def test_the_served_url_can_be_opened(monkeypatch: pytest.MonkeyPatch, mapped: s
     assert bentoml_patches.served_url("twins") == url
     monkeypatch.delenv("BENTOML_RUNNER_MAP")
     assert bentoml_patches.served_url("twins") is None
+
+
+async def test_requests_leave_no_timer_behind() -> None:
+    from bentoml._internal.server.http.traffic import TimeoutMiddleware
+    from starlette.responses import Response
+
+    bentoml_patches.remove_timers()
+    loop = asyncio.get_running_loop()
+    armed: list[float] = []
+    call_later = loop.call_later
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    def count(delay: float, *arguments: Any, **more: Any) -> asyncio.TimerHandle:
+        armed.append(delay)
+        return call_later(delay, *arguments, **more)
+
+    loop.call_later = count  # type: ignore[method-assign]
+    await TimeoutMiddleware(Response("answer"), 60)({"type": "http"}, None, send)  # type: ignore[arg-type]
+    assert sent == ["http.response.start", "http.response.body"]
+    assert armed == []
+
+
+def test_uvicorn_has_the_internals_that_the_connection_extends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "replaced below")
+    bentoml_patches.use_protocol(Connection)
+    config = uvicorn.Config(app=lambda: None)
+    config.load()
+    assert config.http_protocol_class is Connection
+    protocol = inspect.getsource(httptools_impl)
+    for internal in (
+        'msg = "Invalid HTTP request received."',
+        "def send_400_response(self, msg: str)",
+        "def _unsupported_upgrade_warning(self)",
+        "def _unset_keepalive_if_required(self)",
+        "self.ws_protocol_class",
+        "self.pipeline",
+        "self.flow.pause_reading()",
+        "if self.cycle and not self.cycle.response_complete:",
+        "self.waiting_for_100_continue",
+        "self.message_event.set()",
+        "if self.disconnected:",
+    ):
+        assert internal in protocol
 
 
 def test_the_supervisor_has_the_internals_that_are_adjusted() -> None:

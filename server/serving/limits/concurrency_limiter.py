@@ -21,6 +21,7 @@ class ConcurrencyLimiter:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._inside: Counter[str] = Counter()
+        self.n_discarding = 0  # requests that were refused and whose bodies still arrive
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
@@ -44,3 +45,12 @@ class ConcurrencyLimiter:
             self._inside[caller] -= 1
             if not self._inside[caller]:
                 del self._inside[caller]
+
+    @contextmanager
+    def discarding(self) -> Iterator[None]:
+        """Counts a refused request while the rest of its body is discarded."""
+        self.n_discarding += 1
+        try:
+            yield
+        finally:
+            self.n_discarding -= 1
