@@ -84,7 +84,7 @@ async def _measure(options: argparse.Namespace) -> None:
     app = create_service(settings).to_asgi()
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin", timeout=None) as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=None) as client,
     ):
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.05)

@@ -38,7 +38,7 @@ async def serving(
     app = create_service(settings).to_asgi()
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin", headers=headers) as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers) as client,
     ):
         while until_loaded and "being loaded" in (await client.get("/readyz")).text:
             await asyncio.sleep(0.005)

@@ -194,7 +194,7 @@ async def test_the_client_gets_a_prediction_of_each_mouse(
 ) -> None:
     image, behavior, pupil_center = twin.draw("Q", rng, 3)
     async with serving(cpu_settings(twin.folder)) as http:
-        client = AsyncClient("http://twin", transport=http._transport)
+        client = AsyncClient("http://localhost", transport=http._transport)
         predictions = await client.predict_mice(
             mice,
             image,

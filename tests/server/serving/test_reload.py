@@ -466,7 +466,7 @@ ADMIN, OTHER = "admin-0123456789-abcdef", "other-0123456789-abcdef"
 async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with running(settings) as context:
         app = RequestMiddleware(create_app(context), context=context)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://twin") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             yield client
 
 
