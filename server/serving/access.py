@@ -7,7 +7,9 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import os
 import socket
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from server.settings import PREFIX, Settings, SettingsError, as_key
 __all__ = ["Access", "is_loopback", "listening_hosts", "port_problem", "refusal"]
 
 logger = logging.getLogger("bentoml.v1t")
+
+_MAX_FILE = 1024**2  # bytes
 
 _Digests = dict[bytes, str]  # SHA-256 of each key -> the key's name in the log, made of a few digits of the hash
 
@@ -44,6 +48,11 @@ class Access:
     def required(self) -> bool:
         """Whether requests need a key."""
         return self._keys.given
+
+    @property
+    def key_problems(self) -> list[str]:
+        """Why files of keys cannot be used as they are now; the keys that were read before are kept."""
+        return [keys.problem for keys in (self._keys, self._admin_keys) if keys.problem is not None]
 
     @property
     def problem(self) -> str | None:
@@ -93,16 +102,15 @@ class _Keys:
         self._fixed = _digests(key.get_secret_value() for key in keys)
         self._file = file
         self._from_file: _Digests = {}
+        self.problem: str | None = None  # why the file cannot be used as it is now
         self._seen: tuple[int, int, int] | None = None  # the file's state at the last look
         if file is not None:
             variable = f"{PREFIX}{setting.upper()}_FILE"
             try:
                 self._seen = _state(file)
-                self._from_file = _read(file)
+                self._from_file = self._read(file)
             except (OSError, ValueError) as error:
                 raise SettingsError(f"{variable} is {str(file)!r}: {error}") from None
-            if not self._from_file and not self._fixed:
-                raise SettingsError(f"{variable} is {str(file)!r}: it holds no key")
 
     @property
     def given(self) -> bool:
@@ -126,25 +134,35 @@ class _Keys:
         return name
 
     def _reload(self) -> None:
-        """Reads the file again if it changed. If it cannot be read, the keys stay as they were."""
+        """Reads the file again if it changed. If it cannot be used, the keys stay as they were."""
         if self._file is None:
             return
         try:
             state = _state(self._file)
         except OSError as error:
             if self._seen is not None:
-                logger.error("the file of API keys is gone; the keys stay as they were: %s", error)
+                self._keep(f"it is gone: {error}")
             self._seen = None
             return
         if state == self._seen:
             return
         self._seen = state
         try:
-            self._from_file = _read(self._file)
+            self._from_file = self._read(self._file)
         except (OSError, ValueError) as error:
-            logger.error("the file of API keys cannot be used; the keys stay as they were: %s", error)
+            self._keep(str(error))
         else:
+            self.problem = None
             logger.info("read the file of API keys again: %d keys", len(self._from_file))
+
+    def _read(self, file: Path) -> _Digests:
+        if not (keys := _read(file)) and not self._fixed:
+            raise ValueError("it holds no key")
+        return keys
+
+    def _keep(self, problem: str) -> None:
+        self.problem = f"{self._file}: {problem}"
+        logger.error("the file of API keys cannot be used; the keys stay as they were: %s", self.problem)
 
 
 def refusal(hosts: Iterable[str]) -> str:
@@ -210,9 +228,13 @@ def _state(file: Path) -> tuple[int, int, int]:
 
 
 def _read(file: Path) -> _Digests:
-    """The keys of a file: the first word of each line. Comments start with #."""
+    """The keys of a file: the first word of each line. Comments start with #.
+
+    Raises:
+        ValueError: the file is not a regular one, is too large, or holds something else than keys.
+    """
     keys = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(file).splitlines(), start=1):
         key, _, rest = line.strip().partition(" ")
         if not key or key.startswith("#"):
             continue
@@ -223,3 +245,18 @@ def _read(file: Path) -> _Digests:
         if rest.strip() and not rest.strip().startswith("#"):
             raise ValueError(f"line {number}: text after the key must start with #")
     return _digests(keys)
+
+
+def _text(file: Path) -> str:
+    """The text of a regular file; nothing else is read, since it may never end or never begin."""
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        with open(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(_MAX_FILE + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > _MAX_FILE:
+        raise ValueError(f"it is larger than {_MAX_FILE} bytes")
+    return content.decode("utf-8")

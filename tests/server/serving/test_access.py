@@ -20,7 +20,7 @@ from support.tiny_bundle import TinyTwin
 
 from server.errors import Busy, Unauthorized
 from server.serving.access import Access, is_loopback, listening_hosts
-from server.serving.concurrency_limiter import ConcurrencyLimiter
+from server.serving.limits.concurrency_limiter import ConcurrencyLimiter
 from server.settings import Settings, SettingsError
 
 ONE, TWO, THREE = (f"{word}-0123456789-abcdef" for word in ("one", "two", "three"))
@@ -97,8 +97,40 @@ def test_keys_of_a_file_change_without_a_restart(
         access.check(f"Bearer {TWO}")
     file.write_text("")
     os.utime(file, ns=(3, 3))
-    with pytest.raises(Unauthorized):  # a file without keys opens nothing
+    with pytest.raises(Unauthorized):  # a file without keys opens nothing; V1T_API_KEYS still does
         access.check(f"Bearer {ONE}")
+    access.check(f"Bearer {THREE}")
+
+
+@pytest.mark.parametrize("kind", ["emptied", "only comments", "a FIFO", "a folder", "too large"])
+def test_a_file_of_keys_that_cannot_be_used_any_more_leaves_the_keys_as_they_were_and_says_so(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("bentoml"), "propagate", True)
+    file = tmp_path / "keys"
+    file.write_text(f"{ONE}\n")
+    access = Access(Settings(api_keys_file=file))
+    assert access.key_problems == []
+    file.unlink()
+    if kind == "a FIFO":
+        os.mkfifo(file)
+    elif kind == "a folder":
+        file.mkdir()
+    else:
+        file.write_text({"emptied": "", "only comments": "# none\n"}.get(kind, f"{ONE}\n" * 100_000))
+    with caplog.at_level(logging.ERROR, "bentoml.v1t"):
+        for _ in range(3):
+            access.check(f"Bearer {ONE}")
+    assert caplog.text.count("the keys stay as they were") == 1
+    assert str(file) in caplog.text
+    (problem,) = access.key_problems
+    assert str(file) in problem
+    (tmp_path / "new").write_text(f"{TWO}\n")
+    if kind == "a folder":
+        file.rmdir()
+    (tmp_path / "new").replace(file)
+    access.check(f"Bearer {TWO}")
+    assert access.key_problems == []
 
 
 def test_every_key_is_compared_in_full_for_any_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
