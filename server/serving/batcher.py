@@ -149,6 +149,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._task: asyncio.Task[None] | None = None
         self._in_run: list[_Job] | None = None
+        self._run_ends = 0.0  # when the current run does, estimated
         self._failure: str | None = None
 
     def start(self) -> None:
@@ -241,6 +242,8 @@ class Batcher:
             self.check()
         waiting = self._waiting.total()
         seconds = sum(n * self._cost.get(name, 0.0) for name, n in self._waiting.items())  # estimated from past runs
+        if self._in_run is not None:
+            seconds += max(0.0, self._run_ends - time.perf_counter())
         retry_after = min(max(1, math.ceil(seconds)), 60)
         if waiting + n_images > self._max_queue:
             raise Busy(
@@ -290,6 +293,7 @@ class Batcher:
     async def _run_batch(self, batch: list[_Piece]) -> None:
         start = time.perf_counter()
         self._in_run = [piece.job for piece in batch]
+        self._run_ends = start + _count_images(batch) * self._cost.get(batch[0].job.work.name, 0.0)
         results = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
         self._in_run = None
         seconds = time.perf_counter() - start
