@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 import bentoml
@@ -25,6 +26,7 @@ from server.errors import NotReady
 from server.serving import malloc
 from server.serving.access import listening_hosts, port_problem, refusal
 from server.serving.context import Context
+from server.serving.limits.connection import Connection
 from server.serving.telemetry import logs
 from server.serving.watchdog import Watchdog
 from server.settings import Settings, SettingsError
@@ -46,6 +48,8 @@ def create_service(settings: Settings) -> Any:
     context = Context.open(settings)
     access, repository, batcher = context.access, context.repository, context.batcher
     app = create_app(context)
+    bentoml_patches.remove_timers()
+    bentoml_patches.use_protocol(partial(Connection, connections=context.connections))
 
     async def everything_else(scope: Scope, receive: Receive, send: Send) -> None:
         # Not the application itself: BentoML would reply to unknown routes of that with an error body of its own.
@@ -55,7 +59,6 @@ def create_service(settings: Settings) -> Any:
         name=_NAME,
         workers=1,  # one per device: the batcher and the sessions are in this process
         http={"host": "127.0.0.1", "port": 3000},
-        traffic={"timeout": settings.timeout + 30},  # ours comes first, with our error body
         metrics={"enabled": False},  # ours have bounded labels
         logging={"access": {"enabled": False}},
         tracing={} if settings.tracing else {"excluded_urls": ".*"},
@@ -91,6 +94,9 @@ def create_service(settings: Settings) -> Any:
             if unknown := Settings.unknown(resembling=False):
                 logger.warning("not settings of the server, and ignored: %s", ", ".join(unknown))
             batcher.start()
+            context.connections.start()
+            megabytes = context.memory.total // 1024**2
+            logger.info("memory for requests: %d MB; connections: at most %d", megabytes, context.connections.limit)
             self._watchdog = Watchdog(settings.run_timeout, lambda: batcher.running, batcher.fail_pending)
             self._watchdog.start()
             context.shutdown.handle_signals(lambda: batcher.fail_pending("the server is shutting down"))
@@ -112,6 +118,7 @@ def create_service(settings: Settings) -> Any:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._loading
             await batcher.close()
+            await context.connections.stop()
             self._watchdog.stop()
             context.shutdown.release_signals()
 

@@ -84,6 +84,12 @@ class Settings(BaseModel):
         ge=1,
         description="elements of receptive fields that are mapped at the same time, 8 bytes each",
     )
+    memory: int | None = Field(
+        default=None,
+        ge=16 * 1024**2,
+        description="bytes for all requests being received, parsed or answered; empty: half of the container's memory, "
+        "or a quarter of the machine's",
+    )
     timeout: float = Field(
         default=60.0,
         gt=0,
@@ -117,6 +123,11 @@ class Settings(BaseModel):
         default=None,
         description="URL under which a proxy serves this server, with its path prefix; empty: as each request says",
     )
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="host names that a server without keys answers to, beside localhost, addresses and this machine's "
+        "name; separated by commas; *: any",
+    )
     cors_origins: tuple[str, ...] = Field(
         default=(),
         description="origins of web pages that may ask this server from a browser, separated by commas; *: any",
@@ -132,7 +143,7 @@ class Settings(BaseModel):
             return tuple(Path(part).expanduser() for part in bundles.split(os.pathsep) if part.strip())
         return bundles
 
-    @field_validator("api_keys", "admin_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "admin_keys", "hosts", "cors_origins", mode="before")
     @classmethod
     def _split_list(cls, values: Any) -> Any:
         return (
@@ -217,6 +228,6 @@ class Settings(BaseModel):
         """One line for the log, without keys."""
         shown = {name: getattr(self, name) for name in type(self).model_fields}
         shown["bundles"] = os.pathsep.join(map(str, self.bundles))
-        shown["cors_origins"] = ",".join(self.cors_origins)
+        shown["hosts"], shown["cors_origins"] = ",".join(self.hosts), ",".join(self.cors_origins)
         shown |= {name: f"({len(getattr(self, name))} hidden)" for name in _SECRET}
         return " ".join(f"{PREFIX}{name.upper()}={'' if value is None else value}" for name, value in shown.items())

@@ -18,18 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.endpoints.dispatch import error_response
 from server.errors import (
-    DeadlineExceeded,
     InvalidInput,
     MalformedBody,
     NotFound,
+    NotReady,
+    RequestTimeout,
     TooLarge,
     TwinError,
     brief,
     out_of_time,
     too_busy,
 )
-from server.serving.concurrency_limiter import ConcurrencyLimiter
 from server.serving.context import Context
+from server.serving.limits.concurrency_limiter import ConcurrencyLimiter
 from server.serving.telemetry import tracing
 from server.serving.telemetry.logs import REQUEST_ID
 from server.serving.telemetry.metrics import OTHER
@@ -48,7 +49,10 @@ _SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 _RETRIABLE = frozenset({429, 503, 504})
+_LEAST = 16 * 1024  # bytes that are reserved for any request
+_CHUNKED = 256 * 1024  # bytes that are reserved at a time for a body of unknown length
 _LINGER = 5.0  # seconds to receive the rest of a body, so that its sender reads the reply and its Retry-After
+_DISCARD_PAUSE = 0.001  # seconds between two parts that are discarded, times the clients for which that is done
 _ADMIN = "/admin/"  # prefix of the paths that need an admin key
 _SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
 _OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
@@ -81,7 +85,7 @@ class _Exchange:
     ) -> None:
         self._app, self._limiter = app, limiter
         self._settings, self._access, self._metrics = context.settings, context.access, context.metrics
-        self._shutdown = context.shutdown
+        self._shutdown, self._origins = context.shutdown, context.origins
         self._scope, self._receive, self._send = scope, receive, send
         self._headers = Headers(scope=scope)
         asked_id = self._headers.get("x-request-id", "")
@@ -89,9 +93,11 @@ class _Exchange:
         route = scope["path"] if scope["path"] in _SYSTEM_ROUTES else OTHER
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.update(request_id=self._request_id, route=route, mouse="")
+        self._connection = self._state.get("connection")  # None over anything but uvicorn, as in tests
+        self._memory = self._state["memory"] = context.memory.reservation()
         self._received = 0
         self._max_body = context.settings.max_body
-        self._body_complete = False
+        self._body_complete = self._is_receiving = False
         self._status: int | None = None
         self._start = self._state["start"] = time.perf_counter()
         self._seconds = context.settings.timeout
@@ -105,8 +111,8 @@ class _Exchange:
                 self._in_time = True
                 with self._counted(), self._admitted():
                     self._check_path()
-                    self._check_length()
                     self._set_deadline()
+                    self._reserve_memory()
                     await self._app(self._scope, self._receive_counted, self._send_marked)
         except ClientDisconnect:
             self._status = self._status or 499
@@ -118,6 +124,10 @@ class _Exchange:
             logger.exception("request %s failed", self._request_id)
             await self._fail(TwinError("the server failed on this request", hint="Its log has the request_id."))
         finally:
+            if self._connection is None:
+                self._memory.release()
+            else:
+                self._connection.hold(self._memory)  # until the client has read the reply
             status = str(self._status or 499)
             self._metrics.requests.labels(self._state["route"], self._state["mouse"], status).inc()
             if self._settings.access_log:
@@ -144,12 +154,16 @@ class _Exchange:
         if self._scope["path"] in _OPEN_ROUTES:
             return contextlib.nullcontext()
         self._shutdown.check()
+        if self._connection is not None and not self._connection.is_admitted:
+            raise NotReady("the server has too many connections", hint="Try again later.", retry_after=2)
         return self._shutdown.inside()
 
     def _admitted(self) -> contextlib.AbstractContextManager[None]:
-        """Checks the key, and counts the request against the caller's limit."""
+        """Checks the key, or else the origin, and counts the request against the caller's limit."""
         if self._scope["path"] in _OPEN_ROUTES:
             return contextlib.nullcontext()
+        if not self._access.required:
+            self._origins.check(self._scope["method"], self._headers)
         check = self._access.check_admin if self._scope["path"].startswith(_ADMIN) else self._access.check
         key = check(self._headers.get("authorization"))
         self._state["caller"] = key or ""
@@ -165,10 +179,10 @@ class _Exchange:
             self._timeout.reschedule(asyncio.get_running_loop().time() + seconds - spent)
         self._state.update(deadline=self._start + self._seconds, client_deadline=self._start + seconds)
 
-    def _late(self) -> DeadlineExceeded:
+    def _late(self) -> TwinError:
         """The error of a request whose deadline passed outside the batcher; other requests in flight count as load."""
-        if not self._body_complete:
-            return out_of_time(self._seconds, "its body had arrived")
+        if self._is_receiving:
+            return RequestTimeout("the body did not arrive in time", expected=f"all of it in {self._seconds:g} s")
         return too_busy(self._seconds) if self._shutdown.in_flight else out_of_time(self._seconds)
 
     async def _fail(self, error: TwinError) -> None:
@@ -181,14 +195,17 @@ class _Exchange:
         if "\n" in self._scope["path"]:  # BentoML's mount would not match, and reply with an error body of its own
             raise NotFound("there is no such route", got=brief(self._scope["path"]), hint="See /docs.json.")
 
-    def _check_length(self) -> None:
+    def _reserve_memory(self) -> None:
+        """Reserves memory for the body before any of it is read."""
         length = self._headers.get("content-length")
         if length is None:
+            self._memory.set(2 * _CHUNKED if "transfer-encoding" in self._headers else _LEAST, "a request")
             return
         if not length.isdecimal():
             raise MalformedBody("Content-Length is not a number", got=length[:40])
         if len(length) > 18 or int(length) > self._max_body:
             raise self._too_large(length[:40])
+        self._memory.set(max(_LEAST, 2 * int(length)))  # the parts as received, and the whole
 
     def _too_large(self, got: Any) -> TooLarge:
         return TooLarge(
@@ -199,12 +216,16 @@ class _Exchange:
         )
 
     async def _receive_counted(self) -> Message:
+        self._is_receiving = not self._body_complete  # and stays so where the deadline passes
         message = await self._receive()
+        self._is_receiving = False
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             self._body_complete = not message.get("more_body", False)
             if self._received > self._max_body:
                 raise self._too_large(f"more than {self._max_body}")
+            if 2 * self._received > self._memory.size:  # a body of unknown length
+                self._memory.set(2 * (self._received + _CHUNKED))
         return message
 
     async def _send_marked(self, message: Message) -> None:
@@ -227,6 +248,8 @@ class _Exchange:
             await self._discard_body()
             message = {"type": "http.response.body"}
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self._memory.count(len(message.get("body", b"")))
 
     def _body_is_arriving(self) -> bool:
         has_body = self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
@@ -236,12 +259,15 @@ class _Exchange:
         """Receives the rest of the body, within bounds of size and time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
-                while not self._body_complete and self._received <= self._settings.max_body:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        return
-                    self._received += len(message.get("body", b""))
-                    self._body_complete = not message.get("more_body", False)
+                with self._limiter.discarding():
+                    while not self._body_complete and self._received <= self._settings.max_body:
+                        message = await self._receive()
+                        if message["type"] == "http.disconnect":
+                            return
+                        self._received += len(message.get("body", b""))
+                        self._body_complete = not message.get("more_body", False)
+                        # Many such clients may take no more of the event loop's time than one.
+                        await asyncio.sleep(_DISCARD_PAUSE * self._limiter.n_discarding)
 
 
 def _request_timeout(header: str | None) -> float:

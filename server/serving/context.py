@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from server.errors import NotReady
 from server.serving.access import Access
 from server.serving.batcher import Batcher
 from server.serving.decode_pool import DecodePool
+from server.serving.limits.connections import Connections
+from server.serving.limits.memory_budget import MemoryBudget, default_budget
+from server.serving.limits.origins import Origins
 from server.serving.loading import load_engine
 from server.serving.repository import Repository
 from server.serving.shutdown import Shutdown
@@ -30,8 +34,12 @@ class Context:
 
     settings: Settings
     access: Access
+    connections: Connections
+    memory: MemoryBudget
+    origins: Origins
     repository: Repository
     decode_pool: DecodePool
+    encoders: asyncio.Semaphore  # threads that encode large replies
     shutdown: Shutdown
     batcher: Batcher
     metrics: Metrics
@@ -46,6 +54,10 @@ class Context:
         """
         metrics, statistics = Metrics(), Statistics()
 
+        memory = settings.memory or default_budget()
+        access = Access(settings)
+        metrics.key_files_refused.set_function(lambda: len(access.key_problems))
+
         def on_run(engine: Engine, stimuli: Sequence[Stimulus], seconds: float) -> None:
             statistics.ran(engine, stimuli, seconds)
             for stage, stage_seconds in engine.stages.seconds.items():
@@ -53,9 +65,13 @@ class Context:
 
         return cls(
             settings=settings,
-            access=Access(settings),
+            access=access,
+            connections=Connections(memory, metrics),
+            memory=MemoryBudget(memory, metrics),
+            origins=Origins(settings),
             repository=Repository(settings, metrics, load),
             decode_pool=DecodePool(),
+            encoders=asyncio.Semaphore(2),
             shutdown=Shutdown(settings.drain, metrics),
             batcher=Batcher(max_batch=settings.max_batch, max_queue=settings.max_queue, metrics=metrics, on_run=on_run),
             metrics=metrics,
@@ -69,6 +85,7 @@ class Context:
         self.repository.check_ready()
         self.shutdown.check()
         self.batcher.check()
+        self.connections.check()
 
     def admit(self, deadline: float) -> None:
         """Raises Busy, with `retry_after`, if the estimated wait exceeds the request's deadline."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from server.errors import MalformedBody, TooLarge, UnsupportedMedia, brief
@@ -14,6 +15,7 @@ Encoding: TypeAlias = Literal["gzip", "deflate"]
 
 _ENCODINGS: dict[str, Encoding] = {"gzip": "gzip", "deflate": "deflate"}
 _WINDOW: dict[Encoding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_PART = 1024**2  # bytes that are decompressed at a time
 _LEVEL = 1  # responses compress little, and higher levels take several times as long
 
 
@@ -44,19 +46,32 @@ def compressed(content: bytes, encoding: Encoding) -> bytes:
     return zlib.compress(content, _LEVEL)
 
 
-def decompressed(body: bytes, encoding: Encoding, max_bytes: int) -> bytes:
+def decompressed(
+    body: bytes, encoding: Encoding, max_bytes: int, reserve: Callable[[int], None] = lambda _: None
+) -> bytes:
     """The content of a compressed body, of which no more than the limit is ever in memory.
+
+    Args:
+        reserve: reserves memory for the content, in bytes, while it grows.
 
     Raises:
         TooLarge: the content has more than `max_bytes`.
         MalformedBody: the body is damaged, or ends too early.
     """
     stream = zlib.decompressobj(_WINDOW[encoding])
+    parts, size, rest = [], 0, body
     try:
-        content = stream.decompress(body, max_bytes + 1)
+        while size <= max_bytes and not stream.eof:
+            reserve(2 * (size + _PART))  # the parts, and the whole
+            part = stream.decompress(rest, min(_PART, max_bytes + 1 - size))
+            if not part and not stream.unconsumed_tail:
+                break
+            parts.append(part)
+            size, rest = size + len(part), stream.unconsumed_tail
     except zlib.error as error:
         raise MalformedBody(f"the body is not {encoding} data", got=brief(str(error))) from None
-    if len(content) > max_bytes:
+    content = b"".join(parts)
+    if size > max_bytes:
         raise TooLarge(
             "the body is too large once it is decompressed",
             got=f"more than {max_bytes} bytes, from {len(body)}",

@@ -14,9 +14,10 @@ from server.api.codecs.image_files import is_npy, read_npy, read_picture, resize
 from server.api.codecs.schemas import Resize
 from server.bundle.manifest import MouseRecord
 from server.errors import InvalidInput, TooLarge, brief
+from server.serving.decode_pool import checkpoint
 from server.settings import Settings
 
-__all__ = ["ImageReader"]
+__all__ = ["ImageReader", "decode_base64"]
 
 _WHOLE = 10  # no standardised image is made of whole numbers and reaches so far
 
@@ -48,7 +49,7 @@ class ImageReader:
                 hint=f"GET /mice/{self.record.mouse_id} says what this mouse was shown.",
             )
         if isinstance(value, dict):
-            return self._files([_decode_base64(value)])
+            return self._files([decode_base64(value)])
         if isinstance(value, list) and value and isinstance(value[0], bytes):
             return self._files(value)
         if isinstance(value, list):
@@ -71,6 +72,7 @@ class ImageReader:
         sizes: set[tuple[int, ...]] = set()
         n_images = 0
         for i, file in enumerate(files):
+            checkpoint()
             where = "image" if len(files) == 1 else f"image file {i}"
             if is_npy(file):
                 array = read_npy(file, where)
@@ -179,7 +181,8 @@ def _not_standardized(record: MouseRecord, where: str, got: str) -> InvalidInput
     )
 
 
-def _decode_base64(value: dict[str, Any]) -> bytes:
+def decode_base64(value: dict[str, Any]) -> bytes:
+    """The bytes of a file in JSON."""
     text = value.get("base64")
     if set(value) != {"base64"} or not isinstance(text, str):
         raise InvalidInput("image is an object of another kind", got=brief(value), expected='{"base64": "..."}')

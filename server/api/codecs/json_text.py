@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 from typing import Any
 
 import orjson
@@ -12,6 +14,8 @@ from server.errors import MalformedBody, brief
 __all__ = ["parse_json"]
 
 _NOT_JSON = re.compile(r"-?(?:NaN|Infinity|nan|inf)\b")
+_LONG = 1024**2  # bytes; of longer texts one is parsed at a time: the parser holds Python's lock until it is done
+_PARSING = threading.Lock()
 _SHOWN = 24  # characters on each side of the place
 
 
@@ -25,7 +29,8 @@ def parse_json(text: bytes | memoryview, where: str) -> Any:
         MalformedBody: names the place, and quotes what stands there.
     """
     try:
-        return orjson.loads(text)
+        with _PARSING if len(text) > _LONG else contextlib.nullcontext():
+            return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         doc, at = str(error.doc), int(error.pos)
         signed = at > 0 and doc[at - 1] == "-"  # the parser stops after a sign

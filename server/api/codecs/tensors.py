@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from server.api.codecs.arrays import as_float32, shape_of
+from server.api.codecs.decoding_cost import json_memory
 from server.api.codecs.json_text import parse_json
 from server.api.codecs.schemas import InferParameters, InferRequest, InputTensor
 from server.api.codecs.validation import validated
@@ -37,14 +38,19 @@ class InferenceRequest:
     outputs: dict[str, bool]
 
 
-def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
+def read_request(
+    body: bytes, header_length: str | None, reserve: Callable[[int], None] = lambda _: None
+) -> InferenceRequest:
     """Reads a request; whatever the protocol or this server does not know is refused.
 
     Args:
         header_length: the Inference-Header-Content-Length header, where tensors follow the JSON.
+        reserve: reserves memory for the JSON, in bytes, before it is parsed.
     """
     size = _header_length(header_length, len(body))
-    head = parse_json(memoryview(body)[:size], "the inference header")
+    text = memoryview(body)[:size]
+    reserve(json_memory(text))
+    head = parse_json(text, "the inference header")
     if not isinstance(head, dict):
         raise InvalidInput("the inference header is not a JSON object", got=brief(head), expected="{...}")
     request = validated(InferRequest, head)

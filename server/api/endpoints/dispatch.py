@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from server.api.codecs.body import read_parts
 from server.api.codecs.compression import content_encoding, decompressed
+from server.api.codecs.decoding_cost import image_cost, json_memory
 from server.api.codecs.request import (
     ImageRequest,
     Question,
@@ -28,6 +29,7 @@ from server.api.codecs.schemas import PredictRequest
 from server.errors import TwinError, Unauthorized, UnsupportedMedia, brief, out_of_time
 from server.serving.batcher import PREDICTION, Work
 from server.serving.context import Context
+from server.serving.limits.memory_budget import Reservation
 from server.serving.telemetry.metrics import SEVERAL, UNKNOWN
 from server.serving.telemetry.statistics import Timing
 
@@ -40,7 +42,6 @@ __all__ = [
     "admit",
     "count_outside",
     "error_response",
-    "in_thread_if",
     "media_type_of",
     "read_body",
     "read_questions",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 LARGE = 64 * 1024  # bytes, or numbers, whose decoding or encoding is worth a thread
+_MUCH = 1024**2  # work of decoding during which it is worth noticing that the client disconnects
 
 T = TypeVar("T")
 
@@ -86,7 +88,12 @@ async def read_body(request: Request, context: Context) -> bytes:
     body = await request.body()
     if encoding is None:
         return body
-    return await context.decode_pool.run(len(body), decompressed, body, encoding, context.settings.max_body)
+    memory: Reservation = request.state.memory
+
+    def reserve(size: int) -> None:
+        memory.set(2 * len(body) + size, "a compressed body")
+
+    return await context.decode_pool.run(len(body), decompressed, body, encoding, context.settings.max_body, reserve)
 
 
 async def read_questions(
@@ -107,36 +114,69 @@ async def read_questions(
         )
     body = await read_body(request, context)
     context.admit(request.state.deadline)  # again: others may have arrived with it
+    memory: Reservation = request.state.memory
 
     def read_fields() -> dict[str, Any]:
         if media_type == JSON:
+            memory.set(json_memory(body), "JSON")
             return read_json(body)
+        memory.set(3 * len(body), "a form")  # itself, its parts, and the file that is being copied
         max_files = context.settings.max_images + 1  # one more, so that our own message states the limit
-        return read_form(read_parts(body, request.headers["content-type"], max_files=max_files), model)
+        parts = read_parts(body, request.headers["content-type"], max_files=max_files)
+        texts = sum(json_memory(value.encode()) for _, value in parts if isinstance(value, str))
+        memory.set(3 * len(body) + texts, "a form")
+        return read_form(parts, model)
 
-    def read(fields: dict[str, Any] | None = None) -> tuple[Bundle, list[Question], bool]:
-        return _questions(read_request(read_fields() if fields is None else fields, model), request, context)
+    def read(work: int) -> _Decoding | tuple[Bundle, list[Question], bool]:
+        """The questions, unless their images take more work than this."""
+        decoding = _Decoding(read_request(read_fields(), model), request, context)
+        return decoding.questions() if decoding.work <= work else decoding
 
-    if media_type != JSON or len(body) > LARGE:
-        return await context.decode_pool.run(len(body), read)
-    fields = read_fields()
-    if isinstance(fields.get("image"), dict):  # a file, whose pixels may be many
-        return await context.decode_pool.run(len(body), read, fields)
-    return read(fields)
+    if media_type == JSON and len(body) <= LARGE:
+        decoded = read(0)
+    else:
+        decoding = context.decode_pool.run(len(body), read, max(len(body), _MUCH))
+        decoded = await (_unless_disconnected(request, decoding) if len(body) > _MUCH else decoding)
+    return await decoded.questions_in_thread() if isinstance(decoded, _Decoding) else decoded
 
 
-def _questions(asked: ImageRequest, request: Request, context: Context) -> tuple[Bundle, list[Question], bool]:
-    repository, settings = context.repository, context.settings
-    if (mice := named_mice(asked)) is not None:
-        assert isinstance(asked, PredictRequest)
-        bundle, records = repository.look_up_all(mice, asked.model)
-        request.state.mouse = SEVERAL
-        return bundle, questions_about(records, asked, bundle.neurons, settings), True
-    mouse_id = str(asked.mouse)
-    bundle = repository.look_up(mouse_id, asked.model)
-    request.state.mouse = mouse_id
-    record, neurons = bundle.manifest.mice[mouse_id], bundle.neurons[mouse_id]
-    return bundle, [question_about(record, asked, neurons, settings)], False
+class _Decoding:
+    """A request whose images are still to be decoded.
+
+    Attributes:
+        work: that its images take, as the decode pool counts it.
+    """
+
+    def __init__(self, asked: ImageRequest, request: Request, context: Context) -> None:
+        self._asked, self._request, self._context = asked, request, context
+        repository = context.repository
+        mice = named_mice(asked)
+        self._are_several = mice is not None
+        if mice is not None:
+            self._bundle, self._records = repository.look_up_all(mice, asked.model)
+            request.state.mouse = SEVERAL
+        else:
+            mouse_id = str(asked.mouse)
+            self._bundle = repository.look_up(mouse_id, asked.model)
+            self._records = [self._bundle.manifest.mice[mouse_id]]
+            request.state.mouse = mouse_id
+        cost = image_cost(asked.image, self._records, asked.resize is not None, context.settings)
+        request.state.memory.set(request.state.memory.size + cost.memory, "a request with images")
+        self.work = cost.work
+
+    def questions(self) -> tuple[Bundle, list[Question], bool]:
+        """The bundle that answers, a question for each mouse, and whether the request names several mice."""
+        neurons, settings = self._bundle.neurons, self._context.settings
+        if self._are_several:
+            assert isinstance(self._asked, PredictRequest)
+            return self._bundle, questions_about(self._records, self._asked, neurons, settings), True
+        (record,) = self._records
+        return self._bundle, [question_about(record, self._asked, neurons[record.mouse_id], settings)], False
+
+    async def questions_in_thread(self) -> tuple[Bundle, list[Question], bool]:
+        """The same, decoded in the pool."""
+        decoding = self._context.decode_pool.run(self.work, self.questions)
+        return await (_unless_disconnected(self._request, decoding) if self.work > _MUCH else decoding)
 
 
 async def respond(
@@ -148,6 +188,7 @@ async def respond(
     work: Work = PREDICTION,
     *,
     timeout: float | None = None,
+    in_text: bool = True,
 ) -> Response:
     """Computes the questions, unless the client disconnects first, and encodes the results.
 
@@ -155,7 +196,11 @@ async def respond(
         questions: one per mouse, about the same images.
         encode: makes the reply of the results, one for each question.
         timeout: seconds for the computation, where the protocol's body sets them.
+        in_text: whether the reply is JSON, which takes more memory.
     """
+    kept = len(await request.body()) + sum(question.stimulus.image.nbytes for question in questions)
+    reply = sum(_reply_memory(engine, question, work, in_text) for question in questions)
+    request.state.memory.set(kept + reply, "a request and its reply")
     start = time.perf_counter()
     deadline = request.state.deadline if timeout is None else min(request.state.deadline, start + timeout)
     timing = Timing(reading=start - request.state.start)
@@ -168,7 +213,11 @@ async def respond(
             results = await _unless_disconnected(request, computing)
         computed = time.perf_counter()
         is_large = sum(array.size for result in results for array in result) > LARGE
-        response = await in_thread_if(is_large, encode, results)
+        if is_large:  # in a thread, away from the event loop; few at once, as each holds Python's lock
+            async with context.encoders:
+                response = await asyncio.to_thread(encode, results)
+        else:
+            response = encode(results)
     except BaseException as error:
         if work is PREDICTION:
             context.statistics.failed(engine, images, time.perf_counter() - start)
@@ -191,9 +240,12 @@ def count_outside(context: Context, engine: Engine, questions: Sequence[Question
                 counter.labels(engine.manifest.name, question.mouse_id, note.input).inc()
 
 
-async def in_thread_if(is_large: bool, function: Callable[..., T], *arguments: Any) -> T:
-    """Calls the function; in a thread, away from the event loop, if the call may take long."""
-    return await asyncio.to_thread(function, *arguments) if is_large else function(*arguments)
+def _reply_memory(engine: Engine, question: Question, work: Work, in_text: bool) -> int:
+    """Bytes that the results for a question and its part of the reply take, at most."""
+    stimulus = question.stimulus
+    neurons = engine.neurons[stimulus.mouse_id] if stimulus.neurons is None else stimulus.neurons
+    values = len(neurons) * 2 * len(stimulus.image) + (0 if work is PREDICTION else stimulus.image.size)
+    return values * (40 if in_text else 16)  # float32 as computed, joined and selected; text, and its buffer
 
 
 async def _unless_disconnected(request: Request, work: Awaitable[T]) -> T:

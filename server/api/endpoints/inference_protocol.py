@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.codecs.compression import compressed, wanted_encoding
+from server.api.codecs.decoding_cost import image_cost
 from server.api.codecs.request import Question, question_about
 from server.api.codecs.response import JSON, json_response, model_info, prediction_answer
 from server.api.codecs.schemas import API_VERSION, PredictRequest
@@ -24,6 +25,7 @@ from server.api.codecs.validation import validated
 from server.api.endpoints.dispatch import LARGE, read_body, respond
 from server.errors import InvalidInput, NotFound, brief
 from server.serving.context import Context
+from server.serving.limits.memory_budget import Reservation
 
 if TYPE_CHECKING:
     from server.bundle.manifest import MouseRecord
@@ -235,7 +237,14 @@ async def infer(request: Request, context: Context) -> Response:
     body = await read_body(request, context)  # of any type: clients of the protocol differ
     context.admit(request.state.deadline)  # again: others may have arrived with it
     compression = wanted_encoding(request.headers.get("accept-encoding"))
-    arguments = body, request.headers.get("inference-header-content-length"), engine, record, context
+    arguments = (
+        body,
+        request.headers.get("inference-header-content-length"),
+        engine,
+        record,
+        context,
+        request.state.memory,
+    )
     if len(body) > LARGE:
         asked, question = await context.decode_pool.run(len(body), _read, *arguments)
     else:
@@ -266,15 +275,23 @@ async def infer(request: Request, context: Context) -> Response:
         return Response(content, headers=headers, media_type=JSON if header_length is None else _BINARY)
 
     timeout = asked.parameters.timeout / 1e6 if asked.parameters.timeout else None
-    return await respond(request, context, engine, [question], encode, timeout=timeout)
+    in_text = not all(asked.outputs.values())
+    return await respond(request, context, engine, [question], encode, timeout=timeout, in_text=in_text)
 
 
 def _read(
-    body: bytes, header_length: str | None, engine: Engine, record: MouseRecord, context: Context
+    body: bytes,
+    header_length: str | None,
+    engine: Engine,
+    record: MouseRecord,
+    context: Context,
+    memory: Reservation,
 ) -> tuple[InferenceRequest, Question]:
     """The request, and its question."""
-    asked = read_request(body, header_length)
+    asked = read_request(body, header_length, reserve=lambda size: memory.set(len(body) + size, "the JSON"))
     arrays = asked.inputs
+    cost = image_cost(arrays.get("image"), [record], False, context.settings)
+    memory.set(memory.size + cost.memory, "a request with images")
     fields: dict[str, Any] = {
         "mouse": record.mouse_id,
         "image": arrays.get("image"),

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.codecs.response import (
+    JSON,
     Attention,
     accepted,
     attention_answer,
@@ -42,7 +43,7 @@ async def predict(request: Request, context: Context) -> Response:
             return several_mice_answer(engine, questions, predictions, request_id).encoded(media_type)
         return prediction_answer(engine, questions[0], predictions[0], request_id).encoded(media_type)
 
-    return await respond(request, context, engine, questions, encode)
+    return await respond(request, context, engine, questions, encode, in_text=media_type == JSON)
 
 
 async def gradient(request: Request, context: Context) -> Response:
@@ -64,7 +65,7 @@ async def gradient(request: Request, context: Context) -> Response:
         return gradient_answer(engine, question, gradients[0], request.state.request_id).encoded(media_type)
 
     work = Work("gradient", run, max_images=1 if engine.device == "cpu" else engine.max_batch)
-    return await respond(request, context, engine, questions, encode, work)
+    return await respond(request, context, engine, questions, encode, work, in_text=media_type == JSON)
 
 
 async def attention(request: Request, context: Context) -> Response:
@@ -83,4 +84,4 @@ async def attention(request: Request, context: Context) -> Response:
         return attention_answer(engine, questions[0], results[0], request.state.request_id).encoded(media_type)
 
     work = Work("attention", run, max_images=engine.max_batch)
-    return await respond(request, context, engine, questions, encode, work)
+    return await respond(request, context, engine, questions, encode, work, in_text=media_type == JSON)

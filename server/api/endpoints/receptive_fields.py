@@ -14,19 +14,20 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.codecs.decoding_cost import json_memory
 from server.api.codecs.recorded_range import ImageRange, refuse
 from server.api.codecs.request import question_about, read_json
 from server.api.codecs.response import JSON, accepted, check_finite, head_of, header_text
 from server.api.codecs.schemas import NoiseRequest, PredictRequest
 from server.api.codecs.streaming import EVENTS, Event, EventStream, pipelined, retry_while_busy
 from server.api.codecs.validation import validated
-from server.api.endpoints.dispatch import LARGE, admit, count_outside, in_thread_if, media_type_of, read_body
+from server.api.endpoints.dispatch import LARGE, admit, count_outside, media_type_of, read_body
 from server.bundle.manifest import MouseRecord
 from server.errors import Busy, InvalidInput, TooLarge, UnsupportedMedia, brief
 from server.inference.noise import NoiseSums, enlarge, white_noise
@@ -42,6 +43,7 @@ __all__ = ["receptive_fields"]
 BLOCK = 512  # images in one matrix product: the maps pass through memory once for so many
 _BEGINNING = 8  # images that are checked before the reply begins
 _RUNS = 4  # of the engine, in one piece
+_BYTES_OF_MAPS = 20  # of each element: its sum in float64, and in float32 as one array, as .npy and as an event
 _PROGRESS_PERIOD = 0.5  # seconds
 _NOISE_FIELDS = frozenset({"seed", "first_image", "n_images", "grid", "luminance", "contrast"})
 
@@ -53,7 +55,12 @@ async def receptive_fields(request: Request, context: Context) -> Response:
     if (media_type := media_type_of(request)) != JSON:
         raise UnsupportedMedia("the body is not JSON", got=brief(media_type), expected=JSON)
     body = await read_body(request, context)
-    fields = await in_thread_if(len(body) > LARGE, read_json, body)
+
+    def read() -> dict[str, Any]:
+        request.state.memory.set(json_memory(body), "JSON")
+        return read_json(body)
+
+    fields = await context.decode_pool.run(len(body), read) if len(body) > LARGE else read()
     asked = validated(NoiseRequest, {name: value for name, value in fields.items() if value is not None})
     engine = await context.repository.engine(context.repository.look_up(asked.mouse, asked.model))
     request.state.mouse = asked.mouse
@@ -176,6 +183,8 @@ class _Mapping:
         if reserved + size > limit:
             expected = f"at most {limit - reserved:,} at the moment"
             raise Busy("other receptive fields are being mapped", got=got, expected=expected, retry_after=30)
+        memory = self._request.state.memory
+        memory.set(memory.size + _BYTES_OF_MAPS * size, "maps")
         state.maps = reserved + size
         try:
             yield

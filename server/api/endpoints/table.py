@@ -65,7 +65,7 @@ class Endpoint:
 _JSON, _NPY, _FORM, _BINARY = "application/json", "application/x-npy", "multipart/form-data", "application/octet-stream"
 _NPY_REPLY = "JSON, or with `Accept: application/x-npy`"
 _REPLY_TIMEOUT = "seconds until the answer is of no use; the server's own limit holds too"
-_QUESTION_ERRORS = (400, 401, 404, 406, 413, 415, 422, 429, 503, 504)
+_QUESTION_ERRORS = (400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 431, 503, 504)
 
 
 def _question(
@@ -119,7 +119,7 @@ def _v2_about_a_model(suffix: str, version: str) -> list[Endpoint]:
             reply={_JSON: [schemas.InferReply], _BINARY: [None]},
             reply_headers="Inference-Header-Content-Length",
             timeout=_REPLY_TIMEOUT,
-            statuses=(400, 401, 404, 413, 415, 422, 429, 503, 504),
+            statuses=(400, 401, 403, 404, 408, 413, 415, 422, 429, 431, 503, 504),
         ),
         row("model_config", "/config", v2.model_config, "Its configuration, in Triton's form"),
         row("statistics", "/stats", v2.model_statistics, "Its counts and times"),

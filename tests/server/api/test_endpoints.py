@@ -210,7 +210,7 @@ async def test_the_command_on_the_page_works(client: httpx.AsyncClient, twin: Ti
     assert "<script" not in response.text
     assert not re.search(r"(src|href)=.https?:", response.text)
     words = shlex.split(html.unescape(re.findall(r"<pre>(.*?)</pre>", response.text, re.DOTALL)[0]))
-    assert words[:3] == ["curl", "-s", "http://twin/predict"]
+    assert words[:3] == ["curl", "-s", "http://localhost/predict"]
     reply = await client.post("/predict", content=words[-1], headers={"Content-Type": "application/json"})
     assert reply.status_code == 200
     assert len(reply.json()["responses"][0]) == 7
@@ -437,6 +437,16 @@ async def test_a_busy_server_discards_the_body_before_it_refuses(
         assert [task.status_code for task in await asyncio.gather(*tasks)] == [200, 200, 200]
 
 
+async def test_a_body_that_does_not_arrive_by_the_deadline_is_the_client_s_fault(twin: TinyTwin) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    async with serving(Settings(bundles=(twin.folder,), provider="cpu")) as client:
+        headers = {"Content-Type": "application/json", "X-Request-Timeout": "0.2"}
+        error_of(await client.post("/predict", content=chunks(), headers=headers), 408, "request_timeout")
+
+
 async def test_a_request_past_its_deadline_is_refused_and_leaves_the_queue(
     twin: TinyTwin, rng: np.random.Generator, hold: threading.Event
 ) -> None:
@@ -445,6 +455,7 @@ async def test_a_request_past_its_deadline_is_refused_and_leaves_the_queue(
         responses = await asyncio.gather(*(client.post("/predict", json=asked) for _ in range(3)))
         computed, *waiting = sorted(responses, key=lambda response: -response.status_code)
         error_of(computed, 504, "deadline_exceeded")
+        assert computed.headers["retry-after"] == "1"
         for response in waiting:  # because of the first request: these were not late themselves
             error_of(response, 503, "overloaded")
         hold.set()
@@ -586,7 +597,7 @@ async def test_a_bad_bundle_keeps_the_service_unready_and_is_named(tmp_path: Pat
 
 async def test_names_in_a_bundle_are_escaped_on_the_page(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "odd", mice=("<b>'$(x)`", "B"))
-    async with serving(Settings(bundles=(tmp_path,), provider="cpu")) as client:
+    async with serving(Settings(bundles=(tmp_path,), provider="cpu", hosts=("*",))) as client:
         page = (await client.get("/", headers={"Host": "x\"'<i>"})).text
         assert "<b>'" not in page
         assert "<i>" not in page
