@@ -6,8 +6,11 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from reliability import drain, fuzz, kill, load, overload, soak, swap
+from support.live_server import ROOT
+
+from reliability import attack, drain, fuzz, kill, load, overload, soak, swap
 from reliability.tally import Report
 
 Run = Callable[[], Report]
@@ -33,6 +36,11 @@ def main() -> int:
         timed = runs.add_parser(name, help=f"{text} (default: {seconds} s)", description=text)
         timed.add_argument("--seconds", type=float, default=seconds, help="duration (default: %(default)s)")
     runs.choices["load"].add_argument("--only", choices=LOAD, help="run only this part")
+    attacked = runs.add_parser("attack", help="what clients without a key can send, beside honest clients")
+    attacked.add_argument("--seconds", type=float, default=15, help="duration of each attack (default: %(default)s)")
+    attacked.add_argument("--only", nargs="*", default=[], help="run only attacks whose names have one of these words")
+    attacked.add_argument("--checkout", type=Path, default=ROOT, help="a checkout whose server is attacked instead")
+    attacked.add_argument("--clients", type=int, default=0, help="attackers at the same time (default: each its own)")
     fuzzed = runs.add_parser("fuzz", help="send broken requests of every kind")
     fuzzed.add_argument("--cases", type=int, default=10_000, help="number of requests (default: %(default)s)")
     for one in runs.choices.values():
@@ -40,6 +48,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.run == "soak":
         return _print("soak", lambda: soak.run(seconds=args.seconds, seed=args.seed))
+    if args.run == "attack":
+        options = {"only": args.only, "checkout": args.checkout.resolve(), "clients": args.clients, "seed": args.seed}
+        return _print("attack", lambda: attack.run(seconds=args.seconds, **options))
     if args.run == "fuzz":
         return _print("fuzz", lambda: fuzz.run(cases=args.cases, seed=args.seed))
     is_long = args.seconds >= 120

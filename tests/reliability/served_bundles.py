@@ -28,10 +28,14 @@ class ServedBundles:
 
 
 @contextmanager
-def serve_bundles(bundles: Sequence[Path] | None = None, **environment: str) -> Iterator[ServedBundles]:
+def serve_bundles(
+    bundles: Sequence[Path] | None = None, *, cwd: Path = ROOT, keys: str | None = None, **environment: str
+) -> Iterator[ServedBundles]:
     """Serves these bundles, by default the demo twin and a tiny one with random weights; the exit code must be 0.
 
     Args:
+        cwd: the checkout whose server is started.
+        keys: content of a file of API keys, `keys` in the folder.
         environment: settings of the server.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -40,8 +44,11 @@ def serve_bundles(bundles: Sequence[Path] | None = None, **environment: str) -> 
             bundles = [DEMO, write_tiny_bundle(folder / "tiny").folder]
         home = folder / "home"
         home.mkdir()
+        if keys is not None:
+            (folder / "keys").write_text(keys)
+            environment["V1T_API_KEYS_FILE"] = str(folder / "keys")
         environment = {"V1T_BUNDLES": os.pathsep.join(map(str, bundles)), "V1T_THREADS": "1", **environment}
-        with serving(bundles[0], home, **environment) as server:
+        with serving(bundles[0], home, cwd=cwd, **environment) as server:
             server.wait_for("/readyz", 200)
             yield ServedBundles(server, bundles, folder)
 

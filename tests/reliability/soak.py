@@ -71,7 +71,7 @@ async def _run(served: ServedBundles, bundle: SwappedBundle, seconds: float, see
         large = [question for question in asked if question.kind == "predict" and len(question) >= 8]
         while keep_running():
             body, content_type = connections.body(large[rng.integers(len(large))], GOOD_BODIES["form of .npy"])
-            head = f"Host: x\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"Host: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
             _, writer = await asyncio.open_connection(url.host, url.port)
             writer.write(
                 f"POST /predict HTTP/1.1\r\n{head}".encode() + body[: rng.integers(len(body) + 1)]

@@ -1,10 +1,10 @@
-"""Short versions of `make load`, `make soak` and `make fuzz`, and tests of what they use to judge replies."""
+"""Short versions of `make load`, `make soak`, `make fuzz` and `make attack`, and tests of how they judge replies."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from reliability import drain, fuzz, kill, load, overload, questions, soak, swap
+from reliability import attack, drain, fuzz, kill, load, overload, questions, soak, swap
 from reliability.questions import Answer
 from reliability.served_bundles import DEMO
 
@@ -45,6 +45,13 @@ def test_good_requests_are_answered_during_bad_ones_disconnects_and_reloads() ->
 @pytest.mark.slow
 def test_no_broken_request_breaks_the_server() -> None:
     assert fuzz.run(cases=250).problems == []
+
+
+@pytest.mark.slow
+def test_no_attack_makes_the_server_grow_hang_or_fail() -> None:
+    # Statuses, memory and honest answers; how fast /livez is depends on the machine's other work.
+    problems = attack.run(seconds=3, only=("header", "JSON of", "PNGs", "idle", "elsewhere", "files of keys")).problems
+    assert [problem for problem in problems if "/livez" not in problem] == []
 
 
 def test_the_slope_of_memory_is_estimated_with_its_confidence_interval() -> None:
