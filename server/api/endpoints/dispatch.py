@@ -93,7 +93,8 @@ async def read_body(request: Request, context: Context) -> bytes:
     def reserve(size: int) -> None:
         memory.set(2 * len(body) + size, "a compressed body")
 
-    return await context.decode_pool.run(len(body), decompressed, body, encoding, context.settings.max_body, reserve)
+    arguments = body, encoding, context.settings.max_body, reserve
+    return await context.decode_pool.run(len(body), memory.used_by(decompressed), *arguments)
 
 
 async def read_questions(
@@ -135,7 +136,7 @@ async def read_questions(
     if media_type == JSON and len(body) <= LARGE:
         decoded = read(0)
     else:
-        decoding = context.decode_pool.run(len(body), read, max(len(body), _MUCH))
+        decoding = context.decode_pool.run(len(body), memory.used_by(read), max(len(body), _MUCH))
         decoded = await (_unless_disconnected(request, decoding) if len(body) > _MUCH else decoding)
     return await decoded.questions_in_thread() if isinstance(decoded, _Decoding) else decoded
 
@@ -175,7 +176,8 @@ class _Decoding:
 
     async def questions_in_thread(self) -> tuple[Bundle, list[Question], bool]:
         """The same, decoded in the pool."""
-        decoding = self._context.decode_pool.run(self.work, self.questions)
+        questions = self._request.state.memory.used_by(self.questions)
+        decoding = self._context.decode_pool.run(self.work, questions)
         return await (_unless_disconnected(self._request, decoding) if self.work > _MUCH else decoding)
 
 
@@ -215,7 +217,7 @@ async def respond(
         is_large = sum(array.size for result in results for array in result) > LARGE
         if is_large:  # in a thread, away from the event loop; few at once, as each holds Python's lock
             async with context.encoders:
-                response = await asyncio.to_thread(encode, results)
+                response = await asyncio.to_thread(request.state.memory.used_by(encode), results)
         else:
             response = encode(results)
     except BaseException as error:

@@ -246,7 +246,7 @@ async def infer(request: Request, context: Context) -> Response:
         request.state.memory,
     )
     if len(body) > LARGE:
-        asked, question = await context.decode_pool.run(len(body), _read, *arguments)
+        asked, question = await context.decode_pool.run(len(body), request.state.memory.used_by(_read), *arguments)
     else:
         asked, question = _read(*arguments)
     del body, arguments

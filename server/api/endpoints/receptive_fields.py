@@ -60,7 +60,8 @@ async def receptive_fields(request: Request, context: Context) -> Response:
         request.state.memory.set(json_memory(body), "JSON")
         return read_json(body)
 
-    fields = await context.decode_pool.run(len(body), read) if len(body) > LARGE else read()
+    read_in_thread = request.state.memory.used_by(read)
+    fields = await context.decode_pool.run(len(body), read_in_thread) if len(body) > LARGE else read()
     asked = validated(NoiseRequest, {name: value for name, value in fields.items() if value is not None})
     engine = await context.repository.engine(context.repository.look_up(asked.mouse, asked.model))
     request.state.mouse = asked.mouse

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 
@@ -12,7 +13,9 @@ from server.errors import Busy, TooLarge
 from server.serving.telemetry.metrics import Metrics
 from server.settings import PREFIX
 
-__all__ = ["MemoryBudget", "Reservation", "default_budget"]
+__all__ = ["Ended", "MemoryBudget", "Reservation", "default_budget"]
+
+T = TypeVar("T")
 
 _SMALL = 1024**2  # bytes of a request that may use the last quarter of the budget
 _RETRY_AFTER = 2.0  # seconds
@@ -21,6 +24,10 @@ _LEAST = 128 * 1024**2
 
 _CGROUP_V2 = "memory.max"
 _CGROUP_V1 = "memory.limit_in_bytes"
+
+
+class Ended(Exception):
+    """The request has ended, and nobody waits for what a thread does for it."""
 
 
 class MemoryBudget:
@@ -72,12 +79,14 @@ class MemoryBudget:
 
 
 class Reservation:
-    """The bytes of one request."""
+    """The bytes of one request. Released while threads still work for it, it lasts until the last of them ends."""
 
-    __slots__ = ("_budget", "size")
+    __slots__ = ("_budget", "_is_released", "_threads", "size")
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
+        self._threads = 0
+        self._is_released = False
         self.size = 0
 
     def set(self, size: int, what: str = "a body") -> None:
@@ -90,7 +99,10 @@ class Reservation:
         Raises:
             TooLarge: the budget never has so much for one request.
             Busy: it has not so much at the moment.
+            Ended: the reservation was released.
         """
+        if self._is_released:
+            raise Ended
         if size != self.size:
             self._budget._change(self.size, size, what)
             self.size = size
@@ -101,7 +113,30 @@ class Reservation:
         self.size = size
 
     def release(self) -> None:
+        with self._budget._lock:
+            self._is_released = True
+            if self._threads:
+                return
         self.count(0)
+
+    def used_by(self, function: Callable[..., T]) -> Callable[..., T]:
+        """The function, to be called in a thread, which may outlast the request."""
+
+        def in_thread(*arguments: Any) -> T:
+            with self._budget._lock:
+                if self._is_released:
+                    raise Ended
+                self._threads += 1
+            try:
+                return function(*arguments)
+            finally:
+                with self._budget._lock:
+                    self._threads -= 1
+                    is_last = self._is_released and not self._threads
+                if is_last:
+                    self.count(0)
+
+        return in_thread
 
 
 def default_budget(roots: Iterable[Path] = (Path("/sys/fs/cgroup"),), own: Path = Path("/proc/self/cgroup")) -> int:

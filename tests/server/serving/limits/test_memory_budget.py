@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from server.errors import Busy, TooLarge
-from server.serving.limits.memory_budget import MemoryBudget, default_budget
+from server.serving.limits.memory_budget import Ended, MemoryBudget, default_budget
 from server.serving.telemetry.metrics import Metrics
 
 MB = 1024**2
@@ -64,6 +64,32 @@ def test_reservations_of_many_threads_add_up(metrics: Metrics) -> None:
     for thread in threads:
         thread.join()
     assert budget.used == sum(one.size for one in reservations)
+
+
+def test_a_thread_that_outlasts_its_request_keeps_the_reservation_until_it_ends(metrics: Metrics) -> None:
+    budget = MemoryBudget(100 * MB, metrics)
+    reservation = budget.reservation()
+    reservation.set(10 * MB)
+    started, go_on, seen = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        started.set()
+        go_on.wait(10)
+        with pytest.raises(Ended):
+            reservation.set(20 * MB)  # nobody would release it
+        seen.append(budget.used)
+
+    thread = threading.Thread(target=reservation.used_by(work))
+    thread.start()
+    started.wait(10)
+    reservation.release()
+    assert budget.used == 10 * MB
+    go_on.set()
+    thread.join()
+    assert (seen, budget.used) == ([10 * MB], 0)
+    with pytest.raises(Ended):
+        reservation.used_by(work)()
+    assert budget.reservation().used_by(lambda n: n + 1)(1) == 2
 
 
 @pytest.mark.parametrize(
