@@ -7,9 +7,10 @@ hour. Two arenas serve all threads of this process, which seldom allocate at the
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 
-__all__ = ["limit_arenas", "trim"]
+__all__ = ["bytes_in_use", "limit_arenas", "trim"]
 
 _M_ARENA_MAX = -8  # of malloc.h
 _ARENAS = 2
@@ -25,6 +26,36 @@ def trim() -> None:
     """Returns free pages to the system."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
+
+
+class _MallInfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
+def bytes_in_use() -> float:
+    """Bytes that are allocated and not freed; NaN without glibc 2.33. Unlike resident memory, without fragments."""
+    libc = _glibc()
+    if libc is None or not hasattr(libc, "mallinfo2"):
+        return math.nan
+    libc.mallinfo2.restype = _MallInfo
+    info = libc.mallinfo2()
+    return float(info.uordblks + info.hblkhd)
 
 
 def _glibc() -> ctypes.CDLL | None:

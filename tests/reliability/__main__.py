@@ -35,6 +35,7 @@ def main() -> int:
     ):
         timed = runs.add_parser(name, help=f"{text} (default: {seconds} s)", description=text)
         timed.add_argument("--seconds", type=float, default=seconds, help="duration (default: %(default)s)")
+    runs.choices["soak"].add_argument("--figure", type=Path, help="also draw the memory over time")
     runs.choices["load"].add_argument("--only", choices=LOAD, help="run only this part")
     attacked = runs.add_parser("attack", help="what clients without a key can send, beside honest clients")
     attacked.add_argument("--seconds", type=float, default=15, help="duration of each attack (default: %(default)s)")
@@ -47,7 +48,7 @@ def main() -> int:
         one.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
     args = parser.parse_args()
     if args.run == "soak":
-        return _print("soak", lambda: soak.run(seconds=args.seconds, seed=args.seed))
+        return _print("soak", lambda: soak.run(seconds=args.seconds, seed=args.seed, figure=args.figure))
     if args.run == "attack":
         options = {"only": args.only, "checkout": args.checkout.resolve(), "clients": args.clients, "seed": args.seed}
         return _print("attack", lambda: attack.run(seconds=args.seconds, **options))

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from server.serving import malloc
+
 __all__ = ["CONTENT_TYPE", "OTHER", "SEVERAL", "UNKNOWN", "GPUMemory", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -61,6 +63,9 @@ class Metrics:
             registry=self.registry,
         )
         self.memory = self._gauge("v1t_memory_bytes", "Memory reserved for requests and unread replies")
+        self._gauge("v1t_heap_bytes", "Bytes that malloc has allocated and that are in use").set_function(
+            malloc.bytes_in_use
+        )
         self.ready = self._gauge("v1t_ready", "1 when every bundle is loaded and warm")
         self.loading = self._gauge("v1t_loading", "1 while a bundle is being loaded")
         self.refused = self._gauge("v1t_refused", "Bundles that were refused at the last look")
