@@ -28,6 +28,7 @@ __all__ = ["Bundle", "Change", "Repository"]
 logger = logging.getLogger("bentoml.v1t")
 
 _SHOWN = 20  # names in an error
+_PATIENCE = 20.0  # seconds that other bundles wait for one that is being loaded
 
 
 @dataclass(eq=False)
@@ -62,6 +63,16 @@ class Bundle:
         return f"{self.name} {self.version} ({self.hash[:12]}, {self.provider})"
 
 
+@dataclass(eq=False)
+class _Attempt:
+    """An attempt to load a bundle whose files are in this state."""
+
+    state: Hashable
+    task: asyncio.Task[Engine]
+    started: float = field(default_factory=time.monotonic)
+    is_late: bool = False
+
+
 @dataclass(frozen=True)
 class Change:
     """What loading the bundles on disk changed."""
@@ -93,8 +104,8 @@ class Repository:
         self._loaded = False  # once
         self._complete = False  # once, without a problem; from then on a bad bundle leaves what is served as it is
         self._state: Hashable = None  # of the files, when they were last loaded
-        self._timed_out: dict[Path, tuple[Hashable, LoadingTimeout]] = {}  # with the state of its files
-        self._now_loading: tuple[Path, float] | None = None  # and since when
+        self._attempts: dict[Path, _Attempt] = {}  # to load a bundle: those that run, and those that took too long
+        self._late_load: asyncio.Task[Change] | None = None
         self._lock = asyncio.Lock()  # loads one bundle at a time: two would need memory for both
 
     @property
@@ -105,9 +116,8 @@ class Repository:
         """Raises NotReady while bundles are loading, or if one was refused at the start; the hint says which."""
         if not self._loaded:
             hint = "Try again in a moment; GET /readyz says when."
-            if self._now_loading is not None:
-                bundle, since = self._now_loading
-                hint = f"Bundle {bundle.name!r} has been loading for {time.monotonic() - since:.0f} s. {hint}"
+            for path, attempt in self._attempts.items():
+                hint = f"Bundle {path.name!r} has been loading for {time.monotonic() - attempt.started:.0f} s. {hint}"
             raise NotReady("the twins are being loaded", hint=hint, retry_after=1)
         if not self._complete:
             raise NotReady("the server has bundles that it cannot serve", hint=self._problem, retry_after=30)
@@ -236,34 +246,58 @@ class Repository:
                 logger.info("bundle %s is unloaded", bundle)
         self._update_metrics()
 
-    async def _make_engine(self, path: Path) -> Engine:
-        """Loads and warms one bundle in a thread. Raises a TwinError if it cannot be served.
+    async def _make_engine(self, path: Path, patience: float | None = None) -> Engine:
+        """Loads and warms one bundle.
 
-        A bundle that took too long is not tried again until its files change, so that it delays others only once.
+        A bundle that took longer than V1T_LOAD_TIMEOUT is not tried again before its files change.
+
+        Args:
+            patience: seconds to wait for it; a slower bundle is loaded in the background, and then taken in by `load`.
+
+        Raises:
+            TwinError: it cannot be served, or not yet.
         """
-        start = time.perf_counter()
         state = await asyncio.to_thread(state_of, [path])
-        if path in self._timed_out:
-            before, refusal = self._timed_out.pop(path)
-            if before == state:
-                self._timed_out[path] = before, refusal
-                raise refusal
-        self._now_loading = path, time.monotonic()
-        self._metrics.loading.set(1)
+        attempt = self._attempts.get(path)
+        if attempt is None or attempt.state != state:
+            if attempt is not None:
+                attempt.task.cancel()
+            attempt = _Attempt(state, asyncio.create_task(self._load_one(path), name=f"load {path.name}"))
+            self._attempts[path] = attempt
+        if not (await asyncio.wait({attempt.task}, timeout=patience))[0]:
+            if not attempt.is_late:
+                attempt.is_late = True
+                attempt.task.add_done_callback(self._take_in_late)
+            waited = time.monotonic() - attempt.started
+            raise BundleError(f"it is still being loaded, for {waited:.0f} s; other bundles do not wait for it")
+        try:
+            engine = attempt.task.result()
+        except LoadingTimeout:
+            raise
+        except BaseException:
+            del self._attempts[path]
+            raise
+        del self._attempts[path]
+        return engine
+
+    async def _load_one(self, path: Path) -> Engine:
+        start = time.perf_counter()
+        self._metrics.loading.inc()
         try:
             return await load_in_time(self._load, path, self._settings)
-        except LoadingTimeout as refusal:
-            self._timed_out[path] = state, refusal
-            raise
         except TwinError:
             raise
         except Exception as error:  # onnxruntime has errors of its own; any of them refuses the bundle
             logger.exception("bundle %s cannot be loaded", path)
             raise BundleError(f"{type(error).__name__}: {error}") from error
         finally:
-            self._now_loading = None
-            self._metrics.loading.set(0)
+            self._metrics.loading.dec()
             self._metrics.load_seconds.observe(time.perf_counter() - start)
+
+    def _take_in_late(self, task: asyncio.Task[Engine]) -> None:
+        if not task.cancelled():
+            task.exception()  # `load` reports it
+            self._late_load = asyncio.create_task(self.load(), name="load late bundles")
 
     # Changes
 
@@ -288,11 +322,15 @@ class Repository:
         except (BundleError, OSError) as error:  # a folder that is gone does not remove the bundles that it held
             paths, problems = [], [str(error)]
             bundles = {name: dict(versions) for name, versions in self._bundles.items()}
+        for gone in self._attempts.keys() - set(paths):
+            self._attempts.pop(gone).task.cancel()
         loaded: list[Bundle] = []
         for path in paths:
             old = before.get(path)
             try:
-                bundle = old if old and await _is_unchanged(old) else Bundle.of(await self._make_engine(path))
+                bundle = (
+                    old if old and await _is_unchanged(old) else Bundle.of(await self._make_engine(path, _PATIENCE))
+                )
                 if bundle.version in bundles.get(bundle.name, ()):
                     raise BundleError(
                         f"bundle {path} is named {bundle.name!r}, as another one of version {bundle.version} is",

@@ -67,7 +67,7 @@ class Metrics:
             malloc.bytes_in_use
         )
         self.ready = self._gauge("v1t_ready", "1 when every bundle is loaded and warm")
-        self.loading = self._gauge("v1t_loading", "1 while a bundle is being loaded")
+        self.loading = self._gauge("v1t_loading", "Bundles that are being loaded")
         self.refused = self._gauge("v1t_refused", "Bundles that were refused at the last look")
         self.key_files_refused = self._gauge(
             "v1t_key_files_refused", "Files of keys that cannot be used; the keys read before them are"

@@ -17,6 +17,9 @@ from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.bundle.manifest import MANIFEST, hash_file
 from server.errors import NotReady
+from server.inference.engine import Engine
+from server.serving import repository as repository_module
+from server.serving.loading import load_engine
 from server.serving.repository import Repository
 from server.serving.telemetry.metrics import Metrics
 from server.settings import Settings
@@ -106,6 +109,36 @@ async def test_the_refusal_at_the_start_says_what_is_being_loaded(tmp_path: Path
     await loading
     with pytest.raises(NotReady, match="V1T_LOAD_TIMEOUT"):
         repository.check_ready()
+
+
+async def test_others_do_not_wait_for_a_slow_bundle_which_is_taken_in_when_it_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository_module, "_PATIENCE", 0.3)
+    write_tiny_bundle(tmp_path / "a-slow", name="slow", mice=("S",))
+    write_tiny_bundle(tmp_path / "b-good", name="good", mice=("G",))
+    release, loads = threading.Event(), []
+
+    def load(bundle: Path, settings: Settings) -> Engine:
+        loads.append(bundle.name)
+        if bundle.name == "a-slow":
+            release.wait(10)
+        return load_engine(bundle, settings)
+
+    metrics = Metrics()
+    repository = Repository(Settings(bundles=(tmp_path,), provider="cpu", threads=1), metrics, load)
+    change = await repository.load()
+    assert [bundle.name for bundle in change.loaded] == ["good"]
+    assert "still being loaded" in change.problems[0]
+    assert not repository.ready  # at the start, all are needed
+    assert metrics.registry.get_sample_value("v1t_loading") == 1
+    assert len((await repository.load()).problems) == 1
+    release.set()
+    async with asyncio.timeout(10):
+        while not repository.ready:
+            await asyncio.sleep(0.01)
+    assert repository.look_up("S").name == "slow"
+    assert loads == ["a-slow", "b-good"]
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "A.stem.onnx", "A.neurons.npz"])
