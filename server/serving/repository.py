@@ -16,7 +16,7 @@ from server.bundle.neurons import NeuronTable
 from server.errors import BundleError, InvalidInput, NotFound, NotReady, TwinError, brief
 from server.serving import malloc
 from server.serving.discovery import find_bundles, state_of, version_of
-from server.serving.loading import LoadingTimeout, load_engine, load_in_time
+from server.serving.loading import Loader, load_engine
 from server.serving.telemetry.metrics import Metrics
 from server.settings import Settings
 
@@ -63,16 +63,6 @@ class Bundle:
         return f"{self.name} {self.version} ({self.hash[:12]}, {self.provider})"
 
 
-@dataclass(eq=False)
-class _Attempt:
-    """An attempt to load a bundle whose files are in this state."""
-
-    state: Hashable
-    task: asyncio.Task[Engine]
-    started: float = field(default_factory=time.monotonic)
-    is_late: bool = False
-
-
 @dataclass(frozen=True)
 class Change:
     """What loading the bundles on disk changed."""
@@ -98,13 +88,12 @@ class Repository:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._load = load
+        self._loader = Loader(load, settings, metrics, on_late=self._load_late)
         self._bundles: _Bundles = MappingProxyType({})
         self._problem: str | None = None
         self._loaded = False  # once
         self._complete = False  # once, without a problem; from then on a bad bundle leaves what is served as it is
         self._state: Hashable = None  # of the files, when they were last loaded
-        self._attempts: dict[Path, _Attempt] = {}  # to load a bundle: those that run, and those that took too long
         self._late_load: asyncio.Task[Change] | None = None
         self._lock = asyncio.Lock()  # loads one bundle at a time: two would need memory for both
 
@@ -116,8 +105,8 @@ class Repository:
         """Raises NotReady while bundles are loading, or if one was refused at the start; the hint says which."""
         if not self._loaded:
             hint = "Try again in a moment; GET /readyz says when."
-            for path, attempt in self._attempts.items():
-                hint = f"Bundle {path.name!r} has been loading for {time.monotonic() - attempt.started:.0f} s. {hint}"
+            for bundle, seconds in self._loader.loading():
+                hint = f"Bundle {bundle.name!r} has been loading for {seconds:.0f} s. {hint}"
             raise NotReady("the twins are being loaded", hint=hint, retry_after=1)
         if not self._complete:
             raise NotReady("the server has bundles that it cannot serve", hint=self._problem, retry_after=30)
@@ -222,7 +211,7 @@ class Repository:
     async def _load_again(self, bundle: Bundle) -> Engine:
         try:
             async with self._lock:
-                engine = await self._make_engine(bundle.bundle)
+                engine = await self._loader.engine(bundle.bundle)
                 if engine.hash != bundle.hash:
                     raise BundleError("its files are not those that were served", got=f"hash {engine.hash[:12]}")
                 bundle.engine, bundle.used = engine, time.monotonic()
@@ -246,58 +235,8 @@ class Repository:
                 logger.info("bundle %s is unloaded", bundle)
         self._update_metrics()
 
-    async def _make_engine(self, path: Path, patience: float | None = None) -> Engine:
-        """Loads and warms one bundle.
-
-        A bundle that took longer than V1T_LOAD_TIMEOUT is not tried again before its files change.
-
-        Args:
-            patience: seconds to wait for it; a slower bundle is loaded in the background, and then taken in by `load`.
-
-        Raises:
-            TwinError: it cannot be served, or not yet.
-        """
-        state = await asyncio.to_thread(state_of, [path])
-        attempt = self._attempts.get(path)
-        if attempt is None or attempt.state != state:
-            if attempt is not None:
-                attempt.task.cancel()
-            attempt = _Attempt(state, asyncio.create_task(self._load_one(path), name=f"load {path.name}"))
-            self._attempts[path] = attempt
-        if not (await asyncio.wait({attempt.task}, timeout=patience))[0]:
-            if not attempt.is_late:
-                attempt.is_late = True
-                attempt.task.add_done_callback(self._take_in_late)
-            waited = time.monotonic() - attempt.started
-            raise BundleError(f"it is still being loaded, for {waited:.0f} s; other bundles do not wait for it")
-        try:
-            engine = attempt.task.result()
-        except LoadingTimeout:
-            raise
-        except BaseException:
-            del self._attempts[path]
-            raise
-        del self._attempts[path]
-        return engine
-
-    async def _load_one(self, path: Path) -> Engine:
-        start = time.perf_counter()
-        self._metrics.loading.inc()
-        try:
-            return await load_in_time(self._load, path, self._settings)
-        except TwinError:
-            raise
-        except Exception as error:  # onnxruntime has errors of its own; any of them refuses the bundle
-            logger.exception("bundle %s cannot be loaded", path)
-            raise BundleError(f"{type(error).__name__}: {error}") from error
-        finally:
-            self._metrics.loading.dec()
-            self._metrics.load_seconds.observe(time.perf_counter() - start)
-
-    def _take_in_late(self, task: asyncio.Task[Engine]) -> None:
-        if not task.cancelled():
-            task.exception()  # `load` reports it
-            self._late_load = asyncio.create_task(self.load(), name="load late bundles")
+    def _load_late(self) -> None:
+        self._late_load = asyncio.create_task(self.load(), name="load late bundles")
 
     # Changes
 
@@ -322,14 +261,13 @@ class Repository:
         except (BundleError, OSError) as error:  # a folder that is gone does not remove the bundles that it held
             paths, problems = [], [str(error)]
             bundles = {name: dict(versions) for name, versions in self._bundles.items()}
-        for gone in self._attempts.keys() - set(paths):
-            self._attempts.pop(gone).task.cancel()
+        self._loader.keep(paths)
         loaded: list[Bundle] = []
         for path in paths:
             old = before.get(path)
             try:
                 bundle = (
-                    old if old and await _is_unchanged(old) else Bundle.of(await self._make_engine(path, _PATIENCE))
+                    old if old and await _is_unchanged(old) else Bundle.of(await self._loader.engine(path, _PATIENCE))
                 )
                 if bundle.version in bundles.get(bundle.name, ()):
                     raise BundleError(
