@@ -75,6 +75,8 @@ class Loader:
                 attempt.task.cancel()
             attempt = _Attempt(state, asyncio.create_task(self._attempt(bundle), name=f"load {bundle.name}"))
             self._attempts[bundle] = attempt
+        if attempt.is_late and patience is not None:
+            patience = 0  # it has been waited for
         if not (await asyncio.wait({attempt.task}, timeout=patience))[0]:
             if not attempt.is_late:
                 attempt.is_late = True

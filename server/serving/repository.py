@@ -28,7 +28,7 @@ __all__ = ["Bundle", "Change", "Repository"]
 logger = logging.getLogger("bentoml.v1t")
 
 _SHOWN = 20  # names in an error
-_PATIENCE = 20.0  # seconds that other bundles wait for one that is being loaded
+_PATIENCE = 10.0  # seconds that other bundles wait for one that is being loaded
 
 
 @dataclass(eq=False)
