@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 from v1t_client import AsyncClient, Client, ReplyInvalid, TimedOut, V1TError
+from v1t_client.insilico.experiments import receptive_field_stream
 
 Answer = Callable[[socket.socket], None]
 IMAGE = np.zeros((4, 6), np.float32)
@@ -149,6 +150,43 @@ def test_a_reply_larger_than_what_was_asked_for_is_not_read(answer: Answer, bloc
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
+
+
+def dripped_events(connection: socket.socket) -> None:
+    receive(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-v1t-stream\r\n\r\n")
+    connection.sendall(b'{"event": "progress", "done": 1}\n')
+    for _ in range(1000):
+        connection.sendall(b"{")
+        time.sleep(0.05)
+
+
+def an_endless_line(connection: socket.socket) -> None:
+    receive(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-v1t-stream\r\n\r\n")
+    for _ in itertools.count():
+        connection.sendall(b" " * 1024**2)
+
+
+def a_huge_body(connection: socket.socket) -> None:
+    receive(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-v1t-stream\r\n\r\n")
+    connection.sendall(b'{"event": "part", "bytes": 1000000000000}\n')
+    time.sleep(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [(dripped_events, V1TError), (an_endless_line, ReplyInvalid), (a_huge_body, ReplyInvalid)]
+)
+def test_a_stream_is_bounded_in_time_and_size(
+    answer: Answer, error: type[V1TError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receptive_field_stream, "_ATTEMPTS", 1)
+    with server(answer) as url, Client(url, timeout=1) as client:
+        start = time.monotonic()
+        with pytest.raises(error):
+            receptive_field_stream.server_sums(client, {"mouse": "A", "seed": 0})
+        assert time.monotonic() - start < 3
 
 
 def test_retries_and_their_requests_share_one_timeout() -> None:

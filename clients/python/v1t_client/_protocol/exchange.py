@@ -9,7 +9,7 @@ from v1t_client._protocol.deadline import deadline_after
 from v1t_client._protocol.http import send_options
 from v1t_client._protocol.operations import Send
 
-__all__ = ["exchange", "exchange_async"]
+__all__ = ["exchange", "exchange_async", "read_bounded"]
 
 _DECODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
@@ -22,10 +22,15 @@ def exchange(client: httpx.Client, step: Send) -> httpx.Response:
         ReplyInvalid: the reply is larger than any that was asked for.
     """
     with deadline_after(step.timeout), client.stream(**send_options(step)) as response:
-        body = _Body(step.request.most_bytes)
-        for part in response.iter_bytes():
-            body.add(part)
-        return body.of(response)
+        return read_bounded(response, step.request.most_bytes)
+
+
+def read_bounded(response: httpx.Response, most_bytes: int) -> httpx.Response:
+    """The reply with its body. Raises ReplyInvalid if that has more bytes."""
+    body = _Body(most_bytes)
+    for part in response.iter_bytes():
+        body.add(part)
+    return body.of(response)
 
 
 async def exchange_async(client: httpx.AsyncClient, step: Send) -> httpx.Response:

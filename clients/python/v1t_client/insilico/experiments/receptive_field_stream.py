@@ -18,6 +18,8 @@ import numpy as np
 from v1t_client._answers.prediction import Prediction
 from v1t_client._client import Client
 from v1t_client._errors import ConnectionFailed, ReplyInvalid, V1TError
+from v1t_client._protocol.deadline import deadline_after
+from v1t_client._protocol.exchange import read_bounded
 from v1t_client._protocol.replies import read_metadata, read_refusal, refusal_of
 from v1t_client._protocol.retry import RETRIED_ERRORS, RETRIED_STATUSES
 from v1t_client.insilico.stimuli.noise import NoiseSums
@@ -27,6 +29,8 @@ __all__ = ["server_sums"]
 _EVENTS = "application/x-v1t-stream"
 _ATTEMPTS = 5
 _LONGEST_PAUSE = 30.0  # seconds
+_LONGEST_LINE = 4 * 1024**2  # bytes
+_LARGEST_BODY = 8 * 1024**3  # bytes; the maps of 8,000 neurons at 144 x 256 are 2.4 GB
 
 
 def server_sums(
@@ -70,9 +74,8 @@ def _events(client: Client, arguments: Mapping[str, Any]) -> Iterator[tuple[dict
     try:
         with client._stream("/receptive_fields", arguments, accept=_EVENTS) as response:
             if response.status_code != 200:
-                response.read()
-                raise read_refusal(response)
-            for line, body in _lines(response.iter_bytes()):
+                raise read_refusal(read_bounded(response, _LONGEST_LINE))
+            for line, body in _lines(response.iter_bytes(), client._timeout):
                 if line.get("event") == "error":
                     raise refusal_of(
                         line.get("error") or {},
@@ -91,24 +94,34 @@ def _events(client: Client, arguments: Mapping[str, Any]) -> Iterator[tuple[dict
         ) from error
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _lines(chunks: Iterator[bytes], timeout: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each line with its body; each has to arrive within the timeout."""
     buffer = bytearray()
     line: dict[str, Any] | None = None
-    for chunk in chunks:
+    begun = time.monotonic()
+    while True:
+        with deadline_after(begun + timeout - time.monotonic()):
+            chunk = next(chunks, None)
+        if chunk is None:
+            break
         buffer += chunk
         while True:
             if line is None:
                 end = buffer.find(b"\n")
+                if max(end, len(buffer) if end < 0 else 0) > _LONGEST_LINE:
+                    raise ReplyInvalid("unexpected reply: a line of the stream is too long")
                 if end < 0:
                     break
                 line = json.loads(buffer[:end])
                 del buffer[: end + 1]
             size = int(line.get("bytes", 0))
+            if not 0 <= size <= _LARGEST_BODY:
+                raise ReplyInvalid("unexpected reply: a body of the stream is too large", got=f"{size} bytes")
             if len(buffer) < size:
                 break
             yield line, bytes(memoryview(buffer)[:size])
             del buffer[:size]
-            line = None
+            line, begun = None, time.monotonic()
     if line is not None or buffer:
         raise ConnectionFailed("the stream stopped in the middle")
 
