@@ -345,7 +345,7 @@ async def _is_unchanged(old: Bundle) -> bool:
 def _only(holders: Sequence[Bundle], mice: str) -> Bundle:
     if len(holders) > 1:
         names = _names(bundle.name for bundle in holders)
-        raise InvalidInput(f"several models hold {mice}", expected=f"model: {names}", hint="Name the model.")
+        raise InvalidInput(f"several models hold {mice}", expected=f"model: {names}", hint="Name the model: model=NAME.")
     return holders[0]
 
 

@@ -13,7 +13,7 @@ _WORDS = (
     (r"\b([Ll])eave strict out\b", r"\1eave --strict out"),
     (r"\bstate=(median|mean|rest|running)\b", r"--state \1"),
     (r"\bmodel: (\S)", r"--model \1"),
-    (r"Name the model\.", "Name the model with --model."),
+    (r"model=NAME", "--model NAME"),
     (r"GET /mice/(\{id\}|[^\s/.,;]+)/neurons", r"`v1t neurons \1`"),
     (r"GET /mice/(\{id\}|[^\s/.,;]+)", r"`v1t mouse \1`"),
     (r"GET /mice", "`v1t mice`"),
