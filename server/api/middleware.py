@@ -55,7 +55,8 @@ _LINGER = 5.0  # seconds to receive the rest of a body, so that its sender reads
 _DISCARD_PAUSE = 0.001  # seconds between two parts that are discarded, times the clients for which that is done
 _ADMIN = "/admin/"  # prefix of the paths that need an admin key
 _SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
-_OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready"}  # answered without a key
+_OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready", "/", "/docs"}  # answered without a key
+_OPEN = "/explorer/"  # prefix of more such routes: the explorer's files hold nothing about the mice
 
 
 class RequestMiddleware:
@@ -149,9 +150,14 @@ class _Exchange:
         message = "%s %r %s %.1f ms %s"
         logger.info(message, method, path, status, 1000 * seconds, self._request_id, extra={"fields": fields})
 
+    def _is_open(self) -> bool:
+        """Whether everyone may ask, at any time and in any number."""
+        path: str = self._scope["path"]
+        return path in _OPEN_ROUTES or path.startswith(_OPEN)
+
     def _counted(self) -> contextlib.AbstractContextManager[None]:
         """Counts the request among those that a shutdown waits for."""
-        if self._scope["path"] in _OPEN_ROUTES:
+        if self._is_open():
             return contextlib.nullcontext()
         self._shutdown.check()
         if self._connection is not None and not self._connection.is_admitted:
@@ -160,7 +166,7 @@ class _Exchange:
 
     def _admitted(self) -> contextlib.AbstractContextManager[None]:
         """Checks the key, or else the origin, and counts the request against the caller's limit."""
-        if self._scope["path"] in _OPEN_ROUTES:
+        if self._is_open():
             return contextlib.nullcontext()
         if not self._access.required:
             self._origins.check(self._scope["method"], self._headers)

@@ -1,0 +1,95 @@
+/** Which mice there are, and all about the one that is chosen. */
+
+import { batch, computed, signal } from "../library.js";
+import { screenOf } from "../stimuli/stimulus.js";
+import { allIsWell, report, twin } from "./connection.js";
+
+/** All mice of the server; null until they are known. @type {import("../library.js").Signal<any[] | null>} */
+export const mice = signal(null);
+
+/**
+ * The chosen mouse: GET /mice/{mouse}, and its neurons by column. Null until both are there.
+ * @type {import("../library.js").Signal<{ mouse: string, model: string, detail: any, neurons: Neurons } | null>}
+ */
+export const chosen = signal(null);
+
+/** What to say once, such as that the model was loaded anew. */
+export const news = signal("");
+
+export const screen = computed(() => (chosen.value ? screenOf(chosen.value.detail) : null));
+
+/**
+ * @typedef {object} Neurons
+ * @property {number[]} ids
+ * @property {Float32Array} x um, in the plane of the cortex; NaN if unknown
+ * @property {Float32Array} y um
+ * @property {Float32Array} z um, depth
+ * @property {Float32Array} std of the recorded responses
+ * @property {Record<string, Float32Array>} scores
+ * @property {Map<number, number>} position of each id
+ * @property {boolean} placed whether the positions are known
+ */
+
+let loading = new AbortController();
+
+/** Loads the list of mice, and the wanted one or the first. */
+export async function loadMice(wanted = chosen.peek()) {
+  try {
+    const list = await twin.mice();
+    mice.value = list;
+    allIsWell();
+    const found = list.find(({ mouse, model }) => mouse === wanted?.mouse && model === (wanted.model ?? model));
+    const first = found ?? list.find(({ standardized_inputs }) => !standardized_inputs) ?? list[0];
+    if (wanted && !found && first) news.value = `This server has no mouse ${wanted.mouse}; ${first.mouse} is shown.`;
+    if (first) await chooseMouse(first.mouse, first.model);
+  } catch (error) {
+    report(error);
+  }
+}
+
+/** @param {string} mouse @param {string} model */
+export async function chooseMouse(mouse, model) {
+  loading.abort();
+  loading = new AbortController();
+  const { signal: cancelled } = loading;
+  try {
+    const loaded = await describe(mouse, model, cancelled);
+    if (!cancelled.aborted) batch(() => (chosen.value = loaded));
+  } catch (error) {
+    report(error);
+  }
+}
+
+/** All about a mouse, for the page or for a comparison. */
+export async function describe(mouse, model, cancelled) {
+  const [detail, table] = await Promise.all([
+    twin.mouse(mouse, model, cancelled),
+    twin.neurons(mouse, model, cancelled),
+  ]);
+  return { mouse, model, detail, neurons: columnsOf(table) };
+}
+
+/** Loads the chosen mouse again if a reply came from another bundle than the one that was described. */
+export function checkHash(head) {
+  const current = chosen.peek();
+  if (!current || head.mouse !== current.mouse || head.model.hash === current.detail.model.hash) return;
+  news.value = `The server has loaded another version of model ${head.model.name}. The page shows it now.`;
+  void chooseMouse(current.mouse, current.model);
+}
+
+/** @returns {Neurons} */
+function columnsOf({ neuron_ids: ids, coordinates_um: coordinates, response_std: std, scores }) {
+  const axis = (k) => Float32Array.from(coordinates, (xyz) => xyz?.[k] ?? NaN);
+  const number = (value) => value ?? NaN;
+  const [x, y, z] = [axis(0), axis(1), axis(2)];
+  return {
+    ids,
+    x,
+    y,
+    z,
+    std: Float32Array.from(std, number),
+    scores: Object.fromEntries(Object.entries(scores).map(([name, column]) => [name, Float32Array.from(column, number)])),
+    position: new Map(ids.map((id, i) => [id, i])),
+    placed: x.some(Number.isFinite),
+  };
+}

@@ -1,0 +1,66 @@
+/** Receptive fields from sums of responses to white noise. */
+
+/**
+ * Squares of whole pixels that divide the screen, about 18 rows of them.
+ * @returns {[number, number]} rows, columns
+ */
+export function gridFor(H, W) {
+  let best = 1;
+  for (let square = 1; square <= Math.min(H, W); square += 1) {
+    if (H % square === 0 && W % square === 0 && Math.abs(H / square - 18) < Math.abs(H / best - 18)) best = square;
+  }
+  return [H / best, W / best];
+}
+
+/**
+ * Sums that grow with the images shown.
+ * @typedef {{ maps: Float32Array, noise: Float64Array, total: Float64Array, images: number, grid: [number, number] }} Sums
+ */
+
+/** Adds two sums over different images. @returns {Sums} */
+export function addSums(a, b) {
+  const add = (x, y) => x.map((value, i) => value + y[i]);
+  return {
+    maps: add(a.maps, b.maps),
+    noise: add(a.noise, b.noise),
+    total: add(a.total, b.total),
+    images: a.images + b.images,
+    grid: a.grid,
+  };
+}
+
+/**
+ * The covariance of one neuron's response with each square, (h w): positive where light drives it.
+ * @param {Sums} sums
+ */
+export function fieldOf({ maps, noise, total, images }, neuron) {
+  const P = noise.length;
+  const map = new Float32Array(P);
+  for (let p = 0; p < P; p += 1) map[p] = maps[neuron * P + p] / images - (total[neuron] / images) * (noise[p] / images);
+  return map;
+}
+
+/**
+ * Where a field is strongest, as shares of width and height, and how far it stands out of the noise.
+ * @param {Float32Array} map
+ * @param {[number, number]} grid
+ */
+export function centerOf(map, [h, w]) {
+  let peak = 0;
+  let squares = 0;
+  for (let p = 0; p < map.length; p += 1) {
+    squares += map[p] ** 2;
+    if (Math.abs(map[p]) > Math.abs(map[peak])) peak = p;
+  }
+  const strength = Math.abs(map[peak]) / Math.sqrt(squares / map.length || 1);
+  let [x, y, sum] = [0, 0, 0];
+  for (let row = Math.max(0, Math.floor(peak / w) - 2); row <= Math.min(h - 1, Math.floor(peak / w) + 2); row += 1) {
+    for (let column = Math.max(0, (peak % w) - 2); column <= Math.min(w - 1, (peak % w) + 2); column += 1) {
+      const weight = map[row * w + column] ** 2;
+      x += weight * (column + 0.5);
+      y += weight * (row + 0.5);
+      sum += weight;
+    }
+  }
+  return { x: x / sum / w, y: y / sum / h, strength };
+}

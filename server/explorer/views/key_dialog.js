@@ -1,0 +1,34 @@
+/** Asks for an API key where the server wants one. It stays in memory until the page is closed. */
+
+import { html, useEffect, useRef } from "../library.js";
+import { connection, server } from "../state/connection.js";
+import { loadMice } from "../state/mice.js";
+import { openAddress } from "../state/address.js";
+import { Details } from "./notices.js";
+
+export function KeyDialog({ onKey = null }) {
+  const dialog = useRef(null);
+  const { status, words, error } = connection.value;
+  useEffect(() => {
+    if (status === "key" && !dialog.current.open) dialog.current.showModal();
+  }, [status]);
+  const submit = (event) => {
+    event.preventDefault();
+    server.key = new FormData(event.target).get("key").trim();
+    event.target.reset();
+    dialog.current.close();
+    connection.value = { status: "ok", words: "" };
+    if (onKey) onKey();
+    else void (location.hash.length > 1 ? openAddress(location.hash.slice(1)) : loadMice());
+  };
+  return html`<dialog ref=${dialog} aria-labelledby="key-title">
+    <form onSubmit=${submit}>
+      <h2 id="key-title">This server wants an API key</h2>
+      <p>${words}</p>
+      ${error && html`<${Details} error=${error} />`}
+      <label class="field"><span>API key</span><input name="key" type="password" autocomplete="off" required /></label>
+      <p class="hint">It is kept in this page's memory until you close it, and is sent to this server alone.</p>
+      <button class="run primary">Use this key</button>
+    </form>
+  </dialog>`;
+}

@@ -1,0 +1,198 @@
+/** The selected neurons: what they are, and small experiments on them. */
+
+import { html, useEffect, useLayoutEffect, useRef } from "../library.js";
+import { Chart } from "../drawing/chart.js";
+import { drawSigned } from "../drawing/planes.js";
+import { currentAnswer } from "../state/coloring.js";
+import {
+  NOISE_IMAGES,
+  behaviorCurves,
+  behaviorIsCurrent,
+  fields,
+  jobs,
+  measureBehavior,
+  measureFields,
+  measureTuning,
+  overlay,
+  tuning,
+  tuningOf,
+} from "../state/experiments.js";
+import { chosen } from "../state/mice.js";
+import { channels, given, question, state, valueIn } from "../state/question.js";
+import { selected, selectedIds } from "../state/selection.js";
+import { ORIENTATIONS, preferredOrientation } from "../statistics/orientation.js";
+import { centerOf, fieldOf } from "../statistics/receptive_field.js";
+import { brief, mean } from "../statistics/summaries.js";
+import { channelName } from "./behavior_panel.js";
+import { Run } from "./controls.js";
+
+const LIVE = 80; // ms: an answer that is faster lets the behaviour curves follow by themselves
+
+export function NeuronPanel() {
+  const positions = selected.value.filter((i) => i < chosen.value.neurons.ids.length);
+  return html`<section class="panel neuron" data-tour="neuron" id="neuron" aria-labelledby="one-neuron">
+    <h2 id="one-neuron">${headline(positions)}</h2>
+    ${positions.length === 0
+      ? html`<p class="empty-state">
+          Click a neuron on the map, or one of the most active ones: its gradient, receptive field, orientation tuning and
+          behaviour curves appear here. Draw a lasso to study many at once.
+        </p>`
+      : html`<div class="cards">
+          <${Facts} positions=${positions} />
+          <${Field} positions=${positions} />
+          <${Tuning} positions=${positions} />
+          <${Behavior} positions=${positions} />
+        </div>`}
+  </section>`;
+}
+
+function headline(positions) {
+  if (positions.length === 0) return "One neuron";
+  return positions.length === 1 ? `Neuron ${chosen.value.neurons.ids[positions[0]]}` : `${positions.length} neurons`;
+}
+
+function Facts({ positions }) {
+  const { neurons, detail } = chosen.value;
+  const now = currentAnswer.value;
+  const [i] = positions;
+  const one = positions.length === 1;
+  const of = (column) => mean(positions.map((at) => column[at]));
+  const rows = [
+    now && ["response now", `${brief(of(now.responses))}${one && now.spread ? ` ± ${brief(now.spread[i])}` : ""} std`],
+    now && Number.isFinite(of(neurons.std)) && ["in recorded units", `${brief(mean(positions.map((at) => now.responses[at] * neurons.std[at])))}`],
+    one && neurons.placed && ["place", `${brief(neurons.x[i])}, ${brief(neurons.y[i])} µm, ${brief(neurons.z[i])} µm deep`],
+    ...Object.entries(neurons.scores).map(([name, column]) => [name.replaceAll("_", " "), scoreWords(name, of(column))]),
+  ].filter(Boolean);
+  const reliability = ceilingOf(neurons.scores, positions);
+  return html`<div class="card facts">
+    <h3>${one ? "What is known" : "Means over the selection"}</h3>
+    <dl>${rows.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
+    ${reliability !== null && html`<p class="hint">
+      The twin reaches ${brief(100 * reliability)} % of the noise ceiling: of what could be explained at all, as
+      ${detail.simulated ? " the simulated" : " the"} responses vary from trial to trial.
+    </p>`}
+    <button
+      class="run"
+      aria-pressed=${overlay.value === "gradient" ? "true" : "false"}
+      onClick=${() => (overlay.value = overlay.value === "gradient" ? "none" : "gradient")}
+    >What would make ${one ? "it" : "them"} respond more</button>
+    <button class="quiet" onClick=${() => (selected.value = [])}>Clear</button>
+  </div>`;
+}
+
+function scoreWords(name, value) {
+  return `${brief(value)}${name === "feve" ? " (1 is the noise ceiling)" : ""}`;
+}
+
+/** The share of the explainable variance that is explained (FEVE), if it was measured. */
+function ceilingOf(scores, positions) {
+  if (!scores.feve) return null;
+  const value = mean(positions.map((i) => scores.feve[i]));
+  return Number.isFinite(value) ? value : null;
+}
+
+function Field({ positions }) {
+  const canvas = useRef(null);
+  const found = fields.value;
+  const { ids } = chosen.value.neurons;
+  const known = found ? positions.map((i) => found.ids.indexOf(ids[i])).filter((at) => at >= 0) : [];
+  const map = known.length ? averageField(found.sums, known) : null;
+  useLayoutEffect(() => {
+    if (map) drawSigned(canvas.current, map, ...found.sums.grid);
+  });
+  const strength = map && centerOf(map, found.sums.grid).strength;
+  return html`<div class="card">
+    <h3>Receptive field</h3>
+    ${map
+      ? html`<canvas ref=${canvas} class="field-map" role="img" aria-label="Receptive field from white noise"></canvas>
+          <p class="hint">
+            From ${found.sums.images.toLocaleString("en")} images of white noise, state ${found.state}. Orange: light drives
+            ${positions.length > 1 ? "them" : "it"}; blue: darkness. ${strength < 3.5 ? "No clear peak yet: more images help." : ""}
+          </p>`
+      : html`<p class="hint">The twin is shown white noise, and each response is averaged with the noise.</p>`}
+    <${Run}
+      job=${jobs.value.fields}
+      words=${found ? `${NOISE_IMAGES.toLocaleString("en")} more images` : `Map with ${NOISE_IMAGES.toLocaleString("en")} noise images`}
+      onRun=${async () => {
+        await measureFields();
+        if (fields.peek()) overlay.value = "field";
+      }}
+    />
+  </div>`;
+}
+
+function averageField(sums, known) {
+  const average = new Float32Array(sums.noise.length);
+  for (const at of known.slice(0, 500)) fieldOf(sums, at).forEach((value, p) => (average[p] += value / known.length));
+  return average;
+}
+
+function Tuning({ positions }) {
+  const found = tuning.value;
+  let chart = null;
+  if (found) {
+    const curves = positions.slice(0, 300).map((i) => tuningOf(found.curves, i));
+    const average = ORIENTATIONS.map((_, k) => mean(curves.map((curve) => curve[k])));
+    const { degrees, selectivity } = preferredOrientation(average);
+    const wrapped = (curve) => [...curve, curve[0]];
+    const xs = [...ORIENTATIONS, 180];
+    chart = html`<${Chart}
+        title="Orientation tuning: preferred orientation ${Math.round(degrees)} degrees"
+        x=${{ label: "orientation [°]", ticks: [0, 45, 90, 135, 180] }}
+        y=${{ label: "response [std]" }}
+        marks=${[...(curves.length > 1 ? curves.slice(0, 40).map((curve) => ({ xs, ys: wrapped(curve), kind: "thin", series: 2 })) : []), { xs, ys: wrapped(average) }]}
+      />
+      <p class="hint" data-preferred=${degrees}>Prefers ${Math.round(degrees)}°, selectivity ${brief(selectivity)} (1: responds to one orientation
+        alone). Gratings of ${found.grating.frequency} cycles/width, contrast ${found.grating.contrast}, mean over 4 phases, state ${found.state}.</p>`;
+  }
+  return html`<div class="card">
+    <h3>Orientation tuning</h3>
+    ${chart ?? html`<p class="hint">The twin is shown 48 gratings: 12 orientations in 4 phases, for all neurons at once.</p>`}
+    <${Run} job=${jobs.value.tuning} words=${found ? "Measure again" : "Measure with 48 gratings"} onRun=${measureTuning} />
+  </div>`;
+}
+
+function Behavior({ positions }) {
+  const isFast = (currentAnswer.value?.milliseconds ?? Infinity) < LIVE;
+  const follows = isFast && positions.length <= 200;
+  const asked = question.value;
+  const ids = selectedIds.value.join();
+  useEffect(() => {
+    if (!follows) return undefined;
+    const timer = setTimeout(() => {
+      if (!behaviorIsCurrent.peek()) void measureBehavior();
+    }, 500);
+    return () => clearTimeout(timer);
+  }, [asked, ids, follows, jobs.value.behavior === undefined]);
+  if (channels.value.length === 0) return null;
+  const found = behaviorCurves.value?.ids.join() === ids ? behaviorCurves.value : null;
+  return html`<div class="card wide">
+    <h3>This image, over behaviour</h3>
+    ${found
+      ? html`<div class="curves ${behaviorIsCurrent.value ? "" : "stale"}">
+          ${found.curves.map((curve) => html`<${BehaviorCurve} ...${curve} n=${found.ids.length} />`)}
+        </div>`
+      : html`<p class="hint">How the response to this image changes with each behaviour variable, from its lowest to its highest recorded value.</p>`}
+    ${(!follows || jobs.value.behavior) && html`<${Run}
+      job=${jobs.value.behavior}
+      words=${found ? "Measure again" : "Measure"}
+      disabled=${behaviorIsCurrent.value}
+      onRun=${measureBehavior}
+    />`}
+  </div>`;
+}
+
+function BehaviorCurve({ channel, values, responses, n }) {
+  const average = values.map((_, k) => mean(responses.subarray(k * n, (k + 1) * n)));
+  const unit = channel.unit.replace("eye-camera ", "");
+  const now = given.value[channel.name] ?? valueIn(chosen.value.detail, channel, state.value);
+  return html`<${Chart}
+    title="Response over ${channelName(channel)}"
+    x=${{ label: `${channelName(channel)} [${unit}]` }}
+    y=${{ label: "response [std]" }}
+    marks=${[{ xs: values, ys: average }]}
+    at=${now}
+    width=${220}
+    height=${150}
+  />`;
+}

@@ -1,0 +1,202 @@
+/** What the mouse sees: the screen, and how to change what is on it. */
+
+import { html, useEffect, useLayoutEffect, useRef, useSignal } from "../library.js";
+import { drawGrey, drawSigned, drawSpotlight } from "../drawing/planes.js";
+import { attention, fields, gradient, overlay } from "../state/experiments.js";
+import { chosen, screen } from "../state/mice.js";
+import { plane, stimulus } from "../state/question.js";
+import { selected } from "../state/selection.js";
+import { fieldOf } from "../statistics/receptive_field.js";
+import { UnreadablePicture, readPicture } from "../stimuli/pictures.js";
+import { FIRST } from "../stimuli/stimulus.js";
+import { Choice, Slider } from "./controls.js";
+
+const KINDS = [
+  { value: "example", words: "Example" },
+  { value: "leaves", words: "Leaves" },
+  { value: "grating", words: "Grating" },
+  { value: "gabor", words: "Gabor" },
+  { value: "noise", words: "Noise" },
+  { value: "picture", words: "Your picture" },
+];
+
+export function StimulusPanel() {
+  const problem = useSignal("");
+  const isOver = useSignal(false);
+  const file = useRef(null);
+  const noPictures = chosen.value.detail.standardized_inputs;
+  const take = async (blob, name) => {
+    problem.value = "";
+    try {
+      if (noPictures) throw new UnreadablePicture("This mouse takes no pictures. Choose a pattern instead.");
+      stimulus.value = await readPicture(blob, name, screen.peek());
+    } catch (error) {
+      if (!(error instanceof UnreadablePicture)) console.error(error);
+      problem.value = error.message;
+    }
+  };
+  useEffect(() => {
+    const paste = (event) => {
+      const pasted = [...(event.clipboardData?.files ?? [])][0];
+      if (pasted) void take(pasted, pasted.name || "the pasted picture");
+    };
+    addEventListener("paste", paste);
+    return () => removeEventListener("paste", paste);
+  });
+  const drop = (event) => {
+    event.preventDefault();
+    isOver.value = false;
+    const [dropped] = event.dataTransfer.files;
+    if (dropped) void take(dropped, dropped.name);
+    else problem.value = "Nothing to show was dropped. Drop a picture file from your computer.";
+  };
+  const choose = async (kind) => {
+    problem.value = "";
+    if (kind === "picture") file.current.click();
+    else if (kind === "example") await takeExample(take);
+    else stimulus.value = FIRST[kind];
+  };
+  const shown = stimulus.value;
+  const kind = shown.kind === "picture" ? (shown.name === EXAMPLE ? "example" : "picture") : shown.kind;
+  const { H, W } = screen.value;
+  return html`<section
+    class="panel stimulus ${isOver.value ? "over" : ""}"
+    data-tour="stimulus"
+    aria-labelledby="sees"
+    onDragOver=${(event) => {
+      event.preventDefault();
+      isOver.value = true;
+    }}
+    onDragLeave=${() => (isOver.value = false)}
+    onDrop=${drop}
+  >
+    <h2 id="sees">What the mouse sees</h2>
+    <${Screen} />
+    <${Choice}
+      label="Image"
+      value=${kind}
+      options=${KINDS.map((one) => ({ ...one, disabled: noPictures && ["example", "picture"].includes(one.value) }))}
+      onChoose=${choose}
+    />
+    <input
+      ref=${file}
+      class="hidden"
+      type="file"
+      accept="image/*"
+      aria-label="Picture file"
+      onChange=${({ target }) => {
+        if (target.files[0]) void take(target.files[0], target.files[0].name);
+        target.value = "";
+      }}
+    />
+    ${problem.value && html`<p class="remark bad" role="alert">${problem.value}</p>`}
+    <${Parameters} />
+    <p class="hint">
+      ${shown.kind === "picture" ? `${shown.name}${shown.note ? `: ${shown.note}` : ""}. ` : ""}${noPictures
+        ? ""
+        : "Drop or paste a picture anywhere here. "}
+      The mouse's screen has ${W} × ${H} pixels.
+    </p>
+  </section>`;
+}
+
+const EXAMPLE = "leaves.png";
+
+async function takeExample(take) {
+  const reply = await fetch(new URL(`explorer/examples/${EXAMPLE}`, document.baseURI)).catch(() => null);
+  if (reply?.ok) await take(await reply.blob(), EXAMPLE);
+}
+
+/** The screen with the layer that is chosen over it. */
+function Screen() {
+  const image = useRef(null);
+  const layer = useRef(null);
+  const { H, W, standardized } = screen.value;
+  const shown = plane.value;
+  useLayoutEffect(() => {
+    const [low, high] = standardized ? [-2, 2] : [0, 255];
+    drawGrey(image.current, shown, H, W, low, high);
+  }, [shown, H, W]);
+  const kind = overlay.value;
+  const [position] = selected.value;
+  const over = layerOf(kind, position);
+  useLayoutEffect(() => {
+    if (!over) return;
+    const [h, w] = over.shape;
+    if (kind === "attention") drawSpotlight(layer.current, over.data, h, w);
+    else drawSigned(layer.current, over.data, h, w);
+  }, [over?.data]);
+  return html`<div class="screen">
+    <canvas ref=${image} class="image" id="screen" role="img" aria-label="The image on the mouse's screen"></canvas>
+    <canvas
+      ref=${layer}
+      class="layer ${over ? "" : "hidden"} ${kind === "field" ? "coarse" : ""}"
+      role="img"
+      aria-label=${{ gradient: "What would make the selected neurons respond more", field: "Receptive field", attention: "Attention" }[kind] ?? "No layer"}
+    ></canvas>
+  </div>
+  <${Layers} />`;
+}
+
+let lastField = { key: "", value: null };
+
+function layerOf(kind, position) {
+  if (kind === "attention") return attention.value;
+  if (position === undefined) return null;
+  if (kind === "gradient" && gradient.value) {
+    const [C, H, W] = gradient.value.shape;
+    const { data } = gradient.value;
+    return { data: C === 1 ? data : data.subarray(0, H * W), shape: [H, W] };
+  }
+  if (kind === "field" && fields.value) {
+    const { sums, ids } = fields.value;
+    const at = ids.indexOf(chosen.value.neurons.ids[position]);
+    const key = `${at} ${sums.images}`;
+    if (at >= 0 && lastField.key !== key) lastField = { key, value: { data: fieldOf(sums, at), shape: sums.grid } };
+    return at >= 0 ? lastField.value : null;
+  }
+  return null;
+}
+
+function Layers() {
+  const one = selected.value.length > 0;
+  const options = [
+    { value: "none", words: "Image only" },
+    { value: "gradient", words: "Gradient", disabled: !one, title: "What would make the selected neurons respond more" },
+    { value: "field", words: "Receptive field", disabled: !one || !fields.value, title: "Of the selected neuron, after mapping" },
+    { value: "attention", words: "Attention", title: "Where the twin's core looks" },
+  ];
+  const words = {
+    gradient: "Orange: brighter pixels here would make the selected neurons respond more; blue: darker ones.",
+    field: "Orange: light here drives the neuron; blue: darkness does.",
+    attention: "Where the twin's core looks, by attention rollout, averaged over its members.",
+  }[overlay.value];
+  return html`<${Choice} label="Layer over the image" value=${overlay.value} options=${options} onChoose=${(value) => (overlay.value = value)} />
+    ${words && html`<p class="hint">${words}</p>`}`;
+}
+
+const SLIDERS = {
+  orientation: { label: "Orientation", unit: "°", min: 0, max: 175, step: 5 },
+  frequency: { label: "Frequency", unit: "cycles/width", min: 1, max: 32, step: 0.5 },
+  contrast: { label: "Contrast", min: 0, max: 1, step: 0.05 },
+  size: { label: "Size", unit: "of the width", min: 0.05, max: 1, step: 0.05 },
+  phase: { label: "Phase", unit: "°", min: 0, max: 345, step: 15 },
+  x: { label: "Centre, across", min: 0, max: 1, step: 0.02 },
+  y: { label: "Centre, down", min: 0, max: 1, step: 0.02 },
+  square: { label: "Squares", unit: "px", min: 1, max: 32, step: 1 },
+};
+
+function Parameters() {
+  const shown = stimulus.value;
+  if (shown.kind === "picture") return null;
+  const set = (name) => (value) => (stimulus.value = { ...stimulus.peek(), [name]: value });
+  const names = Object.keys(SLIDERS).filter((name) => name in shown);
+  const [main, more] = [names.filter((name) => !["phase", "x", "y"].includes(name)), names.filter((name) => ["phase", "x", "y"].includes(name))];
+  const slider = (name) => html`<${Slider} ...${SLIDERS[name]} value=${shown[name]} onInput=${set(name)} />`;
+  return html`<div class="sliders">
+    ${main.map(slider)}
+    ${"seed" in shown && html`<button class="run" onClick=${() => set("seed")(shown.seed + 1)}>Another one</button>`}
+    ${more.length > 0 && html`<details><summary>Phase and position</summary>${more.map(slider)}</details>`}
+  </div>`;
+}
+
