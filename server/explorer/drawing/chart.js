@@ -14,11 +14,11 @@ const TOP = 10;
 const BOTTOM = 38;
 
 /**
- * @param {{ title: string, x: Axis, y: Axis, marks: Mark[], at?: number | null, atWords?: string, width?: number,
- *   height?: number, legend?: string[] }} props
- * at: a vertical line, such as where a slider stands. legend: a name for each series.
+ * @param {{ title: string, x: Axis, y: Axis, marks: Mark[], at?: number | null, width?: number,
+ *   height?: number }} props
+ * at: a vertical line, such as where a slider stands.
  */
-export function Chart({ title, x, y, marks, at = null, width = 320, height = 190, legend = [] }) {
+export function Chart({ title, x, y, marks, at = null, width = 320, height = 190 }) {
   const [x0, x1] = limits(x, marks.map(({ xs }) => xs), false);
   const [y0, y1] = limits(y, marks.map(({ ys }) => ys), true);
   const right = width - RIGHT;
@@ -37,9 +37,6 @@ export function Chart({ title, x, y, marks, at = null, width = 320, height = 190
     <text class="label" text-anchor="middle" transform="translate(11 ${(TOP + bottom) / 2}) rotate(-90)">${y.label}</text>
     ${marks.map((mark) => markOf(mark, px, py, y0, bottom))}
     ${at !== null && at >= x0 && at <= x1 && html`<line class="now" x1=${px(at)} x2=${px(at)} y1=${TOP} y2=${bottom} />`}
-    ${legend.map((name, k) => html`<g transform="translate(${LEFT + 8} ${TOP + 6 + 14 * k})">
-      <rect class="swatch series${k}" width="10" height="10" rx="2" y="-5" />
-      <text class="tick" x="15" y="4">${name}</text></g>`)}
   </svg>`;
 }
 
@@ -68,6 +65,11 @@ function limits(axis, columns, padded) {
   if (low === high) [low, high] = [low - 0.5, high + 0.5];
   const room = padded ? 0.06 * (high - low) : 0;
   return [axis.low ?? low - room, axis.high ?? high + room];
+}
+
+/** A name for each series. @param {{ names: string[] }} props */
+export function ChartLegend({ names }) {
+  return html`<p class="chart-legend">${names.map((name, k) => html`<span><i class="series${k}"></i>${name}</span>`)}</p>`;
 }
 
 /** Round numbers between two limits. */

@@ -20,14 +20,15 @@ export function drawGrey(canvas, plane, H, W, low, high) {
 /**
  * Draws a signed plane, blue below zero and orange above, the more opaque the larger.
  * @param {HTMLCanvasElement} canvas
+ * @param {number} power of the opacity; more than 1 keeps noise in the background
  */
-export function drawSigned(canvas, plane, H, W) {
+export function drawSigned(canvas, plane, H, W, power = 0.7) {
   const image = prepare(canvas, H, W);
   const largest = plane.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
   for (let i = 0; i < H * W; i += 1) {
     const share = plane[i] / largest;
     const [r, g, b] = rgbOf("difference", levelOf(share > 0 ? 0.75 : -0.75, -1, 1));
-    image.data.set([r, g, b, 255 * Math.min(1, Math.abs(share) ** 0.7)], 4 * i);
+    image.data.set([r, g, b, 255 * Math.min(1, Math.abs(share) ** power)], 4 * i);
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }

@@ -14,7 +14,7 @@ import { selectedIds } from "./selection.js";
 const AT_ONCE = 8; // images in one request, so that the live answer gets its turn
 const LEVELS = 13; // of each behaviour channel
 const MAPS = 8e6; // elements of receptive fields that are kept
-export const NOISE_IMAGES = 1000;
+export const NOISE_IMAGES = 2000;
 
 /** @type {import("../library.js").Signal<{ curves: Float32Array, preferred: Float32Array, selectivity: Float32Array, grating: any, state: string } | null>} */
 export const tuning = signal(null);

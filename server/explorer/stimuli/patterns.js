@@ -53,7 +53,7 @@ export function whiteNoise({ seed, square }, H, W) {
 export function deadLeaves({ seed }, H, W) {
   const random = randomNumbers(seed);
   const plane = new Float32Array(H * W).fill(2); // 2: not yet covered
-  const [smallest, largest] = [W / 100, W / 4];
+  const [smallest, largest] = [W / 50, W / 4];
   const [a, b] = [smallest ** -2, largest ** -2];
   let free = plane.length;
   for (let leaf = 0; leaf < 20000 && free > plane.length / 1000; leaf += 1) {

@@ -1,6 +1,7 @@
 /** The whole page. */
 
 import { html } from "../library.js";
+import { openAddress } from "../state/address.js";
 import { chosen, mice } from "../state/mice.js";
 import { BehaviorPanel } from "./behavior_panel.js";
 import { ComparePanel } from "./compare_panel.js";
@@ -27,7 +28,7 @@ export function App() {
       </p>
       <p><a href="docs">API</a> <a href="docs.json">OpenAPI document</a> <a href="metrics">Metrics</a></p>
     </footer>
-    <${KeyDialog} />
+    <${KeyDialog} onKey=${() => openAddress(location.hash.slice(1))} />
     <${Tour} />`;
 }
 

@@ -43,8 +43,7 @@ function Pinned() {
   const down = change && largest(change.map((value) => -value), 1)[0];
   return html`<div class="pinned">
     <canvas ref=${canvas} role="img" aria-label="Image B"></canvas>
-    <p>B: ${pinnedWords.value}.
-      ${change && html` Now minus B: mean <strong data-mean-difference=${mean(change)}>${brief(mean(change))}</strong>;
+    <p>B: ${pinnedWords.value}.${change && html` Now minus B: mean <strong data-mean-difference=${mean(change)}>${brief(mean(change))}</strong>;
         most up neuron ${ids[up]} (${brief(change[up])}), most down neuron ${ids[down]} (${brief(change[down])});
         correlation of the two <strong>${brief(correlation(currentAnswer.value.responses, pinnedAnswer.value.responses))}</strong>.`}
     </p>
@@ -66,8 +65,7 @@ function Other() {
   const same = mine && shown && chosen.value.neurons.ids.join() === neurons.ids.join() && other.value.mouse === chosen.value.mouse;
   return html`<div class="other">
     <canvas ref=${canvas} class="small-map" role="img" aria-label="Map of cortex of the other mouse"></canvas>
-    ${shown && mine && html`<p>${detail.simulated ? "Simulated mouse" : "Mouse"} <strong>${detail.mouse}</strong>, model ${detail.model.name}: mean response
-      <strong>${brief(mean(shown))}</strong>, against ${brief(mean(mine.responses))} of ${chosen.value.mouse}. Same colours as above.</p>`}
+    ${shown && mine && html`<p>${detail.simulated ? "Simulated mouse" : "Mouse"} <strong>${detail.mouse}</strong>, model ${detail.model.name}: mean response <strong>${brief(mean(shown))}</strong>, against ${brief(mean(mine.responses))} of ${chosen.value.mouse}. Same colours as above.</p>`}
     ${same && html`<${Chart}
       title="Responses of the same neurons in the two models"
       x=${{ label: `${chosen.value.model} [std]` }}

@@ -47,6 +47,6 @@ export function MouseChoice({ label, value, onChoose, none = null }) {
 
 function sentence({ detail, neurons }) {
   const kind = detail.simulated ? html`<span class="badge">simulated</span> mouse` : "mouse";
-  return html`Show ${kind} <strong>${detail.mouse}</strong> an image: the twin predicts what each of its
+  return html`Show ${kind} <strong>${detail.mouse}</strong> an image: the twin predicts what each of its${" "}
     <strong>${neurons.ids.length.toLocaleString("en")}</strong> neurons does.`;
 }

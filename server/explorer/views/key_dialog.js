@@ -2,11 +2,10 @@
 
 import { html, useEffect, useRef } from "../library.js";
 import { connection, server } from "../state/connection.js";
-import { loadMice } from "../state/mice.js";
-import { openAddress } from "../state/address.js";
-import { Details } from "./notices.js";
+import { Details } from "./details.js";
 
-export function KeyDialog({ onKey = null }) {
+/** @param {{ onKey: () => void }} props called once there is a key */
+export function KeyDialog({ onKey }) {
   const dialog = useRef(null);
   const { status, words, error } = connection.value;
   useEffect(() => {
@@ -18,8 +17,7 @@ export function KeyDialog({ onKey = null }) {
     event.target.reset();
     dialog.current.close();
     connection.value = { status: "ok", words: "" };
-    if (onKey) onKey();
-    else void (location.hash.length > 1 ? openAddress(location.hash.slice(1)) : loadMice());
+    onKey();
   };
   return html`<dialog ref=${dialog} aria-labelledby="key-title">
     <form onSubmit=${submit}>

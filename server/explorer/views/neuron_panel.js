@@ -52,7 +52,7 @@ function headline(positions) {
 }
 
 function Facts({ positions }) {
-  const { neurons, detail } = chosen.value;
+  const { neurons } = chosen.value;
   const now = currentAnswer.value;
   const [i] = positions;
   const one = positions.length === 1;
@@ -67,10 +67,7 @@ function Facts({ positions }) {
   return html`<div class="card facts">
     <h3>${one ? "What is known" : "Means over the selection"}</h3>
     <dl>${rows.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
-    ${reliability !== null && html`<p class="hint">
-      The twin reaches ${brief(100 * reliability)} % of the noise ceiling: of what could be explained at all, as
-      ${detail.simulated ? " the simulated" : " the"} responses vary from trial to trial.
-    </p>`}
+    ${reliability !== null && html`<p class="hint">${ceilingWords(reliability)}</p>`}
     <button
       class="run"
       aria-pressed=${overlay.value === "gradient" ? "true" : "false"}
@@ -82,6 +79,12 @@ function Facts({ positions }) {
 
 function scoreWords(name, value) {
   return `${brief(value)}${name === "feve" ? " (1 is the noise ceiling)" : ""}`;
+}
+
+function ceilingWords(feve) {
+  const why = "what can be explained at all, as responses vary from trial to trial";
+  if (feve > 1) return `The twin reaches the noise ceiling: ${why}. A share above 1 is chance, of few repeated trials.`;
+  return `The twin explains ${brief(100 * feve)} % of the noise ceiling: of ${why}.`;
 }
 
 /** The share of the explainable variance that is explained (FEVE), if it was measured. */
@@ -98,7 +101,7 @@ function Field({ positions }) {
   const known = found ? positions.map((i) => found.ids.indexOf(ids[i])).filter((at) => at >= 0) : [];
   const map = known.length ? averageField(found.sums, known) : null;
   useLayoutEffect(() => {
-    if (map) drawSigned(canvas.current, map, ...found.sums.grid);
+    if (map) drawSigned(canvas.current, map, ...found.sums.grid, 1.5);
   });
   const strength = map && centerOf(map, found.sums.grid).strength;
   return html`<div class="card">
@@ -106,8 +109,8 @@ function Field({ positions }) {
     ${map
       ? html`<canvas ref=${canvas} class="field-map" role="img" aria-label="Receptive field from white noise"></canvas>
           <p class="hint">
-            From ${found.sums.images.toLocaleString("en")} images of white noise, state ${found.state}. Orange: light drives
-            ${positions.length > 1 ? "them" : "it"}; blue: darkness. ${strength < 3.5 ? "No clear peak yet: more images help." : ""}
+            From ${found.sums.images.toLocaleString("en")} images of white noise, state ${found.state}. Orange: driven by light;
+            blue: by darkness. ${strength < 4.5 ? "No clear peak yet: more images help." : ""}
           </p>`
       : html`<p class="hint">The twin is shown white noise, and each response is averaged with the noise.</p>`}
     <${Run}

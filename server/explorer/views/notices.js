@@ -4,6 +4,7 @@ import { html } from "../library.js";
 import { answer } from "../state/answer.js";
 import { connection } from "../state/connection.js";
 import { chosen, news } from "../state/mice.js";
+import { Details } from "./details.js";
 
 export function Notices() {
   return html`<div class="notices" aria-live="polite">
@@ -23,14 +24,6 @@ function Connection() {
     <p><strong>${words}</strong></p>
     ${error && html`<${Details} error=${error} />`}
   </div>`;
-}
-
-/** Got, expected and hint of an error reply. */
-export function Details({ error }) {
-  const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-  return html`<dl class="details">
-    ${["got", "expected", "hint"].filter((name) => error[name]).map((name) => html`<dt>${name}</dt><dd>${text(error[name])}</dd>`)}
-  </dl>`;
 }
 
 function Standardized() {

@@ -1,7 +1,7 @@
 /** What all neurons do together: the distribution of responses, and the most active neurons. */
 
 import { html } from "../library.js";
-import { Chart } from "../drawing/chart.js";
+import { Chart, ChartLegend } from "../drawing/chart.js";
 import { pinnedAnswer, pinnedWords } from "../state/comparison.js";
 import { currentAnswer, difference } from "../state/coloring.js";
 import { chosen } from "../state/mice.js";
@@ -34,13 +34,13 @@ function Distribution({ now, b }) {
     series,
   }));
   return html`<figure>
+    ${b && html`<${ChartLegend} names=${["A, shown now", `B, ${pinnedWords.value}`]} />`}
     <${Chart}
       title=${`Distribution of the responses of ${now.responses.length} neurons: mean ${brief(mean(now.responses))}`}
       x=${{ label: "response [std of the neuron]" }}
       y=${{ label: "neurons", low: 0 }}
       marks=${marks}
       at=${mean(now.responses)}
-      legend=${b ? ["A, now", `B, ${pinnedWords.value}`] : []}
     />
     <figcaption>
       mean ${brief(mean(now.responses))}${b &&
@@ -60,7 +60,7 @@ function MostActive({ now }) {
       <tbody>
         ${top.map((i) => html`<tr key=${i} class=${selected.value.includes(i) ? "chosen" : ""}>
           <td><button class="link" onClick=${() => (selected.value = [i])}>${ids[i]}</button></td>
-          <td><span class="amount" style=${{ width: `${Math.max(0, (70 * now.responses[i]) / most)}%` }}></span>
+          <td><span class="amount" style=${{ width: `${Math.max(0, (60 * now.responses[i]) / most)}%` }}></span>
             <span class="number" data-response=${now.responses[i]}>${now.responses[i].toFixed(2)}${now.spread ? html`<small> ± ${now.spread[i].toFixed(2)}</small>` : ""}</span></td>
         </tr>`)}
       </tbody>

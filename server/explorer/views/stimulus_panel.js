@@ -17,7 +17,7 @@ const KINDS = [
   { value: "grating", words: "Grating" },
   { value: "gabor", words: "Gabor" },
   { value: "noise", words: "Noise" },
-  { value: "picture", words: "Your picture" },
+  { value: "picture", words: "Yours…", title: "Choose a picture file" },
 ];
 
 export function StimulusPanel() {
@@ -71,13 +71,13 @@ export function StimulusPanel() {
     onDrop=${drop}
   >
     <h2 id="sees">What the mouse sees</h2>
-    <${Screen} />
     <${Choice}
       label="Image"
       value=${kind}
       options=${KINDS.map((one) => ({ ...one, disabled: noPictures && ["example", "picture"].includes(one.value) }))}
       onChoose=${choose}
     />
+    <${Screen} />
     <input
       ref=${file}
       class="hidden"
@@ -124,13 +124,13 @@ function Screen() {
     if (!over) return;
     const [h, w] = over.shape;
     if (kind === "attention") drawSpotlight(layer.current, over.data, h, w);
-    else drawSigned(layer.current, over.data, h, w);
+    else drawSigned(layer.current, over.data, h, w, kind === "field" ? 1.5 : 0.7);
   }, [over?.data]);
   return html`<div class="screen">
     <canvas ref=${image} class="image" id="screen" role="img" aria-label="The image on the mouse's screen"></canvas>
     <canvas
       ref=${layer}
-      class="layer ${over ? "" : "hidden"} ${kind === "field" ? "coarse" : ""}"
+      class="layer ${over ? "" : "hidden"}"
       role="img"
       aria-label=${{ gradient: "What would make the selected neurons respond more", field: "Receptive field", attention: "Attention" }[kind] ?? "No layer"}
     ></canvas>
@@ -161,9 +161,9 @@ function layerOf(kind, position) {
 function Layers() {
   const one = selected.value.length > 0;
   const options = [
-    { value: "none", words: "Image only" },
+    { value: "none", words: "Image" },
     { value: "gradient", words: "Gradient", disabled: !one, title: "What would make the selected neurons respond more" },
-    { value: "field", words: "Receptive field", disabled: !one || !fields.value, title: "Of the selected neuron, after mapping" },
+    { value: "field", words: "Field", disabled: !one || !fields.value, title: "Receptive field of the selected neuron, once it is mapped below" },
     { value: "attention", words: "Attention", title: "Where the twin's core looks" },
   ];
   const words = {
