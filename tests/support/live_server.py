@@ -52,9 +52,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(bundles: Path, workplace: Path, *arguments: str, cwd: Path = ROOT, **environment: str) -> Iterator[Server]:
+def serving(
+    bundles: Path, workplace: Path, *arguments: str, cwd: Path = ROOT, port: int | None = None, **environment: str
+) -> Iterator[Server]:
     """A server on a free port; `workplace` takes its log and BentoML's home."""
-    port = free_port()
+    port = port or free_port()
     log = workplace / f"server-{port}.log"
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("V1T_", "BENTOML_", "PYTHON"))

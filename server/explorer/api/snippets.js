@@ -26,7 +26,7 @@ export function asCurl(told) {
 
 /** @param {Told} told */
 export function asPython(told) {
-  const more = Object.entries({ state: told.state, ...(told.model && { model: told.model }), ...told.behavior });
+  const more = Object.entries({ ...choicesOf(told), ...told.behavior });
   const keywords = more.map(([name, value]) => `, ${name}=${JSON.stringify(value)}`).join("");
   const gaze = told.pupilCenter ? `, pupil_center=${JSON.stringify(told.pupilCenter)}` : "";
   const image = told.png ? `base64.b64decode("${told.png}")  # a PNG` : 'np.load("stimulus.npy")';
@@ -65,6 +65,11 @@ plot(reply.responses); xlabel('neuron'); ylabel('response / std');
 ${reader}`;
 }
 
-function fieldsOf({ mouse, model, state, behavior }) {
-  return { mouse, ...(model && { model }), state, ...behavior };
+function fieldsOf(told) {
+  return { mouse: told.mouse, ...choicesOf(told), ...told.behavior };
+}
+
+/** What is not as the server does it by itself. */
+function choicesOf({ model, state }) {
+  return { ...(model && { model }), ...(state !== "median" && { state }) };
 }

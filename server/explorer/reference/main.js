@@ -1,7 +1,7 @@
 /** The page /docs: the OpenAPI document, to read and to try. */
 
 import { html, render, signal } from "../library.js";
-import { allIsWell, connection, report, server } from "../state/connection.js";
+import { allIsWell, connection, report, server, twin } from "../state/connection.js";
 import { KeyDialog } from "../views/key_dialog.js";
 import { Details } from "../views/details.js";
 import { Operation, operationsOf } from "./operation.js";
@@ -9,13 +9,27 @@ import { Operation, operationsOf } from "./operation.js";
 /** @type {import("../library.js").Signal<any>} */
 const document_ = signal(null);
 
+/** A mouse for the examples. @type {import("../library.js").Signal<import("./try_it.js").Sample | null>} */
+const sample = signal(null);
+
 async function load() {
   try {
-    document_.value = await server.json("docs.json");
+    const spec = await server.json("docs.json");
+    sample.value = await findSample();
+    document_.value = spec;
     allIsWell();
   } catch (error) {
     report(error);
   }
+}
+
+async function findSample() {
+  const list = await twin.mice();
+  const first = list.find(({ standardized_inputs }) => !standardized_inputs) ?? list[0];
+  if (!first) return null;
+  const { mouse, model, image_shape: [, H, W], standardized_inputs: standardized } = first;
+  const { neuron_ids: [neuron] } = await server.json(`mice/${encodeURIComponent(mouse)}/neurons?limit=1&model=${encodeURIComponent(model)}`);
+  return { mouse, neuron, H, W, standardized };
 }
 
 function Page() {
@@ -40,7 +54,7 @@ function Page() {
       </nav>
       <main>
         ${spec.info.description && html`<p class="about">${spec.info.description}</p>`}
-        ${groupsOf(spec).map(([, operations]) => operations.map((operation) => html`<${Operation} key=${operation.id} operation=${operation} spec=${spec} />`))}
+        ${groupsOf(spec).map(([, operations]) => operations.map((operation) => html`<${Operation} key=${operation.id} operation=${operation} spec=${spec} sample=${sample.value} />`))}
       </main>
     </div>`}
     <${KeyDialog} onKey=${load} />`;

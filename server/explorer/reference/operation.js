@@ -13,7 +13,7 @@ export function operationsOf(spec) {
   );
 }
 
-export function Operation({ operation, spec }) {
+export function Operation({ operation, spec, sample }) {
   const { id, method, path, summary, description, parameters = [], requestBody, responses } = operation;
   const isOpen = useSignal(false);
   return html`<details class="operation" id=${id} onToggle=${({ target }) => (isOpen.value = target.open)}>
@@ -31,7 +31,7 @@ export function Operation({ operation, spec }) {
       <h4>Replies</h4>
       <dl class="replies">${Object.entries(responses).map(([status, reply]) => html`<dt>${status}</dt><dd>${reply.description}</dd>`)}</dl>
       <${Bodies} title="Reply" content=${responses[200]?.content} spec=${spec} />
-      <${TryIt} operation=${operation} spec=${spec} />
+      <${TryIt} operation=${operation} spec=${spec} sample=${sample} />
     </div>`}
   </details>`;
 }

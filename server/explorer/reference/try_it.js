@@ -3,12 +3,16 @@
 import { Unreachable } from "../api/server.js";
 import { html, useSignal } from "../library.js";
 import { report, server } from "../state/connection.js";
+import { gridFor } from "../statistics/receptive_field.js";
 import { exampleOf } from "./schema.js";
 
 const SHOWN = 20_000; // characters of a reply
-const CHECKERBOARD = [[0, 255], [255, 0]]; // scaled by the server
 
-export function TryIt({ operation, spec }) {
+/**
+ * @typedef {{ mouse: string, neuron: number, H: number, W: number, standardized: boolean }} Sample
+ * @param {{ operation: any, spec: any, sample: Sample | null }} props sample: a mouse that this server has
+ */
+export function TryIt({ operation, spec, sample }) {
   const { method, path, parameters = [], requestBody } = operation;
   const json = requestBody?.content["application/json"];
   const reply = useSignal(null);
@@ -29,10 +33,10 @@ export function TryIt({ operation, spec }) {
     <h4>Try it</h4>
     ${parameters.map((one) => html`<label class="field">
       <span>${one.name}</span>
-      <input name="${one.in}:${one.name}" required=${one.required} value=${one.in === "path" ? "SIM1" : ""} placeholder=${one.required ? "" : "left out"} />
+      <input name="${one.in}:${one.name}" required=${one.required} value=${one.name === "mouse" ? (sample?.mouse ?? "") : ""} placeholder=${one.required ? "" : "left out"} />
     </label>`)}
     ${json && html`<label class="body"><span>JSON</span>
-      <textarea name="body" rows="8" spellcheck="false">${JSON.stringify(bodyFor(spec, operation.id, json.schema), null, 2)}</textarea>
+      <textarea name="body" rows="8" spellcheck="false">${briefJson(JSON.stringify(bodyFor(spec, operation.id, json.schema, sample)))}</textarea>
     </label>`}
     ${operation.security?.length !== 0 && path.startsWith("/admin") && html`<p class="hint">Needs a key of V1T_ADMIN_KEYS.</p>`}
     <button class="run" disabled=${sending.value}>${sending.value ? "Sending…" : `Send ${method} ${path}`}</button>
@@ -40,14 +44,17 @@ export function TryIt({ operation, spec }) {
   </form>`;
 }
 
-/** An example that the server answers: its images are a checkerboard. */
-function bodyFor(spec, name, schema) {
+/** An example that the server answers: its image is a checkerboard, which the server enlarges. */
+function bodyFor(spec, name, schema, sample) {
   const body = exampleOf(spec, schema);
-  if ("image" in body) Object.assign(body, { image: CHECKERBOARD, resize: "fill" });
-  if ("mouse" in body) body.mouse = "SIM1";
-  if (name === "gradient") Object.assign(body, { neuron_ids: [48], weights: [1] });
+  if (!sample) return body;
+  const [dark, bright] = sample.standardized ? [-1, 1] : [0, 255];
+  if ("image" in body) Object.assign(body, { image: [[dark, bright], [bright, dark]], resize: "fill" });
+  if ("mouse" in body) body.mouse = sample.mouse;
+  if (name === "gradient") Object.assign(body, { neuron_ids: [sample.neuron], weights: [1] });
   if (name === "receptive_fields") {
-    Object.assign(body, { seed: 1, n_images: 100, grid: [9, 16], luminance: 108, contrast: 60, neuron_ids: [48] });
+    const levels = sample.standardized ? { luminance: 0, contrast: 1 } : { luminance: 127, contrast: 60 };
+    Object.assign(body, { seed: 1, n_images: 100, grid: gridFor(sample.H, sample.W), ...levels, neuron_ids: [sample.neuron] });
   }
   return body;
 }

@@ -3,7 +3,7 @@
 import { html } from "../library.js";
 import { chosen } from "../state/mice.js";
 import { channels, given, state, statesOf, valueIn } from "../state/question.js";
-import { brief } from "../statistics/summaries.js";
+import { brief, roundStep } from "../statistics/summaries.js";
 import { Choice, Slider } from "./controls.js";
 import { Remarks } from "./notices.js";
 
@@ -55,16 +55,18 @@ export function BehaviorPanel() {
   </section>`;
 }
 
-/** The limits of a channel's slider: what was recorded, and a little more above. */
-export function limitsOf(channel) {
-  if (channel.min === null || channel.max === null) return { min: -3, max: 3, known: false };
-  const room = 0.15 * (channel.max - channel.min);
-  return { min: channel.min >= 0 ? Math.max(0, channel.min - room) : channel.min - room, max: channel.max + room, known: true };
+/** The limits of a channel's slider: what was recorded, and a little more; in round steps. */
+export function limitsOf({ min, max }) {
+  if (min === null || max === null) return { min: -3, max: 3, step: 0.02, known: false };
+  const room = 0.15 * (max - min) || 1;
+  const step = roundStep((max - min + 2 * room) / 200);
+  const low = min >= 0 ? Math.max(0, min - room) : min - room;
+  return { min: Math.floor(low / step) * step, max: Math.ceil((max + room) / step) * step, step, known: true };
 }
 
 function ChannelSlider({ channel }) {
   const { detail } = chosen.value;
-  const { min, max, known } = limitsOf(channel);
+  const { min, max, step, known } = limitsOf(channel);
   const isSet = channel.name in given.value;
   const value = isSet ? given.value[channel.name] : valueIn(detail, channel, state.value);
   const unit = detail.standardized_inputs ? "std" : channel.unit.replace("eye-camera ", "");
@@ -74,8 +76,9 @@ function ChannelSlider({ channel }) {
     value=${value}
     min=${min}
     max=${max}
+    step=${step}
     auto=${!isSet}
-    onInput=${(set) => (given.value = { ...given.peek(), [channel.name]: set })}
+    onInput=${(set) => (given.value = { ...given.peek(), [channel.name]: Number(set.toPrecision(8)) })}
     onReset=${() => {
       const { [channel.name]: _, ...rest } = given.peek();
       given.value = rest;
