@@ -13,7 +13,16 @@ import httpx
 
 __all__ = ["AwkwardProxy", "proxying"]
 
-_HOP_BY_HOP = {"connection", "transfer-encoding", "content-encoding", "content-length", "keep-alive", "date", "server"}
+_DROPPED = {
+    "connection",
+    "transfer-encoding",
+    "content-encoding",
+    "content-length",
+    "keep-alive",
+    "date",
+    "server",
+    "host",
+}
 
 
 @dataclass
@@ -81,11 +90,9 @@ def _handler(proxy: AwkwardProxy, client: httpx.Client) -> type[BaseHTTPRequestH
                     self._reply(status, {"Content-Type": "application/json", "Retry-After": "1"}, content)
                     return
                 time.sleep(proxy.delay)
-            headers = {
-                name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP | {"host"}
-            }
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _DROPPED}
             got = client.request(method, proxy.target + self.path, content=body, headers=headers)
-            kept = {name: value for name, value in got.headers.items() if name.lower() not in _HOP_BY_HOP}
+            kept = {name: value for name, value in got.headers.items() if name.lower() not in _DROPPED}
             self._reply(got.status_code, kept, got.content)
 
         def _reply(self, status: int, headers: dict[str, str], content: bytes) -> None:

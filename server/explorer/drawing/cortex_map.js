@@ -180,6 +180,7 @@ export class CortexMap {
       context.stroke();
       context.setLineDash([]);
     }
+    performance.clearMarks("map drawn");
     performance.mark("map drawn");
     this.onView();
   }

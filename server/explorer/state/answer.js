@@ -32,7 +32,6 @@ export async function ask(asked, about, cancelled) {
 const live = new Latest(
   (asked, cancelled) => ask(asked, chosen.peek(), cancelled),
   (got) => {
-    performance.mark("answer", { detail: got.milliseconds });
     waiting.value = question.peek() !== got.question;
     allIsWell();
     checkHash(got.head);

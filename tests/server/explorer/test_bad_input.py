@@ -1,4 +1,4 @@
-"""What goes wrong around the explorer: strange files, a slow or busy server, one that goes away, reloads or wants a key."""
+"""What goes wrong around the explorer: strange files; a slow, busy, absent, reloading or locked server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_photo_of_many_megabytes_is_shrunk_before_it_is_sent(explorer: Explore
     photo.write_bytes(encoded(noise(6600, 4400), "JPEG", quality=95))
     assert photo.stat().st_size > 30e6
     explorer.chrome.find_element("css selector", ".stimulus input[type=file]").send_keys(str(photo))
-    explorer.wait("return document.querySelector('.stimulus').innerText.includes('6600 × 4400')")
+    explorer.wait("return document.querySelector('.stimulus').innerText.includes('6600 \\u00d7 4400')")
     explorer.settle()
 
 

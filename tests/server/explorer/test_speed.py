@@ -1,0 +1,100 @@
+"""How fast the explorer is with the 7,538 neurons of a real twin. Measures and prints; asserts no time."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from selenium import webdriver
+from support.browser import Explorer
+from support.live_server import serving
+
+pytestmark = pytest.mark.slow
+
+POSITIONS = 40
+_SLIDE = """
+const done = arguments[arguments.length - 1];
+const positions = arguments[0];
+(async () => {
+  const slider = [...document.querySelectorAll(".slider")].find((one) => one.innerText.startsWith("Orientation"));
+  const input = slider.querySelector("input");
+  const frame = () => new Promise(requestAnimationFrame);
+  const drawn = () => performance.getEntriesByName("map drawn")[0]?.startTime ?? 0;
+  const times = [];
+  for (let k = 0; k < positions; k += 1) {
+    const answer = document.querySelector("#cortex").dataset.answer;
+    const start = performance.now();
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, 5 * (k % 36));
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+    while (document.querySelector("#cortex").dataset.answer === answer) await frame();
+    const answered = performance.now();
+    while (drawn() < start) await frame();
+    times.push(Math.max(drawn(), answered) - start);
+  }
+  done(times);
+})();
+"""
+_FRAMES = """
+const done = arguments[arguments.length - 1];
+(async () => {
+  const canvas = document.querySelector("#cortex");
+  const times = [];
+  let last = await new Promise(requestAnimationFrame);
+  for (let k = 0; k < 120; k += 1) {
+    canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: k < 60 ? -12 : 12, cancelable: true, bubbles: true }));
+    const now = await new Promise(requestAnimationFrame);
+    times.push(now - last);
+    last = now;
+  }
+  done(times);
+})();
+"""
+_LONG = """
+window.longTasks = [];
+new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map(({ duration }) => duration)))
+  .observe({ type: "longtask", buffered: true });
+"""
+
+
+def model_seconds(url: str) -> tuple[float, float]:
+    """Sum of the engine's time, and the number of its runs."""
+    text = httpx.get(f"{url}/metrics").text
+    total, count = (re.findall(rf"^v1t_compute_seconds_{name}\S* (\S+)$", text, re.M) for name in ("sum", "count"))
+    return sum(map(float, total)), sum(map(float, count))
+
+
+def test_speed_with_thousands_of_neurons(
+    chrome: webdriver.Chrome, reference_bundle: Callable[[str], Path], tmp_path: Path, downloads: Path
+) -> None:
+    bundle = reference_bundle("sensorium_p_sota_model")
+    with serving(bundle, tmp_path, V1T_THREADS="1") as server:
+        server.wait_for("/readyz", 200)
+        page = Explorer(chrome, server.url, downloads)
+        source = chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _LONG})
+        chrome.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
+        page.open()
+        paint = page.js("return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN")
+        first = page.js("return performance.getEntriesByName('map drawn')[0].startTime")
+        assert "7,538" in page.text("header")
+        page.click("Grating")
+        page.settle()
+        before = model_seconds(server.url)
+        times = sorted(chrome.execute_async_script(_SLIDE, POSITIONS))
+        after = model_seconds(server.url)
+        model = 1000 * (after[0] - before[0]) / (after[1] - before[1])
+        frames = sorted(chrome.execute_async_script(_FRAMES))
+        page.click(str(next(iter(page.top()))), ".most button")
+        page.settle()
+        long_tasks = page.js("return window.longTasks")
+        chrome.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", source)
+        chrome.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": False})
+    median = statistics.median(times)
+    print(f"first paint {paint:.0f} ms, first map drawn {first:.0f} ms")
+    print(f"slider to picture: median {median:.0f} ms, 95% {times[int(0.95 * len(times))]:.0f} ms")
+    print(f"the model {model:.0f} ms a run; over the model's own time: {median - model:.0f} ms")
+    print(f"zooming: median {statistics.median(frames):.1f} ms a frame, 95% {frames[int(0.95 * len(frames))]:.1f} ms")
+    print(f"main thread: {len(long_tasks)} tasks over 50 ms, the longest {max(long_tasks, default=0):.0f} ms")
