@@ -16,7 +16,7 @@ PIP_INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 DEMO_BUNDLE ?= $(DEMO)/bundle
 
-.PHONY: help install serve demo test test-quick kills check format load soak fuzz attack vendor clean
+.PHONY: help install serve demo test test-quick kills check format load soak fuzz attack vendor screenshots clean
 
 help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
@@ -31,6 +31,7 @@ help:
 	@echo "make fuzz        send 10,000 broken requests to a live server (about 10 minutes)"
 	@echo "make attack      attack a live server in every way that needs no key (about 5 minutes)"
 	@echo "make vendor      fetch the explorer's libraries, as server/explorer/vendor/packages.json pins them (needs npm)"
+	@echo "make screenshots take the docs' pictures of the explorer again"
 	@echo "make clean       remove the environments, builds and caches"
 
 install: $(VENV)/.installed
@@ -76,6 +77,9 @@ format: $(VENV)/.installed
 
 soak fuzz load attack: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(VENV)/bin/python -m reliability $@ $(ARGS)
+
+screenshots: $(VENV)/.installed
+	@SCREENSHOTS=1 $(VENV)/bin/python -m pytest -q tests/server/explorer/test_accessibility.py -k screenshots
 
 vendor:
 	@$(PYTHON) server/explorer/vendor/fetch.py

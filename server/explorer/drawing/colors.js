@@ -11,18 +11,23 @@ const STOPS = {
   score: ["#453781", "#39568c", "#2d708e", "#238a8d", "#20a387", "#3cbb75", "#73d055", "#b8de29", "#fde725"],
 };
 export const LEVELS = 64;
-export const UNKNOWN = "#5a6377";
+/** Red, green and blue of what is not known. */
+export const UNKNOWN = [90, 99, 119];
 
-/** @type {Record<string, string[]>} */
-export const SCALES = Object.fromEntries(Object.entries(STOPS).map(([name, stops]) => [name, table(stops)]));
+/** @type {Record<string, number[][]>} */
+const RGB = Object.fromEntries(Object.entries(STOPS).map(([name, stops]) => [name, table(stops)]));
+
+/** The colours of each scale as CSS. @type {Record<string, string[]>} */
+export const SCALES = Object.fromEntries(
+  Object.entries(RGB).map(([name, colors]) => [name, colors.map((rgb) => `rgb(${rgb.join(",")})`)]),
+);
 
 function table(stops) {
   const rgb = stops.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
   return Array.from({ length: LEVELS }, (_, level) => {
     const at = (level / (LEVELS - 1)) * (stops.length - 1);
     const below = Math.min(Math.floor(at), stops.length - 2);
-    const mixed = rgb[below].map((value, k) => Math.round(value + (at - below) * (rgb[below + 1][k] - value)));
-    return `rgb(${mixed.join(",")})`;
+    return rgb[below].map((value, k) => Math.round(value + (at - below) * (rgb[below + 1][k] - value)));
   });
 }
 
@@ -35,5 +40,5 @@ export function levelOf(value, low, high) {
 
 /** Red, green and blue of a level. */
 export function rgbOf(scale, level) {
-  return SCALES[scale][level].match(/\d+/g).map(Number);
+  return RGB[scale][level];
 }

@@ -1,17 +1,18 @@
 /** The map of cortex: thousands of neurons as glowing discs on a canvas. */
 
-import { LEVELS, SCALES, UNKNOWN, levelOf } from "./colors.js";
+import { LEVELS, UNKNOWN, levelOf, rgbOf } from "./colors.js";
+import { extent } from "../statistics/summaries.js";
+import { Raster, spriteOf } from "./raster.js";
 
 const MARGIN = 26; // CSS px around the neurons
 
-/**
- * Draws in the next frame, at most once a frame. Discs are drawn from sprites, one per colour, in the order of their
- * level, so that bright neurons lie on top.
- */
+/** Draws in the next frame, at most once a frame; discs in the order of their level, so that bright ones lie on top. */
 export class CortexMap {
   #canvas;
   #context;
-  #sprites = new Map();
+  #raster = /** @type {Raster | null} */ (null);
+  #sprites = /** @type {import("./raster.js").Sprite[]} */ ([]);
+  #spriteKey = "";
   #frame = 0;
   #levels = new Int8Array();
   #order = new Uint32Array();
@@ -28,7 +29,7 @@ export class CortexMap {
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     this.#canvas = canvas;
-    this.#context = canvas.getContext("2d");
+    this.#context = canvas.getContext("2d", { alpha: false });
   }
 
   /**
@@ -117,18 +118,10 @@ export class CortexMap {
   #place(neurons) {
     this.#neurons = neurons;
     const n = neurons.ids.length;
-    const columns = Math.ceil(Math.sqrt(n * 1.6));
+    const columns = Math.ceil(Math.sqrt(n * 2));
     this.#x = neurons.placed ? neurons.x : Float32Array.from({ length: n }, (_, i) => i % columns);
     this.#y = neurons.placed ? neurons.y : Float32Array.from({ length: n }, (_, i) => Math.floor(i / columns));
-    const finite = (column) => Array.from(column).filter(Number.isFinite);
-    const [xs, ys] = [finite(this.#x), finite(this.#y)];
-    const reduce = (list, pick, start) => list.reduce((a, b) => pick(a, b), start);
-    this.#bounds = [
-      reduce(xs, Math.min, Infinity),
-      reduce(xs, Math.max, -Infinity),
-      reduce(ys, Math.min, Infinity),
-      reduce(ys, Math.max, -Infinity),
-    ];
+    this.#bounds = [...extent(this.#x), ...extent(this.#y)];
     [this.zoom, this.pan, this.hovered] = [1, [0, 0], -1];
   }
 
@@ -143,77 +136,77 @@ export class CortexMap {
   #draw() {
     this.#frame = 0;
     const { clientWidth: w, clientHeight: h } = this.#canvas;
+    if (!this.#neurons || !w || !h) return;
     const density = Math.min(devicePixelRatio || 1, 2);
-    if (this.#canvas.width !== Math.round(w * density) || this.#canvas.height !== Math.round(h * density)) {
-      [this.#canvas.width, this.#canvas.height] = [Math.round(w * density), Math.round(h * density)];
-    }
-    const context = this.#context;
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
-    if (!this.#neurons) return;
+    const raster = this.#rasterFor(Math.round(w * density), Math.round(h * density));
     const { scale, left, top } = this.#view();
-    const n = this.#x.length;
-    const radius = Math.min(Math.max(Math.sqrt((w * h) / n) / 5, 1.6), 9) * Math.min(Math.sqrt(this.zoom), 2.5);
-    for (const i of this.#order) {
-      const x = left + (this.#x[i] - this.#bounds[0]) * scale;
-      const y = top + (this.#y[i] - this.#bounds[2]) * scale;
-      if (!(x > -20 && y > -20 && x < w + 20 && y < h + 20)) continue;
-      const sprite = this.#sprite(this.#levels[i], radius, density);
-      context.drawImage(sprite, Math.round(x * density - sprite.width / 2), Math.round(y * density - sprite.height / 2));
+    const radius = this.#radius(w, h);
+    const sprites = this.#spritesFor(radius * density, density);
+    const [xs, ys, levels, order] = [this.#x, this.#y, this.#levels, this.#order];
+    const [x0, , y0] = this.#bounds;
+    raster.clear();
+    for (let k = 0; k < order.length; k += 1) {
+      const i = order[k];
+      const x = left + (xs[i] - x0) * scale;
+      const y = top + (ys[i] - y0) * scale;
+      if (x > -40 && y > -40 && x < w + 40 && y < h + 40) raster.draw(sprites(levels[i]), x * density, y * density);
     }
-    context.setTransform(density, 0, 0, density, 0, 0);
-    context.lineWidth = 2;
-    context.strokeStyle = "#ffffff";
-    for (const i of [...this.#selected, ...(this.hovered >= 0 ? [this.hovered] : [])]) {
-      const [x, y] = this.at(i);
-      context.beginPath();
-      context.arc(x, y, radius + 3, 0, 2 * Math.PI);
-      context.stroke();
-    }
-    if (this.#path.length) {
-      context.setLineDash([5, 4]);
-      context.beginPath();
-      this.#path.forEach(([x, y]) => context.lineTo(x, y));
-      context.closePath();
-      context.fillStyle = "rgba(255, 255, 255, 0.08)";
-      context.fill();
-      context.stroke();
-      context.setLineDash([]);
-    }
+    raster.show(this.#context);
+    this.#drawMarks(radius, density);
     performance.clearMarks("map drawn");
     performance.mark("map drawn");
     this.onView();
   }
 
-  /** A disc of a level's colour; bright ones are larger and glow. */
-  #sprite(level, radius, density) {
-    const key = `${this.#scale} ${level} ${radius.toFixed(2)} ${density}`;
-    let sprite = this.#sprites.get(key);
-    if (sprite) return sprite;
-    if (this.#sprites.size > 400) this.#sprites.clear();
-    const color = level < 0 ? UNKNOWN : SCALES[this.#scale][level];
-    const share = level < 0 ? 0 : level / (LEVELS - 1);
-    const strength = this.#scale === "response" ? share : this.#scale === "difference" ? Math.abs(2 * share - 1) : 0.5;
-    const r = radius * (0.7 + 0.6 * strength) * density;
-    const glow = r * (1 + 1.3 * Math.max(strength - 0.4, 0));
-    sprite = document.createElement("canvas");
-    sprite.width = sprite.height = Math.ceil(2 * glow) + 2;
-    const context = sprite.getContext("2d");
-    const middle = sprite.width / 2;
-    const disc = (size, alpha) => {
-      context.globalAlpha = alpha;
-      context.fillStyle = color;
-      context.beginPath();
-      context.arc(middle, middle, size, 0, 2 * Math.PI);
-      context.fill();
-    };
-    if (glow > r) {
-      disc(glow, 0.16);
-      disc((glow + r) / 2, 0.22);
+  #radius(w, h) {
+    return Math.min(Math.max(Math.sqrt((w * h) / this.#x.length) / 5, 1.6), 9) * Math.min(Math.sqrt(this.zoom), 2.5);
+  }
+
+  #rasterFor(width, height) {
+    if (this.#raster?.width !== width || this.#raster.height !== height) {
+      [this.#canvas.width, this.#canvas.height] = [width, height];
+      this.#raster = new Raster(width, height);
     }
-    disc(r, 1);
-    this.#sprites.set(key, sprite);
-    return sprite;
+    return this.#raster;
+  }
+
+  /** Sprites by level. Bright ones are larger, and glow. */
+  #spritesFor(radius, density) {
+    const key = `${this.#scale} ${radius.toFixed(2)} ${density}`;
+    if (key !== this.#spriteKey) [this.#spriteKey, this.#sprites] = [key, []];
+    return (level) => (this.#sprites[level + 1] ??= this.#spriteOf(level, radius));
+  }
+
+  #spriteOf(level, radius) {
+    if (level < 0) return spriteOf(0.7 * radius, 0, UNKNOWN);
+    const share = level / (LEVELS - 1);
+    const strength = { response: share, difference: Math.abs(2 * share - 1) }[this.#scale] ?? 0.5;
+    const size = radius * (0.7 + 0.6 * strength);
+    return spriteOf(size, size * (1 + 1.3 * Math.max(strength - 0.4, 0)), rgbOf(this.#scale, level));
+  }
+
+  /** Rings around selected neurons, and the lasso. */
+  #drawMarks(radius, density) {
+    const context = this.#context;
+    context.setTransform(density, 0, 0, density, 0, 0);
+    context.lineWidth = 2;
+    context.strokeStyle = "#ffffff";
+    context.beginPath();
+    for (const i of [...this.#selected, ...(this.hovered >= 0 ? [this.hovered] : [])]) {
+      const [x, y] = this.at(i);
+      context.moveTo(x + radius * 1.3 + 3, y);
+      context.arc(x, y, radius * 1.3 + 3, 0, 2 * Math.PI);
+    }
+    context.stroke();
+    if (!this.#path.length) return;
+    context.setLineDash([5, 4]);
+    context.beginPath();
+    this.#path.forEach(([x, y]) => context.lineTo(x, y));
+    context.closePath();
+    context.fillStyle = "rgba(255, 255, 255, 0.08)";
+    context.fill();
+    context.stroke();
+    context.setLineDash([]);
   }
 }
 

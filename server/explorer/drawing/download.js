@@ -26,7 +26,7 @@ export function figureSvg({ screen, neurons, values, low, high, scale, label, fa
   const discs = order.map((i) => {
     const level = levelOf(values[i], low, high);
     const [x, y] = at(i);
-    return `<circle cx="${(left + x).toFixed(1)}" cy="${(top + y).toFixed(1)}" r="${radius.toFixed(1)}" fill="${level < 0 ? UNKNOWN : SCALES[scale][level]}"/>`;
+    return `<circle cx="${(left + x).toFixed(1)}" cy="${(top + y).toFixed(1)}" r="${radius.toFixed(1)}" fill="${level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level]}"/>`;
   });
   const bar = SCALES[scale].map((color, k) => `<rect x="${left + 110 + 3 * k}" y="395" width="3.2" height="10" fill="${color}"/>`);
   const imageHeight = (350 * screen.height) / screen.width;

@@ -4,6 +4,7 @@ import { Unreachable } from "../api/server.js";
 import { html, useSignal } from "../library.js";
 import { report, server } from "../state/connection.js";
 import { gridFor } from "../statistics/receptive_field.js";
+import { grouped } from "../statistics/summaries.js";
 import { exampleOf } from "./schema.js";
 
 const SHOWN = 20_000; // characters of a reply
@@ -79,7 +80,7 @@ async function exchange(method, path, parameters, form) {
   const type = response.headers.get("Content-Type") ?? "";
   return {
     status: response.status,
-    words: `${response.status} ${response.statusText}, ${bytes.byteLength.toLocaleString("en")} bytes in ${ms} ms`,
+    words: `${response.status} ${response.statusText}, ${grouped(bytes.byteLength)} bytes in ${ms} ms`,
     headers: [...response.headers],
     text: readable(type, bytes),
   };

@@ -34,7 +34,8 @@ export async function openAddress(text) {
   const mouse = parameters.get("mouse");
   await loadMice(mouse ? { mouse, model: parameters.get("model") ?? undefined } : null);
   if (!chosen.value) return;
-  const shown = stimulusFrom(Object.fromEntries([...parameters].filter(([name]) => name.startsWith("show.")).map(([name, value]) => [name.slice(5), value])));
+  const fields = [...parameters].filter(([name]) => name.startsWith("show."));
+  const shown = stimulusFrom(Object.fromEntries(fields.map(([name, value]) => [name.slice("show.".length), value])));
   const b = parse(parameters.get("b"));
   const [otherMouse, otherModel] = parse(parameters.get("other")) ?? [];
   try {
@@ -45,12 +46,11 @@ export async function openAddress(text) {
   }
   const { neurons, detail } = chosen.value;
   const names = [...detail.behavior, ...detail.pupil_center].map(({ name }) => name);
+  const set = names.filter((name) => parameters.has(name)).map((name) => [name, Number(parameters.get(name))]);
   batch(() => {
     if (shown) stimulus.value = shown;
     state.value = parameters.get("state") ?? "median";
-    given.value = Object.fromEntries(
-      names.filter((name) => parameters.has(name)).map((name) => [name, Number(parameters.get(name))]),
-    );
+    if (set.length || Object.keys(given.value).length) given.value = Object.fromEntries(set);
     if (b && stimulusFrom(b.stimulus)) {
       pinned.value = { stimulus: stimulusFrom(b.stimulus), state: String(b.state), given: b.given ?? {} };
     }
@@ -69,8 +69,8 @@ function stimulusFrom(fields = {}) {
   const usual = FIRST[fields.kind];
   if (!usual) return null;
   const read = ([name, value]) => {
-    const given_ = Number(fields[name]);
-    return [name, name === "kind" || fields[name] === undefined || !Number.isFinite(given_) ? value : given_];
+    const number = Number(fields[name]);
+    return [name, name === "kind" || fields[name] === undefined || !Number.isFinite(number) ? value : number];
   };
   return Object.fromEntries(Object.entries(usual).map(read));
 }

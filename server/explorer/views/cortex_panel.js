@@ -8,7 +8,7 @@ import { colors, currentAnswer, difference } from "../state/coloring.js";
 import { fields, tuning } from "../state/experiments.js";
 import { chosen } from "../state/mice.js";
 import { coloring, column, lasso, readColumn, selected } from "../state/selection.js";
-import { brief, roundStep } from "../statistics/summaries.js";
+import { brief, grouped, roundStep } from "../statistics/summaries.js";
 
 export function CortexPanel() {
   const { neurons } = chosen.value;
@@ -113,8 +113,10 @@ function CortexCanvas() {
   const drag = useDragging(map, tip);
   const [first] = selected.value;
   const described = first === undefined || !now
-    ? `${neurons.ids.length} neurons. Arrow keys choose one.`
-    : `Neuron ${neurons.ids[first]}: ${brief(now.values[first])}, ${now.label}`;
+    ? `${grouped(neurons.ids.length)} neurons`
+    : selected.value.length > 1
+      ? `${grouped(selected.value.length)} neurons selected`
+      : `Neuron ${neurons.ids[first]}: ${brief(now.values[first])}, ${now.label}`;
   return html`<div class="map ${lasso.value ? "lasso" : ""} ${waiting.value ? "waiting" : ""}">
     <canvas
       ref=${canvas}
@@ -128,11 +130,17 @@ function CortexCanvas() {
       onKeyDown=${(event) => moveSelection(event, map.current)}
     ></canvas>
     <p class="read" id="cortex-described" aria-live="polite">${described}</p>
+    ${first !== undefined && html`<button class="study" onClick=${() => showNeurons()}>Study ${selected.value.length > 1 ? "them" : "it"} ↓</button>`}
     ${scale.value.words && html`<div class="scalebar" aria-hidden="true"><i style=${{ width: `${scale.value.px}px` }}></i>${scale.value.words}</div>`}
     ${tip.value && html`<div class="tip" style=${{ left: `${tip.value.x}px`, top: `${tip.value.y}px` }}>
       <strong>neuron ${neurons.ids[tip.value.neuron]}</strong> ${now && brief(now.values[tip.value.neuron])}
     </div>`}
   </div>`;
+}
+
+function showNeurons() {
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  document.getElementById("neuron").scrollIntoView({ block: "start", behavior: isCalm ? "auto" : "smooth" });
 }
 
 /** Pointers on the map: a click selects, dragging draws a lasso or moves the view. */

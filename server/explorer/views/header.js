@@ -3,6 +3,7 @@
 import { html } from "../library.js";
 import { chooseMouse, chosen, mice } from "../state/mice.js";
 import { selected } from "../state/selection.js";
+import { grouped } from "../statistics/summaries.js";
 import { startTour } from "./tour.js";
 
 export function Header() {
@@ -48,5 +49,5 @@ export function MouseChoice({ label, value, onChoose, none = null }) {
 function sentence({ detail, neurons }) {
   const kind = detail.simulated ? html`<span class="badge">simulated</span> mouse` : "mouse";
   return html`Show ${kind} <strong>${detail.mouse}</strong> an image: the twin predicts what each of its${" "}
-    <strong>${neurons.ids.length.toLocaleString("en")}</strong> neurons does.`;
+    <strong>${grouped(neurons.ids.length)}</strong> neurons does.`;
 }

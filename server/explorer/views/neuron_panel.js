@@ -22,7 +22,7 @@ import { channels, given, question, state, valueIn } from "../state/question.js"
 import { selected, selectedIds } from "../state/selection.js";
 import { ORIENTATIONS, preferredOrientation } from "../statistics/orientation.js";
 import { centerOf, fieldOf } from "../statistics/receptive_field.js";
-import { brief, mean } from "../statistics/summaries.js";
+import { brief, grouped, mean } from "../statistics/summaries.js";
 import { channelName } from "./behavior_panel.js";
 import { Run } from "./controls.js";
 
@@ -109,13 +109,13 @@ function Field({ positions }) {
     ${map
       ? html`<canvas ref=${canvas} class="field-map" role="img" aria-label="Receptive field from white noise"></canvas>
           <p class="hint">
-            From ${found.sums.images.toLocaleString("en")} images of white noise, state ${found.state}. Orange: driven by light;
+            From ${grouped(found.sums.images)} images of white noise, state ${found.state}. Orange: driven by light;
             blue: by darkness. ${strength < 4.5 ? "No clear peak yet: more images help." : ""}
           </p>`
       : html`<p class="hint">The twin is shown white noise, and each response is averaged with the noise.</p>`}
     <${Run}
       job=${jobs.value.fields}
-      words=${found ? `${NOISE_IMAGES.toLocaleString("en")} more images` : `Map with ${NOISE_IMAGES.toLocaleString("en")} noise images`}
+      words=${found ? `${grouped(NOISE_IMAGES)} more images` : `Map with ${grouped(NOISE_IMAGES)} noise images`}
       onRun=${async () => {
         await measureFields();
         if (fields.peek()) overlay.value = "field";

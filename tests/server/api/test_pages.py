@@ -20,6 +20,7 @@ from server.settings import Settings, SettingsError
 
 PAGE = "https://lab.example.org"
 EXPLORER = ROOT / "server" / "explorer"
+MODULE = r'(?:from|import)\s*"(\.[^"]+)"'
 MOST_BYTES = 300_000  # of all files of the explorer, as they travel
 
 
@@ -48,14 +49,22 @@ async def test_both_pages_and_all_they_load_are_served_with_their_types(twin: Ti
             suffix = Path(httpx.URL(url).path).suffix or ".html"
             assert reply.headers["content-type"].startswith(types[suffix]), url
             assert "script-src 'self'" in reply.headers["content-security-policy"]
-            found = (
-                links(reply.text)
-                if suffix == ".html"
-                else re.findall(r'(?:from|import)\s*"(\./[^"]+|\.\./[^"]+)"', reply.text)
-            )
+            found = links(reply.text) if suffix == ".html" else re.findall(MODULE, reply.text)
             waiting += [one for link in found if Path(one := urljoin(url, link)).suffix in types and one not in seen]
         modules = set(EXPLORER.rglob("*.js"))
         assert {f"http://localhost/explorer/{path.relative_to(EXPLORER).as_posix()}" for path in modules} <= seen
+
+
+@pytest.mark.parametrize(("page", "main"), [("index.html", "main.js"), ("docs.html", "reference/main.js")])
+def test_a_page_names_all_of_its_modules_so_that_they_load_at_once(page: str, main: str) -> None:
+    needed, waiting = set[Path](), [EXPLORER / main]
+    while waiting:
+        module = waiting.pop()
+        found = {(module.parent / name).resolve() for name in re.findall(MODULE, module.read_text())}
+        waiting += found - needed
+        needed |= found
+    named = re.findall(r'rel="modulepreload" href="explorer/([^"]+)"', (EXPLORER / page).read_text())
+    assert sorted(named) == sorted(path.relative_to(EXPLORER).as_posix() for path in needed)
 
 
 async def test_pages_hold_no_script_or_style_of_their_own(twin: TinyTwin) -> None:
