@@ -29,6 +29,11 @@ def page(chrome: webdriver.Chrome, demo_server: Any) -> webdriver.Chrome:
     return chrome
 
 
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
 def run(page: webdriver.Chrome, module: str, code: str, *values: Any) -> Any:
     path = page.execute_script("return new URL(arguments[0], document.baseURI).href", f"explorer/{module}")
     result = page.execute_async_script(_RUN, path, code, list(values))
@@ -64,9 +69,8 @@ def test_a_picture_survives_as_png(page: webdriver.Chrome, rng: np.random.Genera
 def test_a_grating_has_the_orientation_frequency_and_place_that_were_asked(page: webdriver.Chrome, window: str) -> None:
     H, W, orientation, frequency, size = 36, 64, 30.0, 6.0, 0.5
     wave = {"orientation": orientation, "frequency": frequency, "phase": 90, "size": size, "x": 0.25, "y": 0.5}
-    got = np.reshape(
-        run(page, "stimuli/patterns.js", "return m.grating(values[0], 36, 64, values[1])", wave, window), (H, W)
-    )
+    code = "return m.grating(values[0], 36, 64, values[1])"
+    got = np.reshape(run(page, "stimuli/patterns.js", code, wave, window), (H, W))
     rows, columns = np.mgrid[:H, :W] + 0.5
     dx, dy = columns - 0.25 * W, rows - 0.5 * H
     along = dx * np.sin(np.deg2rad(orientation)) + dy * np.cos(np.deg2rad(orientation))
@@ -82,9 +86,8 @@ def test_noise_and_leaves_depend_on_their_seed_alone(page: webdriver.Chrome) -> 
         one, same, other = (run(page, "stimuli/patterns.js", code, {"seed": seed, **more}) for seed in (1, 1, 2))
         assert one == same != other
         assert -1 <= min(one) < -0.5 < 0.5 < max(one) <= 1
-    squares = np.reshape(
-        run(page, "stimuli/patterns.js", "return m.whiteNoise({ seed: 3, square: 4 }, 36, 64)"), (9, 4, 16, 4)
-    )
+    code = "return m.whiteNoise({ seed: 3, square: 4 }, 36, 64)"
+    squares = np.reshape(run(page, "stimuli/patterns.js", code), (9, 4, 16, 4))
     assert (squares == squares[:, :1, :, :1]).all()
 
 
@@ -140,8 +143,8 @@ def test_events_of_a_stream_are_read_however_they_are_cut(page: webdriver.Chrome
     for size in (1, 3, 7, 100):
         chunks = [list(body[i : i + size]) for i in range(0, len(body), size)]
         code = (
-            "const stream = new ReadableStream({ start(c) { values[0].forEach((one) => c.enqueue(Uint8Array.from(one)));"
-            "c.close() } }); const found = []; for await (const { line, bytes } of m.readEvents(stream))"
+            "const start = (c) => { values[0].forEach((one) => c.enqueue(Uint8Array.from(one))); c.close() };"
+            "const stream = new ReadableStream({ start }); const found = []; for await (const { line, bytes } of m.readEvents(stream))"
             " found.push([line.event, [...new Uint8Array(bytes)]]); return found"
         )
         got = run(page, "api/stream.js", code, chunks)
