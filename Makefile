@@ -29,8 +29,7 @@ help:
 	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes)"
 	@echo "make soak        run good and bad requests for 15 minutes, and measure the worker's memory"
 	@echo "make fuzz        send 10,000 broken requests to a live server (about 10 minutes)"
-	@echo "make attack      attack a live server in every way that needs no key (about 5 minutes)"
-	@echo "make vendor      fetch the explorer's libraries, as server/explorer/vendor/packages.json pins them (needs npm)"
+	@echo "make vendor      fetch the explorer's libraries, as server/explorer/vendor/packages.json pins them (needs node and npm)"
 	@echo "make screenshots take the docs' pictures of the explorer again"
 	@echo "make clean       remove the environments, builds and caches"
 
@@ -82,7 +81,7 @@ screenshots: $(VENV)/.installed
 	@SCREENSHOTS=1 $(VENV)/bin/python -m pytest -q tests/server/explorer/test_accessibility.py -k screenshots
 
 vendor:
-	@$(PYTHON) server/explorer/vendor/fetch.py
+	@node server/explorer/vendor/fetch.mjs
 
 clean:
 	rm -rf $(VENV) $(SERVE_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -67,6 +67,15 @@ def test_a_page_names_all_of_its_modules_so_that_they_load_at_once(page: str, ma
     assert sorted(named) == sorted(path.relative_to(EXPLORER).as_posix() for path in needed)
 
 
+def test_modules_import_only_their_own_folder_and_those_below() -> None:
+    layers = ["reference", "views", "state", "drawing", "stimuli", "api", "statistics", "vendor"]
+    for module in EXPLORER.glob("*/*.js"):
+        for name in re.findall(MODULE, module.read_text()):
+            folder = (module.parent / name).resolve().relative_to(EXPLORER).parts[0]
+            below = layers[layers.index(module.parent.name) :]
+            assert folder in [*below, "library.js"], f"{module.relative_to(EXPLORER)} imports {name}"
+
+
 async def test_pages_hold_no_script_or_style_of_their_own(twin: TinyTwin) -> None:
     async with serving(cpu_settings(twin.folder)) as client:
         for path in ("/", "/docs"):
@@ -111,7 +120,7 @@ async def test_the_whole_explorer_is_small_over_the_wire(twin: TinyTwin) -> None
 
 @pytest.mark.parametrize(
     "path",
-    ["nothing.js", "../settings.py", "..%2fsettings.py", "vendor/fetch.py", "vendor/packages.json", "", "views/"],
+    ["nothing.js", "../settings.py", "..%2fsettings.py", "vendor/fetch.mjs", "vendor/packages.json", "", "views/"],
 )
 async def test_other_files_are_not_served(twin: TinyTwin, path: str) -> None:
     async with serving(cpu_settings(twin.folder)) as client:
