@@ -154,11 +154,16 @@ class Explorer:
         """The content of a file that the page offered."""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            if (path := self.downloads / name).is_file():
+            # Chromium makes an empty file of that name first.
+            if (
+                (path := self.downloads / name).is_file()
+                and path.stat().st_size
+                and not any(self.downloads.glob("*.crdownload"))
+            ):
                 content = path.read_bytes()
                 path.unlink()
                 return content
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise AssertionError(f"no {name} among {sorted(path.name for path in self.downloads.iterdir())}")
 
     def copied(self, name: str) -> str:

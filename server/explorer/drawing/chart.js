@@ -8,7 +8,7 @@ import { brief, extent, roundStep } from "../statistics/summaries.js";
  * @typedef {{ xs: ArrayLike<number>, ys: ArrayLike<number>, kind?: "line" | "points" | "bars" | "thin", series?: number }} Mark
  */
 
-const LEFT = 46;
+const LETTER = 6.2; // px, about the width of a digit
 const RIGHT = 10;
 const TOP = 10;
 const BOTTOM = 38;
@@ -21,19 +21,21 @@ const BOTTOM = 38;
 export function Chart({ title, x, y, marks, at = null, width = 320, height = 190 }) {
   const [x0, x1] = limits(x, marks.map(({ xs }) => xs), false);
   const [y0, y1] = limits(y, marks.map(({ ys }) => ys), true);
+  const yTicks = y.ticks ?? ticksOf(y0, y1, height / 45);
+  const yWords = yTicks.map(y.format ?? brief);
+  const left = 26 + LETTER * Math.max(...yWords.map(({ length }) => length), 1);
   const right = width - RIGHT;
   const bottom = height - BOTTOM;
-  const px = (value) => LEFT + ((value - x0) / (x1 - x0 || 1)) * (right - LEFT);
+  const px = (value) => left + ((value - x0) / (x1 - x0 || 1)) * (right - left);
   const py = (value) => bottom - ((value - y0) / (y1 - y0 || 1)) * (bottom - TOP);
   const xTicks = x.ticks ?? ticksOf(x0, x1, width / 70);
-  const yTicks = y.ticks ?? ticksOf(y0, y1, height / 45);
   return html`<svg class="chart" viewBox="0 0 ${width} ${height}" role="img" aria-label=${title}>
-    ${yTicks.map((tick) => html`<line class="grid" x1=${LEFT} x2=${right} y1=${py(tick)} y2=${py(tick)} />
-      <text class="tick" x=${LEFT - 6} y=${py(tick) + 3.5} text-anchor="end">${(y.format ?? brief)(tick)}</text>`)}
+    ${yTicks.map((tick, k) => html`<line class="grid" x1=${left} x2=${right} y1=${py(tick)} y2=${py(tick)} />
+      <text class="tick" x=${left - 6} y=${py(tick) + 3.5} text-anchor="end">${yWords[k]}</text>`)}
     ${xTicks.map((tick) => html`<line class="axis" x1=${px(tick)} x2=${px(tick)} y1=${bottom} y2=${bottom + 4} />
       <text class="tick" x=${px(tick)} y=${bottom + 15} text-anchor="middle">${(x.format ?? brief)(tick)}</text>`)}
-    <line class="axis" x1=${LEFT} x2=${right} y1=${bottom} y2=${bottom} />
-    <text class="label" x=${(LEFT + right) / 2} y=${height - 4} text-anchor="middle">${x.label}</text>
+    <line class="axis" x1=${left} x2=${right} y1=${bottom} y2=${bottom} />
+    <text class="label" x=${(left + right) / 2} y=${height - 4} text-anchor="middle">${x.label}</text>
     <text class="label" text-anchor="middle" transform="translate(11 ${(TOP + bottom) / 2}) rotate(-90)">${y.label}</text>
     ${marks.map((mark) => markOf(mark, px, py, y0, bottom))}
     ${at !== null && at >= x0 && at <= x1 && html`<line class="now" x1=${px(at)} x2=${px(at)} y1=${TOP} y2=${bottom} />`}

@@ -56,7 +56,8 @@ function Other() {
   const { neurons, detail } = other.value;
   const got = otherAnswer.value;
   const shown = got && got.responses.length === neurons.ids.length ? got.responses : null;
-  const [low, high] = colors.value?.scale === "response" ? [colors.value.low, colors.value.high] : [0, 2];
+  const isSame = colors.value?.scale === "response";
+  const [low, high] = isSame ? [colors.value.low, colors.value.high] : [0, 2];
   useLayoutEffect(() => {
     map.current ??= new CortexMap(canvas.current);
     if (shown) map.current.show(neurons, shown, low, high, "response");
@@ -65,7 +66,7 @@ function Other() {
   const same = mine && shown && chosen.value.neurons.ids.join() === neurons.ids.join() && other.value.mouse === chosen.value.mouse;
   return html`<div class="other">
     <canvas ref=${canvas} class="small-map" role="img" aria-label="Map of cortex of the other mouse"></canvas>
-    ${shown && mine && html`<p>${detail.simulated ? "Simulated mouse" : "Mouse"} <strong>${detail.mouse}</strong>, model ${detail.model.name}: mean response <strong>${brief(mean(shown))}</strong>, against ${brief(mean(mine.responses))} of ${chosen.value.mouse}. Same colours as above.</p>`}
+    ${shown && mine && html`<p>${detail.simulated ? "Simulated mouse" : "Mouse"} <strong>${detail.mouse}</strong>, model ${detail.model.name}: mean response <strong>${brief(mean(shown))}</strong>, against ${brief(mean(mine.responses))} of ${chosen.value.mouse}. ${isSame ? "Same colours as above." : `Colours from ${brief(low)} to ${brief(high)} std.`}</p>`}
     ${same && html`<${Chart}
       title="Responses of the same neurons in the two models"
       x=${{ label: `${chosen.value.model} [std]` }}

@@ -145,8 +145,8 @@ function Tuning({ positions }) {
         y=${{ label: "response [std]" }}
         marks=${[...(curves.length > 1 ? curves.slice(0, 40).map((curve) => ({ xs, ys: wrapped(curve), kind: "thin", series: 2 })) : []), { xs, ys: wrapped(average) }]}
       />
-      <p class="hint" data-preferred=${degrees}>Prefers ${Math.round(degrees)}°, selectivity ${brief(selectivity)} (1: responds to one orientation
-        alone). Gratings of ${found.grating.frequency} cycles/width, contrast ${found.grating.contrast}, mean over 4 phases, state ${found.state}.</p>`;
+      <p class="hint" data-preferred=${degrees}>${selectivity < 0.05 ? "No clear preference" : `Prefers ${Math.round(degrees)}°`}, selectivity
+        ${" "}${brief(selectivity)} (1: responds to one orientation alone). Gratings of ${found.grating.frequency} cycles/width, contrast ${found.grating.contrast}, mean over 4 phases, state ${found.state}.</p>`;
   }
   return html`<div class="card">
     <h3>Orientation tuning</h3>
