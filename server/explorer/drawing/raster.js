@@ -25,16 +25,16 @@ export function spriteOf(radius, glow, rgb) {
   return { size, cover, pixel: ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0, rgb };
 }
 
-/** A picture that discs are drawn into, on a ground that is a little brighter in the middle. */
+const GROUND = 0xff20120d; // alpha, blue, green, red: --stage of styles/theme.css
+
+/** A picture that discs are drawn into. */
 export class Raster {
   #image;
   #words;
-  #ground;
 
   constructor(width, height) {
     this.#image = new ImageData(width, height);
     this.#words = new Uint32Array(this.#image.data.buffer);
-    this.#ground = groundOf(width, height);
   }
 
   get width() {
@@ -46,7 +46,7 @@ export class Raster {
   }
 
   clear() {
-    this.#words.set(this.#ground);
+    this.#words.fill(GROUND);
   }
 
   /** Draws a sprite about a pixel, over what is there. @param {Sprite} sprite */
@@ -75,26 +75,4 @@ export class Raster {
   show(context) {
     context.putImageData(this.#image, 0, 0);
   }
-}
-
-const GROUND_STEPS = 64;
-
-function groundOf(width, height) {
-  const [middle, edge] = [
-    [22, 30, 51],
-    [11, 15, 26],
-  ];
-  const shades = Uint32Array.from({ length: GROUND_STEPS + 1 }, (_, step) => {
-    const [r, g, b] = middle.map((value, k) => Math.round(value + (step / GROUND_STEPS) * (edge[k] - value)));
-    return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
-  });
-  const ground = new Uint32Array(width * height);
-  for (let y = 0, p = 0; y < height; y += 1) {
-    const down = ((2 * y) / height - 1) ** 2;
-    for (let x = 0; x < width; x += 1, p += 1) {
-      const share = Math.sqrt(((2 * x) / width - 1) ** 2 + down);
-      ground[p] = shades[Math.min(Math.floor(share * GROUND_STEPS), GROUND_STEPS)];
-    }
-  }
-  return ground;
 }

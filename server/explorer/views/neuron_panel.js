@@ -140,6 +140,8 @@ function Tuning({ positions }) {
     const wrapped = (curve) => [...curve, curve[0]];
     const xs = [...ORIENTATIONS, 180];
     chart = html`<${Chart}
+        width=${400}
+        height=${230}
         title="Orientation tuning: preferred orientation ${Math.round(degrees)} degrees"
         x=${{ label: "orientation [°]", ticks: [0, 45, 90, 135, 180] }}
         y=${{ label: "response [std]" }}

@@ -41,6 +41,8 @@ function Distribution({ now, b }) {
       y=${{ label: "neurons", low: 0 }}
       marks=${marks}
       at=${mean(now.responses)}
+      width=${460}
+      height=${230}
     />
     <figcaption>
       mean ${brief(mean(now.responses))}${b &&
