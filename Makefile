@@ -29,7 +29,8 @@ help:
 	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes)"
 	@echo "make soak        run good and bad requests for 15 minutes, and measure the worker's memory"
 	@echo "make fuzz        send 10,000 broken requests to a live server (about 10 minutes)"
-	@echo "make vendor      fetch the explorer's libraries, as server/explorer/vendor/packages.json pins them (needs node and npm)"
+	@echo "make attack      attack a live server in every way that needs no key (about 5 minutes)"
+	@echo "make vendor      fetch the explorer's libraries, as its packages.json pins them (needs node and npm)"
 	@echo "make screenshots take the docs' pictures of the explorer again"
 	@echo "make clean       remove the environments, builds and caches"
 

@@ -21,7 +21,6 @@ _DROPPED = {
     "keep-alive",
     "date",
     "server",
-    "host",
 }
 
 

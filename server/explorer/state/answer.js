@@ -21,6 +21,9 @@ export const answer = signal(null);
 /** Whether a newer question is on its way. */
 export const waiting = signal(false);
 
+/** How long an answer usually takes [ms]: follows faster ones at once, slower ones slowly. */
+export const pace = signal(Infinity);
+
 /** Asks a question about one image. */
 export async function ask(asked, about, cancelled) {
   const start = performance.now();
@@ -33,6 +36,7 @@ const live = new Latest(
   (asked, cancelled) => ask(asked, chosen.peek(), cancelled),
   (got) => {
     waiting.value = question.peek() !== got.question;
+    pace.value = Math.min(got.milliseconds, 1.5 * pace.peek());
     allIsWell();
     checkHash(got.head);
     if (got.question.mouse === chosen.peek()?.mouse && got.question.model === chosen.peek()?.model) answer.value = got;

@@ -3,6 +3,7 @@
 import { html, useEffect, useLayoutEffect, useRef } from "../library.js";
 import { Chart } from "../drawing/chart.js";
 import { drawSigned } from "../drawing/planes.js";
+import { pace } from "../state/answer.js";
 import { currentAnswer } from "../state/coloring.js";
 import {
   NOISE_IMAGES,
@@ -26,7 +27,7 @@ import { brief, grouped, mean } from "../statistics/summaries.js";
 import { channelName } from "./behavior_panel.js";
 import { Run } from "./controls.js";
 
-const LIVE = 80; // ms: an answer that is faster lets the behaviour curves follow by themselves
+const LIVE = 120; // ms: answers that are faster let the behaviour curves follow by themselves
 
 export function NeuronPanel() {
   const positions = selected.value.filter((i) => i < chosen.value.neurons.ids.length);
@@ -158,8 +159,7 @@ function Tuning({ positions }) {
 }
 
 function Behavior({ positions }) {
-  const isFast = (currentAnswer.value?.milliseconds ?? Infinity) < LIVE;
-  const follows = isFast && positions.length <= 200;
+  const follows = pace.value < LIVE && positions.length <= 200;
   const asked = question.value;
   const ids = selectedIds.value.join();
   useEffect(() => {
