@@ -1,5 +1,6 @@
 /** Experiments that are done on the spot: tuning, receptive fields, behaviour, gradient, attention. */
 
+import { ServerError } from "../api/server.js";
 import { batch, computed, effect, signal } from "../library.js";
 import { ORIENTATIONS, PHASES, preferredOrientation, tuningCurves } from "../statistics/orientation.js";
 import { addSums, centerOf, fieldOf, gridFor } from "../statistics/receptive_field.js";
@@ -26,6 +27,8 @@ export const behaviorCurves = signal(null);
 export const gradient = signal(null);
 /** @type {import("../library.js").Signal<{ data: Float32Array, shape: number[] } | null>} */
 export const attention = signal(null);
+/** Why this mouse's twin has no attention, in the server's words; empty as long as that is not known. */
+export const attentionProblem = signal("");
 /** Which layer lies over the image: "none", "gradient", "field" or "attention". */
 export const overlay = signal("none");
 
@@ -173,7 +176,8 @@ const liveAttention = new Latest(
   (error) => {
     attention.value = null;
     overlay.value = "none";
-    report(error);
+    if (error instanceof ServerError && error.status === 404) attentionProblem.value = error.message;
+    else report(error);
   },
 );
 
@@ -184,7 +188,10 @@ export function startExperiments() {
     if (chosen.value === described) return;
     described = chosen.value;
     Object.values(jobs.peek()).forEach(({ stop }) => stop());
-    batch(() => [tuning, fields, behaviorCurves, gradient, attention].forEach((result) => (result.value = null)));
+    batch(() => {
+      [tuning, fields, behaviorCurves, gradient, attention].forEach((result) => (result.value = null));
+      attentionProblem.value = "";
+    });
   });
   effect(() => {
     const ids = selectedIds.value;

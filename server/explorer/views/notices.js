@@ -2,7 +2,7 @@
 
 import { html } from "../library.js";
 import { answer } from "../state/answer.js";
-import { connection } from "../state/connection.js";
+import { allIsWell, connection } from "../state/connection.js";
 import { chosen, news } from "../state/mice.js";
 import { Details } from "./details.js";
 
@@ -23,6 +23,7 @@ function Connection() {
   return html`<div class="notice ${status === "busy" ? "warn" : "bad"}" role="alert" data-status=${status}>
     <p><strong>${words}</strong></p>
     ${error && html`<${Details} error=${error} />`}
+    ${status === "refused" && html`<button class="quiet" onClick=${allIsWell}>OK</button>`}
   </div>`;
 }
 

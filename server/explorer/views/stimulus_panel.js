@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useSignal } from "../library.js";
 import { drawGrey, drawSigned, drawSpotlight } from "../drawing/planes.js";
-import { attention, fields, gradient, overlay } from "../state/experiments.js";
+import { attention, attentionProblem, fields, gradient, overlay } from "../state/experiments.js";
 import { chosen, screen } from "../state/mice.js";
 import { plane, stimulus } from "../state/question.js";
 import { selected } from "../state/selection.js";
@@ -164,13 +164,13 @@ function Layers() {
     { value: "none", words: "Image" },
     { value: "gradient", words: "Gradient", disabled: !one, title: "What would make the selected neurons respond more" },
     { value: "field", words: "Field", disabled: !one || !fields.value, title: "Receptive field of the selected neuron, once it is mapped below" },
-    { value: "attention", words: "Attention", title: "Where the twin's core looks" },
+    { value: "attention", words: "Attention", disabled: attentionProblem.value !== "", title: "Where the twin's core looks" },
   ];
   const words = {
     gradient: "Orange: brighter pixels here would make the selected neurons respond more; blue: darker ones.",
     field: "Orange: light here drives the neuron; blue: darkness does.",
     attention: "Where the twin's core looks, by attention rollout, averaged over its members.",
-  }[overlay.value];
+  }[overlay.value] ?? attentionProblem.value;
   return html`<${Choice} label="Layer over the image" value=${overlay.value} options=${options} onChoose=${(value) => (overlay.value = value)} />
     ${words && html`<p class="hint">${words}</p>`}`;
 }

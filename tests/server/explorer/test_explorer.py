@@ -120,6 +120,10 @@ def test_behaviour_that_is_set_is_sent_and_the_rest_is_left_to_the_state(explore
     explorer.settle()
     agree(explorer, ask(explorer, state="mean"))
     assert "filled in (mean)" in explorer.text(".behavior")
+    for state in detail["states"]:
+        explorer.click(state["name"].capitalize())
+        explorer.settle()
+        agree(explorer, ask(explorer, state=state["name"]))
 
 
 def test_notes_about_the_input_are_shown_in_the_servers_words(explorer: Explorer) -> None:
