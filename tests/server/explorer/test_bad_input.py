@@ -240,6 +240,9 @@ def test_a_standardised_mouse_takes_patterns_and_says_why_no_pictures(
             image = np.load(io.BytesIO(page.saved("stimulus.npy")))
             assert image.dtype == np.float32
             assert np.abs(image).max() <= 2
+        page.click("Attention")
+        page.wait("return document.querySelector('.stimulus').innerText.includes(`twin 'tiny' has no attention`)")
+        page.expected_errors = ("status of 404",)
         assert page.console() == []
 
 
