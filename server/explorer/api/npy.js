@@ -27,7 +27,7 @@ export function encodeNpy(data, shape) {
  */
 export function decodeNpy(buffer) {
   const arrays = [];
-  for (let start = 0; start < buffer.byteLength; ) {
+  for (let start = 0; start < buffer.byteLength;) {
     const length = new DataView(buffer, start).getUint16(8, true);
     const header = new TextDecoder().decode(new Uint8Array(buffer, start + 10, length));
     const [, kind] = /'descr': '([^']*)'/.exec(header) ?? [];

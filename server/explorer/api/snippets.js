@@ -31,7 +31,11 @@ export function asPython(told) {
   const gaze = told.pupilCenter ? `, pupil_center=${JSON.stringify(told.pupilCenter)}` : "";
   const image = told.png ? `base64.b64decode("${told.png}")  # a PNG` : 'np.load("stimulus.npy")';
   const key = told.needsKey ? ', api_key=os.environ["V1T_API_KEY"]' : "";
-  const imports = [told.png ? "import base64" : "", told.needsKey ? "import os" : "", told.png ? "" : "\nimport numpy as np"];
+  const imports = [
+    told.png ? "import base64" : "",
+    told.needsKey ? "import os" : "",
+    told.png ? "" : "\nimport numpy as np",
+  ];
   return `${imports.filter(Boolean).join("\n")}
 
 from v1t_client import Client  # pip install v1t-client

@@ -47,7 +47,7 @@ class Buffered {
 
   #take(size) {
     const taken = new Uint8Array(size);
-    for (let filled = 0; filled < size; ) {
+    for (let filled = 0; filled < size;) {
       const [first] = this.#chunks;
       const part = first.subarray(0, size - filled);
       taken.set(part, filled);

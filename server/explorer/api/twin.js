@@ -24,7 +24,6 @@ import { readEvents } from "./stream.js";
  * @property {{ code: string, input: string | null, message: string }[]} notes
  */
 
-
 const BOUNDARY = "image-of-the-explorer-7f3c";
 const HEADERS = { Accept: "application/x-npy", "Content-Type": `multipart/form-data; boundary=${BOUNDARY}` };
 
@@ -69,7 +68,11 @@ export class Twin {
   /** Derivative of the mean response of some neurons with respect to the image (C, H, W). */
   async gradient(question, neuronIds, signal) {
     const weights = neuronIds.map(() => 1 / neuronIds.length);
-    const { head, arrays } = await this.#arrays("gradient", formOf(question, { neuron_ids: neuronIds, weights }), signal);
+    const { head, arrays } = await this.#arrays(
+      "gradient",
+      formOf(question, { neuron_ids: neuronIds, weights }),
+      signal,
+    );
     return { head, data: arrays[0].data, shape: arrays[0].shape.slice(1) };
   }
 
@@ -113,8 +116,6 @@ export class Twin {
   }
 }
 
-
-
 /**
  * A form in bytes. FormData would take longer to send, as its files pass through another process.
  * @param {Question} question
@@ -125,7 +126,9 @@ function formOf(question, more) {
   const parts = Object.entries(fields)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => part(name, typeof value === "string" ? value : JSON.stringify(value)));
-  const head = new TextEncoder().encode(`${parts.join("")}${part('image"; filename="image.npy', "").trimEnd()}\r\n\r\n`);
+  const head = new TextEncoder().encode(
+    `${parts.join("")}${part('image"; filename="image.npy', "").trimEnd()}\r\n\r\n`,
+  );
   const npy = encodeNpy(pixels, shape);
   const end = new TextEncoder().encode(`\r\n--${BOUNDARY}--\r\n`);
   const bytes = new Uint8Array(head.length + npy.length + end.length);

@@ -19,8 +19,16 @@ const BOTTOM = 38;
  * at: a vertical line, such as where a slider stands.
  */
 export function Chart({ title, x, y, marks, at = null, width = 320, height = 190 }) {
-  const [x0, x1] = limits(x, marks.map(({ xs }) => xs), false);
-  const [y0, y1] = limits(y, marks.map(({ ys }) => ys), true);
+  const [x0, x1] = limits(
+    x,
+    marks.map(({ xs }) => xs),
+    false,
+  );
+  const [y0, y1] = limits(
+    y,
+    marks.map(({ ys }) => ys),
+    true,
+  );
   const yTicks = y.ticks ?? ticksOf(y0, y1, height / 45);
   const yWords = yTicks.map(y.format ?? brief);
   const left = 26 + LETTER * Math.max(...yWords.map(({ length }) => length), 1);
@@ -30,10 +38,14 @@ export function Chart({ title, x, y, marks, at = null, width = 320, height = 190
   const py = (value) => bottom - ((value - y0) / (y1 - y0 || 1)) * (bottom - TOP);
   const xTicks = x.ticks ?? ticksOf(x0, x1, width / 70);
   return html`<svg class="chart" viewBox="0 0 ${width} ${height}" role="img" aria-label=${title}>
-    ${yTicks.map((tick, k) => html`<line class="grid" x1=${left} x2=${right} y1=${py(tick)} y2=${py(tick)} />
-      <text class="tick" x=${left - 6} y=${py(tick) + 3.5} text-anchor="end">${yWords[k]}</text>`)}
-    ${xTicks.map((tick) => html`<line class="axis" x1=${px(tick)} x2=${px(tick)} y1=${bottom} y2=${bottom + 4} />
-      <text class="tick" x=${px(tick)} y=${bottom + 15} text-anchor="middle">${(x.format ?? brief)(tick)}</text>`)}
+    ${yTicks.map(
+      (tick, k) => html`<line class="grid" x1=${left} x2=${right} y1=${py(tick)} y2=${py(tick)} />
+      <text class="tick" x=${left - 6} y=${py(tick) + 3.5} text-anchor="end">${yWords[k]}</text>`,
+    )}
+    ${xTicks.map(
+      (tick) => html`<line class="axis" x1=${px(tick)} x2=${px(tick)} y1=${bottom} y2=${bottom + 4} />
+      <text class="tick" x=${px(tick)} y=${bottom + 15} text-anchor="middle">${(x.format ?? brief)(tick)}</text>`,
+    )}
     <line class="axis" x1=${left} x2=${right} y1=${bottom} y2=${bottom} />
     <text class="label" x=${(left + right) / 2} y=${height - 4} text-anchor="middle">${x.label}</text>
     <text class="label" text-anchor="middle" transform="translate(11 ${(TOP + bottom) / 2}) rotate(-90)">${y.label}</text>
@@ -47,7 +59,10 @@ function markOf({ xs, ys, kind = "line", series = 0 }, px, py, y0, bottom) {
   if (kind === "bars") {
     const wide = Math.max(points.length > 1 ? points[1][0] - points[0][0] : 8, 1.5);
     const base = py(Math.max(0, y0));
-    const path = points.map(([x, y]) => `M${(x - wide / 2 + 0.5).toFixed(1)} ${base.toFixed(1)}V${y.toFixed(1)}h${(wide - 1).toFixed(1)}V${base.toFixed(1)}`);
+    const path = points.map(
+      ([x, y]) =>
+        `M${(x - wide / 2 + 0.5).toFixed(1)} ${base.toFixed(1)}V${y.toFixed(1)}h${(wide - 1).toFixed(1)}V${base.toFixed(1)}`,
+    );
     return html`<path class="bars series${series}" d=${path.join("")} />`;
   }
   if (kind === "points") {
@@ -76,7 +91,7 @@ export function ChartLegend({ names }) {
 
 /** Round numbers between two limits. */
 export function ticksOf(low, high, atMost) {
-  const step = roundStep((high - low) / Math.max(atMost, 2) * 1.99);
+  const step = roundStep(((high - low) / Math.max(atMost, 2)) * 1.99);
   const ticks = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) ticks.push(k * step);
   return ticks;

@@ -100,7 +100,10 @@ export class CortexMap {
     const zoom = Math.min(Math.max(this.zoom * factor, 1), 20);
     const { clientWidth: w, clientHeight: h } = this.#canvas;
     const change = zoom / this.zoom;
-    this.pan = zoom === 1 ? [0, 0] : [(this.pan[0] + w / 2 - px) * change + px - w / 2, (this.pan[1] + h / 2 - py) * change + py - h / 2];
+    this.pan =
+      zoom === 1
+        ? [0, 0]
+        : [(this.pan[0] + w / 2 - px) * change + px - w / 2, (this.pan[1] + h / 2 - py) * change + py - h / 2];
     this.zoom = zoom;
     this.redraw();
   }

@@ -28,9 +28,13 @@ export function figureSvg({ screen, neurons, values, low, high, scale, label, fa
     const [x, y] = at(i);
     return `<circle cx="${(left + x).toFixed(1)}" cy="${(top + y).toFixed(1)}" r="${radius.toFixed(1)}" fill="${level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level]}"/>`;
   });
-  const bar = SCALES[scale].map((color, k) => `<rect x="${left + 110 + 3 * k}" y="395" width="3.2" height="10" fill="${color}"/>`);
+  const bar = SCALES[scale].map(
+    (color, k) => `<rect x="${left + 110 + 3 * k}" y="395" width="3.2" height="10" fill="${color}"/>`,
+  );
   const imageHeight = (350 * screen.height) / screen.width;
-  const lines = facts.map((fact, k) => `<text x="30" y="${440 + 17 * k}" font-size="12" fill="#c8d0e0">${escape(fact)}</text>`);
+  const lines = facts.map(
+    (fact, k) => `<text x="30" y="${440 + 17 * k}" font-size="12" fill="#c8d0e0">${escape(fact)}</text>`,
+  );
   const total = 450 + 17 * facts.length;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 870 ${total}" width="870" height="${total}" font-family="system-ui, sans-serif">
 <title>${escape(facts[0])}</title>

@@ -27,8 +27,15 @@ async function findSample() {
   const list = await twin.mice();
   const first = list.find(({ standardized_inputs }) => !standardized_inputs) ?? list[0];
   if (!first) return null;
-  const { mouse, model, image_shape: [, H, W], standardized_inputs: standardized } = first;
-  const { neuron_ids: [neuron] } = await server.json(`mice/${encodeURIComponent(mouse)}/neurons?limit=1&model=${encodeURIComponent(model)}`);
+  const {
+    mouse,
+    model,
+    image_shape: [, H, W],
+    standardized_inputs: standardized,
+  } = first;
+  const {
+    neuron_ids: [neuron],
+  } = await server.json(`mice/${encodeURIComponent(mouse)}/neurons?limit=1&model=${encodeURIComponent(model)}`);
   return { mouse, neuron, H, W, standardized };
 }
 
@@ -45,18 +52,25 @@ function Page() {
       </div>
     </header>
     ${!["ok", "key"].includes(status) && html`<div class="notice bad" role="alert"><p>${words}</p>${error && html`<${Details} error=${error} />`}</div>`}
-    ${spec && html`<div class="reference">
+    ${
+      spec &&
+      html`<div class="reference">
       <nav aria-label="Routes">
-        ${groupsOf(spec).map(([group, operations]) => html`<h2>${group}</h2>
-          <ul>${operations.map(({ id, method, path }) => html`<li>
+        ${groupsOf(spec).map(
+          ([group, operations]) => html`<h2>${group}</h2>
+          <ul>${operations.map(
+            ({ id, method, path }) => html`<li>
             <button class="link" onClick=${() => show(id)}><span class="method">${method}</span>${path}</button>
-          </li>`)}</ul>`)}
+          </li>`,
+          )}</ul>`,
+        )}
       </nav>
       <main>
         ${spec.info.description && html`<p class="about">${spec.info.description}</p>`}
         ${groupsOf(spec).map(([, operations]) => operations.map((operation) => html`<${Operation} key=${operation.id} operation=${operation} spec=${spec} sample=${sample.value} />`))}
       </main>
-    </div>`}
+    </div>`
+    }
     <${KeyDialog} onKey=${load} />`;
 }
 

@@ -10,7 +10,9 @@ export function resolve(spec, schema) {
 export function typeWords(spec, schema) {
   if (schema.$ref) return schema.$ref.split("/").pop();
   if (schema.anyOf || schema.oneOf) {
-    const parts = (schema.anyOf ?? schema.oneOf).filter(({ type }) => type !== "null").map((one) => typeWords(spec, one));
+    const parts = (schema.anyOf ?? schema.oneOf)
+      .filter(({ type }) => type !== "null")
+      .map((one) => typeWords(spec, one));
     return [...new Set(parts)].join(" or ");
   }
   if (schema.const !== undefined) return JSON.stringify(schema.const);

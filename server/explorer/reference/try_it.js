@@ -25,20 +25,30 @@ export function TryIt({ operation, spec, sample }) {
     try {
       reply.value = await exchange(method, path, parameters, form);
     } catch (error) {
-      reply.value = { status: 0, words: error instanceof Unreachable ? error.message : String(error), headers: [], text: "" };
+      reply.value = {
+        status: 0,
+        words: error instanceof Unreachable ? error.message : String(error),
+        headers: [],
+        text: "",
+      };
     } finally {
       sending.value = false;
     }
   };
   return html`<form class="try" onSubmit=${send}>
     <h4>Try it</h4>
-    ${parameters.map((one) => html`<label class="field">
+    ${parameters.map(
+      (one) => html`<label class="field">
       <span>${one.name}</span>
       <input name="${one.in}:${one.name}" required=${one.required} value=${one.name === "mouse" ? (sample?.mouse ?? "") : ""} placeholder=${one.required ? "" : "left out"} />
-    </label>`)}
-    ${json && html`<label class="body"><span>JSON</span>
+    </label>`,
+    )}
+    ${
+      json &&
+      html`<label class="body"><span>JSON</span>
       <textarea name="body" rows="8" spellcheck="false">${briefJson(JSON.stringify(bodyFor(spec, operation.id, json.schema, sample)))}</textarea>
-    </label>`}
+    </label>`
+    }
     ${operation.security?.length !== 0 && path.startsWith("/admin") && html`<p class="hint">Needs a key of V1T_ADMIN_KEYS.</p>`}
     <button class="run" disabled=${sending.value}>${sending.value ? "Sending…" : `Send ${method} ${path}`}</button>
     ${reply.value && html`<${Reply} ...${reply.value} />`}
@@ -50,12 +60,25 @@ function bodyFor(spec, name, schema, sample) {
   const body = exampleOf(spec, schema);
   if (!sample) return body;
   const [dark, bright] = sample.standardized ? [-1, 1] : [0, 255];
-  if ("image" in body) Object.assign(body, { image: [[dark, bright], [bright, dark]], resize: "fill" });
+  if ("image" in body)
+    Object.assign(body, {
+      image: [
+        [dark, bright],
+        [bright, dark],
+      ],
+      resize: "fill",
+    });
   if ("mouse" in body) body.mouse = sample.mouse;
   if (name === "gradient") Object.assign(body, { neuron_ids: [sample.neuron], weights: [1] });
   if (name === "receptive_fields") {
     const levels = sample.standardized ? { luminance: 0, contrast: 1 } : { luminance: 127, contrast: 60 };
-    Object.assign(body, { seed: 1, n_images: 100, grid: gridFor(sample.H, sample.W), ...levels, neuron_ids: [sample.neuron] });
+    Object.assign(body, {
+      seed: 1,
+      n_images: 100,
+      grid: gridFor(sample.H, sample.W),
+      ...levels,
+      neuron_ids: [sample.neuron],
+    });
   }
   return body;
 }
@@ -73,7 +96,11 @@ async function exchange(method, path, parameters, form) {
   const body = form.get("body");
   if (body !== null) headers["Content-Type"] = "application/json";
   const start = performance.now();
-  const response = await server.askOnce(`${filled}${query.size ? `?${query}` : ""}`, { method, headers, ...(body !== null && { body }) });
+  const response = await server.askOnce(`${filled}${query.size ? `?${query}` : ""}`, {
+    method,
+    headers,
+    ...(body !== null && { body }),
+  });
   const bytes = await response.arrayBuffer();
   const ms = Math.round(performance.now() - start);
   if (response.status === 401) report(Object.assign(new Error("key"), { status: 401 }));

@@ -64,7 +64,9 @@ export async function openAddress(text) {
 /** A stimulus from text, with the usual value for what is missing or is not a number; null if it is of no known kind. */
 function stimulusFrom(fields = {}) {
   if (fields.kind === "picture") {
-    return fields.png ? { kind: "picture", name: fields.name ?? "picture", png: fields.png, note: fields.note ?? "" } : null;
+    return fields.png
+      ? { kind: "picture", name: fields.name ?? "picture", png: fields.png, note: fields.note ?? "" }
+      : null;
   }
   const usual = FIRST[fields.kind];
   if (!usual) return null;

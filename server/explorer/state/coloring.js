@@ -13,7 +13,9 @@ const KNOWN_FIELD = 3; // times the map's root mean square: weaker peaks are noi
 
 /** The answer, if it is the chosen mouse's. */
 export const currentAnswer = computed(() =>
-  answer.value && chosen.value && answer.value.responses.length === chosen.value.neurons.ids.length ? answer.value : null,
+  answer.value && chosen.value && answer.value.responses.length === chosen.value.neurons.ids.length
+    ? answer.value
+    : null,
 );
 
 /** A minus B, or null. */
@@ -45,7 +47,13 @@ function coloringNow() {
   const { neurons } = about;
   if (kind === "difference" && difference.value) {
     const most = nice(Math.max(quantile(difference.value.map(Math.abs), 0.99), 0.01));
-    return { values: difference.value, low: -most, high: most, scale: "difference", label: "A − B, response [std of the neuron]" };
+    return {
+      values: difference.value,
+      low: -most,
+      high: most,
+      scale: "difference",
+      label: "A − B, response [std of the neuron]",
+    };
   }
   if (kind === "orientation" && tuning.value) {
     const { preferred, selectivity } = tuning.value;
@@ -59,11 +67,20 @@ function coloringNow() {
       const { x, y, strength } = centers[i];
       if (strength > KNOWN_FIELD) values[neurons.position.get(id)] = kind === "field_x" ? x : y;
     });
-    return { values, low: 0, high: 1, scale: "score", label: kind === "field_x" ? "receptive field, across the screen" : "receptive field, down the screen" };
+    return {
+      values,
+      low: 0,
+      high: 1,
+      scale: "score",
+      label: kind === "field_x" ? "receptive field, across the screen" : "receptive field, down the screen",
+    };
   }
   if (kind === "depth" && neurons.placed) return spanned(neurons.z, "depth [µm]");
   if (kind === "column" && column.value) {
-    return spanned(Float32Array.from(neurons.ids, (id) => column.value.values.get(id) ?? NaN), column.value.name);
+    return spanned(
+      Float32Array.from(neurons.ids, (id) => column.value.values.get(id) ?? NaN),
+      column.value.name,
+    );
   }
   const score = kind.startsWith("score:") && neurons.scores[kind.slice(6)];
   if (score) return spanned(score, kind.slice(6).replaceAll("_", " "));

@@ -88,7 +88,9 @@ function columnsOf({ neuron_ids: ids, coordinates_um: coordinates, response_std:
     y,
     z,
     std: Float32Array.from(std, number),
-    scores: Object.fromEntries(Object.entries(scores).map(([name, column]) => [name, Float32Array.from(column, number)])),
+    scores: Object.fromEntries(
+      Object.entries(scores).map(([name, column]) => [name, Float32Array.from(column, number)]),
+    ),
     position: new Map(ids.map((id, i) => [id, i])),
     placed: x.some(Number.isFinite),
   };

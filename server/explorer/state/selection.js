@@ -15,7 +15,9 @@ export const column = signal(null);
 /** Whether dragging on the map selects, instead of moving it. */
 export const lasso = signal(false);
 
-export const selectedIds = computed(() => selected.value.map((i) => chosen.value?.neurons.ids[i]).filter((id) => id !== undefined));
+export const selectedIds = computed(() =>
+  selected.value.map((i) => chosen.value?.neurons.ids[i]).filter((id) => id !== undefined),
+);
 
 /**
  * Reads a table of neuron ids and values: two columns, with or without a header.

@@ -36,7 +36,8 @@ export function addSums(a, b) {
 export function fieldOf({ maps, noise, total, images }, neuron) {
   const P = noise.length;
   const map = new Float32Array(P);
-  for (let p = 0; p < P; p += 1) map[p] = maps[neuron * P + p] / images - (total[neuron] / images) * (noise[p] / images);
+  for (let p = 0; p < P; p += 1)
+    map[p] = maps[neuron * P + p] / images - (total[neuron] / images) * (noise[p] / images);
   return map;
 }
 

@@ -25,7 +25,12 @@ export async function encodePng(plane, H, W) {
   new DataView(header.buffer).setUint32(4, H);
   header[8] = 8; // bits; the colour type 0, grey, and the standard methods follow
   const signature = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
-  const chunks = [signature, chunk("IHDR", header), chunk("IDAT", await deflate(rows)), chunk("IEND", new Uint8Array())];
+  const chunks = [
+    signature,
+    chunk("IHDR", header),
+    chunk("IDAT", await deflate(rows)),
+    chunk("IEND", new Uint8Array()),
+  ];
   return new Uint8Array(await new Blob(chunks).arrayBuffer());
 }
 

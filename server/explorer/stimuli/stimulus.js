@@ -43,7 +43,9 @@ export function screenOf(mouse) {
  */
 export function planeOf(stimulus, screen, picture = null) {
   if (stimulus.kind === "picture") return picture ?? new Uint8Array(screen.H * screen.W).fill(screen.middle);
-  const plane = patternOf(stimulus, screen).map((level) => screen.middle + stimulus.contrast * screen.amplitude * level);
+  const plane = patternOf(stimulus, screen).map(
+    (level) => screen.middle + stimulus.contrast * screen.amplitude * level,
+  );
   return screen.standardized ? plane : Uint8Array.from(plane, (level) => Math.min(Math.max(Math.round(level), 0), 255));
 }
 

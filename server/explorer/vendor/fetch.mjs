@@ -24,7 +24,10 @@ for (const { name, version, integrity, files: wanted, licence_file: licence, tes
   const hash = `sha512-${createHash("sha512").update(readFileSync(archive)).digest("base64")}`;
   if (hash !== integrity) throw new Error(`${name}@${version} is not the package that was reviewed: got ${hash}`);
   for (const [source, target] of Object.entries({ ...wanted, LICENSE: licence })) {
-    const content = execFileSync("tar", ["-xzOf", archive, `package/${source}`], { encoding: "utf8", maxBuffer: 2 ** 24 });
+    const content = execFileSync("tar", ["-xzOf", archive, `package/${source}`], {
+      encoding: "utf8",
+      maxBuffer: 2 ** 24,
+    });
     const text = content
       .replace(/\n?\/\/# sourceMappingURL=.*/g, "")
       .replace(/from"([^"]+)"/g, (whole, bare) => (files.has(bare) ? `from"./${files.get(bare)}"` : whole));

@@ -24,7 +24,8 @@ export function channelName({ name }) {
 export function BehaviorPanel() {
   const { detail } = chosen.value;
   const has = statesOf(detail);
-  const title = (name) => detail.states.find((one) => one.name === name)?.definition ?? `This mouse's recording has no state "${name}"`;
+  const title = (name) =>
+    detail.states.find((one) => one.name === name)?.definition ?? `This mouse's recording has no state "${name}"`;
   const options = Object.entries(STATES)
     .filter(([name]) => has.includes(name) || detail.states.length > 0)
     .map(([value, words]) => ({
@@ -36,9 +37,10 @@ export function BehaviorPanel() {
   const current = has.includes(state.value) ? state.value : "median";
   return html`<section class="panel behavior" data-tour="behavior" aria-labelledby="does">
     <h2 id="does">What the mouse does</h2>
-    ${channels.value.length === 0
-      ? html`<p class="hint">This twin does not know what the mouse does: it uses the image alone.</p>`
-      : html`<div class="state">
+    ${
+      channels.value.length === 0
+        ? html`<p class="hint">This twin does not know what the mouse does: it uses the image alone.</p>`
+        : html`<div class="state">
             <${Choice}
               label="State that fills in what is not set"
               value=${current}
@@ -50,7 +52,8 @@ export function BehaviorPanel() {
             />
             <${Eye} />
           </div>
-          <div class="sliders">${channels.value.map((channel) => html`<${ChannelSlider} channel=${channel} />`)}</div>`}
+          <div class="sliders">${channels.value.map((channel) => html`<${ChannelSlider} channel=${channel} />`)}</div>`
+    }
     <${Remarks} />
   </section>`;
 }
@@ -92,9 +95,10 @@ function ChannelSlider({ channel }) {
 function Distribution({ channel, min, max }) {
   const at = (value) => (100 * (value - min)) / (max - min);
   const { 5: p5, 25: p25, 50: p50, 75: p75, 95: p95 } = channel.percentiles;
-  const words = p5 === undefined
-    ? `recorded: ${brief(channel.min)} to ${brief(channel.max)}`
-    : `recorded: ${brief(channel.min)} to ${brief(channel.max)}, half of the trials ${brief(p25)} to ${brief(p75)}`;
+  const words =
+    p5 === undefined
+      ? `recorded: ${brief(channel.min)} to ${brief(channel.max)}`
+      : `recorded: ${brief(channel.min)} to ${brief(channel.max)}, half of the trials ${brief(p25)} to ${brief(p75)}`;
   const bar = (from, to, y, height, kind) =>
     html`<rect class=${kind} x=${at(from)} width=${Math.max(at(to) - at(from), 0.6)} y=${y} height=${height} rx="1" />`;
   return html`<svg class="distribution" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label=${words}>

@@ -8,7 +8,18 @@ import { brief } from "../statistics/summaries.js";
  *   onInput: (value: number) => void, children?: any, auto?: boolean, onReset?: () => void }} props
  * auto: the value is not set, but follows from something else.
  */
-export function Slider({ label, unit = "", value, min, max, step = (max - min) / 200, onInput, children, auto, onReset }) {
+export function Slider({
+  label,
+  unit = "",
+  value,
+  min,
+  max,
+  step = (max - min) / 200,
+  onInput,
+  children,
+  auto,
+  onReset,
+}) {
   const shown = `${brief(value)}${unit ? ` ${unit}` : ""}`;
   return html`<div class="slider ${auto ? "auto" : ""}">
     <label>
@@ -35,12 +46,14 @@ export function Slider({ label, unit = "", value, min, max, step = (max - min) /
  */
 export function Choice({ label, options, value, onChoose }) {
   return html`<div class="choice" role="group" aria-label=${label}>
-    ${options.map((option) => html`<button
+    ${options.map(
+      (option) => html`<button
       aria-pressed=${option.value === value ? "true" : "false"}
       disabled=${option.disabled}
       title=${option.title}
       onClick=${() => onChoose(option.value)}
-    >${option.words}</button>`)}
+    >${option.words}</button>`,
+    )}
   </div>`;
 }
 

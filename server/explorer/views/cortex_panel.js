@@ -20,9 +20,11 @@ export function CortexPanel() {
     <${CortexCanvas} />
     <${Legend} />
     <p class="hint">
-      ${neurons.placed
-        ? "Each disc is a neuron at its place in cortex, seen from above. "
-        : "The positions of these neurons are not known: they stand side by side. "}
+      ${
+        neurons.placed
+          ? "Each disc is a neuron at its place in cortex, seen from above. "
+          : "The positions of these neurons are not known: they stand side by side. "
+      }
       Click one, or use the arrow keys. Scroll to zoom.
     </p>
   </section>`;
@@ -66,7 +68,9 @@ function Coloring() {
       </select>
     </label>
     <button class="quiet" aria-pressed=${lasso.value ? "true" : "false"} onClick=${() => (lasso.value = !lasso.value)} title="Draw around neurons to select them; or hold Shift">Lasso</button>
-    <input ref=${file} class="hidden" type="file" accept=".csv,.tsv,.txt,text/*" aria-label="Table of neuron ids and values" onChange=${({ target }) => {
+    <input ref=${file} class="hidden" type="file" accept=".csv,.tsv,.txt,text/*" aria-label="Table of neuron ids and values" onChange=${({
+      target,
+    }) => {
       void read(target.files);
       target.value = "";
     }} />
@@ -112,11 +116,12 @@ function CortexCanvas() {
   useEffect(() => map.current.select(selected.value), [selected.value, neurons]);
   const drag = useDragging(map, tip);
   const [first] = selected.value;
-  const described = first === undefined || !now
-    ? `${grouped(neurons.ids.length)} neurons`
-    : selected.value.length > 1
-      ? `${grouped(selected.value.length)} neurons selected`
-      : `Neuron ${neurons.ids[first]}: ${brief(now.values[first])}, ${now.label}`;
+  const described =
+    first === undefined || !now
+      ? `${grouped(neurons.ids.length)} neurons`
+      : selected.value.length > 1
+        ? `${grouped(selected.value.length)} neurons selected`
+        : `Neuron ${neurons.ids[first]}: ${brief(now.values[first])}, ${now.label}`;
   return html`<div class="map ${lasso.value ? "lasso" : ""} ${waiting.value ? "waiting" : ""}">
     <canvas
       ref=${canvas}
@@ -132,9 +137,12 @@ function CortexCanvas() {
     <p class="read" id="cortex-described" aria-live="polite">${described}</p>
     ${first !== undefined && html`<button class="study" onClick=${() => showNeurons()}>Study ${selected.value.length > 1 ? "them" : "it"} ↓</button>`}
     ${scale.value.words && html`<div class="scalebar" aria-hidden="true"><i style=${{ width: `${scale.value.px}px` }}></i>${scale.value.words}</div>`}
-    ${tip.value && html`<div class="tip" style=${{ left: `${tip.value.x}px`, top: `${tip.value.y}px` }}>
+    ${
+      tip.value &&
+      html`<div class="tip" style=${{ left: `${tip.value.x}px`, top: `${tip.value.y}px` }}>
       <strong>neuron ${neurons.ids[tip.value.neuron]}</strong> ${now && brief(now.values[tip.value.neuron])}
-    </div>`}
+    </div>`
+    }
   </div>`;
 }
 
@@ -150,7 +158,12 @@ function useDragging(map, tip) {
   return {
     onPointerDown: (event) => {
       event.target.setPointerCapture(event.pointerId);
-      start.current = { from: place(event), path: [place(event)], pan: map.current.pan, isLasso: lasso.peek() || event.shiftKey };
+      start.current = {
+        from: place(event),
+        path: [place(event)],
+        pan: map.current.pan,
+        isLasso: lasso.peek() || event.shiftKey,
+      };
     },
     onPointerMove: (event) => {
       const [x, y] = place(event);

@@ -39,9 +39,11 @@ export function MouseChoice({ label, value, onChoose, none = null }) {
       onChange=${({ target }) => onChoose(...(target.value ? JSON.parse(target.value) : [null, null]))}
     >
       ${none !== null && html`<option value="">${none}</option>`}
-      ${list.map((one) => html`<option value=${keyOf(one)} selected=${value && keyOf(one) === keyOf(value)}>
+      ${list.map(
+        (one) => html`<option value=${keyOf(one)} selected=${value && keyOf(one) === keyOf(value)}>
         ${one.mouse}${models.size > 1 ? ` · ${one.model}` : ""}
-      </option>`)}
+      </option>`,
+      )}
     </select>
   </label>`;
 }

@@ -33,17 +33,19 @@ export function NeuronPanel() {
   const positions = selected.value.filter((i) => i < chosen.value.neurons.ids.length);
   return html`<section class="panel neuron" data-tour="neuron" id="neuron" aria-labelledby="one-neuron">
     <h2 id="one-neuron">${headline(positions)}</h2>
-    ${positions.length === 0
-      ? html`<p class="empty-state">
+    ${
+      positions.length === 0
+        ? html`<p class="empty-state">
           Click a neuron on the map, or one of the most active ones: its gradient, receptive field, orientation tuning and
           behaviour curves appear here. Draw a lasso to study many at once.
         </p>`
-      : html`<div class="cards">
+        : html`<div class="cards">
           <${Facts} positions=${positions} />
           <${Field} positions=${positions} />
           <${Tuning} positions=${positions} />
           <${Behavior} positions=${positions} />
-        </div>`}
+        </div>`
+    }
   </section>`;
 }
 
@@ -60,9 +62,17 @@ function Facts({ positions }) {
   const of = (column) => mean(positions.map((at) => column[at]));
   const rows = [
     now && ["response now", `${brief(of(now.responses))}${one && now.spread ? ` ± ${brief(now.spread[i])}` : ""} std`],
-    now && Number.isFinite(of(neurons.std)) && ["in recorded units", `${brief(mean(positions.map((at) => now.responses[at] * neurons.std[at])))}`],
-    one && neurons.placed && ["place", `${brief(neurons.x[i])}, ${brief(neurons.y[i])} µm, ${brief(neurons.z[i])} µm deep`],
-    ...Object.entries(neurons.scores).map(([name, column]) => [name.replaceAll("_", " "), scoreWords(name, of(column))]),
+    now &&
+      Number.isFinite(of(neurons.std)) && [
+        "in recorded units",
+        `${brief(mean(positions.map((at) => now.responses[at] * neurons.std[at])))}`,
+      ],
+    one &&
+      neurons.placed && ["place", `${brief(neurons.x[i])}, ${brief(neurons.y[i])} µm, ${brief(neurons.z[i])} µm deep`],
+    ...Object.entries(neurons.scores).map(([name, column]) => [
+      name.replaceAll("_", " "),
+      scoreWords(name, of(column)),
+    ]),
   ].filter(Boolean);
   const reliability = ceilingOf(neurons.scores, positions);
   return html`<div class="card facts">
@@ -107,13 +117,15 @@ function Field({ positions }) {
   const strength = map && centerOf(map, found.sums.grid).strength;
   return html`<div class="card">
     <h3>Receptive field</h3>
-    ${map
-      ? html`<canvas ref=${canvas} class="field-map" role="img" aria-label="Receptive field from white noise"></canvas>
+    ${
+      map
+        ? html`<canvas ref=${canvas} class="field-map" role="img" aria-label="Receptive field from white noise"></canvas>
           <p class="hint">
             From ${grouped(found.sums.images)} images of white noise, state ${found.state}. Orange: driven by light;
             blue: by darkness. ${strength < 4.5 ? "No clear peak yet: more images help." : ""}
           </p>`
-      : html`<p class="hint">The twin is shown white noise, and each response is averaged with the noise.</p>`}
+        : html`<p class="hint">The twin is shown white noise, and each response is averaged with the noise.</p>`
+    }
     <${Run}
       job=${jobs.value.fields}
       words=${found ? `${grouped(NOISE_IMAGES)} more images` : `Map with ${grouped(NOISE_IMAGES)} noise images`}
@@ -140,16 +152,22 @@ function Tuning({ positions }) {
     const { degrees, selectivity } = preferredOrientation(average);
     const wrapped = (curve) => [...curve, curve[0]];
     const xs = [...ORIENTATIONS, 180];
+    const shown = curves.length > 1 ? curves.slice(0, 40) : [];
+    const single = shown.map((curve) => ({ xs, ys: wrapped(curve), kind: "thin", series: 2 }));
+    const preference = selectivity < 0.05 ? "No clear preference" : `Prefers ${Math.round(degrees)}°`;
+    const { frequency, contrast } = found.grating;
     chart = html`<${Chart}
         width=${400}
         height=${230}
         title="Orientation tuning: preferred orientation ${Math.round(degrees)} degrees"
         x=${{ label: "orientation [°]", ticks: [0, 45, 90, 135, 180] }}
         y=${{ label: "response [std]" }}
-        marks=${[...(curves.length > 1 ? curves.slice(0, 40).map((curve) => ({ xs, ys: wrapped(curve), kind: "thin", series: 2 })) : []), { xs, ys: wrapped(average) }]}
+        marks=${[...single, { xs, ys: wrapped(average) }]}
       />
-      <p class="hint" data-preferred=${degrees}>${selectivity < 0.05 ? "No clear preference" : `Prefers ${Math.round(degrees)}°`}, selectivity
-        ${" "}${brief(selectivity)} (1: responds to one orientation alone). Gratings of ${found.grating.frequency} cycles/width, contrast ${found.grating.contrast}, mean over 4 phases, state ${found.state}.</p>`;
+      <p class="hint" data-preferred=${degrees}>
+        ${preference}, selectivity ${brief(selectivity)} (1: responds to one orientation alone). Gratings of
+        ${" "}${frequency} cycles/width, contrast ${contrast}, mean over 4 phases, state ${found.state}.
+      </p>`;
   }
   return html`<div class="card">
     <h3>Orientation tuning</h3>
@@ -173,17 +191,22 @@ function Behavior({ positions }) {
   const found = behaviorCurves.value?.ids.join() === ids ? behaviorCurves.value : null;
   return html`<div class="card wide">
     <h3>This image, over behaviour</h3>
-    ${found
-      ? html`<div class="curves ${behaviorIsCurrent.value ? "" : "stale"}">
+    ${
+      found
+        ? html`<div class="curves ${behaviorIsCurrent.value ? "" : "stale"}">
           ${found.curves.map((curve) => html`<${BehaviorCurve} ...${curve} n=${found.ids.length} />`)}
         </div>`
-      : html`<p class="hint">How the response to this image changes with each behaviour variable, from its lowest to its highest recorded value.</p>`}
-    ${(!follows || jobs.value.behavior) && html`<${Run}
+        : html`<p class="hint">How the response to this image changes with each behaviour variable, from its lowest to its highest recorded value.</p>`
+    }
+    ${
+      (!follows || jobs.value.behavior) &&
+      html`<${Run}
       job=${jobs.value.behavior}
       words=${found ? "Measure again" : "Measure"}
       disabled=${behaviorIsCurrent.value}
       onRun=${measureBehavior}
-    />`}
+    />`
+    }
   </div>`;
 }
 

@@ -9,10 +9,13 @@ import { Details } from "./details.js";
 export function Notices() {
   return html`<div class="notices" aria-live="polite">
     <${Connection} />
-    ${news.value && html`<div class="notice info" role="status">
+    ${
+      news.value &&
+      html`<div class="notice info" role="status">
       <p>${news.value}</p>
       <button class="quiet" onClick=${() => (news.value = "")}>OK</button>
-    </div>`}
+    </div>`
+    }
     ${chosen.value?.detail.standardized_inputs && html`<${Standardized} />`}
   </div>`;
 }
@@ -43,8 +46,11 @@ export function Remarks() {
   if (!head) return null;
   const notes = head.notes.filter(({ code }) => code !== "standardized_inputs");
   return html`${notes.map(({ message }) => html`<p class="remark warn" data-note>${message}</p>`)}
-    ${head.assumed.length > 0 && html`<details class="assumed">
+    ${
+      head.assumed.length > 0 &&
+      html`<details class="assumed">
       <summary>${head.assumed.length} ${head.assumed.length === 1 ? "input was" : "inputs were"} filled in (${head.state})</summary>
       <ul>${head.assumed.map((text) => html`<li>${text}</li>`)}</ul>
-    </details>`}`;
+    </details>`
+    }`;
 }

@@ -45,8 +45,10 @@ function Distribution({ now, b }) {
       height=${230}
     />
     <figcaption>
-      mean ${brief(mean(now.responses))}${b &&
-      html`; B ${brief(mean(b.responses))}; correlation of A and B ${brief(correlation(now.responses, b.responses))}`}
+      mean ${brief(mean(now.responses))}${
+        b &&
+        html`; B ${brief(mean(b.responses))}; correlation of A and B ${brief(correlation(now.responses, b.responses))}`
+      }
     </figcaption>
   </figure>`;
 }
@@ -60,11 +62,13 @@ function MostActive({ now }) {
       <caption>Most active neurons</caption>
       <thead><tr><th scope="col">neuron</th><th scope="col">response</th></tr></thead>
       <tbody>
-        ${top.map((i) => html`<tr key=${i} class=${selected.value.includes(i) ? "chosen" : ""}>
+        ${top.map(
+          (i) => html`<tr key=${i} class=${selected.value.includes(i) ? "chosen" : ""}>
           <td><button class="link" onClick=${() => (selected.value = [i])}>${ids[i]}</button></td>
           <td><span class="amount" style=${{ width: `${Math.max(0, (60 * now.responses[i]) / most)}%` }}></span>
             <span class="number" data-response=${now.responses[i]}>${now.responses[i].toFixed(2)}${now.spread ? html`<small> ± ${now.spread[i].toFixed(2)}</small>` : ""}</span></td>
-        </tr>`)}
+        </tr>`,
+        )}
       </tbody>
     </table>
     ${now.spread && html`<p class="hint">± is the std over the ${now.head.model.members} members of the ensemble.</p>`}

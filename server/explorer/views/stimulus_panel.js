@@ -92,9 +92,9 @@ export function StimulusPanel() {
     ${problem.value && html`<p class="remark bad" role="alert">${problem.value}</p>`}
     <${Parameters} />
     <p class="hint">
-      ${shown.kind === "picture" ? `${shown.name}${shown.note ? `: ${shown.note}` : ""}. ` : ""}${noPictures
-        ? ""
-        : "Drop or paste a picture anywhere here. "}
+      ${shown.kind === "picture" ? `${shown.name}${shown.note ? `: ${shown.note}` : ""}. ` : ""}${
+        noPictures ? "" : "Drop or paste a picture anywhere here. "
+      }
       The mouse's screen has ${W} × ${H} pixels.
     </p>
   </section>`;
@@ -162,15 +162,31 @@ function Layers() {
   const one = selected.value.length > 0;
   const options = [
     { value: "none", words: "Image" },
-    { value: "gradient", words: "Gradient", disabled: !one, title: "What would make the selected neurons respond more" },
-    { value: "field", words: "Field", disabled: !one || !fields.value, title: "Receptive field of the selected neuron, once it is mapped below" },
-    { value: "attention", words: "Attention", disabled: attentionProblem.value !== "", title: "Where the twin's core looks" },
+    {
+      value: "gradient",
+      words: "Gradient",
+      disabled: !one,
+      title: "What would make the selected neurons respond more",
+    },
+    {
+      value: "field",
+      words: "Field",
+      disabled: !one || !fields.value,
+      title: "Receptive field of the selected neuron, once it is mapped below",
+    },
+    {
+      value: "attention",
+      words: "Attention",
+      disabled: attentionProblem.value !== "",
+      title: "Where the twin's core looks",
+    },
   ];
-  const words = {
-    gradient: "Orange: brighter pixels here would make the selected neurons respond more; blue: darker ones.",
-    field: "Orange: light here drives the neuron; blue: darkness does.",
-    attention: "Where the twin's core looks, by attention rollout, averaged over its members.",
-  }[overlay.value] ?? attentionProblem.value;
+  const words =
+    {
+      gradient: "Orange: brighter pixels here would make the selected neurons respond more; blue: darker ones.",
+      field: "Orange: light here drives the neuron; blue: darkness does.",
+      attention: "Where the twin's core looks, by attention rollout, averaged over its members.",
+    }[overlay.value] ?? attentionProblem.value;
   return html`<${Choice} label="Layer over the image" value=${overlay.value} options=${options} onChoose=${(value) => (overlay.value = value)} />
     ${words && html`<p class="hint">${words}</p>`}`;
 }
@@ -191,7 +207,10 @@ function Parameters() {
   if (shown.kind === "picture") return null;
   const set = (name) => (value) => (stimulus.value = { ...stimulus.peek(), [name]: value });
   const names = Object.keys(SLIDERS).filter((name) => name in shown);
-  const [main, more] = [names.filter((name) => !["phase", "x", "y"].includes(name)), names.filter((name) => ["phase", "x", "y"].includes(name))];
+  const [main, more] = [
+    names.filter((name) => !["phase", "x", "y"].includes(name)),
+    names.filter((name) => ["phase", "x", "y"].includes(name)),
+  ];
   const slider = (name) => html`<${Slider} ...${SLIDERS[name]} value=${shown[name]} onInput=${set(name)} />`;
   return html`<div class="sliders">
     ${main.map(slider)}
@@ -199,4 +218,3 @@ function Parameters() {
     ${more.length > 0 && html`<details><summary>Phase and position</summary>${more.map(slider)}</details>`}
   </div>`;
 }
-

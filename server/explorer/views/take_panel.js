@@ -14,6 +14,19 @@ import { encodePng, toBase64 } from "../stimuli/png.js";
 
 const CODE = { curl: asCurl, Python: asPython, MATLAB: asMatlab };
 
+const FILES = {
+  svg: { words: "Figure, SVG", save: () => saveFile(fileName("svg"), [figure()], "image/svg+xml") },
+  png: {
+    words: "Figure, PNG",
+    save: async () => saveFile(fileName("png"), [await rasterized(figure())], "image/png"),
+  },
+  csv: { words: "Data, CSV", save: () => saveFile(fileName("csv"), [table()], "text/csv") },
+  npy: {
+    words: "Image, .npy",
+    save: () => saveFile("stimulus.npy", [stimulusNpy()], "application/octet-stream"),
+  },
+};
+
 export function TakePanel() {
   const said = useSignal("");
   const copy = async (words, text) => {
@@ -26,24 +39,29 @@ export function TakePanel() {
     }
   };
   const shown = useSignal("");
+  const copyCode = async (name) => copy(name, CODE[name](await told()));
   const ready = currentAnswer.value !== null;
   return html`<section class="panel take" aria-labelledby="take">
     <h2 id="take">Take it along</h2>
     <p class="hint">Copy this question as code that works as it stands:</p>
     <div class="row">
-      ${Object.entries(CODE).map(([name, write]) => html`<button class="run" data-copy=${name} onClick=${async () => copy(name, write(await told()))}>${name}</button>`)}
+      ${Object.keys(CODE).map(
+        (name) => html`<button class="run" data-copy=${name} onClick=${() => copyCode(name)}>${name}</button>`,
+      )}
       <button class="run" data-copy="link" onClick=${() => copy("Link", linkTo())}>Link to this page</button>
     </div>
     <p class="hint">Save, with mouse, model, hash and state inside:</p>
     <div class="row">
-      <button class="run" disabled=${!ready} data-save="svg" onClick=${() => saveFile(fileName("svg"), [figure()], "image/svg+xml")}>Figure, SVG</button>
-      <button class="run" disabled=${!ready} data-save="png" onClick=${async () => saveFile(fileName("png"), [await rasterized(figure())], "image/png")}>Figure, PNG</button>
-      <button class="run" disabled=${!ready} data-save="csv" onClick=${() => saveFile(fileName("csv"), [table()], "text/csv")}>Data, CSV</button>
-      <button class="run" data-save="npy" onClick=${() => saveFile("stimulus.npy", [stimulusNpy()], "application/octet-stream")}>Image, .npy</button>
+      ${Object.entries(FILES).map(
+        ([kind, { words, save }]) =>
+          html`<button class="run" disabled=${!ready} data-save=${kind} onClick=${save}>${words}</button>`,
+      )}
     </div>
     <p role="status">${said.value}</p>
     ${shown.value && html`<textarea readonly rows="5" aria-label="Text to copy">${shown.value}</textarea>`}
-    <dl class="provenance">${facts().slice(1).map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
+    <dl class="provenance">${facts()
+      .slice(1)
+      .map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
   </section>`;
 }
 
@@ -80,8 +98,14 @@ function facts() {
   const { model } = now?.head ?? detail;
   return [
     ["title", `${detail.simulated ? "Simulated. " : ""}Predicted by a digital twin, not recorded`],
-    ["mouse", `${detail.mouse}${detail.simulated ? " (simulated)" : ""}${detail.data_key ? `, ${detail.data_key}` : ""}`],
-    ["model", `${model.name}, version ${model.version}, ${model.members} ${model.members === 1 ? "member" : "members"}`],
+    [
+      "mouse",
+      `${detail.mouse}${detail.simulated ? " (simulated)" : ""}${detail.data_key ? `, ${detail.data_key}` : ""}`,
+    ],
+    [
+      "model",
+      `${model.name}, version ${model.version}, ${model.members} ${model.members === 1 ? "member" : "members"}`,
+    ],
     ["hash", model.hash],
     ["image", wordsFor(stimulus.value)],
     ["state", now ? `${now.head.state}${setWords(now.question)}` : ""],
@@ -93,7 +117,9 @@ function facts() {
 
 function setWords({ behavior, pupilCenter }) {
   const set = [...Object.entries(behavior), ...(pupilCenter ? [["pupil_center", pupilCenter.join(", ")]] : [])];
-  return set.map(([name, value]) => `; ${name} ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`).join("");
+  return set
+    .map(([name, value]) => `; ${name} ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`)
+    .join("");
 }
 
 function lines() {

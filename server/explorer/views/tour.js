@@ -3,9 +3,23 @@
 import { html, signal, useEffect, useRef } from "../library.js";
 
 const STEPS = [
-  { at: "stimulus", title: "Show it something", words: "Choose what is on the mouse's screen: drop a picture, or move a slider of a grating. The answer follows at once." },
-  { at: "behavior", title: "Let it run", words: "The same image drives cortex differently when the mouse runs or its pupil widens. Set a state, or one variable; the bars show what was recorded." },
-  { at: "cortex", title: "Ask one neuron", words: "Each disc is a neuron. Click one to see what it wants, where it looks, and how sure the twin is." },
+  {
+    at: "stimulus",
+    title: "Show it something",
+    words:
+      "Choose what is on the mouse's screen: drop a picture, or move a slider of a grating. The answer follows at once.",
+  },
+  {
+    at: "behavior",
+    title: "Let it run",
+    words:
+      "The same image drives cortex differently when the mouse runs or its pupil widens. Set a state, or one variable; the bars show what was recorded.",
+  },
+  {
+    at: "cortex",
+    title: "Ask one neuron",
+    words: "Each disc is a neuron. Click one to see what it wants, where it looks, and how sure the twin is.",
+  },
 ];
 
 /** The current step, or -1. */
