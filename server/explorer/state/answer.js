@@ -1,5 +1,6 @@
 /** The answer to the page's question, asked again whenever the question changes. */
 
+import { Unreachable } from "../api/server.js";
 import { effect, signal } from "../library.js";
 import { allIsWell, report, returns, twin } from "./connection.js";
 import { Latest } from "./latest.js";
@@ -42,7 +43,7 @@ const live = new Latest(
     if (got.question.mouse === chosen.peek()?.mouse && got.question.model === chosen.peek()?.model) answer.value = got;
   },
   (error) => {
-    waiting.value = false;
+    if (!(error instanceof Unreachable)) waiting.value = false; // it is asked again when the server is back
     report(error);
   },
 );
