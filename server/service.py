@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from server.api.app import create_app
 from server.api.cors import cors_options
 from server.api.middleware import RequestMiddleware
-from server.bundle.snapshot import remove_abandoned, remove_all
+from server.bundle.snapshot import remove_abandoned
 from server.errors import NotReady
 from server.serving import malloc
 from server.serving.access import listening_hosts, port_problem, refusal
@@ -120,7 +120,7 @@ def create_service(settings: Settings) -> Any:
             await batcher.close()
             await context.connections.stop()
             self._watchdog.stop()
-            remove_all()
+            repository.close()
             context.shutdown.release_signals()
 
         async def __is_ready__(self) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from server.bundle.manifest import File, Manifest, open_regular
 from server.errors import BundleError
 
-__all__ = ["Snapshot", "remove_abandoned", "remove_all"]
+__all__ = ["Snapshot", "remove_abandoned"]
 
 _PREFIX = "v1t-bundle-"
 _PIECE = 1024**2
@@ -43,13 +43,16 @@ class Snapshot:
             raise _no_room(bundle, error) from error
         # Removes the copy when this object is freed or the process ends; after a kill, the next server removes it.
         self._finalizer = weakref.finalize(self, _remove, self.folder, _lock(self.folder))
-        _snapshots.add(self)
         try:
             for file in manifest.files():
                 self._copy(bundle, file)
         except BaseException:
             self._finalizer()
             raise
+
+    def close(self) -> None:
+        """Removes the copy. To be called before a signal ends the process, which then does not clean up."""
+        self._finalizer()
 
     def _copy(self, bundle: Path, file: File) -> None:
         target = self.folder / file.path
@@ -77,15 +80,6 @@ class Snapshot:
                 f"bundle {bundle.name!r}: {file.path} is not the file that the manifest describes (SHA-256 differs)",
                 hint="Copy or export the bundle again.",
             )
-
-
-_snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
-
-
-def remove_all() -> None:
-    """Removes every copy of this process, before a signal ends it without Python's clean-up."""
-    for snapshot in list(_snapshots):
-        snapshot._finalizer()
 
 
 def remove_abandoned() -> None:

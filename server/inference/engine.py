@@ -116,6 +116,11 @@ class Engine:
                 ]
             )
 
+    def close(self) -> None:
+        """Removes its private copy of the bundle. Graphs that are open still run; no other can be opened."""
+        if isinstance(self._graphs.files, Snapshot):
+            self._graphs.files.close()
+
     def stop(self) -> None:
         """Ends the run in progress with an error, from another thread. The engine cannot be used after it."""
         self._graphs.stop.terminate = True

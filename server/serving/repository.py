@@ -238,6 +238,12 @@ class Repository:
     def _load_late(self) -> None:
         self._late_load = asyncio.create_task(self.load(), name="load late bundles")
 
+    def close(self) -> None:
+        """Closes all engines, when the server stops."""
+        for bundle in _all(self._bundles):
+            if bundle.engine is not None:
+                bundle.engine.close()
+
     # Changes
 
     async def load(self) -> Change:
@@ -345,7 +351,7 @@ async def _is_unchanged(old: Bundle) -> bool:
 def _only(holders: Sequence[Bundle], mice: str) -> Bundle:
     if len(holders) > 1:
         names = _names(bundle.name for bundle in holders)
-        raise InvalidInput(f"several models hold {mice}", expected=f"model: {names}", hint="Name the model: model=NAME.")
+        raise InvalidInput(f"several models hold {mice}", expected=f"model: {names}", hint="Name it: model=NAME.")
     return holders[0]
 
 

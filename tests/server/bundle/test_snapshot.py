@@ -14,7 +14,7 @@ import pytest
 from support.tiny_bundle import write_tiny_bundle
 
 from server.bundle import snapshot
-from server.bundle.snapshot import Snapshot, remove_abandoned, remove_all
+from server.bundle.snapshot import Snapshot, remove_abandoned
 from server.errors import BundleError
 from server.inference.engine import Engine
 
@@ -64,13 +64,13 @@ def test_the_copy_is_private_and_goes_with_the_engine(tmp_path: Path, temporary:
     assert not list(temporary.iterdir())
 
 
-def test_a_process_that_stops_removes_its_copies(tmp_path: Path, temporary: Path) -> None:
+def test_an_engine_that_is_closed_removes_its_copy(tmp_path: Path, temporary: Path) -> None:
     twin = write_tiny_bundle(tmp_path / "tiny")
-    engines = [Engine.load(twin.folder, provider="cpu") for _ in range(2)]
-    assert len(list(temporary.iterdir())) == 2
-    remove_all()
-    assert not list(temporary.iterdir())
-    del engines
+    kept, closed = (Engine.load(twin.folder, provider="cpu") for _ in range(2))
+    closed.close()
+    (folder,) = temporary.iterdir()
+    del kept
+    assert not folder.exists()
 
 
 def test_a_refused_bundle_leaves_no_copy(tmp_path: Path, temporary: Path) -> None:
