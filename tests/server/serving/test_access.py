@@ -33,7 +33,7 @@ def bearer(key: str) -> dict[str, str]:
 async def test_with_keys_only_requests_with_a_key_are_answered(twin: TinyTwin) -> None:
     settings = Settings.from_environment({"V1T_BUNDLES": str(twin.folder), "V1T_API_KEYS": f"{ONE}, {TWO}"})
     async with serving(settings) as client:
-        for path in ("/mice", "/", "/docs.json", "/metrics", "/nowhere", "/v2", "/v2/models/stats"):
+        for path in ("/mice", "/docs.json", "/metrics", "/nowhere", "/v2", "/v2/models/stats"):
             for headers in ({}, bearer(THREE), bearer(""), bearer(ONE[:-1]), {"Authorization": f"Basic {ONE}"}):
                 response = await client.get(path, headers=headers)
                 assert response.status_code == 401, path
@@ -44,6 +44,10 @@ async def test_with_keys_only_requests_with_a_key_are_answered(twin: TinyTwin) -
         assert "Authorization: Bearer" in error["hint"]
         for path in ("/livez", "/readyz"):
             assert (await client.get(path)).status_code != 401
+        for path in ("/", "/docs", "/explorer/main.js"):  # the page, which asks for the key, and knows no mouse
+            page = await client.get(path)
+            assert page.status_code == 200
+            assert twin.manifest.name not in page.text
         for key in (ONE, TWO):
             assert (await client.get("/docs.json", headers=bearer(key))).status_code == 200
         odd = {b"Authorization": "Bearer ключ".encode()}
