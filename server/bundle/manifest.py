@@ -28,6 +28,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "BehaviorState",
     "Channel",
+    "Crop",
     "File",
     "GradientParity",
     "Manifest",
@@ -150,6 +151,13 @@ class Provenance(_Frozen):
     checkpoints: list[str] = Field(default_factory=list, description="SHA-256 of each member's weights")
 
 
+class Crop(_Frozen):
+    """The part of an image that a core sees (paper, section 5)."""
+
+    fraction: float = Field(gt=0, le=1, description="of the height and of the width, around the centre")
+    follows_gaze: bool = Field(description="whether an image shifter moves it with the gaze")
+
+
 class MouseRecord(_Frozen):
     """One mouse: its inputs and their statistics, and its graphs."""
 
@@ -223,6 +231,16 @@ class Manifest(_Frozen):
             files += [*mouse.stem_gradients, *mouse.readout_gradients]
             files += [file for file in (mouse.ensemble_gradient, mouse.twin) if file is not None]
         yield from {file.path: file for file in files}.values()
+
+    @property
+    def crop(self) -> Crop | None:
+        """The part of the image that every member's core sees; None where that is not known, or members differ."""
+        try:
+            croppers = [config["cropper"] for config in self.configs]
+            crops = {Crop(fraction=one["crop"], follows_gaze=one["shifter"] != "none") for one in croppers}
+        except (KeyError, TypeError, ValidationError):
+            return None
+        return crops.pop() if len(crops) == 1 else None
 
     @property
     def has_gradients(self) -> bool:

@@ -110,6 +110,7 @@ def write_tiny_bundle(
     ranges: bool = False,
     shape: tuple[int, int, int] = (1, 8, 12),
     n_neurons: int = 7,
+    crop: float = 1.0,
 ) -> TinyTwin:
     """Writes a bundle.
 
@@ -120,6 +121,7 @@ def write_tiny_bundle(
         alike: every mouse is like B, and their stems make the same of an image.
         ranges: the manifest has medians, the ranges of the training trials (see `with_ranges`), and states.
         shape, n_neurons: of the mouse like A; H to W as 2 to 3.
+        crop: what the configuration says that the core sees.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,7 @@ def write_tiny_bundle(
         members=MEMBERS,
         simulated=True,
         notice="Random weights: for tests only.",
-        configs=[{"core": {"kind": "tiny"}}] * MEMBERS,
+        configs=[{"core": {"kind": "tiny"}, "cropper": {"crop": crop, "shifter": "none"}}] * MEMBERS,
         cores=cores,
         mice=records,
         provenance=Provenance(created="2024-01-01T00:00:00Z", source="hand-made", seeds=[seed]),

@@ -246,6 +246,7 @@ def describe(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:
         behavior=record.behavior,
         pupil_center=record.pupil_center,
         states=record.states,
+        crop=bundle.manifest.crop,
         scores=record.scores,
         members=bundle.manifest.members,
         licence=bundle.manifest.licence,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, Strict
 
-from server.bundle.manifest import BehaviorState, Channel
+from server.bundle.manifest import BehaviorState, Channel, Crop
 
 __all__ = [
     "API_VERSION",
@@ -285,6 +285,7 @@ class MouseDetail(_Described):
     behavior: list[Channel]
     pupil_center: list[Channel]
     states: list[BehaviorState] = Field(description="behavioural states that `state` may name, beside median and mean")
+    crop: Crop | None = Field(description="the part of the image that the core sees; null where it is not known")
     scores: dict[str, float]
     members: int
     licence: str

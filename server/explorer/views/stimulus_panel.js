@@ -126,16 +126,28 @@ function Screen() {
     if (kind === "attention") drawSpotlight(layer.current, over.data, h, w);
     else drawSigned(layer.current, over.data, h, w, kind === "field" ? 1.5 : 0.7);
   }, [over?.data]);
+  const { crop } = chosen.value.detail;
+  const seen = crop && crop.fraction < 1 ? inside(crop.fraction) : null;
   return html`<div class="screen">
     <canvas ref=${image} class="image" id="screen" role="img" aria-label="The image on the mouse's screen"></canvas>
     <canvas
       ref=${layer}
       class="layer ${over ? "" : "hidden"}"
+      style=${kind === "attention" && seen ? seen : inside(1)}
       role="img"
       aria-label=${{ gradient: "What would make the selected neurons respond more", field: "Receptive field", attention: "Attention" }[kind] ?? "No layer"}
     ></canvas>
+    ${seen && html`<div class="crop" style=${seen}></div>`}
   </div>
+  ${seen && html`<p class="hint">Dashed: the ${Math.round(100 * crop.fraction)} % of the width and height that the twin's core sees${crop.follows_gaze ? ", for a gaze straight ahead; it moves with the eye" : ""}.</p>`}
   <${Layers} />`;
+}
+
+/** The place of a share of the screen's width and height around its centre. */
+function inside(share) {
+  const size = `${100 * share}%`;
+  const start = `${50 * (1 - share)}%`;
+  return { left: start, top: start, width: size, height: size };
 }
 
 let lastField = { key: "", value: null };

@@ -25,6 +25,7 @@ from support.in_process import serving
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.api.codecs import schemas
+from server.bundle.manifest import Crop
 from server.inference.engine import Engine
 from server.settings import Settings, SettingsError
 
@@ -680,3 +681,23 @@ async def test_no_path_in_a_request_is_ever_opened(client: httpx.AsyncClient, tm
     finally:
         watching = False
     assert not [one for one in opened if "secret-of-the-lab" in one]
+
+
+async def test_a_mouse_says_what_part_of_the_image_its_core_sees(tmp_path: Path) -> None:
+    for crop in (1.0, 0.8):
+        twin = write_tiny_bundle(tmp_path / str(crop), crop=crop)
+        async with serving(Settings(bundles=(twin.folder,))) as client:
+            assert (await client.get("/mice/A")).json()["crop"] == {"fraction": crop, "follows_gaze": False}
+
+
+def test_the_crop_of_members_that_differ_is_not_known(twin: TinyTwin) -> None:
+    shifted = {"cropper": {"crop": 0.8, "shifter": "pupil_center"}}
+    plain = {"cropper": {"crop": 0.8, "shifter": "none"}}
+    for configs, expected in (
+        ([shifted] * 2, Crop(fraction=0.8, follows_gaze=True)),
+        ([shifted, plain], None),
+        ([plain, {}], None),
+        ([{"cropper": 3}] * 2, None),
+        ([{"cropper": {"crop": 7, "shifter": "none"}}] * 2, None),
+    ):
+        assert twin.manifest.model_copy(update={"configs": configs}).crop == expected

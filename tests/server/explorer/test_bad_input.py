@@ -246,6 +246,26 @@ def test_a_standardised_mouse_takes_patterns_and_says_why_no_pictures(
         assert page.console() == []
 
 
+def test_the_part_of_the_screen_that_the_core_sees_is_marked(
+    chrome: webdriver.Chrome, tmp_path: Path, downloads: Path
+) -> None:
+    write_tiny_bundle(tmp_path / "bundles" / "cropped", shape=(1, 16, 24), crop=0.8)
+    with serving(tmp_path / "bundles", tmp_path, V1T_THREADS="1") as server:
+        server.wait_for("/readyz", 200)
+        page = Explorer(chrome, server.url, downloads)
+        page.open()
+        measure = (
+            "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
+            "return [r.x, r.y, r.width, r.height]"
+        )
+        x, y, width, height = chrome.execute_script(measure, "#screen")
+        crop = chrome.execute_script(measure, ".screen .crop")
+        expected = (x + 0.1 * width, y + 0.1 * height, 0.8 * width, 0.8 * height)
+        np.testing.assert_allclose(crop, expected, atol=1.5)
+        assert "80 %" in page.text(".stimulus")
+        assert page.console() == []
+
+
 def test_a_server_without_mice_says_so(chrome: webdriver.Chrome, tmp_path: Path, downloads: Path) -> None:
     (tmp_path / "bundles").mkdir()
     with serving(tmp_path / "bundles", tmp_path, V1T_THREADS="1") as server:
