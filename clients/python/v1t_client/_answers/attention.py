@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.html import html_card, origin_facts
 from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, count
 
@@ -46,6 +47,11 @@ class Attention:
         ]
         lines += [f"  assumed  {line}" for line in self.assumed]
         return "\n".join([*lines, *(f"  note     {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        n_images, n_members, h, w = self.maps.shape
+        title = f"Attention: {count(n_images, 'image')} x {count(n_members, 'member')}, {h} x {w}"
+        return html_card(title, origin_facts(self))
 
     def mean(self) -> npt.NDArray[np.float32]:
         """(B, h, w), the mean over members."""

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.html import html_card, origin_facts
 from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, count
 
@@ -64,3 +65,9 @@ class Gradient:
         ]
         lines += [f"  assumed       {line}" for line in self.assumed]
         return "\n".join([*lines, *(f"  note          {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        n_images, n_neurons = self.responses.shape
+        size = f"{self.image.shape}, largest {np.abs(self.image).max(initial=0):.3g} per grey level"
+        facts = [("image", size), *origin_facts(self)]
+        return html_card(f"Gradient: {count(n_images, 'image')}, {count(n_neurons, 'neuron')}", facts)

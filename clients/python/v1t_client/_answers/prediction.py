@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.html import html_card, origin_facts
 from v1t_client._answers.notes import Note, merged
 from v1t_client._errors import InvalidArgument, ModelChanged
 from v1t_client._extras import needed
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import xarray
 
 __all__ = ["Model", "Prediction", "check_same_model", "concatenated", "count"]
+
+_SHOWN = 5  # neurons in a notebook's table
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,26 @@ class Prediction:
         lines += [f"  note        {note}" for note in self.notes]
         lines.append("  more        .responses[image, neuron], .select(neuron_ids), .to_dict(), .to_xarray()")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        n_images, n_neurons = self.responses.shape
+        mean = self.responses.mean(axis=0) if n_images else np.zeros(n_neurons, np.float32)
+        top = np.argsort(-mean, kind="stable")[:_SHOWN]
+        responses = self.responses[:, top]
+        columns: dict[str, npt.NDArray[Any]] = {"neuron": self.neuron_ids[top]}
+        if n_images == 1:
+            columns["response"] = responses[0]
+        elif n_images:
+            columns |= {"mean": mean[top], "lowest": responses.min(axis=0), "highest": responses.max(axis=0)}
+        if self.spread is not None and n_images:
+            columns["spread" if n_images == 1 else "mean spread"] = self.spread[:, top].mean(axis=0)
+        over = "" if n_images == 1 else f" over {count(n_images, 'image')}"
+        return html_card(
+            f"Prediction: {count(n_images, 'image')} x {count(n_neurons, 'neuron')}, {self.units} responses",
+            origin_facts(self),
+            columns,
+            f"the {count(len(top), 'neuron')} with the strongest response{over}",
+        )
 
     def select(self, neuron_ids: Sequence[int] | npt.NDArray[np.int64]) -> Prediction:
         """The prediction for these neurons only, in this order.

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from v1t_client._answers.html import html_card, model_facts
+from v1t_client._answers.notes import Note
+from v1t_client._answers.prediction import Model, count
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
 from v1t_client.insilico.framework.plotting import add_footer
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Result", "variable"]
 
 ARRAYS = "result.nc"
+_ROWS, _COLUMNS = 5, 7  # of a notebook's table
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,24 @@ class Result:
             if name != row and self.dataset[name].dims == (row,):
                 columns[str(name)] = self.dataset[name].values
         return columns
+
+    def _repr_html_(self) -> str:
+        attributes, receipt = self.dataset.attrs, self.receipt
+        known = {name: receipt.model[name] for name in Model.__dataclass_fields__ if name in receipt.model}
+        facts = [("mouse", str(attributes.get("mouse", "?"))), *model_facts(Model(**known))]
+        if attributes.get("state"):
+            held = f": {attributes['held']}" if attributes.get("held") else ""
+            facts.append(("state", f"{attributes['state']}{held}"))
+        facts += [("assumed", line) for line in receipt.assumed]
+        facts += [("note", str(Note(**note))) for note in receipt.notes]
+        table = self.table()
+        first = next(iter(table))
+        names = [name for name in table if name == first or name not in self.dataset.coords]
+        n, left = len(table[first]), len(names[_COLUMNS:])
+        more = f"{count(left, 'more column')} in .table(), " if left else ""
+        caption = f"the first {min(n, _ROWS)} of {count(n, self._row)}; {more}arrays in .dataset"
+        shown = {name: table[name][:_ROWS] for name in names[:_COLUMNS]}
+        return html_card(f"{receipt.experiment}: {count(n, self._row)}", facts, shown, caption)
 
     @property
     def _row(self) -> str:
