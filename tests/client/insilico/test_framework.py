@@ -36,7 +36,7 @@ class Steps(Experiment):
                 bar.update(1)
         return subject.dataset({"response": ("neuron", total / self.n_steps, {"units": "1"})})
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         figure = Figure(figsize=(2, 2))
         figure.add_subplot().plot(result.dataset["response"])
         return {"response": figure}

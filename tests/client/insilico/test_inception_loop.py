@@ -174,7 +174,7 @@ def test_a_recording_that_does_what_was_predicted_scores_high(
     assert dataset["own_image_strongest"] == 1
     assert dataset["own_image_p_value"] < 0.01
     assert f"{N} of {N} units" in summary_of(result)
-    result.write(tmp_path / "scores", score_figures(result))
+    result.write(tmp_path / "scores", result.drawn(score_figures))
     xarray.testing.assert_identical(Result.load(tmp_path / "scores").dataset, dataset)
 
 

@@ -145,7 +145,7 @@ def _score(options: argparse.Namespace) -> int:
     check_output(options.output, may_force=False)
     result = score_pack(options.pack, options.responses, command=shlex.join(["v1t", *sys.argv[1:]]))
     with new_folder(options.output) as made:
-        result.write(made, score_figures(result))
+        result.write(made, result.drawn(score_figures))
     print(summary_of(result))
     print(f"wrote {options.output}", file=sys.stderr)
     return 0

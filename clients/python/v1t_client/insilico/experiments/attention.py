@@ -100,7 +100,7 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
             attrs=subject.attributes,
         )
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         return figures_of(result)
 
     def summarize(self, result: Result) -> str:

@@ -133,7 +133,7 @@ examples:
         names = pictures.names or [f"{Path(self.images).name}[{i}]" for i in range(len(pictures))]
         return pictures.read(chosen), ", ".join(names[i] for i in chosen)
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         drawn = {"curves": _curves(result)}
         if self.grid is not None:
             drawn["grid"] = _grid(result, self.grid)
@@ -239,7 +239,7 @@ def _measured(result: Result) -> list[str]:
 def _curves(result: Result) -> Any:
     """Top: responses divided by each neuron's mean, quartiles over neurons. Bottom: modulation indices."""
     data, names = result.dataset, _measured(result)
-    made = figures.figure(max(3.4, 1.9 * len(names)), 3.4)
+    made = figures.figure(figures.COLUMN if len(names) < 3 else figures.PAGE, 3.0)
     # Each row on one scale, so that the effects of the channels can be compared by eye.
     axes = made.subplots(2, len(names), squeeze=False, sharey="row")
     largest = max(float(np.abs(data[f"modulation_{name}"]).max()) for name in names)
@@ -249,23 +249,25 @@ def _curves(result: Result) -> Any:
         relative = curve / np.maximum(curve.mean(1, keepdims=True), 1e-9)
         low, middle, high = np.percentile(relative, [25, 50, 75], axis=0)
         above, below = axes[:, column]
-        above.fill_between(
-            data[name], low, high, color=figures.GREY, alpha=0.4, linewidth=0, label="middle half of the neurons"
-        )
-        above.plot(data[name], middle, color=figures.INK, marker=".", linewidth=1, label="median neuron")
-        above.set_xlabel(f"{name.replace('_', ' ')} [{data[name].attrs['units']}]", fontsize=5.5)
-        below.hist(data[f"modulation_{name}"], bins=bins, color=figures.GREY)
+        quarter = "middle half of the neurons"
+        above.fill_between(data[name], low, high, color=figures.GREY, alpha=0.4, linewidth=0, label=quarter)
+        above.plot(data[name], middle, color=figures.INK, marker=".", label="median neuron")
+        above.set_xlabel(f"{name.replace('_', ' ')}\n[{data[name].attrs['units']}]", fontsize=6)
+        median = float(data[f"modulation_{name}"].median())
+        figures.histogram(below, data[f"modulation_{name}"], bins)
         below.axvline(0, color=figures.INK, linewidth=0.6)
-        below.axvline(
-            float(data[f"modulation_{name}"].median()), color=figures.ACCENT, linewidth=1, label="median neuron"
-        )
-        below.set_xlabel("modulation index", fontsize=5.5)
-        for axis in (above, below):
-            axis.tick_params(labelsize=5)
-    axes[0, 0].set_ylabel("response / mean", fontsize=5.5)
+        below.axvline(median, color=figures.ACCENT, label="median")
+        below.set_title(f"median {median:+.3f}", fontsize=6)
+        below.set_xlabel("modulation index", fontsize=6)
+        below.set_ylabel("")
+    axes[0, 0].set_ylabel("response / mean")
     figures.whole_counts(axes[1, 0])
     for axis in axes[:, 0]:
-        axis.legend(fontsize=5, frameon=False)
+        axis.legend(fontsize=5, loc="upper left")
+        axis.set_ylim(top=axis.get_ylim()[1] + 0.25 * np.ptp(axis.get_ylim()))  # leaves room for the legend
+    n = f"{data.sizes['neuron']:,} neurons over {data.attrs['n_images']} images"
+    about = "each channel over its recorded range while the others are held, relative to each neuron's mean"
+    figures.heading(made, f"{n}: {about}")
     return made
 
 
@@ -273,12 +275,12 @@ def _grid(result: Result, grid: tuple[str, str]) -> Any:
     data = result.dataset
     values = data["response_grid"].values
     relative = np.median(values / np.maximum(values.mean((1, 2), keepdims=True), 1e-9), axis=0)  # (a, b)
-    made = figures.figure(3.4, 2.6)
+    made = figures.figure(figures.COLUMN, 2.4)
     axis = made.add_subplot()
-    image = axis.imshow(relative, origin="lower", aspect="auto", cmap="viridis")
-    axis.set_yticks(range(len(data[grid[0]])), [f"{value:.3g}" for value in data[grid[0]].values], fontsize=5.5)
-    axis.set_xticks(range(len(data[grid[1]])), [f"{value:.3g}" for value in data[grid[1]].values], fontsize=5.5)
-    axis.set_ylabel(f"{grid[0].replace('_', ' ')} [{data[grid[0]].attrs['units']}]", fontsize=7)
-    axis.set_xlabel(f"{grid[1].replace('_', ' ')} [{data[grid[1]].attrs['units']}]", fontsize=7)
-    made.colorbar(image).set_label("response / mean, median neuron", fontsize=5.5)
+    image = axis.imshow(relative, origin="lower", aspect="auto")
+    axis.set_yticks(range(len(data[grid[0]])), [f"{value:.3g}" for value in data[grid[0]].values])
+    axis.set_xticks(range(len(data[grid[1]])), [f"{value:.3g}" for value in data[grid[1]].values])
+    axis.set_ylabel(f"{grid[0].replace('_', ' ')} [{data[grid[0]].attrs['units']}]")
+    axis.set_xlabel(f"{grid[1].replace('_', ' ')} [{data[grid[1]].attrs['units']}]")
+    made.colorbar(image).set_label("response / neuron's mean, median neuron")
     return made

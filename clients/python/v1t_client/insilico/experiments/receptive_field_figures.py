@@ -64,7 +64,12 @@ def maps(result: Result) -> Any:
     x, y = data["x"].values, data["y"].values
     pitch = float(x[1] - x[0])
     turn = np.linspace(0, 2 * np.pi, 60)
-    made.suptitle("each map on its own scale around zero; ellipse: one sigma of the fitted Gaussian", fontsize=6)
+    figures.heading(
+        made,
+        f"the {len(rows)} clearest of {len(data['neuron']):,} neurons, by the peak over chance (z); red: brighter "
+        "pixels increase the response, blue: darker ones, each map to its own maximum; ellipse: one sigma of the "
+        "fitted Gaussian",
+    )
     for i, axis in enumerate(axes):
         one = chosen.isel(neuron=i)
         if not one["fitted"]:
@@ -81,17 +86,17 @@ def maps(result: Result) -> Any:
 
 def sizes(result: Result) -> Any:
     """Distribution of sigmas (Fig. 3b), without the worst 5 %."""
-    made = figures.figure(3.8, 2.6)
+    made = figures.figure(figures.COLUMN, 2.2)
     axis = made.add_subplot()
     sigma, unit = _sigmas(result)
     kept = np.sort(sigma)[: int(np.ceil(len(sigma) * (1 - WORST_SIGMAS)))]
     if len(kept):
         figures.histogram(axis, kept, bins=min(40, max(5, len(kept) // 10)))
-        axis.axvline(np.median(sigma), color=figures.ACCENT)
+        axis.axvline(np.median(sigma), color=figures.ACCENT, label="median")
+        axis.legend()
         shown = "" if len(kept) == len(sigma) else "; the widest 5 % are not shown"
-        axis.set_title(f"{median_size(result)}\n{len(sigma):,} neurons{shown}", fontsize=7)
-    axis.set_xlabel(f"sigma of the fitted Gaussian [{unit}]", fontsize=8)
-    axis.tick_params(labelsize=7)
+        figures.heading(made, f"{median_size(result)}; {len(sigma):,} reliable neurons{shown}")
+    axis.set_xlabel(f"sigma of the fitted Gaussian, mean of both axes [{unit}]")
     return made
 
 
@@ -99,12 +104,12 @@ def centers(result: Result) -> Any:
     """The positions of the receptive fields on the image (Fig. A.2c)."""
     data = result.dataset.isel(neuron=result.dataset["reliable"].values)
     height, width = result.dataset.attrs["image_height"], result.dataset.attrs["image_width"]
-    made = figures.figure(4.0, 0.6 + 3.4 * height / width)
+    made = figures.figure(figures.COLUMN, 0.5 + 2.9 * height / width)
     axis = made.add_subplot()
     axis.scatter(
         data["center_x"],
         data["center_y"],
-        s=max(2.0, 200 / max(len(data["neuron"]), 1)),
+        s=np.clip(2000 / max(len(data["neuron"]), 1), 2, 12),
         color=figures.ACCENT,
         alpha=0.5,
         linewidth=0,
@@ -112,8 +117,8 @@ def centers(result: Result) -> Any:
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
     axis.set_aspect("equal")
-    axis.set_title(f"receptive field centres, {len(data['neuron']):,} reliable neurons", fontsize=8)
-    axis.set_xlabel("x [px]", fontsize=8)
-    axis.set_ylabel("y [px]", fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.spines[:].set_visible(True)  # the borders of the image
+    axis.set_title(f"receptive field centres on the image, {len(data['neuron']):,} reliable neurons")
+    axis.set_xlabel("x [px]")
+    axis.set_ylabel("y [px]")
     return made

@@ -199,7 +199,7 @@ examples:
             n_images=sums.n_images, image_height=subject.mouse.image_shape[1], image_width=subject.mouse.image_shape[2]
         )
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         return {
             "maps": rf_figures.maps(result),
             "sizes": rf_figures.sizes(result),

@@ -84,7 +84,7 @@ examples:
             {"screen": ("screen", ["x", "y"]), "cortex": ("cortex", ["x", "y"])},
         )
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         return {"retinotopy": _map(result)}
 
     def summarize(self, result: Result) -> str:
@@ -113,21 +113,21 @@ def _map(result: Result) -> Any:
     data = result.dataset.isel(neuron=result.dataset["used"].values)
     x, y = data["center_x"].values, data["center_y"].values
     colors = screen_colors(x, y)
-    made = figures.figure(6.4, 2.9)
+    made = figures.figure(figures.PAGE, 2.6)
     left, right = made.subplots(1, 2)
     dot = np.clip(2000 / len(x), 2, 14)
-    made.suptitle("each neuron has the colour of its place on the screen in both panels", fontsize=7)
+    n = f"{len(x):,} of {len(result.dataset['neuron']):,} neurons"
+    figures.heading(made, f"{n}: each has the colour of its receptive field's place on the screen in both panels")
     left.scatter(x, y, c=colors, s=dot, linewidth=0)
     left.invert_yaxis()
-    left.set_title("receptive fields on the screen", fontsize=8)
+    left.set_title("receptive field centres on the screen")
     unit = data["center_x"].attrs["units"]
     right.scatter(data["x_um"], data["y_um"], c=colors, s=dot, linewidth=0)
-    right.set_title("their neurons in cortex", fontsize=8)
-    for axis, label in ((left, unit), (right, "um")):
+    right.set_title("the same neurons in cortex")
+    for axis, label in ((left, unit), (right, "µm")):
         axis.set_aspect("equal")
-        axis.set_xlabel(f"x [{label}]", fontsize=7)
-        axis.set_ylabel(f"y [{label}]", fontsize=7)
-        axis.tick_params(labelsize=6)
+        axis.set_xlabel(f"x [{label}]")
+        axis.set_ylabel(f"y [{label}]")
     return made
 
 

@@ -104,7 +104,7 @@ examples:
             coords["image"] = ("image", files, {"long_name": "file name of each image; best_image counts these"})
         return subject.dataset(variables, coords).assign_attrs(n_images=total)
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         return {"images": _figure(result, self.images)}
 
     def summarize(self, result: Result) -> str:
@@ -125,7 +125,10 @@ def _figure(result: Result, images: str) -> Any:
     pictures = Pictures.open(Path(images), (channels, height, width))
     files = result.dataset["image"].values if "image" in result.dataset.coords else None
     shown = min(IMAGES_SHOWN, data.sizes["rank"])
-    made, axes = figures.axes_grid(len(rows) * 2 * shown, columns=2 * shown, size=(0.95, 0.95 * height / width + 0.2))
+    across = figures.PAGE / max(2 * shown, 4)
+    made, axes = figures.axes_grid(
+        len(rows) * 2 * shown, columns=2 * shown, height=across * height / width + 0.22, width=across * 2 * shown
+    )
     for i, row in enumerate(rows):
         one = data.isel(neuron=row)
         numbers = [*one["best_image"].values[:shown], *one["worst_image"].values[:shown]]
@@ -133,13 +136,19 @@ def _figure(result: Result, images: str) -> Any:
         for j, (image, response) in enumerate(zip(pictures.read(np.array(numbers)), responses, strict=True)):
             axis = axes[i * 2 * shown + j]
             axis.imshow(image.mean(0), cmap="gray")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            figures.image_axes(axis)
+            axis.spines[:].set(color=figures.ACCENT if j < shown else figures.BLUE, linewidth=0.8)
             name = f"{int(one['neuron'])}: " if j == 0 else ""
             file = "" if files is None else f" {_short(str(files[numbers[j]]))}"
-            axis.set_title(f"{name}{response:.1f}{file}", fontsize=4, pad=2)
-    n = f"{shown} best (left) and {shown} worst (right) images" if shown > 1 else "the best (left) and the worst image"
-    made.suptitle(f"{n} of a neuron in each row, with its response [std]", fontsize=7)
+            axis.set_title(f"{name}{response:.1f}{file}", fontsize=5)
+    n = (
+        f"{shown} strongest (orange) and {shown} weakest (blue) images"
+        if shown > 1
+        else "the strongest (orange) and weakest (blue) image"
+    )
+    figures.heading(
+        made, f"{n} of a neuron in each row, with its response [std]; grey levels to each image's own range"
+    )
     return made
 
 

@@ -128,7 +128,7 @@ examples:
             coords["diameter"] = variable(gratings.diameters, subject.screen.unit, dims="diameter")
         return subject.dataset(variables, coords)
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         return tuning_figures.draw(result)
 
     def summarize(self, result: Result) -> str:

@@ -32,28 +32,29 @@ def _orientation(result: Result) -> Any:
     is_double = np.isfinite(data["second_orientation"].values[order])
     doubles = order[is_double][:5]
     rows = [*order[~is_double][: SHOWN - len(doubles)], *doubles]
-    made, axes = figures.axes_grid(len(rows), columns=5, size=(1.5, 1.15))
+    made, axes = figures.axes_grid(len(rows), columns=5, height=1.05)
     degrees = data["orientation"].values
     for axis, row in zip(axes, rows, strict=True):
         one = data.isel(neuron=row)
         best = int(one["response"].max("orientation").argmax("frequency"))
         curve = one["response"].values[:, best]
-        axis.plot([*degrees, 180], [*curve, curve[0]], color=figures.INK, marker=".", markersize=3, linewidth=1)
-        for name, style in (("preferred_orientation", "-"), ("second_orientation", "--")):
+        axis.plot([*degrees, 180], [*curve, curve[0]], color=figures.INK, marker=".", label="response")
+        marks = (("preferred_orientation", "-", "preferred orientation"), ("second_orientation", "--", "second peak"))
+        for name, style, label in marks:
             if np.isfinite(one[name]):
-                axis.axvline(float(one[name]), color=figures.ACCENT, linewidth=0.8, linestyle=style)
+                axis.axvline(float(one[name]), color=figures.ACCENT, linewidth=0.8, linestyle=style, label=label)
         axis.set_ylim(0, None)
         axis.set_xticks([0, 90, 180])
-        axis.tick_params(labelsize=5, length=2)
         peaks = ", two peaks" if np.isfinite(one["second_orientation"]) else ""
-        axis.set_title(f"{int(one['neuron'])}  OSI {float(one['osi']):.2f}{peaks}", fontsize=6, pad=2)
-    figures.common_labels(made, "orientation [deg]; line: preferred, dashed: second peak", "response [std]")
+        axis.set_title(f"{int(one['neuron'])}  OSI {float(one['osi']):.2f}{peaks}", fontsize=6)
+    figures.shared_legend(made, axes)
+    figures.common_labels(made, "orientation of a grating at the neuron's best frequency [deg]", "response [std]")
     return made
 
 
 def _population(result: Result) -> Any:
     data = result.dataset
-    made = figures.figure(7.2, 2.2)
+    made = figures.figure(figures.PAGE, 1.8)
     axes = made.subplots(1, 4)
     tuned = ((data["osi_p"] < 0.01) & data["orientation_ok"]).values
     unit = data["frequency"].attrs["units"]
@@ -65,13 +66,17 @@ def _population(result: Result) -> Any:
             "preferred orientation [deg]\n(tuned, one peak)",
         ),
         (data["osi"].values, np.linspace(0, 1, 21), "OSI"),
-        (data["preferred_frequency"].values, edges, f"preferred frequency [{unit}]"),
-        (data["c50"].values[data["contrast_ok"].values], np.linspace(0, 1, 21), "c50"),
+        (data["preferred_frequency"].values, edges, f"preferred frequency\n[{unit}]"),
+        (
+            data["c50"].values[data["contrast_ok"].values],
+            np.linspace(0, 1, 21),
+            "c50, Michelson contrast\n(saturating fit)",
+        ),
     )
     for axis, (values, bins, label) in zip(axes, panels, strict=True):
         figures.histogram(axis, values, bins)
-        axis.set_xlabel(label, fontsize=7)
-        axis.tick_params(labelsize=6)
+        axis.set_xlabel(label)
+        axis.set_title(f"n = {np.isfinite(values).sum():,}")
     axes[2].set_xscale("log")
     axes[2].minorticks_off()
     ticks = data["frequency"].values[[0, len(data["frequency"]) // 2, -1]]
@@ -85,15 +90,17 @@ def _sizes(result: Result) -> Any:
     data = result.dataset
     order = np.argsort(-np.nan_to_num(data["suppression_index"].values, nan=-1), kind="stable")
     rows = order[data["size_ok"].values[order]][:SHOWN]
-    made, axes = figures.axes_grid(max(len(rows), 1), columns=5, size=(1.5, 1.15))
+    made, axes = figures.axes_grid(max(len(rows), 1), columns=5, height=1.05)
     for axis, row in zip(axes, rows, strict=False):
         one = data.isel(neuron=row)
-        axis.plot(data["diameter"], one["size_response"], color=figures.INK, marker=".", markersize=3, linewidth=1)
-        axis.axhline(float(one["blank_response"]), color=figures.GREY, linewidth=0.8)
-        axis.axvline(float(one["preferred_diameter"]), color=figures.ACCENT, linewidth=0.8)
+        axis.plot(data["diameter"], one["size_response"], color=figures.INK, marker=".", label="response")
+        axis.axhline(
+            float(one["blank_response"]), color=figures.GREY, linewidth=0.8, label="response to the blank screen"
+        )
+        preferred = float(one["preferred_diameter"])
+        axis.axvline(preferred, color=figures.ACCENT, linewidth=0.8, label="preferred diameter")
         axis.set_ylim(0, None)
-        axis.tick_params(labelsize=5, length=2)
-        axis.set_title(f"{int(one['neuron'])}  SI {float(one['suppression_index']):.2f}", fontsize=6, pad=2)
-    lines = "line: preferred; grey: response to the blank screen"
-    figures.common_labels(made, f"diameter [{data['diameter'].attrs['units']}]; {lines}", "response [std]")
+        axis.set_title(f"{int(one['neuron'])}  SI {float(one['suppression_index']):.2f}", fontsize=6)
+    figures.shared_legend(made, axes)
+    figures.common_labels(made, f"diameter [{data['diameter'].attrs['units']}]", "response [std]")
     return made

@@ -46,7 +46,7 @@ STATE = ("pupil_dilation", "pupil_dilation_derivative", "running_speed", "pupil_
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):
-    """The parameters that all experiments share. A subclass adds its own, and `measure` and `figures`.
+    """The parameters that all experiments share. A subclass adds its own, and `measure` and `draw`.
 
     Attributes:
         mouse: mouse id. `model`: bundle name, needed where several bundles contain the mouse.
@@ -82,8 +82,12 @@ class Experiment(ABC):
         """Runs the experiment and returns `subject.dataset(...)`; resumes from the state in `work`."""
 
     @abstractmethod
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         """File name without suffix -> matplotlib Figure, drawn from the result alone."""
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        """The figures of `draw`, in the style of all figures and with the result's caption at their foot."""
+        return result.drawn(self.draw)
 
     def summarize(self, result: Result) -> str:
         """A few lines for the terminal."""

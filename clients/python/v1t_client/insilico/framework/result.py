@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, count
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
-from v1t_client.insilico.framework.plotting import add_footer
+from v1t_client.insilico.framework.plotting import add_footer, styled
 from v1t_client.insilico.framework.receipt import RECEIPT, Receipt
 
 if TYPE_CHECKING:
@@ -84,19 +84,29 @@ class Result:
         about = {str(name): str(value) for name, value in self.dataset.attrs.items()}
         parquet.write_table(arrow.table(self.table(), metadata=about), folder / f"{self._row}s.parquet")
         for name, figure in figures.items():
-            add_footer(figure, self.caption())
-            # Without a date, so that the same result gives the same file.
-            figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
-            figure.set_layout_engine("none")  # keep the layout of the PNG: computing it takes most of the time
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+            with styled():
+                # Without a date, so that the same result gives the same file.
+                figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+                figure.set_layout_engine("none")  # keep the layout of the PNG: computing it takes most of the time
+                figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         (folder / RECEIPT).write_text(self.receipt.to_json(), encoding="utf-8")
+
+    def drawn(self, draw: Callable[[Result], dict[str, Any]]) -> dict[str, Any]:
+        """The figures of `draw` by name, in the style of all figures and with the caption at their foot."""
+        with styled():
+            figures = draw(self)
+            for figure in figures.values():
+                add_footer(figure, self.caption())
+        return figures
 
     def caption(self) -> str:
         """What a figure must say wherever it is pasted: mouse, model, what was held fixed, whether it is simulated."""
         model, attributes = self.receipt.model, self.dataset.attrs
         version = f"@{model['version']}" if model.get("version") else ""
+        n = count(self.dataset.sizes[self._row], self._row)
         parts = [
-            f"mouse {attributes.get('mouse', '?')}, model {model.get('name')}{version} {str(model.get('hash'))[:12]}"
+            f"mouse {attributes.get('mouse', '?')}, n = {n}, "
+            f"model {model.get('name')}{version} {str(model.get('hash'))[:12]}"
         ]
         if model.get("simulated"):
             parts.insert(0, "SIMULATED: no animal was recorded")

@@ -218,22 +218,22 @@ def score_figures(result: Result) -> dict[str, Any]:
     """score: correlation against reliability, and the confusion matrices of units and images."""
     dataset = result.dataset
     square = "confusion" in dataset
-    figure, axes = axes_grid(3 if square else 1, columns=3, size=(2.7, 2.5))
-    axes[0].plot(dataset["reliability"], dataset["correlation"], ".", color=INK)
+    figure, axes = axes_grid(3 if square else 1, columns=3, height=2.3)
+    known = int((np.isfinite(dataset["reliability"]) & np.isfinite(dataset["correlation"])).sum())
+    axes[0].plot(dataset["reliability"], dataset["correlation"], ".", color=INK, label="a unit")
     axes[0].plot([0, 1], [0, 1], color=ACCENT, linewidth=0.8, label="equal")
-    axes[0].legend(fontsize=6, frameon=False)
-    axes[0].set_xlabel("reliability", fontsize=8)
-    axes[0].set_ylabel("correlation with the prediction", fontsize=8)
-    axes[0].spines[["top", "right"]].set_visible(False)
+    axes[0].legend()
+    axes[0].set_title(f"n = {known:,} units")
+    axes[0].set_xlabel("reliability over repeats (correlation)")
+    axes[0].set_ylabel("correlation with the prediction")
     if square:
         bound = max(float(np.abs(dataset["confusion"]).max()), float(np.abs(dataset["predicted_confusion"]).max()))
         for axis, name in zip(axes[1:], ("confusion", "predicted_confusion"), strict=True):
-            axis.imshow(dataset[name], cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
-            axis.set_title("recorded" if name == "confusion" else "predicted", fontsize=8)
-            axis.set_xlabel("image of unit", fontsize=8)
-            axis.set_ylabel("response of unit", fontsize=8)
-    for axis in axes:
-        axis.tick_params(labelsize=7)
+            image = axis.imshow(dataset[name], cmap="RdBu_r", vmin=-bound, vmax=bound)
+            axis.set_title("recorded" if name == "confusion" else "predicted")
+            axis.set_xlabel("most exciting image of unit (row of the pack)")
+            axis.set_ylabel("response of unit")
+        figure.colorbar(image, ax=axes[1:], shrink=0.8).set_label("response, z-scored over images")
     return {"score": figure}
 
 

@@ -252,7 +252,7 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
                 variables[f"beats_{key}"] = variable((responses > best).astype(np.int8), "1")
         return variables
 
-    def figures(self, result: Result) -> dict[str, Any]:
+    def draw(self, result: Result) -> dict[str, Any]:
         return figures_of(result)
 
     def summarize(self, result: Result) -> str:
