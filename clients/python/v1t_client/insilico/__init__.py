@@ -15,6 +15,7 @@ from __future__ import annotations
 from v1t_client.insilico.catalogue import EXPERIMENTS
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment, perform
+from v1t_client.insilico.framework.plotting import styled
 from v1t_client.insilico.framework.predictors import open_predictor
 from v1t_client.insilico.framework.receipt import Receipt
 from v1t_client.insilico.framework.result import Result
@@ -33,4 +34,5 @@ __all__ = [
     "Work",
     "open_predictor",
     "perform",
+    "styled",
 ]

@@ -45,17 +45,18 @@ def picture(axes: Any, image: np.ndarray, title: str = "") -> None:
 
 def _gallery(dataset: xarray.Dataset, name: str, response: str, total: int) -> Any:
     n = dataset.sizes["neuron"]
-    made, axes = _grid(-(-n // COLUMNS), COLUMNS, dataset, lines=1 + (name == "mei"))
     baselines = [("natural", "best_natural"), ("noise", "best_noise")]
+    rivals = ", ".join(what for what, key in baselines if key in dataset) if name == "mei" else ""
+    made, axes = _grid(-(-n // COLUMNS), COLUMNS, dataset, lines=2 if rivals else 1)
     for axis, row in zip(axes.flat, range(n), strict=False):
         one = dataset.isel(neuron=row)
         title = f"{one['neuron'].item()}: {one[response].item():.2f}"
-        if name == "mei" and (rivals := [f"{what} {one[key].item():.2f}" for what, key in baselines if key in one]):
-            title += "\n" + ", ".join(rivals)
+        if rivals:
+            title += "\n" + ", ".join(f"{what} {one[key].item():.2f}" for what, key in baselines if key in one)
         picture(axis, one[name].values, title)
         _outline(axis, one["mask"].values, one[name].shape)
     found = {"mei": "most", "lei": "least"}[name]
-    compared = "; natural, noise: best of these images at their own contrast" if name == "mei" else ""
+    compared = f"; {rivals}: the best of these images, at its own contrast" if rivals else ""
     about = f"{n} of {total:,} neurons, each with its response [std] to its {found} exciting input{compared}"
     heading(made, f"{about}; orange: half height of the mask; grey levels to each image's own maximum")
     return made
