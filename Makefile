@@ -11,12 +11,13 @@ TORCH ?= $(if $(filter gpu,$(RUNTIME)),torch>=2.6,torch==2.13.0)
 
 SERVER_REQUIREMENTS := server/requirements.txt server/requirements-$(RUNTIME).txt
 REQUIREMENTS := $(SERVER_REQUIREMENTS) training/requirements.txt tests/requirements.txt
+DOCS_REQUIREMENTS := docs/requirements.txt
 PIP_INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 
 DEMO ?= runs/demo
 DEMO_BUNDLE ?= $(DEMO)/bundle
 
-.PHONY: help install serve demo test test-quick kills check format load soak fuzz attack vendor screenshots clean
+.PHONY: help install serve demo docs test test-quick kills check format load soak fuzz attack vendor screenshots clean
 
 help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
@@ -24,6 +25,7 @@ help:
 	@echo "make install     prepare $(VENV) for development"
 	@echo "make test        run all tests; make test-quick: without the slow ones"
 	@echo "make kills       kill a training run at 20 random moments, resume it, and compare it with an uninterrupted run"
+	@echo "make docs        build the documentation site in build/docs; executes the notebooks (about 3 minutes)"
 	@echo "make check       run ruff, mypy and import-linter"
 	@echo "make format      format the code"
 	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes)"
@@ -57,7 +59,15 @@ serve: $(SERVE_VENV)/.installed
 demo: $(VENV)/.installed
 	@PYTHON=$(VENV)/bin/python DEMO=$(DEMO) DEMO_BUNDLE=$(DEMO_BUNDLE) bash docs/demo.sh
 
-test: $(VENV)/.installed
+$(VENV)/.docs-installed: $(VENV)/.installed $(DOCS_REQUIREMENTS)
+	@$(VENV)/$(PIP_INSTALL) -r $(DOCS_REQUIREMENTS)
+	@touch $@
+
+docs: $(VENV)/.docs-installed
+	@$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs build/docs
+	@echo "open build/docs/index.html"
+
+test: $(VENV)/.docs-installed
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: $(VENV)/.installed

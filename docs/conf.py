@@ -22,14 +22,11 @@ extensions = [
     "sphinx_copybutton",
     "reference_pages",
 ]
-# Pages that other pages include, and what is not a page.
 exclude_patterns = ["requirements.txt"]
-suppress_warnings = ["myst.header"]  # pages of the repository may start below a heading of the first level
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3  # links to headings are checked
-nitpicky = False
 
 # Notebooks: executed from start to end; an error ends the build.
 nb_execution_mode = "auto"
@@ -38,6 +35,7 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 
 # Docstrings
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "separated"

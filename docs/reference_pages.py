@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import io
 import os
-import sys
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = ["setup"]
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 110  # characters of a line of help
+LINK = re.compile(r"\[(?P<text>[^\]\n]*)\]\((?P<target>\.\./[^)#\s]+)(?:#[\w-]*)?\)")
 
 # command -> (module with `main`, its verbs, by a function that is called after the import)
 COMMANDS: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
@@ -194,18 +195,34 @@ def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> nodes.table:
     return table
 
 
-def _checkout_path(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node | None:
-    """A link from a page to a file or folder of the checkout that is no page: its name, without a link."""
-    target = node.get("reftarget", "").partition("#")[0]
-    if node.get("reftype") != "myst" or not target:
-        return None
-    here = Path(env.doc2path(node["refdoc"])).parent
-    path = (here / target).resolve()
-    return contnode if path.exists() and path.is_relative_to(ROOT) else None
+def _without_links_to_files(app: Sphinx, page: str, source: list[str]) -> None:
+    """A link from a page to a file or folder of the checkout that is not on the site becomes its text.
+
+    One to something that does not exist is left as it is, and so is an error of the build.
+    """
+    here = Path(app.srcdir, page).parent
+
+    def text(link: re.Match[str]) -> str:
+        path = (here / link["target"]).resolve()
+        is_outside = path.is_relative_to(ROOT) and not path.is_relative_to(Path(app.srcdir).resolve())
+        return link["text"] if is_outside and path.exists() else link[0]
+
+    source[0] = LINK.sub(text, source[0])
+
+
+def _literal_blocks(app: Sphinx, what: str, name: str, described: Any, options: Any, lines: list[str]) -> None:
+    """In the docstring of a module, what is indented after an empty line is an example or a drawing."""
+    if what == "module":
+        for i in range(len(lines) - 1, 0, -1):
+            if lines[i].startswith("    ") and not lines[i - 1].strip():
+                is_new = i < 2 or not lines[i - 2].startswith("    ")
+                if is_new:
+                    lines[i:i] = ["::", ""]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("cli-help", CommandHelp)
     app.add_directive("http-routes", Routes)
-    app.connect("missing-reference", _checkout_path)
+    app.connect("source-read", _without_links_to_files)
+    app.connect("autodoc-process-docstring", _literal_blocks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,21 +1,23 @@
 """The errors of the client. Each says what to do next.
 
-V1TError
-├── InvalidArgument        an argument was refused before anything was sent (also a ValueError)
-├── MissingExtra           an optional package is not installed (also an ImportError)
-├── ConnectionFailed       no server at this URL, or the connection broke
-├── TimedOut               the server accepted the connection but did not reply in time
-├── ReplyInvalid           the reply does not follow the HTTP contract
-├── ModelChanged           the server changed its bundle in the middle of a set of images
-└── ServerError            the server refused; `str()` includes its hint
-    ├── InvalidRequest     400, 405, 406, 415, 422 and all other 4xx
-    │   ├── Unauthorized   401, 403
-    │   ├── NotFound       404
-    │   ├── TooLarge       413
-    │   └── OutsideRecording  an input is outside what was recorded, and `strict` was given
-    ├── Busy               429, after the retries
-    ├── NotReady           503, after the retries
-    └── DeadlineExceeded   504, after the retries
+    V1TError
+    ├── InvalidArgument        an argument was refused before anything was sent (also a ValueError)
+    ├── MissingExtra           an optional package is not installed (also an ImportError)
+    ├── ConnectionFailed       no server at this URL, or the connection broke
+    ├── TimedOut               the server accepted the connection but did not reply in time
+    ├── ReplyInvalid           the reply does not follow the HTTP contract
+    ├── ModelChanged           the server changed its bundle in the middle of a set of images
+    └── ServerError            the server refused; `str()` includes its hint
+        ├── InvalidRequest     400, 405, 406, 415, 422 and all other 4xx
+        │   ├── Unauthorized   401, 403
+        │   ├── NotFound       404
+        │   ├── TooLarge       413
+        │   └── OutsideRecording  an input is outside what was recorded, and `strict` was given
+        ├── Busy               429, after the retries
+        ├── NotReady           503, after the retries
+        └── DeadlineExceeded   504, after the retries
+
+`except V1TError` catches them all.
 """
 
 from __future__ import annotations
