@@ -14,6 +14,9 @@ from v1t_client.insilico import EXPERIMENTS
 from v1t_client.insilico.experiments.behavior import Behavior
 from v1t_client.insilico.framework.plotting import COLUMN, PAGE, styled
 
+from training import figures
+from training.figures import COLORS
+
 CLIENT = ROOT / "clients" / "python" / "v1t_client" / "insilico" / "framework" / "figures.mplstyle"
 # What a dichromat sees of linear RGB: Viénot, Brettel and Mollon 1999, equations 4 to 6, as one matrix.
 DICHROMATS = {
@@ -25,17 +28,17 @@ DICHROMATS = {
 def drawn() -> dict[str, Figure]:
     model = Model(name="demo", hash="cd" * 32, simulated=True, version="7")
     bank = GaborBank(n=9, shape=(18, 32), model=model)
-    figures = {}
+    made = {}
     asked = Behavior(mouse="BANK", channels=("running_speed",), n_images=2)
     for experiment in (EXPERIMENTS["rf"](mouse="BANK", n_images=300), EXPERIMENTS["tuning"](mouse="BANK"), asked):
-        figures |= experiment.figures(experiment.run(bank))
-    return figures
+        made |= experiment.figures(experiment.run(bank))
+    return made
 
 
 def test_a_figure_is_a_column_or_a_page_wide_with_legible_text_inside_it_and_its_origin() -> None:
-    figures = drawn()
-    assert {"maps", "sizes", "centers", "orientation", "population", "curves"} <= set(figures)
-    for name, figure in figures.items():
+    made = drawn()
+    assert {"maps", "sizes", "centers", "orientation", "population", "curves"} <= set(made)
+    for name, figure in made.items():
         assert figure.get_figwidth() in (pytest.approx(COLUMN), pytest.approx(PAGE)), name
         figure.draw_without_rendering()
         for text in figure.findobj(mpl.text.Text):
@@ -48,6 +51,13 @@ def test_a_figure_is_a_column_or_a_page_wide_with_legible_text_inside_it_and_its
         footer = figure.texts[-1].get_text().replace("\n", " ")
         for words in ("SIMULATED", "mouse BANK", "n = 9 neurons", "model demo@7 cdcdcdcdcdcd"):
             assert words in footer, name
+
+
+def test_training_has_the_style_of_the_client() -> None:
+    assert (ROOT / "training" / CLIENT.name).read_bytes() == CLIENT.read_bytes()
+    with styled():
+        assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(COLORS)
+    assert (figures.COLUMN, figures.PAGE) == (COLUMN, PAGE)
 
 
 def test_the_style_is_used_where_figures_are_drawn_and_nowhere_else() -> None:

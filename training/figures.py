@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import matplotlib as mpl
 import numpy as np
@@ -17,23 +17,14 @@ from matplotlib.figure import Figure
 
 from training.files import write_files
 
-__all__ = ["COLORS", "color_of_position", "only_left_and_bottom", "save_figure", "styled", "violin"]
+__all__ = ["COLORS", "COLUMN", "PAGE", "color_of_position", "save_figure", "styled", "violin"]
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLUMN, PAGE = 85 / 25.4, 174 / 25.4  # inches: the widths of a journal's column and page
+# Okabe and Ito's colours, as in the style.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "axes.linewidth": 0.8,
-    "pdf.fonttype": 42,  # text stays text in the PDF
-}
-CAPTION_SIZE = 6.5
-CAPTION_CHARACTERS = 20  # per inch, at this size
+STYLE = Path(__file__).with_name("figures.mplstyle")  # equal to the client's
+CAPTION_SIZE = 5
+CAPTION_CHARACTERS = 26  # per inch, at this size
 # Colours of the plane's corners, (left, right) x (top, bottom); colours in between are mixed.
 CORNERS = np.array([[[0.10, 0.35, 0.75], [0.95, 0.75, 0.15]], [[0.10, 0.65, 0.45], [0.80, 0.15, 0.35]]])
 
@@ -41,25 +32,21 @@ CORNERS = np.array([[[0.10, 0.35, 0.75], [0.95, 0.75, 0.15]], [[0.10, 0.65, 0.45
 @contextmanager
 def styled() -> Iterator[None]:
     """Applies the style to what is drawn in the block, and to nothing else."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(fname=STYLE):
         yield
 
 
 def save_figure(figure: Figure, folder: Path, name: str, *, caption: str) -> list[Path]:
     """Writes `name`.png and `name`.pdf, with the caption at the foot. Equal figures give equal files."""
     width = int(CAPTION_CHARACTERS * figure.get_figwidth())
+    files = {}
     with styled():
         figure.supxlabel(textwrap.fill(caption, width), fontsize=CAPTION_SIZE, color="0.35")
-    files = {}
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=200, metadata=metadata)
-        files[f"{name}.{kind}"] = content.getvalue()
+        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, metadata=metadata)
+            files[f"{name}.{kind}"] = content.getvalue()
     return write_files(folder, files)
-
-
-def only_left_and_bottom(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def violin(

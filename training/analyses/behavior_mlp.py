@@ -20,7 +20,7 @@ from training.checkpoints.ensemble import Ensemble
 from training.data.batches import batches_of
 from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError
-from training.figures import COLORS, styled
+from training.figures import COLORS, COLUMN, PAGE, styled
 from training.models import Twin
 from training.models.transformer import Transformer
 
@@ -126,16 +126,16 @@ def draw(results: Sequence[Sequence[BlockActivations]]) -> Figure:
     """Densities over [-1, 1], with a column per mouse and a row per block."""
     rows = len(results[0])
     with styled():
-        figure = Figure(figsize=(2.7 * len(results) + 0.4, 1.15 * rows + 1.1), layout="constrained")
+        figure = Figure(figsize=(COLUMN if len(results) == 1 else PAGE, max(1.8, 0.9 * rows + 0.8)))
         grid = figure.subplots(rows, len(results), squeeze=False, sharex=True)
         for column, blocks in enumerate(results):
             for row, result in enumerate(blocks):
                 axes = grid[row, column]
                 color = COLORS[row % len(COLORS)]
                 axes.hist(result.activations.ravel(), BINS, density=True, color=color, alpha=0.45)
-                axes.hist(result.unit_means, BINS, density=True, histtype="step", color="0.15", linewidth=1.1)
+                axes.hist(result.unit_means, BINS, density=True, histtype="step", color="0.15", linewidth=0.8)
                 axes.set(xlim=(-1, 1), yticks=[])
-                axes.spines[["top", "right", "left"]].set_visible(False)
+                axes.spines["left"].set_visible(False)
                 if row == 0:
                     axes.set_title(f"mouse {result.mouse_id}")
                 if column == 0:
@@ -143,8 +143,8 @@ def draw(results: Sequence[Sequence[BlockActivations]]) -> Figure:
             grid[-1, column].set_xlabel("activation (after tanh)")
         handles = [
             Patch(color="0.6", label="all trials and units"),
-            Line2D([], [], color="0.15", linewidth=1.1, label="units, mean over trials"),
+            Line2D([], [], color="0.15", linewidth=0.8, label="units, mean over trials"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=2 if len(results) > 1 else 1)
-        figure.supylabel("density, each to its own scale", fontsize=9)
+        figure.supylabel("density, own scales", fontsize="medium")
     return figure

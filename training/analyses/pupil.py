@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from training.checkpoints.ensemble import Ensemble
 from training.data.recordings import Recording
 from training.errors import RecordingError
 from training.evaluation.evaluate import simulated_ceiling
-from training.figures import COLORS, only_left_and_bottom, styled, violin
+from training.figures import COLORS, COLUMN, PAGE, styled, violin
 from training.metrics import single_trial_correlation
 from training.tables import mean_and_sd
 from training.trainer.loop import predict_trials
@@ -116,7 +117,7 @@ def draw(results: Sequence[PupilThirds]) -> Figure:
     """Each mouse's distributions of correlations, small pupils to the left, large to the right, and the gain above."""
     colors = {"low": COLORS[5], "high": COLORS[0]}
     with styled():
-        figure = Figure(figsize=(float(np.clip(1.8 + 0.8 * len(results), 3.4, 10)), 3.4), layout="constrained")
+        figure = Figure(figsize=(COLUMN if len(results) <= 4 else PAGE, 2.6))
         axes = figure.subplots()
         for i, result in enumerate(results):
             _half(axes, i, result.small, "low", colors["low"])
@@ -124,17 +125,17 @@ def draw(results: Sequence[PupilThirds]) -> Figure:
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.12 * (high - low))
         for i, result in enumerate(results):
-            axes.text(i, high + 0.04 * (high - low), f"{result.gain:+.1f} %", ha="center", va="bottom", fontsize=9)
+            axes.text(i, high + 0.04 * (high - low), f"{result.gain:+.1f} %", ha="center", va="bottom")
         axes.set_xticks(range(len(results)), [result.mouse_id for result in results])
         axes.set_xlim(-0.7, len(results) - 0.3)
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set(xlabel="mouse", ylabel="single-trial correlation")
-        only_left_and_bottom(axes)
-        patches = [
+        handles = [
             Patch(color=colors["low"], label="smallest third of pupils"),
             Patch(color=colors["high"], label="largest third"),
+            Line2D([], [], color="0.15", linewidth=2.2, label="median (thin: quartiles) over neurons"),
         ]
-        figure.legend(handles=patches, loc="outside upper center", ncols=2)
+        figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from training.checkpoints.ensemble import Ensemble
 from training.data.recordings import Recording
 from training.errors import ScoringError
-from training.figures import color_of_position, styled
+from training.figures import PAGE, color_of_position, styled
 from training.metrics import single_trial_correlation, split_half_reliability
 from training.simulation.cortex import load_cortex
 from training.simulation.simulate import TRUTH
@@ -160,7 +160,7 @@ def draw(results: Sequence[Retinotopy]) -> Figure:
     """A row per mouse: cortex coloured by readout position, the key to the colours, cortex coloured by the truth."""
     columns = 3 if any(result.centers is not None for result in results) else 2
     with styled():
-        figure = Figure(figsize=(3.4 * columns, 3.3 * len(results)), layout="constrained")
+        figure = Figure(figsize=(PAGE, PAGE / columns * len(results)))
         grid = figure.subplots(len(results), columns, squeeze=False)
         for row, result in zip(grid, results, strict=True):
             colors = _colors(result.positions, result.reliable)
@@ -193,7 +193,7 @@ def _colors(positions: np.ndarray, reliable: np.ndarray) -> np.ndarray:
 
 
 def _scatter(axes: Axes, places: np.ndarray, colors: np.ndarray, reliable: np.ndarray) -> None:
-    size = float(np.clip(4000 / len(places), 3, 30))
+    size = float(np.clip(2000 / len(places), 2, 14))
     x, y = places[reliable].T
     axes.scatter(x, y, c=colors[reliable], s=size, linewidths=0, rasterized=True)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from training.evaluation.evaluate import MouseScores
-from training.figures import COLORS, only_left_and_bottom, styled, violin
+from training.figures import COLORS, COLUMN, PAGE, styled, violin
 from training.metrics import FEV_THRESHOLD
 from training.tables import mean_and_sd
 
@@ -31,11 +33,10 @@ def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figu
     mice = list(dict.fromkeys(mouse_id for scores in systems.values() for mouse_id in scores))
     all_scores = [mouse for scores in systems.values() for mouse in scores.values()]
     names = [name for name in PANELS if any(name in mouse.neurons for mouse in all_scores)]
-    width = float(np.clip(1.2 + 0.45 * len(mice) * len(systems), 3, 9))
-    columns = min(len(names), 2 if width < 6 else 1)
+    columns = min(len(names), 2 if len(mice) * len(systems) <= 10 else 1)
     rows = -(-len(names) // columns)
     with styled():
-        figure = Figure(figsize=(columns * width, 2.9 * rows), layout="constrained")
+        figure = Figure(figsize=(PAGE if len(names) > 1 else COLUMN, 2.1 * rows))
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in grid[len(names) :]:
             axes.set_axis_off()
@@ -53,13 +54,18 @@ def draw_distributions(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figu
             axes.set_xticks(range(len(mice)), mice)
             axes.set_xlim(-0.6, len(mice) - 0.4)
             axes.set(xlabel="mouse", ylabel=PANELS[name])
-            if name in RELIABLE_ONLY:
-                axes.set_title(f"neurons with FEV ≥ {FEV_THRESHOLD}")
+            first = next(iter(systems.values())).values()
+            n = sum(len(counted_values(mouse, name)) for mouse in first)
+            axes.set_title(f"n = {n:,} neurons" + (f" with FEV ≥ {FEV_THRESHOLD}" if name in RELIABLE_ONLY else ""))
             axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-            only_left_and_bottom(axes)
+        handles: list[Artist] = [
+            Patch(color="0.5", alpha=0.45, label=f"percentiles {SHOWN[0]} to {SHOWN[1]}"),
+            Line2D([], [], color="0.5", linewidth=3, label="middle half"),
+            Line2D([], [], color="0.5", marker="o", markerfacecolor="white", linestyle="", label="median"),
+        ]
         if len(systems) > 1:
-            patches = [Patch(color=COLORS[i % len(COLORS)], label=name) for i, name in enumerate(systems)]
-            figure.legend(handles=patches, loc="outside upper center", ncols=len(systems))
+            handles += [Patch(color=COLORS[i % len(COLORS)], label=name) for i, name in enumerate(systems)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
     return figure
 
 
@@ -95,10 +101,12 @@ def draw_ceiling(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure | N
         return None
     worst = min(float(np.nanmin(mouse.neurons["single_trial_correlation"])) for _, mouse, _ in panels)
     lowest = min(worst - 0.03, -0.1)
-    columns = min(len(panels), 4 if len(systems) == 1 else max(len(scores) for scores in systems.values()))
+    most = max(len(scores) for scores in systems.values())
+    columns = min(len(panels), 4 if 1 in (len(systems), most) else most)  # otherwise a row per system
     rows = -(-len(panels) // columns)
     with styled():
-        figure = Figure(figsize=(2.7 * columns, 3 * rows), layout="constrained")
+        width = PAGE if columns > 1 else COLUMN
+        figure = Figure(figsize=(width, rows * min(width / columns, COLUMN) + 0.3))
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
@@ -106,17 +114,16 @@ def draw_ceiling(systems: Mapping[str, Mapping[str, MouseScores]]) -> Figure | N
             reached = mouse.neurons["single_trial_correlation"]
             both = np.isfinite(ceiling) & np.isfinite(reached)
             size = float(np.clip(3000 / len(reached), 2, 16))
-            axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
-            axes.scatter(
-                ceiling[both], reached[both], s=size, color=COLORS[0], alpha=0.5, linewidths=0, rasterized=True
-            )
+            axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0, label="equal")
+            marks = {"s": size, "color": COLORS[0], "alpha": 0.5, "linewidths": 0, "rasterized": True}
+            axes.scatter(ceiling[both], reached[both], **marks, label=f"a neuron (n = {both.sum():,})")
             means = mouse.summary["single_trial_correlation"], mean_and_sd(ceiling.tolist())[0]  # as in the table
             title = f"mouse {mouse.mouse_id}: mean {means[0]:.3f} of {means[1]:.3f}"
             axes.set_title(f"{system}\n{title}" if len(systems) > 1 else title)
             axes.set(xlabel=label, ylabel="single-trial correlation", aspect="equal")
             axes.tick_params(labelbottom=True, labelleft=True)
             axes.set(xlim=(lowest, 1), ylim=(lowest, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-            only_left_and_bottom(axes)
+            axes.legend(loc="upper left")
     return figure
 
 

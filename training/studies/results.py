@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from training.checkpoints.checkpoint import source_commit
 from training.evaluation.evaluate import SCORES
-from training.figures import COLORS, only_left_and_bottom, save_figure, styled
+from training.figures import COLORS, COLUMN, PAGE, save_figure, styled
 from training.files import write_files
 from training.studies.catalog import CEILING, Study
 from training.studies.runner import UPDATES, RunScores, Scores
@@ -134,7 +134,7 @@ def draw(study: Study, lines: Sequence[Line]) -> Figure:
     """Single-trial correlation against the study's axis, or as a column of seeds per line; the noise ceiling dashed."""
     shown = [line for line in lines if line.label != CEILING]
     with styled():
-        figure = Figure(figsize=(max(3.2, 0.9 * len(shown)) if study.axis is None else 4.2, 3.0), layout="constrained")
+        figure = Figure(figsize=(COLUMN if study.axis is not None or len(shown) < 5 else PAGE, 2.4))
         axes = figure.subplots()
         if study.axis is None:
             _draw_columns(axes, shown)
@@ -146,7 +146,6 @@ def draw(study: Study, lines: Sequence[Line]) -> Figure:
         axes.set_ylabel("single-trial correlation")
         if axes.get_legend_handles_labels()[1]:
             axes.legend()
-        only_left_and_bottom(axes)
     return figure
 
 
