@@ -153,8 +153,9 @@ def _draw_columns(axes: Axes, lines: Sequence[Line]) -> None:
     for i, line in enumerate(lines):
         values = line.values(SHOWN[0])
         color = COLORS[i % len(COLORS)]
-        axes.plot(np.full(len(values), i), values, "o", color=color, markersize=4, alpha=0.7)
-        axes.hlines(line.over_seeds(SHOWN[0])[0], i - 0.25, i + 0.25, color=color, linewidth=2)
+        seed, mean = ("a seed, mean over mice", "mean over seeds") if i == 0 else (None, None)
+        axes.plot(np.full(len(values), i), values, "o", color=color, alpha=0.7, label=seed)
+        axes.hlines(line.over_seeds(SHOWN[0])[0], i - 0.25, i + 0.25, color=color, linewidth=2, label=mean)
     axes.set_xticks(range(len(lines)), [_wrapped(line.label) for line in lines])
     axes.set_xlim(-0.6, len(lines) - 0.4)
 
@@ -170,5 +171,6 @@ def _draw_curves(axes: Axes, lines: Sequence[Line], axis: str) -> None:
         own = {line.x: line.over_seeds(SHOWN[0]) for line in lines if line.label == label and line.x is not None}
         x = np.array(sorted(own))
         means, sds = np.array([own[place] for place in x]).T
-        axes.errorbar(x, means, sds, marker="o", markersize=4, capsize=2, color=COLORS[i % len(COLORS)], label=label)
+        axes.errorbar(x, means, sds, marker="o", capsize=2, color=COLORS[i % len(COLORS)], label=label)
     axes.set_xlabel(axis)
+    axes.set_title("mean over mice; bars: sd over seeds")
