@@ -71,7 +71,8 @@ def _gaze(result: Result) -> Any:
             axis.plot(ends, np.poly1d(np.polyfit(pupil, center, 1))(ends), color=ACCENT, label="least-squares line")
             axis.legend()
         n = np.isfinite(pupil).sum()
-        axis.set_title(f"|r| = {abs(r):.3f}, p = {p:.2g}, n = {n:,} images")
+        found = f"|r| = {abs(r):.3f}, p = {p:.2g}" if np.isfinite(r) else "not correlated: one of them does not vary"
+        axis.set_title(f"{found}\nn = {n:,} images")
         axis.set_xlabel(f"pupil centre {name} [{dataset[f'pupil_center_{name}'].attrs.get('units', '')}]")
-        axis.set_ylabel(f"attention's centre of mass {name} [half widths]")
+        axis.set_ylabel(f"attention's centre {name} [half {'widths' if name == 'x' else 'heights'}]")
     return figure

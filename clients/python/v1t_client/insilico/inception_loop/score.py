@@ -231,8 +231,8 @@ def score_figures(result: Result) -> dict[str, Any]:
         for axis, name in zip(axes[1:], ("confusion", "predicted_confusion"), strict=True):
             image = axis.imshow(dataset[name], cmap="RdBu_r", vmin=-bound, vmax=bound)
             axis.set_title("recorded" if name == "confusion" else "predicted")
-            axis.set_xlabel("most exciting image of unit (row of the pack)")
-            axis.set_ylabel("response of unit")
+            axis.set_xlabel("image of unit (its row)")
+            axis.set_ylabel("response of unit (its row)")
         figure.colorbar(image, ax=axes[1:], shrink=0.8).set_label("response, z-scored over images")
     return {"score": figure}
 
