@@ -70,7 +70,7 @@ docs: $(VENV)/.docs-installed
 test: $(VENV)/.docs-installed
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-quick: $(VENV)/.installed
+test-quick: $(VENV)/.docs-installed
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 kills: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""The README: its table of settings, its commands and the demo twin that it describes; and the page of folders."""
+"""The README: its commands and the demo twin that it describes; the table of settings and the page of folders."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from server.inference.engine import Engine
 from server.settings import Settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVER = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
 DEMO = ROOT / "exported_models" / "demo"
 
 
@@ -43,13 +44,14 @@ def test_every_folder_has_a_sentence_in_the_tree() -> None:
 
 
 def test_settings_are_those_of_the_server_with_their_descriptions() -> None:
-    rows = re.findall(r"^\| `V1T_(\w+)` \|[^|]*\| (.+) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `V1T_(\w+)` \|[^|]*\| (.+) \|$", SERVER, flags=re.MULTILINE)
     described = [(name.lower(), description) for name, description in rows]
     assert described == [(name, field.description) for name, field in Settings.model_fields.items()]
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    names = re.findall(r"`([\w/]+/\w+\.py)`", README)
+def test_every_file_that_the_architecture_page_says_to_start_with_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = re.findall(r"`([\w/]+/\w+\.py)`", text[: text.index("## One call from top to bottom")])
     assert len(names) >= 7
     assert [name for name in names if not (ROOT / name).is_file()] == []
 
