@@ -153,7 +153,7 @@ def _draw_columns(axes: Axes, lines: Sequence[Line]) -> None:
     for i, line in enumerate(lines):
         values = line.values(SHOWN[0])
         color = COLORS[i % len(COLORS)]
-        seed, mean = ("a seed, mean over mice", "mean over seeds") if i == 0 else (None, None)
+        seed, mean = ("a seed, mean over mice", "mean over seeds") if i == 0 else ("_", "_")
         axes.plot(np.full(len(values), i), values, "o", color=color, alpha=0.7, label=seed)
         axes.hlines(line.over_seeds(SHOWN[0])[0], i - 0.25, i + 0.25, color=color, linewidth=2, label=mean)
     axes.set_xticks(range(len(lines)), [_wrapped(line.label) for line in lines])
