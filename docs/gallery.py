@@ -26,7 +26,7 @@ from PIL import Image
 
 from training.analyses.retinotopy import cortical_correlation, readout_positions
 from training.checkpoints.ensemble import load_ensemble
-from v1t_client.insilico import Result
+from v1t_client.insilico import Result, styled
 from v1t_client.insilico.experiments.retinotopy import screen_colors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,8 @@ class Gallery:
         """Writes a small PNG to docs/images; returns the Markdown that shows it."""
         path = self.work / f"{name}.png"
         if isinstance(source, Figure):
-            source.savefig(path, dpi=120)
+            with styled():
+                source.savefig(path)
         else:
             path = source
         with Image.open(path) as image:
@@ -103,7 +104,8 @@ def main() -> None:
     cortex = ensemble.members[0].twin.readout(MOUSE).source_grid.numpy().astype(np.float64)
     shifter = ensemble.members[0].twin.shifters[MOUSE]
     shift = shifter(torch.zeros(1, 2))[0].tolist()
-    with_mu, r2, n, figure = _positions(data, mu, cortex)
+    with styled():
+        with_mu, r2, n, figure = _positions(data, mu, cortex)
     page = f"""\
 # Gallery: experiments on a real twin
 
@@ -168,7 +170,7 @@ def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np
     """Correlation of centres with mu, share of their variance that cortex explains, number of neurons, and a figure."""
     reliable = data["reliable"].values
     centers = np.stack([data["envelope_x"].values, data["envelope_y"].values], axis=1)[reliable]
-    figure = Figure(figsize=(9.6, 2.8), layout="constrained")
+    figure = Figure(figsize=(174 / 25.4, 2.0))
     axes = figure.subplots(1, 4)
     colors = screen_colors(*centers.T)
     for axis, places, title in (
@@ -176,13 +178,12 @@ def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np
         (axes[1], cortex[reliable], "neurons in cortex, normalised"),
     ):
         axis.scatter(*places.T, c=colors, s=3, linewidth=0)
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title)
     axes[0].invert_yaxis()
     for axis, k, name in ((axes[2], 0, "x"), (axes[3], 1, "y")):
         axis.scatter(mu[reliable, k], centers[:, k], s=2, color="#24292f", alpha=0.4, linewidth=0)
-        axis.set_title(f"centre {name} [px] against mu", fontsize=8)
-    for axis in axes:
-        axis.tick_params(labelsize=6)
+        axis.set(xlabel=f"readout's mu, {name}", ylabel=f"centre {name} [px]")
+    figure.suptitle(f"mouse {MOUSE}, {reliable.sum():,} reliable neurons", fontsize=6.5)
     with_mu = np.array([np.corrcoef(mu[reliable, axis], centers[:, axis])[0, 1] for axis in range(2)])
     return with_mu, cortical_correlation(centers, cortex[reliable]) ** 2, int(reliable.sum()), figure
 
