@@ -103,7 +103,8 @@ def _attack(
     assert url.port is not None
     watch = _Watch(worker_of(served.server), url.port)
     command = [sys.executable, "-m", "reliability.attacks", name, str(url.port), str(seconds), str(clients)]
-    attackers = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_many_files)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # pytest's has no effect on new processes
+    attackers = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_many_files, env=environment)
     with watch:
         tally = asyncio.run(_honest(served, lambda: attackers.poll() is None, seed))
         output, _ = attackers.communicate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 import os
 import re
@@ -75,13 +74,6 @@ async def test_two_hundred_concurrent_requests_each_get_their_own_answer_in_batc
     }
     assert value["v1t_batch_images_sum"] >= 200
     assert value["v1t_batch_images_sum"] / value["v1t_batch_images_count"] > 1
-
-
-def test_the_command_on_the_page_works_in_a_shell(server: Server) -> None:
-    page = curl(server.url)
-    line = html.unescape(re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)[0])
-    reply = json.loads(subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout)
-    assert len(reply["responses"][0]) == 7
 
 
 def test_curl_sends_a_picture_as_a_form(server: Server, twin: TinyTwin, tmp_path: Path) -> None:

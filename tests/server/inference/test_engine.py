@@ -188,7 +188,7 @@ def test_a_manifest_from_before_gradients_is_still_read(folder: Path, tmp_path: 
 
     copy = shutil.copytree(folder, tmp_path / "old")
     manifest = json.loads((copy / MANIFEST).read_text())
-    for name in ("token_cores", "core_tapes", "core_gradients", "weights"):
+    for name in ("token_cores", "core_tapes", "core_gradients"):
         del manifest[name]
     for mouse in manifest["mice"].values():
         for name in ("touched_tokens", "stem_gradients", "readout_gradients", "ensemble_gradient", "twin"):

@@ -48,7 +48,9 @@ def quiet_optuna() -> None:
 
 
 def command(output: Path, folder: Path, *more: str) -> list[str]:
-    return ["sweep", "--recordings", str(folder), "--output", str(output), "--set", *GIVEN, *more]
+    changed = {option.partition("=")[0] for option in more}
+    given = [option for option in GIVEN if option.partition("=")[0] not in changed]
+    return ["sweep", "--recordings", str(folder), "--output", str(output), "--set", *given, *more]
 
 
 def states(output: Path) -> list[TrialState]:
