@@ -56,8 +56,13 @@ class Settings(BaseModel):
         description="bundles, or folders of bundles, separated by the path separator",
     )
     provider: Literal["auto", "cpu", "cuda", "openvino"] = Field(default="auto", description="where the graphs run")
-    precision: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="precision of the cores: fp16 if the bundle has such cores, bf16 in OpenVINO"
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = Field(
+        default="fp32",
+        description="precision of the cores: tf32 on a GPU, fp16 if the bundle has such cores, bf16 in OpenVINO",
+    )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="on a GPU, record each core once per batch size; batches are padded to powers of two",
     )
     max_loaded: int | None = Field(
         default=None, ge=1, description="bundles kept in memory; others are loaded on their next request; empty: all"

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from server.inference.engine import Engine, Stimulus
+from server.inference.one_node import MATMUL
 from server.inference.sessions import Precision, Provider
 
 __all__ = ["DESCRIPTION", "add_arguments", "core_gflop", "matmul_gflops", "measure", "run"]
@@ -173,7 +174,7 @@ def matmul_gflops(threads: int | None, *, repeats: int = 5) -> float:
     options = ort.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
-    session = ort.InferenceSession(_matmul_model(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(MATMUL, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     best = 0.0
     for rows, inner, columns in GEMMS:
@@ -184,24 +185,6 @@ def matmul_gflops(threads: int | None, *, repeats: int = 5) -> float:
             session.run(None, {"a": a, "b": b})
             best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start) / 1e9)
     return best
-
-
-def _matmul_model() -> bytes:
-    """The ONNX model y = a @ b, written by hand: the server does not need the onnx package for anything else."""
-
-    def field(number: int, content: bytes | int) -> bytes:  # protobuf: a varint, or bytes with their length
-        if isinstance(content, int):
-            return bytes([number << 3, content])
-        assert len(content) < 128
-        return bytes([number << 3 | 2, len(content)]) + content
-
-    def value(name: bytes) -> bytes:
-        shape = field(1, field(2, name + b"0")) + field(1, field(2, name + b"1"))  # two dynamic axes
-        return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))  # of float32
-
-    node = field(1, b"a") + field(1, b"b") + field(2, b"y") + field(4, b"MatMul")
-    graph = field(1, node) + field(2, b"g") + field(11, value(b"a")) + field(11, value(b"b")) + field(12, value(b"y"))
-    return field(1, 8) + field(7, graph) + field(8, field(2, 13))
 
 
 def resident_mb() -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from server.bundle import tensor_names
-from server.inference.sessions import Graph, Tensor
+from server.inference.one_node import GATHER
+from server.inference.sessions import Graph, Session, Tensor
 
 __all__ = ["Core", "distinct_tokens"]
 
@@ -36,8 +38,7 @@ class Core:
         self, rows: Sequence[dict[str, Tensor]], touched: Sequence[npt.NDArray[np.int64]] | None = None
     ) -> list[Tensor]:
         """The feature maps (b, rows, columns, D) of each row. Equal inputs, as of one image for many mice, run once.
-
-        Those of a single row stay on the device that computed them.
+        They stay on the device that computed them.
 
         Args:
             rows: inputs of the core, each of one or more images.
@@ -54,11 +55,23 @@ class Core:
             if read.sum(axis=1).max() <= WORTH_RESTRICTING * self.n_tokens:
                 graph = self._for_some_tokens()
                 tensors[tensor_names.TOKENS] = distinct_tokens(read)
-        if distinct and len(rows) == 1:
-            return [graph.run(tensors, stay=(tensor_names.FEATURE_MAP,))[tensor_names.FEATURE_MAP]]
-        feature_map = graph.run(tensors)[tensor_names.FEATURE_MAP]
+        feature_map = graph.run(tensors, stay=(tensor_names.FEATURE_MAP,))[tensor_names.FEATURE_MAP]
         ends = np.cumsum([len(row[tensor_names.CORE_IMAGE]) for row in rows])
-        return [_take(feature_map, part) for part in np.split(where, ends[:-1])]
+        return [self._take(feature_map, part) for part in np.split(where, ends[:-1])]
+
+    def _take(self, feature_map: Tensor, samples: npt.NDArray[np.int64]) -> Tensor:
+        """The feature maps of these samples, on the device that they are on; without a copy if they are all of them."""
+        if isinstance(feature_map, np.ndarray):
+            return _rows(feature_map, samples)
+        if np.array_equal(samples, np.arange(feature_map.shape()[0])):
+            return feature_map
+        if self.session.device == "cpu":
+            return _rows(feature_map.numpy(), samples)
+        return self._gather.run({"feature_map": feature_map, "rows": samples}, stay=("selected",))["selected"]
+
+    @functools.cached_property
+    def _gather(self) -> Session:
+        return Session(GATHER, wanted="cuda", threads=1)
 
     def _for_some_tokens(self) -> Graph:
         assert self._open_restricted is not None
@@ -115,7 +128,7 @@ def _groups(tensors: dict[str, np.ndarray]) -> tuple[npt.NDArray[np.int64], list
     return np.array(where), first
 
 
-def _take(feature_map: np.ndarray, samples: npt.NDArray[np.int64]) -> np.ndarray:
+def _rows(feature_map: np.ndarray, samples: npt.NDArray[np.int64]) -> np.ndarray:
     """The feature maps of these samples, without a copy where they are consecutive."""
     if (np.diff(samples) == 1).all():
         return feature_map[samples[0] : samples[-1] + 1]

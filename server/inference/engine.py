@@ -23,6 +23,7 @@ from server.bundle.neurons import load_neurons
 from server.bundle.snapshot import Snapshot
 from server.errors import BundleError, NotFound
 from server.inference.core import Core
+from server.inference.cuda_graphs import batch_sizes
 from server.inference.gradients import BackwardPass, Gradient
 from server.inference.graph_loader import GraphLoader, MouseGraphs, checked
 from server.inference.sessions import Precision, Provider, Session, Tensor
@@ -60,6 +61,8 @@ class Engine:
         self.stages = StageTimer()
         self._graphs = graphs
         cores, token_cores = _core_files(manifest, graphs.precision)
+        if graphs.recorded_batch is not None:
+            token_cores = []  # how many tokens they compute differs from call to call
         self.cores = [
             Core(
                 checked("core", file, graphs.core(file)), partial(graphs.core, token_cores[i]) if token_cores else None
@@ -83,26 +86,38 @@ class Engine:
         precision: Precision = "fp32",
         threads: int | None = None,
         max_batch: int = 8,
+        cuda_graphs: bool = False,
     ) -> Self:
         """Loads and verifies a bundle. Later changes of its files do not matter.
 
         Args:
             provider: "auto", "cpu", "cuda" or "openvino"; "auto" uses CUDA where there is a GPU.
-            precision: of the cores: "fp32"; "fp16", where the bundle has such cores; "bf16", in OpenVINO.
+            precision: of the cores: "fp32"; "tf32", on a GPU; "fp16", where the bundle has such cores; "bf16", in
+                OpenVINO.
             threads: of one core graph on the CPU; None: one per physical core.
             max_batch: images in one pass of the core; more are split.
+            cuda_graphs: record each core's kernels once per batch size, which needs a GPU; batches are padded to powers
+                of two.
 
         Raises:
             BundleError: the bundle is incomplete, changed, of an unknown schema, or cannot run here.
         """
         bundle = Path(path)
         manifest = load_manifest(bundle)
-        graphs = GraphLoader(bundle, manifest, Snapshot(bundle, manifest), provider, precision, threads)
+        if cuda_graphs and provider not in ("auto", "cuda"):
+            raise BundleError(
+                "CUDA graphs need a GPU",
+                got=f"provider {provider!r}",
+                expected="provider 'cuda'",
+                hint="Set V1T_PROVIDER=cuda, or leave V1T_CUDA_GRAPHS out.",
+            )
+        recorded_batch = max_batch if cuda_graphs else None
+        graphs = GraphLoader(bundle, manifest, Snapshot(bundle, manifest), provider, precision, threads, recorded_batch)
         return cls(graphs, max_batch=max_batch)
 
     def warm_up(self) -> None:
-        """Runs every graph that predictions need once, at batch 1 and, on a GPU, at the largest batch."""
-        sizes = (1,) if self.device == "cpu" else (1, self.max_batch)
+        """Runs every graph that predictions need once, at batch 1 and, on a GPU, at each size that is recorded."""
+        sizes = [1] if self.device == "cpu" else batch_sizes(self.max_batch)
         for size in sizes:
             self.predict_many(
                 [
@@ -123,7 +138,7 @@ class Engine:
 
     def stop(self) -> None:
         """Ends the run in progress with an error, from another thread. The engine cannot be used after it."""
-        self._graphs.stop.terminate = True
+        self._graphs.stop.set()
 
     def predict(
         self,

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
-import onnxruntime as ort
-
 from server.bundle import tensor_names
 from server.bundle.manifest import File, Manifest, MouseRecord
 from server.bundle.snapshot import Snapshot
 from server.errors import BundleError
-from server.inference.sessions import Graph, Precision, Provider, Session, open_core
+from server.inference.cuda_graphs import RecordedSession
+from server.inference.sessions import Graph, Precision, Provider, Session, Stop, open_core
 
 __all__ = ["GraphLoader", "MouseGraphs", "checked"]
 
@@ -26,7 +25,8 @@ class GraphLoader:
     Attributes:
         bundle: where the bundle lies.
         files: what its graphs are opened from: a private copy of the bundle, or a folder that nobody else writes to.
-        stop: ends the runs of all graphs that were opened, once its `terminate` is set.
+        recorded_batch: images in the largest batch of a core that is recorded as a CUDA graph; None: none are.
+        stop: ends the runs of all graphs that were opened.
     """
 
     bundle: Path
@@ -35,7 +35,8 @@ class GraphLoader:
     provider: Provider
     precision: Precision
     threads: int | None
-    stop: ort.RunOptions = field(default_factory=ort.RunOptions)
+    recorded_batch: int | None = None
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def folder(self) -> Path:
@@ -44,6 +45,15 @@ class GraphLoader:
     def core(self, file: File) -> Graph:
         """The graph of a core, or of one for some tokens."""
         path = self.folder / file.path
+        if self.recorded_batch is not None:
+            return RecordedSession(
+                path,
+                wanted="cuda",
+                threads=self.threads,
+                largest=self.recorded_batch,
+                stop=self.stop,
+                precision=self.precision,
+            )
         return open_core(path, wanted=self.provider, precision=self.precision, threads=self.threads, stop=self.stop)
 
     def large(self, file: File) -> Session:

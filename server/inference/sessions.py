@@ -13,12 +13,23 @@ import onnxruntime as ort
 
 from server.errors import BundleError
 
-__all__ = ["Graph", "OpenVINOSession", "Precision", "Provider", "Session", "Tensor", "available_provider", "open_core"]
+__all__ = [
+    "Graph",
+    "OpenVINOSession",
+    "Precision",
+    "Provider",
+    "Session",
+    "Stop",
+    "Tensor",
+    "available_provider",
+    "open_core",
+    "unloadable",
+]
 
 # "auto" uses CUDA where it works, and the CPU elsewhere.
 Provider = Literal["auto", "cpu", "cuda", "openvino"]
-# Of the cores. Stems, readouts and gradients are always float32.
-Precision = Literal["fp32", "fp16", "bf16"]
+# Of the cores. Stems, readouts and gradients are always float32. "tf32" is float32 whose products CUDA rounds to TF32.
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
 # In memory, or on the device, where onnxruntime left it for the next graph.
 Tensor: TypeAlias = np.ndarray | ort.OrtValue
@@ -45,6 +56,12 @@ def available_provider(wanted: Provider) -> str:
 
 
 @functools.cache
+def _load_cuda() -> None:
+    """Loads the CUDA libraries of the nvidia-* packages that onnxruntime-gpu's extras install."""
+    ort.preload_dlls()
+
+
+@functools.cache
 def _share_arena() -> None:
     """Has all sessions share one pool of CPU memory.
 
@@ -55,6 +72,28 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(memory, None)
 
 
+class Stop:
+    """Ends the runs of all sessions that share it, those in progress and later ones, with an error."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._options: list[ort.RunOptions] = []
+
+    def run_options(self, **entries: str) -> ort.RunOptions:
+        """Options of runs that this can end, with onnxruntime's own entries."""
+        options = ort.RunOptions()
+        for key, value in entries.items():
+            options.add_run_config_entry(key, value)
+        options.terminate = self._stopped
+        self._options.append(options)
+        return options
+
+    def set(self) -> None:
+        self._stopped = True
+        for options in self._options:
+            options.terminate = True
+
+
 class Graph(Protocol):
     """One graph, ready to run.
 
@@ -63,12 +102,14 @@ class Graph(Protocol):
         outputs: names of the output tensors.
         shapes: of the outputs; a name where an axis is dynamic.
         provider: what really runs it.
+        device: where it leaves outputs that may stay: "cpu" or "cuda".
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shapes: dict[str, tuple[int | str, ...]]
     provider: str
+    device: str
 
     def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
         """Runs the graph; returns all of its outputs by name.
@@ -84,13 +125,22 @@ class Session:
     """A `Graph` in onnxruntime. That falls back to the CPU with only a log line, so see `provider` for what runs.
 
     Args:
-        stop: ends its runs with an error, once its `terminate` is set.
+        model: the graph's file, or the graph.
+        precision: of the products on a GPU: "tf32", or as the graph says.
+        cuda_graph: whether onnxruntime may record its kernels; see `server.inference.cuda_graphs`.
     """
 
     def __init__(
-        self, path: Path, *, wanted: Provider, threads: int | None, stop: ort.RunOptions | None = None
+        self,
+        model: Path | bytes,
+        *,
+        wanted: Provider,
+        threads: int | None,
+        stop: Stop | None = None,
+        precision: Precision = "fp32",
+        cuda_graph: bool = False,
     ) -> None:
-        self._stop = stop or ort.RunOptions()
+        self._run_options = (stop or Stop()).run_options()
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only; fallbacks are checked below
         _share_arena()
@@ -99,11 +149,17 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         provider = available_provider(wanted)
-        providers = [provider] if provider == _CPU else [provider, _CPU]
+        providers: list[Any] = [_CPU]
+        if provider == _CUDA:
+            _load_cuda()
+            providers = [(_CUDA, _cuda_options(precision, cuda_graph)), _CPU]
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
+            self._session = ort.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=providers
+            )
         except Exception as error:  # onnxruntime raises its own classes, without a common base but Exception
-            raise _unloadable(path, f"onnxruntime {ort.__version__}", error) from error
+            path = Path("a graph") if isinstance(model, bytes) else model
+            raise unloadable(path, f"onnxruntime {ort.__version__}", error) from error
         self.provider = str(self._session.get_providers()[0])
         if wanted == "cuda" and self.provider != _CUDA:
             raise BundleError(
@@ -112,7 +168,7 @@ class Session:
                 expected=_CUDA,
                 hint="Check the NVIDIA driver and the CUDA libraries, or set V1T_PROVIDER=cpu.",
             )
-        self._device = "cuda" if self.provider == _CUDA else "cpu"
+        self.device = "cuda" if self.provider == _CUDA else "cpu"
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
         self.shapes: dict[str, tuple[int | str, ...]] = {
@@ -128,10 +184,18 @@ class Session:
             else:
                 binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
         for name in self.outputs:
-            binding.bind_output(name, self._device if name in stay else "cpu")
-        self._session.run_with_iobinding(binding, self._stop)
+            binding.bind_output(name, self.device if name in stay else "cpu")
+        self._session.run_with_iobinding(binding, self._run_options)
         results = zip(self.outputs, binding.get_outputs(), strict=True)
         return {name: value if name in stay else value.numpy() for name, value in results}
+
+
+def _cuda_options(precision: Precision, cuda_graph: bool) -> dict[str, str]:
+    return {
+        "use_tf32": str(int(precision == "tf32")),  # on by default, with errors of 1e-3
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default measures all algorithms for each new batch size
+        "enable_cuda_graph": str(int(cuda_graph)),
+    }
 
 
 class OpenVINOSession:
@@ -153,8 +217,9 @@ class OpenVINOSession:
         try:
             self._model = openvino.compile_model(str(path), "CPU", hints)
         except Exception as error:  # openvino raises RuntimeError and classes of its own
-            raise _unloadable(path, f"OpenVINO {openvino.__version__}", error) from error
+            raise unloadable(path, f"OpenVINO {openvino.__version__}", error) from error
         self.provider = "OpenVINO"
+        self.device = "cpu"
         self.inputs = tuple(port.get_any_name() for port in self._model.inputs)
         self.outputs = tuple(port.get_any_name() for port in self._model.outputs)
         self.shapes: dict[str, tuple[int | str, ...]] = {
@@ -171,7 +236,7 @@ class OpenVINOSession:
 
 
 def open_core(
-    path: Path, *, wanted: Provider, precision: Precision, threads: int | None, stop: ort.RunOptions | None = None
+    path: Path, *, wanted: Provider, precision: Precision, threads: int | None, stop: Stop | None = None
 ) -> Graph:
     """A core's session. Cores take the time, and are the only graphs that another runtime may run.
 
@@ -185,16 +250,23 @@ def open_core(
             expected="provider 'openvino'",
             hint="Set V1T_PROVIDER=openvino, or V1T_PRECISION=fp32; on a GPU fp16 is nearer to fp32 than bf16 is.",
         )
-    if precision == "fp16" and wanted == "openvino":
+    if precision in ("fp16", "tf32") and wanted == "openvino":
         raise BundleError(
-            "precision 'fp16' runs in onnxruntime only",
+            f"precision {precision!r} runs in onnxruntime only",
             got="provider 'openvino'",
             expected="precision 'fp32' or 'bf16'",
             hint="Set V1T_PRECISION=bf16.",
         )
+    if precision == "tf32" and available_provider(wanted) != _CUDA:
+        raise BundleError(
+            "precision 'tf32' runs on a GPU only",
+            got=f"provider {wanted!r}",
+            expected="provider 'cuda'",
+            hint="Set V1T_PRECISION=fp32.",
+        )
     if wanted == "openvino":
         return OpenVINOSession(path, precision=precision, threads=threads)
-    return Session(path, wanted=wanted, threads=threads, stop=stop)
+    return Session(path, wanted=wanted, threads=threads, stop=stop, precision=precision)
 
 
 def _openvino() -> Any:
@@ -208,7 +280,7 @@ def _openvino() -> Any:
     return openvino
 
 
-def _unloadable(path: Path, runtime: str, error: Exception) -> BundleError:
+def unloadable(path: Path, runtime: str, error: Exception) -> BundleError:
     """The error of a graph that the runtime cannot load; names the operator that it lacks, if that is the reason."""
     for pattern in _LACKS_OPERATOR:
         if found := re.search(pattern, str(error)):

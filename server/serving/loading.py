@@ -41,6 +41,7 @@ def load_engine(bundle: Path, settings: Settings) -> Engine:
         precision=settings.precision,
         threads=settings.threads,
         max_batch=settings.max_batch,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 

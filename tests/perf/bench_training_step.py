@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a check
 from training.config import ModelConfig, TrainingConfig, with_options
 from training.data.batches import epoch_batches, read_ahead
 from training.data.recordings import Recording
+from training.models import attention
 from training.models.attention import Attention
 from training.models.dropout import Dropout
 from training.simulation.simulate import simulate
@@ -50,7 +52,7 @@ class Case:
     """One way to run the same step."""
 
     name: str
-    kernel: str  # of attention and dropout: eager, torch's sdpa, or ours
+    kernel: str  # of attention and dropout: eager, torch's sdpa, or ours; on a GPU also ours unpadded, or in cuDNN
     precision: str = "fp32"
     dropout: bool = True
     compile: bool = False
@@ -72,6 +74,9 @@ CUDA_CASES = (
     Case("eager, dropout, bf16", "eager", "bf16"),
     Case("as trained, dropout, bf16", "fused", "bf16"),
     Case("as trained, dropout, fp16", "fused", "fp16"),
+    Case("heads not padded, dropout", "unpadded"),
+    Case("heads not padded, dropout, bf16", "unpadded", "bf16"),
+    Case("cuDNN's attention, dropout, bf16", "cudnn", "bf16"),
     Case("as trained, dropout, bf16, compiled", "fused", "bf16", compile=True),
 )
 
@@ -81,12 +86,19 @@ def with_torchs_sdpa(self: Attention, x: Tensor, rate: float) -> Tensor:
     return self._merge(F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=self._scale()))
 
 
-OURS = Attention._with_dropout
+OURS, FORWARD = Attention._with_dropout, Attention.forward
+
+
+def with_cudnn(self: Attention, x: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return FORWARD(self, x)
 
 
 def use(case: Case) -> None:
+    attention.KERNEL_WIDTH = 1 if case.kernel == "unpadded" else 8
+    Attention.forward = with_cudnn if case.kernel == "cudnn" else FORWARD
     Attention.kernel = Dropout.kernel = "eager" if case.kernel == "eager" else "fused"
-    Dropout.kernel = "fused" if case.kernel == "fused" else "eager"
+    Dropout.kernel = "eager" if case.kernel in ("eager", "sdpa") else "fused"
     Attention._with_dropout = with_torchs_sdpa if case.kernel == "sdpa" else OURS
 
 
@@ -130,8 +142,12 @@ def seconds(call: Callable[[], object]) -> float:
 
 def print_steps(bench: Bench, batch: int, rounds: int) -> dict[Case, float]:
     trials = bench.trials(batch)
-    for case in bench.members:
-        bench.step(case, trials)  # warms up
+    for case in [*bench.members]:
+        try:
+            bench.step(case, trials)  # warms up
+        except RuntimeError as error:
+            print(f"{case.name}: cannot run: {str(error).splitlines()[0]}")
+            del bench.members[case]
     times: dict[Case, list[float]] = {case: [] for case in bench.members}
     for _ in range(rounds):
         for case in bench.members:

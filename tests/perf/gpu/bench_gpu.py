@@ -1,108 +1,376 @@
-"""An ensemble of five members at the published size on an NVIDIA GPU: speed, share of the ceiling, and error of fp16.
+"""Exactness and speed of the engine and the service on an NVIDIA GPU, in steps, each printed when it ends.
 
-    python tests/perf/gpu/bench_gpu.py [--members 5] [--neurons 8000] [--batches 1 8 32 128] [--bundle DIR]
+    python tests/perf/gpu/prepare.py FOLDER          # once, also on a machine without a GPU
+    python tests/perf/gpu/bench_gpu.py FOLDER [--steps exactness ensemble kernels mei service] [--report FILE]
 
-Needs torch with CUDA, for the ceiling, and onnxruntime-gpu (`make install RUNTIME=gpu`). Builds members of the paper's
-configuration (Table A.2) with random weights, exports them with cores in float16, and times the engine by batch size in
-float32 and in float16, in interleaved rounds. Prints the rate of torch's fastest float16 matrix product (the ceiling),
-the share of it that the engine reaches, and the error of float16 relative to float32. Nothing is asserted.
-`--provider cpu` tries the script without a GPU; the times then mean nothing.
+Needs onnxruntime-gpu and torch with CUDA (`make install RUNTIME=gpu`); torch gives the ceilings and the kernels' times.
+
+    exactness   every case of the reference, in each precision, with and without CUDA graphs, against its responses
+    ensemble    five members of the published size, by batch: images a second, share of the matrix ceiling
+    kernels     where the time of one core goes
+    mei         a step of a search for most exciting inputs: gradients of one member
+    service     `bentoml serve` at full load, requests of one image and of 32
+
+`--provider cpu` tries the script without a GPU; the times then mean nothing. The training step on a GPU is
+`bench_training_step.py --device cuda`.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import functools
+import gc
+import json
+import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run from a checkout
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
 
-from bench_engine import build, report_error
+from bench_service import ask, http_request  # noqa: E402
+from support.live_server import serving  # noqa: E402
 
-from server.bundle.manifest import MANIFEST
-from server.inference.benchmark import Case, core_gflop, measure
-from server.inference.engine import Engine
-from training.checkpoints.checkpoint import Checkpoint
-from training.checkpoints.ensemble import Ensemble
-from training.export import export_bundle
-from training.export.bundle import BundleOptions
+from server.bundle.manifest import MANIFEST, hash_file, load_manifest  # noqa: E402
+from server.inference.benchmark import core_gflop  # noqa: E402
+from server.inference.engine import Engine  # noqa: E402
 
-
-def matmul_tflops() -> float:
-    """The highest rate of a float16 matrix product in torch on the GPU, in TFLOP/s."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
-    best = 0.0
-    for _ in range(20):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        a @ b
-        torch.cuda.synchronize()
-        best = max(best, 2 * 8192**3 / (time.perf_counter() - start) / 1e12)
-    return best
+MEMBERS = 5
+EXACT = 1e-4  # of a graph in float32, relative to the reference's responses
+say = functools.partial(print, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--members", type=int, default=5, help="members of the ensemble (default: %(default)s)")
-    parser.add_argument("--neurons", type=int, default=8000, help="neurons of the mouse (default: %(default)s)")
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=[1, 8, 32, 128], help="batch sizes (default: 1 8 32 128)"
-    )
-    parser.add_argument("--rounds", type=int, default=10, help="runs of each case (default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="what prepare.py wrote")
+    parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="(default: all)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128], help="(default: 1 8 32 128)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--provider", choices=["cuda", "cpu"], default="cuda", help="(default: %(default)s)")
-    parser.add_argument("--bundle", type=Path, help="folder of the bundle, which is exported there unless it exists")
     args = parser.parse_args()
     if args.provider == "cuda" and not torch.cuda.is_available():
         sys.exit("torch finds no CUDA device; run this on a machine with an NVIDIA GPU, or try it with --provider cpu")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = args.bundle or Path(temporary) / "published"
-        if not (folder / MANIFEST).exists():
-            members = [Checkpoint(twin=build(args.neurons, 1, seed=seed)) for seed in range(args.members)]
-            export_bundle(Ensemble(members), folder, options=BundleOptions(gradients=False, half=True))
-        bench(folder, args)
-
-
-def bench(folder: Path, args: argparse.Namespace) -> None:
-    engines = {
-        precision: Engine.load(folder, provider=args.provider, precision=precision, max_batch=max(args.batches))
-        for precision in ("fp32", "fp16")
-    }
-    engine = engines["fp32"]
-    rng = np.random.default_rng(0)
-    batches = {
-        size: [rng.standard_normal((size, *shape)).astype(np.float32) for shape in ((1, 144, 256), (3,), (2,))]
-        for size in args.batches
-    }
-    cases = [
-        Case(f"{precision}, batch {size}", partial(one.predict, "A", *batches[size]), size)
-        for size in args.batches
-        for precision, one in engines.items()
-    ]
-    times = measure(cases, rounds=args.rounds)
-    work = core_gflop(engine.manifest.configs[0], engine.cores[0].n_tokens)
-    assert work is not None
-    ceiling = matmul_tflops() if args.provider == "cuda" else float("nan")
     device = torch.cuda.get_device_name() if args.provider == "cuda" else "CPU"
-    members, neurons = engine.manifest.members, engine.manifest.mice["A"].n_neurons
-    print(f"{device}, {engine.provider}; {members} members, {neurons} neurons")
-    print(f"best matrix product in float16: {ceiling:.0f} TFLOP/s; {work:.1f} GFLOP an image and member")
-    for case in cases:
-        rate = case.images / times[case.name]
-        share = rate * work * engine.manifest.members / 1e3 / ceiling
-        print(f"  {case.name:<20}{times[case.name] * 1e3:>10.2f} ms{rate:>10.1f} images/s{share:>8.1%} of the ceiling")
-    largest = batches[max(args.batches)]
-    report_error("fp16", engines["fp16"].predict("A", *largest), engine.predict("A", *largest))
-    if args.provider == "cuda":
-        used = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]
-        print("GPU memory in use:", subprocess.run(used, capture_output=True, text=True).stdout.strip())
+    say(f"{device}; onnxruntime {ort.__version__}, torch {torch.__version__}, {os.cpu_count()} cores")
+    failed = []
+    for step in args.steps:
+        say(f"\n## {step}")
+        start = time.perf_counter()
+        try:
+            STEPS[step](args)
+        except Exception:  # the other steps are worth having
+            traceback.print_exc()
+            failed.append(step)
+        say(f"({step}: {time.perf_counter() - start:.0f} s)")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def modes(args: argparse.Namespace, *, half: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and options of an engine, for each way to run a core."""
+    on_gpu = args.provider == "cuda"
+    for precision in ("fp32", *(["tf32"] if on_gpu else []), *(["fp16"] if half else [])):
+        for cuda_graphs in (False, True) if on_gpu else (False,):
+            name = f"{precision}, graphs" if cuda_graphs else precision
+            yield name, {"provider": args.provider, "precision": precision, "cuda_graphs": cuda_graphs}
+
+
+def exactness(args: argparse.Namespace) -> None:
+    wrong = []
+    for folder in sorted((args.folder / "golden").iterdir()):
+        golden = np.load(folder / "golden.npz")
+        inputs = golden["image"], golden["behavior"], golden["pupil_center"]
+        manifest = load_manifest(folder)
+        found = []
+        for name, options in modes(args, half=bool(manifest.half_cores)):
+            try:
+                engine = Engine.load(folder, **options, max_batch=max(2, len(inputs[0])))
+                error = max(
+                    float(np.abs(answer - golden[f"response_{mouse_id}"]).max())
+                    for mouse_id in manifest.mice
+                    for answer in answers(engine, mouse_id, inputs)
+                )
+                if name.startswith("fp32") and not error <= EXACT:
+                    wrong.append(f"{folder.name} ({name})")
+                found.append(f"{name} {error:.1e}")
+                engine.close()
+            except Exception as failure:
+                wrong.append(f"{folder.name} ({name})")
+                found.append(f"{name} FAILED: {str(failure)[:300]}")
+        say(f"{folder.name:<32}" + "; ".join(found))
+    say(f"not exact: {', '.join(wrong)}" if wrong else f"every case is within {EXACT:.0e} in float32")
+
+
+def answers(engine: Engine, mouse_id: str, inputs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The responses in one batch, image by image, and in one batch again: a recorded graph is then replayed."""
+    yield engine.predict(mouse_id, *inputs)
+    yield np.concatenate([engine.predict(mouse_id, *(x[i : i + 1] for x in inputs)) for i in range(len(inputs[0]))])
+    yield engine.predict(mouse_id, *inputs)
+
+
+@contextmanager
+def ensemble_of(bundle: Path, members: int) -> Iterator[Path]:
+    """The bundle of one member as one of several, which have the same weights: only times are measured with it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / bundle.name
+        shutil.copytree(bundle, folder)
+        content = json.loads((folder / MANIFEST).read_text())
+        content["members"] = members
+        content["configs"] *= members
+        for name in ("attention", "token_cores", "core_tapes", "core_gradients"):
+            content[name] = []
+        for name in ("cores", "half_cores"):
+            content[name] *= members
+        for mouse in content["mice"].values():
+            mouse["readouts"] *= members
+            shutil.copy(bundle.parent / "ensemble.onnx", folder / mouse["ensemble"]["path"])
+            mouse["ensemble"]["sha256"] = hash_file(folder / mouse["ensemble"]["path"])
+            mouse["ensemble"]["bytes"] = (folder / mouse["ensemble"]["path"]).stat().st_size
+            mouse["touched_tokens"] = []
+            mouse["stem_gradients"], mouse["readout_gradients"], mouse["ensemble_gradient"] = [], [], None
+        (folder / MANIFEST).write_text(json.dumps(content))
+        yield folder
+
+
+def seconds(call: Callable[[], object], least: float) -> float:
+    """Median seconds of a call, over at least that long."""
+    call()
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + least
+    while time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def ceilings() -> dict[str, float]:
+    """TFLOP/s of torch's largest matrix product in each precision, on random values."""
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("fp16", torch.float16)):
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+
+        def product(a: torch.Tensor = a, b: torch.Tensor = b) -> None:
+            a @ b
+            torch.cuda.synchronize()
+
+        rates[name] = 2 * 8192**3 / seconds(product, 0.3) / 1e12
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.cuda.empty_cache()
+    return rates
+
+
+def gpu_megabytes() -> str:
+    used = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]
+    try:
+        return subprocess.run(used, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return "-"
+
+
+VARIANTS = {
+    "": ({}, "published"),
+    "padded": ({}, "padded"),
+    "unfused": ({"ORT_DISABLE_FLASH_ATTENTION": "1", "ORT_DISABLE_MEMORY_EFFICIENT_ATTENTION": "1"}, "published"),
+    "efficient": ({"ORT_DISABLE_FLASH_ATTENTION": "1"}, "published"),
+    "cudnn": ({"ORT_ENABLE_CUDNN_FLASH_ATTENTION": "1", "ORT_DISABLE_FLASH_ATTENTION": "1"}, "published"),
+}
+
+
+def random_inputs(size: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(size)
+    return [rng.standard_normal((size, *shape)).astype(np.float32) for shape in ((1, 144, 256), (3,), (2,))]
+
+
+def ensemble(args: argparse.Namespace) -> None:
+    rates = ceilings() if args.provider == "cuda" else {}
+    say("ceilings: " + ", ".join(f"{name} {rate:.0f} TFLOP/s" for name, rate in rates.items()))
+    say(f"{'variant':<10}{'mode':<14}{'batch':>6}{'ms':>10}{'images/s':>10}{'of ceiling':>11}  stages [ms]")
+    with ensemble_of(args.folder / "published", MEMBERS) as folder:
+        expected = Engine.load(folder, provider=args.provider).predict("A", *random_inputs(args.batches[0]))
+    for variant, (environment, source) in VARIANTS.items():
+        for name, options in modes(args, half=True):
+            if variant and not worth_comparing(variant, options):
+                continue
+            os.environ.update(environment)
+            try:
+                with ensemble_of(args.folder / source, MEMBERS) as folder:
+                    time_ensemble(f"{variant:<10}{name:<14}", folder, options, args, rates, expected)
+            except Exception as failure:
+                say(f"{variant:<10}{name:<14} FAILED: {str(failure)[:500]}")
+            finally:
+                for key in environment:
+                    os.environ.pop(key, None)
+            gc.collect()
+
+
+def worth_comparing(variant: str, options: dict[str, Any]) -> bool:
+    """Variants of the kernels for the precisions that they are for, without CUDA graphs, and on a GPU."""
+    half = options["precision"] == "fp16"
+    return options["provider"] == "cuda" and not options["cuda_graphs"] and half != (variant == "padded")
+
+
+def time_ensemble(
+    name: str,
+    folder: Path,
+    options: dict[str, Any],
+    args: argparse.Namespace,
+    rates: dict[str, float],
+    expected: np.ndarray,
+) -> None:
+    engine = Engine.load(folder, **options, max_batch=max(args.batches))
+    work = core_gflop(engine.manifest.configs[0], engine.cores[0].n_tokens) or float("nan")
+    for size in args.batches:
+        call = functools.partial(engine.predict, "A", *random_inputs(size))
+        took = seconds(call, args.seconds)
+        share = size / took * work * MEMBERS / 1e3 / rates.get(options["precision"], float("nan"))
+        stages = ", ".join(f"{stage} {value * 1e3:.1f}" for stage, value in engine.stages.seconds.items())
+        say(f"{name}{size:>6}{took * 1e3:>10.2f}{size / took:>10.1f}{share:>11.1%}  {stages}")
+    error = np.abs(engine.predict("A", *random_inputs(args.batches[0])) - expected).max()
+    relative = error / np.abs(expected).max()
+    say(f"{name}  error against fp32 {error:.1e}, {relative:.1e} of the largest response; GPU memory {gpu_megabytes()}")
+    engine.close()
+
+
+def kernels(args: argparse.Namespace) -> None:
+    """The GPU's kernels in one call at batch 32, by torch's profiler, which sees those of onnxruntime too."""
+    from torch.profiler import ProfilerActivity, profile
+
+    size = 32 if args.provider == "cuda" else 1
+    inputs = random_inputs(size)
+    for precision in ("fp16", "fp32"):
+        engine = Engine.load(args.folder / "published", provider=args.provider, precision=precision, max_batch=size)
+        call = functools.partial(engine.predict, "A", *inputs)
+        call()
+        call()
+        activities = [ProfilerActivity.CUDA] if args.provider == "cuda" else [ProfilerActivity.CPU]
+        with profile(activities=activities) as profiled:
+            call()
+            if args.provider == "cuda":
+                torch.cuda.synchronize()
+        rows = sorted(profiled.key_averages(), key=lambda row: -row.self_device_time_total)
+        total = sum(row.self_device_time_total for row in rows) / 1e3
+        whole = seconds(call, 0.5) * 1e3
+        say(f"{precision}, batch {size}, one member: {total:.2f} ms on the GPU, {whole:.2f} ms in all")
+        for row in rows[:14]:
+            say(f"  {row.self_device_time_total / 1e3:>9.3f} ms {row.count:>5}  {row.key[:110]}")
+        engine.close()
+
+
+def mei(args: argparse.Namespace) -> None:
+    rng = np.random.default_rng(0)
+    on_cpu = Engine.load(args.folder / "published", provider="cpu", max_batch=8)
+    on_gpu = Engine.load(args.folder / "published", provider=args.provider, max_batch=128)
+    for size in (1, 8, 32):
+        inputs = random_inputs(size)
+        neurons = rng.permutation(8000)[:size]
+        weights = np.eye(size, dtype=np.float32)  # each image drives its own neuron
+        call = functools.partial(on_gpu.gradient, "A", *inputs, weights, neurons)
+        if size == 1:
+            expected, got = on_cpu.gradient("A", *inputs, weights, neurons), call()
+            error = np.abs(got.image - expected.image).max() / np.abs(expected.image).max()
+            say(f"gradient of the image, relative to the CPU's: {error:.1e} of its largest value")
+        forward = seconds(functools.partial(on_gpu.predict, "A", *inputs, neurons), args.seconds)
+        took = seconds(call, args.seconds)
+        each, ratio = took / size * 1e3, took / forward
+        say(f"{size:>4} images and neurons: {took * 1e3:.1f} ms, {each:.2f} ms an image, {ratio:.1f} x a prediction")
+
+
+def drive(port: int, request: bytes, connections: int, duration: float, counts: Any) -> None:
+    """Asks the same question over some connections, again and again; adds up the replies."""
+
+    async def run() -> int:
+        count, end = 0, time.perf_counter() + duration
+
+        async def connection() -> None:
+            nonlocal count
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            while time.perf_counter() < end:
+                await ask(reader, writer, request)
+                count += 1
+            writer.close()
+
+        await asyncio.gather(*(connection() for _ in range(connections)))
+        return count
+
+    counts.put(asyncio.run(run()))
+
+
+def request_of(images: int) -> bytes:
+    """A /v2 request with binary tensors, and binary responses."""
+    arrays = random_inputs(images)
+    names = ("image", "behavior", "pupil_center")
+    tensors = [
+        {"name": name, "datatype": "FP32", "shape": a.shape, "parameters": {"binary_data_size": a.nbytes}}
+        for name, a in zip(names, arrays, strict=True)
+    ]
+    head = json.dumps({"inputs": tensors, "outputs": [{"name": "responses", "parameters": {"binary_data": True}}]})
+    binary = b"".join([head.encode(), *(array.tobytes() for array in arrays)])
+    return http_request("/v2/models/published.A/infer", binary, Inference_Header_Content_Length=str(len(head)))
+
+
+LOADS = ((1, 1, 1), (1, 4, 32), (8, 4, 8), (32, 4, 2))  # images a request, client processes, connections of each
+
+
+def service(args: argparse.Namespace) -> None:
+    on_gpu = args.provider == "cuda"
+    precision, largest = ("fp16", "64") if on_gpu else ("fp32", "8")
+    with (
+        ensemble_of(args.folder / "published", MEMBERS if on_gpu else 1) as bundle,
+        tempfile.TemporaryDirectory() as temporary,
+    ):
+        settings = {"V1T_PROVIDER": args.provider, "V1T_PRECISION": precision, "V1T_MAX_BATCH": largest}
+        for recorded in ("1", "0") if on_gpu else ("0",):
+            try:
+                with serving(bundle, Path(temporary), **settings, V1T_CUDA_GRAPHS=recorded) as server:
+                    server.wait_for("/readyz", 200)
+                    for load in LOADS:
+                        port = int(server.url.rpartition(":")[2])
+                        say(f"graphs {recorded}: {under_load(port, *load, duration=max(3.0, args.seconds))}")
+            except AssertionError as failure:
+                say(f"graphs {recorded}: FAILED: {str(failure)[-1500:]}")
+
+
+def under_load(port: int, images: int, processes: int, connections: int, *, duration: float) -> str:
+    context = multiprocessing.get_context("spawn")
+    counts = context.Queue()
+    arguments = (port, request_of(images), connections, duration, counts)
+    workers = [context.Process(target=drive, args=arguments) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    replies = sum(counts.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join()
+    in_all = processes * connections
+    return (
+        f"{images:>2} images a request, {in_all:>3} connections: {replies / duration:.0f} requests/s, "
+        f"{replies * images / duration:.0f} images/s, {in_all * duration / max(1, replies) * 1e3:.1f} ms each"
+    )
+
+
+STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "exactness": exactness,
+    "ensemble": ensemble,
+    "kernels": kernels,
+    "mei": mei,
+    "service": service,
+}
 
 
 if __name__ == "__main__":

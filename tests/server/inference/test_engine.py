@@ -22,6 +22,7 @@ from server.errors import BundleError
 from server.inference import benchmark as bench
 from server.inference.core import WORTH_RESTRICTING, distinct_tokens, mask_of
 from server.inference.engine import Engine
+from server.inference.one_node import MATMUL
 from server.inference.sessions import Session
 from server.inference.stimulus import Stimulus, merged
 from training.checkpoints.checkpoint import Checkpoint
@@ -286,7 +287,7 @@ def test_the_published_configuration_is_34_gflop() -> None:
 
 
 def test_the_handmade_product_is_right() -> None:
-    session = ort.InferenceSession(bench._matmul_model(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(MATMUL, providers=["CPUExecutionProvider"])
     a, b = np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.float32)
     np.testing.assert_allclose(session.run(None, {"a": a, "b": b[:, :3]})[0], a @ b[:, :3], rtol=1e-5, atol=1e-6)
 

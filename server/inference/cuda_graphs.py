@@ -1,0 +1,104 @@
+"""CUDA graphs: a core's kernels, recorded once per batch size and launched together.
+
+A core at the published size launches some 130 kernels, which at small batches take longer to launch than to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from server.inference.sessions import Precision, Provider, Session, Stop, Tensor, unloadable
+
+__all__ = ["RecordedSession", "batch_sizes"]
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """One batch size: the buffers that its kernels were recorded with, and what runs them."""
+
+    inputs: dict[str, ort.OrtValue]
+    outputs: dict[str, ort.OrtValue]
+    binding: ort.IOBinding
+    options: ort.RunOptions
+
+
+class RecordedSession(Session):
+    """A `Graph` whose inputs all have the batch as their first axis, and whose outputs have no other dynamic axis.
+
+    A batch is padded to the next of a few sizes. Outputs that stay on the device keep that padding, and are valid until
+    the next run. On a CPU nothing is recorded; the sizes and the buffers are the same.
+
+    Args:
+        largest: images in the largest batch.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        wanted: Provider,
+        threads: int | None,
+        largest: int,
+        stop: Stop | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        self._stop = stop or Stop()
+        super().__init__(
+            path, wanted=wanted, threads=threads, stop=self._stop, precision=precision, cuda_graph=wanted != "cpu"
+        )
+        self._path = path
+        self._sizes = batch_sizes(largest)
+        self._input_types = {value.name: (value.shape, _NUMPY[value.type]) for value in self._session.get_inputs()}
+        self._output_types = {value.name: (value.shape, _NUMPY[value.type]) for value in self._session.get_outputs()}
+        self._recordings: dict[int, _Recording] = {}
+
+    def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
+        given = {name: np.asarray(tensors[name]) for name in self.inputs}
+        batch = len(next(iter(given.values())))
+        size = next(size for size in self._sizes if size >= batch)
+        recording = self._recordings.get(size) or self._prepare(size)
+        for name, tensor in given.items():
+            # Copies of the last image, so that no padding computes with values that never occur.
+            padded = tensor if batch == size else np.concatenate([tensor, np.repeat(tensor[-1:], size - batch, axis=0)])
+            recording.inputs[name].update_inplace(np.ascontiguousarray(padded))
+        self._session.run_with_iobinding(recording.binding, recording.options)
+        # A copy: on a CPU .numpy() is a view of the buffer.
+        return {
+            name: value if name in stay else value.numpy()[:batch].copy() for name, value in recording.outputs.items()
+        }
+
+    def _prepare(self, size: int) -> _Recording:
+        """Allocates the buffers of a batch size; onnxruntime records its kernels in the first run with them."""
+
+        def buffers(types: dict[str, tuple[list[int | str], type]]) -> dict[str, ort.OrtValue]:
+            return {
+                name: ort.OrtValue.ortvalue_from_shape_and_type([size, *shape[1:]], dtype, self.device, 0)
+                for name, (shape, dtype) in types.items()
+            }
+
+        try:
+            inputs, outputs = buffers(self._input_types), buffers(self._output_types)
+        except Exception as error:  # onnxruntime raises its own classes, without a common base but Exception
+            raise unloadable(self._path, f"a batch of {size}", error) from error
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        recorded = {"gpu_graph_id": str(size)} if self.device == "cuda" else {}
+        self._recordings[size] = _Recording(inputs, outputs, binding, self._stop.run_options(**recorded))
+        return self._recordings[size]
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """Powers of two below the largest size, and that."""
+    return [*(2**i for i in range((largest - 1).bit_length())), largest]
+
+
+_NUMPY: dict[str, type] = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
