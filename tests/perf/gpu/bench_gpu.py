@@ -91,8 +91,8 @@ def modes(args: argparse.Namespace, *, half: bool) -> Iterator[tuple[str, dict[s
 
 def exactness(args: argparse.Namespace) -> None:
     wrong = []
-    for folder in sorted((args.folder / "golden").iterdir()):
-        golden = np.load(folder / "golden.npz")
+    for golden_file in sorted((args.folder / "golden").glob("*/golden.npz")):
+        golden, folder = np.load(golden_file), golden_file.parent
         inputs = golden["image"], golden["behavior"], golden["pupil_center"]
         manifest = load_manifest(folder)
         found = []
