@@ -10,11 +10,11 @@ from pathlib import Path
 
 from support.live_server import ROOT
 
-from reliability import attack, drain, fuzz, kill, load, overload, soak, swap
+from reliability import attack, drain, files, fuzz, kill, load, overload, soak, swap
 from reliability.tally import Report
 
 Run = Callable[[], Report]
-LOAD = ("load", "overload", "kill", "drain", "swap")
+LOAD = ("load", "overload", "kill", "drain", "swap", "files")
 
 
 def main() -> int:
@@ -61,6 +61,7 @@ def main() -> int:
         "kill": lambda: kill.run(kills=10 if is_long else 1, seed=args.seed),
         "drain": lambda: drain.run(seconds=min(20, args.seconds / 2), seed=args.seed),
         "swap": lambda: swap.run(swaps=100 if is_long else 10, seed=args.seed),
+        "files": lambda: files.run(rounds=3 if is_long else 1, seed=args.seed),
     }
     return max(_print(name, run) for name, run in parts.items() if args.only in (None, name))
 
