@@ -98,7 +98,7 @@ def exactness(args: argparse.Namespace) -> None:
         found = []
         for name, options in modes(args, half=bool(manifest.half_cores)):
             try:
-                engine = Engine.load(folder, **options, max_batch=max(2, len(inputs[0])))
+                engine = Engine.load(folder, **options, max_batch=4 * len(inputs[0]))
                 error = max(
                     float(np.abs(answer - golden[f"response_{mouse_id}"]).max())
                     for mouse_id in manifest.mice
@@ -116,10 +116,13 @@ def exactness(args: argparse.Namespace) -> None:
 
 
 def answers(engine: Engine, mouse_id: str, inputs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """The responses in one batch, image by image, and in one batch again: a recorded graph is then replayed."""
+    """The responses in one batch, image by image, in one batch again (a recorded graph is then replayed), and in one
+    batch with all other mice."""
     yield engine.predict(mouse_id, *inputs)
     yield np.concatenate([engine.predict(mouse_id, *(x[i : i + 1] for x in inputs)) for i in range(len(inputs[0]))])
     yield engine.predict(mouse_id, *inputs)
+    alike = [mouse_id, *(key for key in engine.manifest.mice if key != mouse_id)]
+    yield engine.predict_many([engine.check(key, *inputs) for key in alike])[0].response
 
 
 @contextmanager
@@ -277,17 +280,17 @@ def mei(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     on_cpu = Engine.load(args.folder / "published", provider="cpu", max_batch=8)
     on_gpu = Engine.load(args.folder / "published", provider=args.provider, max_batch=128)
-    for size in (1, 8, 32):
+    some = np.arange(0, 8000, 80)  # enough that some of them see the image
+    question = *random_inputs(1), np.ones(len(some), np.float32), some
+    expected, got = on_cpu.gradient("A", *question).image, on_gpu.gradient("A", *question).image
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    say(f"gradient of the image, relative to the CPU's: {error:.1e} of its largest value")
+    for size in (1, 8, 32) if args.provider == "cuda" else (1,):
         inputs = random_inputs(size)
         neurons = rng.permutation(8000)[:size]
         weights = np.eye(size, dtype=np.float32)  # each image drives its own neuron
-        call = functools.partial(on_gpu.gradient, "A", *inputs, weights, neurons)
-        if size == 1:
-            expected, got = on_cpu.gradient("A", *inputs, weights, neurons), call()
-            error = np.abs(got.image - expected.image).max() / np.abs(expected.image).max()
-            say(f"gradient of the image, relative to the CPU's: {error:.1e} of its largest value")
         forward = seconds(functools.partial(on_gpu.predict, "A", *inputs, neurons), args.seconds)
-        took = seconds(call, args.seconds)
+        took = seconds(functools.partial(on_gpu.gradient, "A", *inputs, weights, neurons), args.seconds)
         each, ratio = took / size * 1e3, took / forward
         say(f"{size:>4} images and neurons: {took * 1e3:.1f} ms, {each:.2f} ms an image, {ratio:.1f} x a prediction")
 
@@ -306,7 +309,10 @@ def drive(port: int, request: bytes, connections: int, duration: float, counts: 
                 count += 1
             writer.close()
 
-        await asyncio.gather(*(connection() for _ in range(connections)))
+        results = await asyncio.gather(*(connection() for _ in range(connections)), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                say(f"a client stopped: {str(result).splitlines()[0]}")
         return count
 
     counts.put(asyncio.run(run()))
@@ -332,7 +338,7 @@ def service(args: argparse.Namespace) -> None:
     on_gpu = args.provider == "cuda"
     precision, largest = ("fp16", "64") if on_gpu else ("fp32", "8")
     with (
-        ensemble_of(args.folder / "published", MEMBERS if on_gpu else 1) as bundle,
+        ensemble_of(args.folder / "published", MEMBERS) as bundle,
         tempfile.TemporaryDirectory() as temporary,
     ):
         settings = {"V1T_PROVIDER": args.provider, "V1T_PRECISION": precision, "V1T_MAX_BATCH": largest}
@@ -354,7 +360,7 @@ def under_load(port: int, images: int, processes: int, connections: int, *, dura
     workers = [context.Process(target=drive, args=arguments) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    replies = sum(counts.get(timeout=120) for _ in workers)
+    replies = sum(counts.get(timeout=duration + 30) for _ in workers)
     for worker in workers:
         worker.join()
     in_all = processes * connections
