@@ -28,7 +28,7 @@ help:
 	@echo "make docs        build the documentation site in build/docs; executes the notebooks (about 3 minutes)"
 	@echo "make check       run ruff, mypy and import-linter"
 	@echo "make format      format the code"
-	@echo "make load        load, overload, kill, drain and swap a live server (about 12 minutes)"
+	@echo "make load        load, overload, kill, drain, swap and bad files of a live server (about 12 minutes)"
 	@echo "make soak        run good and bad requests for 15 minutes, and measure the worker's memory"
 	@echo "make fuzz        send 10,000 broken requests to a live server (about 10 minutes)"
 	@echo "make attack      attack a live server in every way that needs no key (about 5 minutes)"

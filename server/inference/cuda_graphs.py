@@ -5,6 +5,7 @@ A core at the published size launches some 130 kernels, which at small batches t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ import onnxruntime as ort
 
 from server.inference.sessions import Precision, Provider, Session, Stop, Tensor, unloadable
 
-__all__ = ["RecordedSession", "batch_sizes"]
+__all__ = ["GPU", "RecordedSession", "batch_sizes"]
+
+# Held by each call of an engine on a GPU, and while kernels are recorded: meanwhile no thread may allocate its memory.
+GPU = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class _Recording:
     options: ort.RunOptions
 
 
-class RecordedSession(Session):
+class RecordedSession:
     """A `Graph` whose inputs all have the batch as their first axis, and whose outputs have no other dynamic axis.
 
     A batch is padded to the next of a few sizes. Outputs that stay on the device keep that padding, and are valid until
@@ -49,32 +53,36 @@ class RecordedSession(Session):
         precision: Precision = "fp32",
     ) -> None:
         self._stop = stop or Stop()
-        super().__init__(
+        session = Session(
             path, wanted=wanted, threads=threads, stop=self._stop, precision=precision, cuda_graph=wanted != "cpu"
         )
+        self.inputs, self.outputs, self.shapes = session.inputs, session.outputs, session.shapes
+        self.provider, self.device = session.provider, session.device
+        self._runtime = session.runtime
         self._path = path
         self._sizes = batch_sizes(largest)
-        self._input_types = {value.name: (value.shape, _NUMPY[value.type]) for value in self._session.get_inputs()}
-        self._output_types = {value.name: (value.shape, _NUMPY[value.type]) for value in self._session.get_outputs()}
-        self._recordings: dict[int, _Recording] = {}
+        self._input_types = {value.name: (value.shape, _NUMPY[value.type]) for value in self._runtime.get_inputs()}
+        self._output_types = {value.name: (value.shape, _NUMPY[value.type]) for value in self._runtime.get_outputs()}
+        with GPU:
+            self._recordings = {size: self._record(size) for size in self._sizes}
 
     def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
         given = {name: np.asarray(tensors[name]) for name in self.inputs}
         batch = len(next(iter(given.values())))
         size = next(size for size in self._sizes if size >= batch)
-        recording = self._recordings.get(size) or self._prepare(size)
+        recording = self._recordings[size]
         for name, tensor in given.items():
             # Copies of the last image, so that no padding computes with values that never occur.
             padded = tensor if batch == size else np.concatenate([tensor, np.repeat(tensor[-1:], size - batch, axis=0)])
             recording.inputs[name].update_inplace(np.ascontiguousarray(padded))
-        self._session.run_with_iobinding(recording.binding, recording.options)
+        self._runtime.run_with_iobinding(recording.binding, recording.options)
         # A copy: on a CPU .numpy() is a view of the buffer.
         return {
             name: value if name in stay else value.numpy()[:batch].copy() for name, value in recording.outputs.items()
         }
 
-    def _prepare(self, size: int) -> _Recording:
-        """Allocates the buffers of a batch size; onnxruntime records its kernels in the first run with them."""
+    def _record(self, size: int) -> _Recording:
+        """Allocates the buffers of a batch size, and runs once with zeros: that is when onnxruntime records."""
 
         def buffers(types: dict[str, tuple[list[int | str], type]]) -> dict[str, ort.OrtValue]:
             return {
@@ -82,18 +90,21 @@ class RecordedSession(Session):
                 for name, (shape, dtype) in types.items()
             }
 
+        binding = self._runtime.io_binding()
+        recorded = {"gpu_graph_id": str(size)} if self.device == "cuda" else {}
+        options = self._stop.run_options(**recorded)
         try:
             inputs, outputs = buffers(self._input_types), buffers(self._output_types)
+            for name, value in inputs.items():
+                shape, dtype = self._input_types[name]
+                value.update_inplace(np.zeros([size, *shape[1:]], dtype))
+                binding.bind_ortvalue_input(name, value)
+            for name, value in outputs.items():
+                binding.bind_ortvalue_output(name, value)
+            self._runtime.run_with_iobinding(binding, options)
         except Exception as error:  # onnxruntime raises its own classes, without a common base but Exception
-            raise unloadable(self._path, f"a batch of {size}", error) from error
-        binding = self._session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, value in outputs.items():
-            binding.bind_ortvalue_output(name, value)
-        recorded = {"gpu_graph_id": str(size)} if self.device == "cuda" else {}
-        self._recordings[size] = _Recording(inputs, outputs, binding, self._stop.run_options(**recorded))
-        return self._recordings[size]
+            raise unloadable(self._path, f"onnxruntime {ort.__version__} in batches of {size}", error) from error
+        return _Recording(inputs, outputs, binding, options)
 
 
 def batch_sizes(largest: int) -> list[int]:

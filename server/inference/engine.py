@@ -7,6 +7,7 @@ stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mou
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
 from server.bundle import tensor_names
 from server.bundle.manifest import File, Manifest, MouseRecord, load_manifest
@@ -23,10 +25,10 @@ from server.bundle.neurons import load_neurons
 from server.bundle.snapshot import Snapshot
 from server.errors import BundleError, NotFound
 from server.inference.core import Core
-from server.inference.cuda_graphs import batch_sizes
+from server.inference.cuda_graphs import GPU, batch_sizes
 from server.inference.gradients import BackwardPass, Gradient
 from server.inference.graph_loader import GraphLoader, MouseGraphs, checked
-from server.inference.sessions import Precision, Provider, Session, Tensor
+from server.inference.sessions import Precision, Provider, Session, Slot, Tensor
 from server.inference.stage_timer import StageTimer
 from server.inference.stimulus import Stimulus, floats, merged
 
@@ -75,7 +77,9 @@ class Engine:
         self.neurons = {mouse_id: load_neurons(graphs.folder, mouse) for mouse_id, mouse in manifest.mice.items()}
         self.provider = self.cores[0].session.provider
         self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
-        self._pool = ThreadPoolExecutor(graphs.threads or os.cpu_count(), thread_name_prefix="mice")
+        self._alone = GPU if self.device == "cuda" else contextlib.nullcontext()
+        workers = (graphs.threads or os.cpu_count()) if self.device == "cpu" else len(self.cores)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="engine")
 
     @classmethod
     def load(
@@ -116,14 +120,15 @@ class Engine:
         return cls(graphs, max_batch=max_batch)
 
     def warm_up(self) -> None:
-        """Runs every graph that predictions need once, at batch 1 and, on a GPU, at each size that is recorded."""
+        """Runs every graph that predictions need once, at batch 1 and, on a GPU, at powers of two up to the largest."""
         sizes = [1] if self.device == "cpu" else batch_sizes(self.max_batch)
+        rng = np.random.default_rng(0)  # equal images would run as one
         for size in sizes:
             self.predict_many(
                 [
                     Stimulus(
                         mouse_id=mouse_id,
-                        image=np.zeros((size, *mouse.image_shape), np.float32),
+                        image=rng.standard_normal((size, *mouse.image_shape), np.float32),
                         behavior=np.zeros((size, len(mouse.behavior)), np.float32),
                         pupil_center=np.zeros((size, len(mouse.pupil_center)), np.float32),
                     )
@@ -174,7 +179,8 @@ class Engine:
         parts: list[list[Prediction]] = [[] for _ in stimuli]
         self.stages.begin()
         for chunk in _chunks([len(stimulus.image) for stimulus in stimuli], self.max_batch):
-            predictions = self._run([stimuli[i][images] for i, images in chunk])
+            with self._alone:
+                predictions = self._run([stimuli[i][images] for i, images in chunk])
             for (i, _), prediction in zip(chunk, predictions, strict=True):
                 parts[i].append(prediction)
         return [
@@ -198,13 +204,14 @@ class Engine:
         stimulus = self.check(mouse_id, image, behavior, pupil_center)
         maps = []
         for start in range(0, len(stimulus.image), self.max_batch):
-            stems = self._run_stems(stimulus[start : start + self.max_batch])
-            maps.append(
-                [
-                    session.run(stems[member % len(stems)])[tensor_names.ATTENTION_ROLLOUT]
-                    for member, session in enumerate(self._attention)
-                ]
-            )
+            with self._alone:
+                stems = self._run_stems(stimulus[start : start + self.max_batch])
+                maps.append(
+                    [
+                        session.run(stems[member % len(stems)])[tensor_names.ATTENTION_ROLLOUT]
+                        for member, session in enumerate(self._attention)
+                    ]
+                )
         return np.concatenate([np.stack(members) for members in maps], axis=1)
 
     def gradient(
@@ -246,8 +253,8 @@ class Engine:
         parts = []
         for start in range(0, batch, self._gradient_batch):
             images = slice(start, start + self._gradient_batch)
-            parts.append(
-                self._backward.run(
+            with self._alone:
+                part = self._backward.run(
                     mouse_id,
                     self._mice[mouse_id],
                     stimulus[images].tensors,
@@ -255,7 +262,7 @@ class Engine:
                     positions,
                     np.ascontiguousarray(weights[images]),
                 )
-            )
+            parts.append(part)
         return parts[0] if len(parts) == 1 else Gradient(*map(np.concatenate, zip(*parts, strict=True)))
 
     @property
@@ -295,21 +302,49 @@ class Engine:
     def _run_merged(self, pieces: list[Stimulus]) -> list[Prediction]:
         stems = self._each(self._run_stems, pieces)  # piece -> member -> tensors
         self.stages.end("stem")
-        pre_activations: list[list[Array]] = [[] for _ in pieces]
-        for member, core in enumerate(self.cores):
-            inputs = [tensors[member % len(tensors)] for tensors in stems]
-            touched = None
-            if core.can_restrict:
-                touched = self._each(partial(self._touched, member), pieces, inputs)
-            feature_maps = core.feature_maps(inputs, touched)
+        pre_activations = [self._pre_activations(piece) for piece in pieces]
+        for members in self._members():
+            inputs = [[tensors[member % len(tensors)] for tensors in stems] for member in members]
+            feature_maps = self._beside(partial(self._feature_maps, pieces), members, inputs)
             self.stages.end("core")
-            read_out = self._each(partial(self._read_out, member), pieces, inputs, feature_maps)
-            for members, pre_activation in zip(pre_activations, read_out, strict=True):
-                members.append(pre_activation)
+            self._beside(partial(self._read_out_all, pieces, pre_activations), members, inputs, feature_maps)
             self.stages.end("readout")
         predictions = self._each(self._combine, pieces, pre_activations)
         self.stages.end("ensemble")
         return predictions
+
+    def _members(self) -> list[range]:
+        """Members whose graphs run at the same time: on a GPU all of them, as one alone leaves it waiting."""
+        everyone = range(len(self.cores))
+        return [range(i, i + 1) for i in everyone] if self.device == "cpu" else [everyone]
+
+    def _beside(self, function: Callable[..., T], members: range, *more: Sequence[Any]) -> list[T]:
+        run = map if len(members) == 1 else self._pool.map
+        return list(run(function, members, *more))
+
+    def _feature_maps(self, pieces: list[Stimulus], member: int, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
+        """One member's feature map of each piece."""
+        core = self.cores[member]
+        touched = self._each(partial(self._touched, member), pieces, inputs) if core.can_restrict else None
+        return core.feature_maps(inputs, touched)
+
+    def _pre_activations(self, stimulus: Stimulus) -> Tensor:
+        """Memory for the pre-activations of all members (M, B, n), where the graph that combines them runs."""
+        shape = len(self.cores), len(stimulus.image), len(self._neurons(stimulus))
+        if self.device == "cpu":
+            return np.empty(shape, np.float32)
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self.device, 0)
+
+    def _read_out_all(
+        self,
+        pieces: list[Stimulus],
+        pre_activations: list[Tensor],
+        member: int,
+        inputs: list[dict[str, Tensor]],
+        feature_maps: list[Tensor],
+    ) -> None:
+        """Writes one member's pre-activations of each piece."""
+        self._each(partial(self._read_out, member), pieces, inputs, feature_maps, pre_activations)
 
     def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:
         """The function's result for each piece; on a CPU in parallel for several mice, as their graphs are small."""
@@ -331,17 +366,25 @@ class Engine:
         graph = self._mice[stimulus.mouse_id].touched_tokens[member]
         return graph.run(inputs | {tensor_names.NEURONS: self._neurons(stimulus)})[tensor_names.TOKENS]
 
-    def _read_out(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor], feature_map: Tensor) -> Array:
-        """Pre-activations (B, n) of one member."""
+    def _read_out(
+        self,
+        member: int,
+        stimulus: Stimulus,
+        inputs: dict[str, Tensor],
+        feature_map: Tensor,
+        pre_activations: Tensor,
+    ) -> None:
+        """Writes one member's pre-activations (B, n)."""
         readout = self._mice[stimulus.mouse_id].readouts[member]
         tensors = inputs | {tensor_names.FEATURE_MAP: feature_map, tensor_names.NEURONS: self._neurons(stimulus)}
-        return readout.run(tensors)[tensor_names.PRE_ACTIVATION]
+        if isinstance(pre_activations, np.ndarray):
+            pre_activations[member] = readout.run(tensors)[tensor_names.PRE_ACTIVATION]
+        else:
+            readout.run(tensors, into={tensor_names.PRE_ACTIVATION: Slot(pre_activations, member)})
 
-    def _combine(self, stimulus: Stimulus, members: list[Array]) -> Prediction:
-        """The ensemble's prediction from the pre-activations of its members."""
-        result = self._mice[stimulus.mouse_id].ensemble.run(
-            {tensor_names.PRE_ACTIVATION: np.stack(members)}
-        )  # (M, B, n)
+    def _combine(self, stimulus: Stimulus, pre_activations: Tensor) -> Prediction:
+        """The ensemble's prediction from the pre-activations of its members (M, B, n)."""
+        result = self._mice[stimulus.mouse_id].ensemble.run({tensor_names.PRE_ACTIVATION: pre_activations})
         return Prediction(result[tensor_names.RESPONSE], result[tensor_names.SPREAD])
 
     def _neurons(self, stimulus: Stimulus) -> npt.NDArray[np.int64]:

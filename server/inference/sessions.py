@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +21,7 @@ __all__ = [
     "Precision",
     "Provider",
     "Session",
+    "Slot",
     "Stop",
     "Tensor",
     "available_provider",
@@ -70,6 +73,18 @@ def _share_arena() -> None:
     """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, None)
+
+
+class Slot(NamedTuple):
+    """Where an output goes: a position on the first axis of a float32 tensor on the device."""
+
+    tensor: ort.OrtValue
+    position: int
+
+    def bind(self, binding: ort.IOBinding, output: str) -> None:
+        shape = self.tensor.shape()[1:]
+        start = self.tensor.data_ptr() + self.position * math.prod(shape) * np.dtype(np.float32).itemsize
+        binding.bind_output(output, self.tensor.device_name(), 0, np.float32, shape, start)
 
 
 class Stop:
@@ -154,13 +169,13 @@ class Session:
             _load_cuda()
             providers = [(_CUDA, _cuda_options(precision, cuda_graph)), _CPU]
         try:
-            self._session = ort.InferenceSession(
+            self.runtime = ort.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=providers
             )
         except Exception as error:  # onnxruntime raises its own classes, without a common base but Exception
             path = Path("a graph") if isinstance(model, bytes) else model
             raise unloadable(path, f"onnxruntime {ort.__version__}", error) from error
-        self.provider = str(self._session.get_providers()[0])
+        self.provider = str(self.runtime.get_providers()[0])
         if wanted == "cuda" and self.provider != _CUDA:
             raise BundleError(
                 "provider 'cuda' is required, but onnxruntime fell back to the CPU",
@@ -169,14 +184,17 @@ class Session:
                 hint="Check the NVIDIA driver and the CUDA libraries, or set V1T_PROVIDER=cpu.",
             )
         self.device = "cuda" if self.provider == _CUDA else "cpu"
-        self.inputs = tuple(value.name for value in self._session.get_inputs())
-        self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self.inputs = tuple(value.name for value in self.runtime.get_inputs())
+        self.outputs = tuple(value.name for value in self.runtime.get_outputs())
         self.shapes: dict[str, tuple[int | str, ...]] = {
-            value.name: tuple(value.shape) for value in self._session.get_outputs()
+            value.name: tuple(value.shape) for value in self.runtime.get_outputs()
         }
 
-    def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
-        binding = self._session.io_binding()
+    def run(
+        self, tensors: Mapping[str, Tensor], stay: Collection[str] = (), into: Mapping[str, Slot] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        """As a `Graph`; outputs in `into` are written there, and not returned."""
+        binding = self.runtime.io_binding()
         for name in self.inputs:
             tensor = tensors[name]
             if isinstance(tensor, ort.OrtValue):
@@ -184,10 +202,13 @@ class Session:
             else:
                 binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
         for name in self.outputs:
-            binding.bind_output(name, self.device if name in stay else "cpu")
-        self._session.run_with_iobinding(binding, self._run_options)
+            if name in into:
+                into[name].bind(binding, name)
+            else:
+                binding.bind_output(name, self.device if name in stay else "cpu")
+        self.runtime.run_with_iobinding(binding, self._run_options)
         results = zip(self.outputs, binding.get_outputs(), strict=True)
-        return {name: value if name in stay else value.numpy() for name, value in results}
+        return {name: value if name in stay else value.numpy() for name, value in results if name not in into}
 
 
 def _cuda_options(precision: Precision, cuda_graph: bool) -> dict[str, str]:

@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a check
 from training.config import ModelConfig, TrainingConfig, with_options
 from training.data.batches import epoch_batches, read_ahead
 from training.data.recordings import Recording
-from training.models import attention
 from training.models.attention import Attention
 from training.models.dropout import Dropout
 from training.simulation.simulate import simulate
@@ -52,7 +51,7 @@ class Case:
     """One way to run the same step."""
 
     name: str
-    kernel: str  # of attention and dropout: eager, torch's sdpa, or ours; on a GPU also ours unpadded, or in cuDNN
+    kernel: str  # of attention and dropout: eager, torch's sdpa, or ours; on a GPU also cuDNN's
     precision: str = "fp32"
     dropout: bool = True
     compile: bool = False
@@ -74,8 +73,6 @@ CUDA_CASES = (
     Case("eager, dropout, bf16", "eager", "bf16"),
     Case("as trained, dropout, bf16", "fused", "bf16"),
     Case("as trained, dropout, fp16", "fused", "fp16"),
-    Case("heads not padded, dropout", "unpadded"),
-    Case("heads not padded, dropout, bf16", "unpadded", "bf16"),
     Case("cuDNN's attention, dropout, bf16", "cudnn", "bf16"),
     Case("as trained, dropout, bf16, compiled", "fused", "bf16", compile=True),
 )
@@ -95,7 +92,6 @@ def with_cudnn(self: Attention, x: Tensor) -> Tensor:
 
 
 def use(case: Case) -> None:
-    attention.KERNEL_WIDTH = 1 if case.kernel == "unpadded" else 8
     Attention.forward = with_cudnn if case.kernel == "cudnn" else FORWARD
     Attention.kernel = Dropout.kernel = "eager" if case.kernel == "eager" else "fused"
     Dropout.kernel = "eager" if case.kernel in ("eager", "sdpa") else "fused"

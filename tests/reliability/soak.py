@@ -159,7 +159,7 @@ def _draw(samples: list[tuple[float, float, float]], path: Path) -> None:
     axes.plot(seconds / 60, in_use, color="#d55e00", label="in use by malloc")
     axes.set(xlabel="time [min]", ylabel="memory [MB]", ylim=(0, None), xlim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))  # above: no curve is there
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -11,9 +11,7 @@ without its affine part, gamma and beta the affine part, and W_q, W_k, W_v, W_o 
 So keys and values are n, shared by all heads, and the queries of all heads are one (B, h L, D) sequence: attention with
 one head, without a transpose. The fold is computed in float64 and differs from the plain form only by rounding.
 
-For a GPU, n is padded with zeros to a width W that attention kernels support (155 -> 160), and the weights with zero
-rows or columns, which does not change the sums. `half` runs the matrix products and the attention in float16. The
-residual stream, LayerNorm and, inside the kernel, softmax are float32.
+`training.export.aligned` is the same for GPUs.
 """
 
 from __future__ import annotations
@@ -30,8 +28,6 @@ from training.models.vit import ViTCore
 
 __all__ = ["FoldedViT", "can_fold", "take_rows"]
 
-KERNEL_WIDTH = 8  # flash attention needs heads whose width is a multiple of this
-
 
 def can_fold(core: nn.Module) -> bool:
     """Whether a core can be folded: a ViT, whose heads are as wide as the embedding, without a mask between tokens."""
@@ -43,7 +39,7 @@ def can_fold(core: nn.Module) -> bool:
 class FoldedAttention(nn.Module):
     """Attention with folded keys and values: `queries`, then `attend`, then `project`.
 
-    Its inputs are normalised tokens of width W, which is D, or D padded.
+    Its inputs are normalised tokens of width W: D, or D padded with zeros.
     """
 
     query_weight: Tensor
@@ -116,7 +112,7 @@ class FoldedMLP(nn.Module):
         more = width - weight.shape[1]
         self.register_buffer("up_weight", F.pad(weight * gamma, (0, more)).float().contiguous())
         self.register_buffer("up_bias", bias.float())
-        self.down = copy.deepcopy(mlp.down)  # a copy: a core in half precision must not change the twin
+        self.down = copy.deepcopy(mlp.down)  # a copy: `aligned` pads it
 
     def forward(self, normalized: Tensor) -> Tensor:
         return self.down(F.gelu(F.linear(normalized, self.up_weight, self.up_bias)))
@@ -127,23 +123,16 @@ class FoldedViT(nn.Module):
 
     Args:
         fused: use onnxruntime's attention operator; otherwise only standard operators, for other runtimes.
-        padded: pad the inputs of matrix products to a width that attention kernels of GPUs support.
-        half: run the matrix products and the attention in float16.
     """
 
-    def __init__(self, core: ViTCore, *, fused: bool, padded: bool = False, half: bool = False) -> None:
+    def __init__(self, core: ViTCore, *, fused: bool) -> None:
         super().__init__()
         self.tokenizer = core.tokenizer
         self.transformer = core.transformer
         blocks = core.transformer.ordered_blocks()
         dim = core.output_shape[0]
-        width = -(-dim // KERNEL_WIDTH) * KERNEL_WIDTH if padded else dim
-        self.padding = width - dim
-        self.dtype = torch.float16 if half else torch.float32
-        self.attentions = nn.ModuleList(
-            FoldedAttention(block.attention, fused=fused, width=width).to(self.dtype) for block in blocks
-        )
-        self.mlps = nn.ModuleList(FoldedMLP(block.mlp, width=width).to(self.dtype) for block in blocks)
+        self.attentions = nn.ModuleList(FoldedAttention(block.attention, fused=fused, width=dim) for block in blocks)
+        self.mlps = nn.ModuleList(FoldedMLP(block.mlp, width=dim) for block in blocks)
         self.eps = blocks[0].attention.norm.eps  # torch's default, in every LayerNorm
         self.grid = core.grid
         self.n_tokens = core.grid[0] * core.grid[1]
@@ -171,13 +160,12 @@ class FoldedViT(nn.Module):
 
     def finish(self, i: int, x: Tensor, heads: Tensor) -> Tensor:
         """The rest of block i after its attention: both residual branches, (B, L', D) -> (B, L', D)."""
-        x = x + self.folded_attentions()[i].project(heads).float()
-        return x + self.mlps[i](self.normalize(x)).float()
+        x = x + self.folded_attentions()[i].project(heads)
+        return x + self.mlps[i](self.normalize(x))
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Residual stream (B, L, D) float32 -> normalised tokens for matrix products (B, L, W)."""
-        x = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return (F.pad(x, (0, self.padding)) if self.padding else x).to(self.dtype)
+        """Residual stream (B, L, D) -> normalised tokens (B, L, D)."""
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
 
     def selected(self, x: Tensor, at: Tensor | None) -> Tensor:
         """Of all tokens (B, 1 + L, D), cls token first, those of the whole map, or those at `at` (B, R, D)."""

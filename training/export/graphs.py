@@ -12,6 +12,7 @@ from torch.export import Dim
 from server.bundle import tensor_names
 from training.checkpoints.ensemble import Combination
 from training.data.mouse import Mouse
+from training.export.aligned import AlignedViT
 from training.export.folded import FoldedViT, can_fold
 from training.export.onnx_files import BATCH, NEURONS
 from training.export.readout import GatherReadout, TouchedTokens
@@ -113,9 +114,9 @@ def core(twin: Twin, *, portable: bool = False) -> Graph:
 
 
 def half_core(twin: Twin, *, portable: bool = False) -> Graph:
-    """A folded core in half precision, padded for the attention kernels of GPUs."""
+    """A folded core in half precision, for GPUs."""
     assert isinstance(twin.core, ViTCore)
-    module = FoldedViT(twin.core, fused=not portable, padded=True, half=True)
+    module = AlignedViT(twin.core, fused=not portable, dtype=torch.float16)
     examples = core_examples(twin)
     return Graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP])
 

@@ -18,8 +18,6 @@ from training.models.dropout_attention import dropout_attention
 
 __all__ = ["Attention", "attention_rollout"]
 
-KERNEL_WIDTH = 8  # fused kernels of GPUs need heads whose width is a multiple of this
-
 
 class Attention(nn.Module):
     """Pre-LayerNorm multi-head self-attention: (B, L, D) -> (B, L, D).
@@ -53,16 +51,13 @@ class Attention(nn.Module):
         if rate > 0 and x.device.type == "cpu":
             return self._with_dropout(x, rate)
         q, k, v = self._heads(x)  # each (B, h, L, d)
-        width = v.shape[-1]
-        if x.device.type == "cuda":
-            q, k, v = (F.pad(part, (0, -width % KERNEL_WIDTH)) for part in (q, k, v))  # zeros change no product
         if isinstance(self.scale, nn.Parameter):
             n_tokens = x.shape[1]
             others = ~torch.eye(n_tokens, dtype=torch.bool, device=x.device)
             heads = F.scaled_dot_product_attention(q * self._scale(), k, v, attn_mask=others, dropout_p=rate, scale=1.0)
         else:
             heads = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=self.scale)
-        return self._merge(heads[..., :width])
+        return self._merge(heads)
 
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output and the attention weights (B, h, L, L), before dropout."""

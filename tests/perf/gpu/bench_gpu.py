@@ -187,13 +187,8 @@ def gpu_megabytes() -> str:
         return "-"
 
 
-VARIANTS = {
-    "": ({}, "published"),
-    "padded": ({}, "padded"),
-    "unfused": ({"ORT_DISABLE_FLASH_ATTENTION": "1", "ORT_DISABLE_MEMORY_EFFICIENT_ATTENTION": "1"}, "published"),
-    "efficient": ({"ORT_DISABLE_FLASH_ATTENTION": "1"}, "published"),
-    "cudnn": ({"ORT_ENABLE_CUDNN_FLASH_ATTENTION": "1", "ORT_DISABLE_FLASH_ATTENTION": "1"}, "published"),
-}
+# What differs from a bundle as exported -> the folder of the bundle.
+VARIANTS = {"": "published", "aligned": "aligned"}
 
 
 def random_inputs(size: int) -> list[np.ndarray]:
@@ -207,26 +202,14 @@ def ensemble(args: argparse.Namespace) -> None:
     say(f"{'variant':<10}{'mode':<14}{'batch':>6}{'ms':>10}{'images/s':>10}{'of ceiling':>11}  stages [ms]")
     with ensemble_of(args.folder / "published", MEMBERS) as folder:
         expected = Engine.load(folder, provider=args.provider).predict("A", *random_inputs(args.batches[0]))
-    for variant, (environment, source) in VARIANTS.items():
-        for name, options in modes(args, half=True):
-            if variant and not worth_comparing(variant, options):
-                continue
-            os.environ.update(environment)
+    for variant, source in VARIANTS.items():
+        for name, options in modes(args, half=not variant):
             try:
                 with ensemble_of(args.folder / source, MEMBERS) as folder:
                     time_ensemble(f"{variant:<10}{name:<14}", folder, options, args, rates, expected)
             except Exception as failure:
                 say(f"{variant:<10}{name:<14} FAILED: {str(failure)[:500]}")
-            finally:
-                for key in environment:
-                    os.environ.pop(key, None)
             gc.collect()
-
-
-def worth_comparing(variant: str, options: dict[str, Any]) -> bool:
-    """Variants of the kernels for the precisions that they are for, without CUDA graphs, and on a GPU."""
-    half = options["precision"] == "fp16"
-    return options["provider"] == "cuda" and not options["cuda_graphs"] and half != (variant == "padded")
 
 
 def time_ensemble(
@@ -295,8 +278,10 @@ def mei(args: argparse.Namespace) -> None:
         say(f"{size:>4} images and neurons: {took * 1e3:.1f} ms, {each:.2f} ms an image, {ratio:.1f} x a prediction")
 
 
-def drive(port: int, request: bytes, connections: int, duration: float, counts: Any) -> None:
-    """Asks the same question over some connections, again and again; adds up the replies."""
+def drive(port: int, images: int, connections: int, duration: float, seed: int, counts: Any) -> None:
+    """Asks over some connections, again and again, about images that are not in the same batch twice."""
+    rng = np.random.default_rng(seed)
+    requests = [request_of(images, rng) for _ in range(max(2, 128 // images))]
 
     async def run() -> int:
         count, end = 0, time.perf_counter() + duration
@@ -305,8 +290,8 @@ def drive(port: int, request: bytes, connections: int, duration: float, counts: 
             nonlocal count
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             while time.perf_counter() < end:
-                await ask(reader, writer, request)
                 count += 1
+                await ask(reader, writer, requests[count % len(requests)])
             writer.close()
 
         results = await asyncio.gather(*(connection() for _ in range(connections)), return_exceptions=True)
@@ -318,16 +303,16 @@ def drive(port: int, request: bytes, connections: int, duration: float, counts: 
     counts.put(asyncio.run(run()))
 
 
-def request_of(images: int) -> bytes:
+def request_of(images: int, rng: np.random.Generator) -> bytes:
     """A /v2 request with binary tensors, and binary responses."""
-    arrays = random_inputs(images)
-    names = ("image", "behavior", "pupil_center")
+    shapes = {"image": (1, 144, 256), "behavior": (3,), "pupil_center": (2,)}
+    arrays = {name: rng.standard_normal((images, *shape), np.float32) for name, shape in shapes.items()}
     tensors = [
         {"name": name, "datatype": "FP32", "shape": a.shape, "parameters": {"binary_data_size": a.nbytes}}
-        for name, a in zip(names, arrays, strict=True)
+        for name, a in arrays.items()
     ]
     head = json.dumps({"inputs": tensors, "outputs": [{"name": "responses", "parameters": {"binary_data": True}}]})
-    binary = b"".join([head.encode(), *(array.tobytes() for array in arrays)])
+    binary = b"".join([head.encode(), *(array.tobytes() for array in arrays.values())])
     return http_request("/v2/models/published.A/infer", binary, Inference_Header_Content_Length=str(len(head)))
 
 
@@ -356,8 +341,10 @@ def service(args: argparse.Namespace) -> None:
 def under_load(port: int, images: int, processes: int, connections: int, *, duration: float) -> str:
     context = multiprocessing.get_context("spawn")
     counts = context.Queue()
-    arguments = (port, request_of(images), connections, duration, counts)
-    workers = [context.Process(target=drive, args=arguments) for _ in range(processes)]
+    workers = [
+        context.Process(target=drive, args=(port, images, connections, duration, seed, counts))
+        for seed in range(processes)
+    ]
     for worker in workers:
         worker.start()
     replies = sum(counts.get(timeout=duration + 30) for _ in workers)

@@ -14,7 +14,7 @@ from server.inference.core import Core
 from server.inference.cuda_graphs import RecordedSession, batch_sizes
 from server.inference.engine import Engine
 from server.inference.one_node import GATHER
-from server.inference.sessions import Session, Stop
+from server.inference.sessions import Session, Slot, Stop
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,14 @@ def test_stop_ends_runs_of_sessions_opened_before_and_after(twin: TinyTwin, tmp_
     for session in (before, Session(GATHER, wanted="cpu", threads=1, stop=stop)):
         with pytest.raises(Exception, match=r"[Tt]erminat"):
             session.run({"feature_map": feature_map, "rows": rows})
+
+
+def test_an_output_goes_into_its_slot_of_a_larger_tensor() -> None:
+    feature_map = np.random.default_rng(4).standard_normal((5, 2, 3, 4)).astype(np.float32)
+    session = Session(GATHER, wanted="cpu", threads=1)
+    whole = ort.OrtValue.ortvalue_from_numpy(np.zeros((3, 2, 2, 3, 4), np.float32))
+    for index, rows in ((2, [0, 4]), (0, [3, 1])):
+        given = {"feature_map": feature_map, "rows": np.array(rows)}
+        assert session.run(given, into={"selected": Slot(whole, index)}) == {}
+    expected = np.stack([feature_map[[3, 1]], np.zeros((2, 2, 3, 4)), feature_map[[0, 4]]])
+    np.testing.assert_array_equal(whole.numpy(), expected)

@@ -20,8 +20,8 @@ from server.inference.sessions import Precision, Provider, Session, open_core
 from training.checkpoints.ensemble import Ensemble
 from training.errors import ConfigError
 from training.export import export_bundle
+from training.export.aligned import AlignedViT
 from training.export.bundle import BundleOptions
-from training.export.folded import FoldedViT
 from training.export.graphs import batched, core_examples
 from training.export.templates import Graph, Templates
 from training.models.vit import ViTCore
@@ -102,8 +102,8 @@ def test_gradients_are_float32_whatever_the_cores_are(reference: Path, reference
 def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(reference: Path, tmp_path: Path) -> None:
     twin = load_golden(reference, "v1t-published-config").ensemble.members[0].twin
     assert isinstance(twin.core, ViTCore)
-    module = FoldedViT(twin.core, fused=True, padded=True)
-    assert {attention.width for attention in module.folded_attentions()} == {160}
+    module = AlignedViT(twin.core, fused=True, dtype=torch.float32)
+    assert module.width == 160
     examples = core_examples(twin)
     path = tmp_path / "core.onnx"
     Templates().write(Graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP]), path)
@@ -113,19 +113,28 @@ def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(referenc
     np.testing.assert_allclose(got[tensor_names.FEATURE_MAP], expected, rtol=0, atol=BOUND)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_a_padded_core_gives_what_the_core_gives(half: bool) -> None:
-    twin = tiny_twin(tiny_config()).eval()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("behavior", ["b_mlp", "none"])
+def test_an_aligned_core_gives_what_the_core_gives(dtype: torch.dtype, behavior: str, tmp_path: Path) -> None:
+    twin = tiny_twin(tiny_config(behavior=behavior)).eval()
     core = twin.core
     assert isinstance(core, ViTCore)
-    folded = FoldedViT(core, fused=False, padded=True, half=half)
-    assert all(attention.width % 8 == 0 for attention in folded.folded_attentions())
-    assert folded.padding
-    examples = core_examples(twin).values()
+    assert core.output_shape[0] % 8
+    for parameter in core.parameters():  # biases and norms are trivial at first
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    examples = core_examples(twin)
+    bound = 2e-2 if dtype == torch.float16 else 5e-6
     with torch.inference_mode():
-        expected = core(*examples).permute(0, 2, 3, 1)
-        got = folded(*examples)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-2 if half else 2e-6)
+        expected = core(*examples.values()).permute(0, 2, 3, 1)
+        plain = AlignedViT(core, fused=False, dtype=dtype)
+        np.testing.assert_allclose(plain(*examples.values()), expected, rtol=0, atol=bound)
+    path = tmp_path / "core.onnx"
+    fused = AlignedViT(core, fused=True, dtype=dtype)
+    Templates().write(Graph(fused, examples, batched(examples), [tensor_names.FEATURE_MAP]), path)
+    got = Session(path, wanted="cpu", threads=1).run({name: x.numpy() for name, x in examples.items()})
+    np.testing.assert_allclose(got[tensor_names.FEATURE_MAP], expected, rtol=0, atol=bound)
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    assert {"SkipLayerNormalization", "MultiHeadAttention"} <= operators
 
 
 @pytest.mark.parametrize(
