@@ -1,23 +1,18 @@
 """The engine: runs a bundle's graphs on checked arrays.
 
-stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mouse and member) -> ensemble
-
-`server.inference.core` avoids repeated work in a core; `server.inference.gradients` is the backward pass.
+`server.inference.forward` is the forward pass, and `server.inference.gradients` the backward pass.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from server.bundle import tensor_names
 from server.bundle.manifest import File, Manifest, MouseRecord, load_manifest
@@ -26,28 +21,15 @@ from server.bundle.snapshot import Snapshot
 from server.errors import BundleError, NotFound
 from server.inference.core import Core
 from server.inference.cuda_graphs import GPU, batch_sizes
+from server.inference.forward import ForwardPass, Prediction
 from server.inference.gradients import BackwardPass, Gradient
 from server.inference.graph_loader import GraphLoader, MouseGraphs, checked
-from server.inference.sessions import Precision, Provider, Session, Slot, Tensor
-from server.inference.stage_timer import StageTimer
-from server.inference.stimulus import Stimulus, floats, merged
+from server.inference.sessions import Precision, Provider, Session
+from server.inference.stimulus import Stimulus, floats
 
 __all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
 
 Array = npt.NDArray[np.float32]
-T = TypeVar("T")
-
-
-class Prediction(NamedTuple):
-    """Responses to a stimulus, in standardised units.
-
-    Attributes:
-        response: (B, n) float32.
-        spread: (B, n) float32, standard deviation over the members' own responses; 0 with one member.
-    """
-
-    response: Array
-    spread: Array
 
 
 class Engine:
@@ -60,7 +42,6 @@ class Engine:
         self.hash = manifest.hash
         self.max_batch = max_batch
         self.precision = graphs.precision
-        self.stages = StageTimer()
         self._graphs = graphs
         cores, token_cores = _core_files(manifest, graphs.precision)
         if graphs.recorded_batch is not None:
@@ -72,14 +53,14 @@ class Engine:
             for i, file in enumerate(cores)
         ]
         self._mice = {mouse_id: MouseGraphs.open(mouse, graphs) for mouse_id, mouse in manifest.mice.items()}
+        self._forward = ForwardPass(manifest, self.cores, self._mice, threads=graphs.threads)
+        self.stages = self._forward.stages
         self._backward: BackwardPass | None = None
         self._attention: list[Session] | None = None
         self.neurons = {mouse_id: load_neurons(graphs.folder, mouse) for mouse_id, mouse in manifest.mice.items()}
         self.provider = self.cores[0].session.provider
-        self.device = "cuda" if self.provider.startswith("CUDA") else "cpu"
+        self.device = self.cores[0].session.device
         self._alone = GPU if self.device == "cuda" else contextlib.nullcontext()
-        workers = (graphs.threads or os.cpu_count()) if self.device == "cpu" else len(self.cores)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="engine")
 
     @classmethod
     def load(
@@ -180,7 +161,7 @@ class Engine:
         self.stages.begin()
         for chunk in _chunks([len(stimulus.image) for stimulus in stimuli], self.max_batch):
             with self._alone:
-                predictions = self._run([stimuli[i][images] for i, images in chunk])
+                predictions = self._forward.run([stimuli[i][images] for i, images in chunk])
             for (i, _), prediction in zip(chunk, predictions, strict=True):
                 parts[i].append(prediction)
         return [
@@ -205,7 +186,7 @@ class Engine:
         maps = []
         for start in range(0, len(stimulus.image), self.max_batch):
             with self._alone:
-                stems = self._run_stems(stimulus[start : start + self.max_batch])
+                stems = self._forward.run_stems(stimulus[start : start + self.max_batch])
                 maps.append(
                     [
                         session.run(stems[member % len(stems)])[tensor_names.ATTENTION_ROLLOUT]
@@ -236,7 +217,7 @@ class Engine:
         if not self.manifest.has_gradients:
             raise NotFound(f"twin {self.manifest.name!r} was exported without gradients", hint="Export it again.")
         stimulus = self.check(mouse_id, image, behavior, pupil_center, neurons)
-        positions = self._neurons(stimulus)
+        positions = self._forward.neurons(stimulus)
         batch = len(stimulus.image)
         shape = (batch, len(positions)) if np.ndim(weights) == 2 else (len(positions),)
         weights = np.broadcast_to(floats("weights", weights, shape, mouse_id), (batch, len(positions)))
@@ -258,7 +239,7 @@ class Engine:
                     mouse_id,
                     self._mice[mouse_id],
                     stimulus[images].tensors,
-                    self._run_stems(stimulus[images]),
+                    self._forward.run_stems(stimulus[images]),
                     positions,
                     np.ascontiguousarray(weights[images]),
                 )
@@ -288,109 +269,6 @@ class Engine:
             raise NotFound(
                 f"twin {self.manifest.name!r} has no mouse {mouse_id!r}", got=mouse_id, expected=sorted(self._mice)
             ) from None
-
-    def _run(self, pieces: list[Stimulus]) -> list[Prediction]:
-        """One chunk of at most `max_batch` images; pieces of one mouse and the same neurons are merged."""
-        groups = merged(pieces)
-        predictions: dict[int, Prediction] = {}
-        for (_, places), of_all in zip(groups, self._run_merged([one for one, _ in groups]), strict=True):
-            ends = np.cumsum([len(pieces[i].image) for i in places])[:-1]
-            parts = zip(np.split(of_all.response, ends), np.split(of_all.spread, ends), strict=True)
-            predictions |= {i: Prediction(*part) for i, part in zip(places, parts, strict=True)}
-        return [predictions[i] for i in range(len(pieces))]
-
-    def _run_merged(self, pieces: list[Stimulus]) -> list[Prediction]:
-        stems = self._each(self._run_stems, pieces)  # piece -> member -> tensors
-        self.stages.end("stem")
-        pre_activations = [self._pre_activations(piece) for piece in pieces]
-        for members in self._members():
-            inputs = [[tensors[member % len(tensors)] for tensors in stems] for member in members]
-            feature_maps = self._beside(partial(self._feature_maps, pieces), members, inputs)
-            self.stages.end("core")
-            self._beside(partial(self._read_out_all, pieces, pre_activations), members, inputs, feature_maps)
-            self.stages.end("readout")
-        predictions = self._each(self._combine, pieces, pre_activations)
-        self.stages.end("ensemble")
-        return predictions
-
-    def _members(self) -> list[range]:
-        """Members whose graphs run at the same time: on a GPU all of them, as one alone leaves it waiting."""
-        everyone = range(len(self.cores))
-        return [range(i, i + 1) for i in everyone] if self.device == "cpu" else [everyone]
-
-    def _beside(self, function: Callable[..., T], members: range, *more: Sequence[Any]) -> list[T]:
-        run = map if len(members) == 1 else self._pool.map
-        return list(run(function, members, *more))
-
-    def _feature_maps(self, pieces: list[Stimulus], member: int, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
-        """One member's feature map of each piece."""
-        core = self.cores[member]
-        touched = self._each(partial(self._touched, member), pieces, inputs) if core.can_restrict else None
-        return core.feature_maps(inputs, touched)
-
-    def _pre_activations(self, stimulus: Stimulus) -> Tensor:
-        """Memory for the pre-activations of all members (M, B, n), where the graph that combines them runs."""
-        shape = len(self.cores), len(stimulus.image), len(self._neurons(stimulus))
-        if self.device == "cpu":
-            return np.empty(shape, np.float32)
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self.device, 0)
-
-    def _read_out_all(
-        self,
-        pieces: list[Stimulus],
-        pre_activations: list[Tensor],
-        member: int,
-        inputs: list[dict[str, Tensor]],
-        feature_maps: list[Tensor],
-    ) -> None:
-        """Writes one member's pre-activations of each piece."""
-        self._each(partial(self._read_out, member), pieces, inputs, feature_maps, pre_activations)
-
-    def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:
-        """The function's result for each piece; on a CPU in parallel for several mice, as their graphs are small."""
-        run = map if len(pieces) == 1 or self.device != "cpu" else self._pool.map
-        return list(run(function, pieces, *more))
-
-    def _run_stems(self, stimulus: Stimulus) -> list[dict[str, Tensor]]:
-        """The core's inputs: one set for all members, or one per member where their shifters differ."""
-        mouse_index = self.manifest.mice[stimulus.mouse_id].mouse_index
-        results = []
-        for stem in self._mice[stimulus.mouse_id].stems:
-            tensors = stem.run(stimulus.tensors)
-            tensors[tensor_names.MOUSE_INDEX] = np.full(len(stimulus.image), mouse_index, np.int64)
-            results.append(tensors)
-        return results
-
-    def _touched(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor]) -> np.ndarray:
-        """The tokens that the readout of one member reads."""
-        graph = self._mice[stimulus.mouse_id].touched_tokens[member]
-        return graph.run(inputs | {tensor_names.NEURONS: self._neurons(stimulus)})[tensor_names.TOKENS]
-
-    def _read_out(
-        self,
-        member: int,
-        stimulus: Stimulus,
-        inputs: dict[str, Tensor],
-        feature_map: Tensor,
-        pre_activations: Tensor,
-    ) -> None:
-        """Writes one member's pre-activations (B, n)."""
-        readout = self._mice[stimulus.mouse_id].readouts[member]
-        tensors = inputs | {tensor_names.FEATURE_MAP: feature_map, tensor_names.NEURONS: self._neurons(stimulus)}
-        if isinstance(pre_activations, np.ndarray):
-            pre_activations[member] = readout.run(tensors)[tensor_names.PRE_ACTIVATION]
-        else:
-            readout.run(tensors, into={tensor_names.PRE_ACTIVATION: Slot(pre_activations, member)})
-
-    def _combine(self, stimulus: Stimulus, pre_activations: Tensor) -> Prediction:
-        """The ensemble's prediction from the pre-activations of its members (M, B, n)."""
-        result = self._mice[stimulus.mouse_id].ensemble.run({tensor_names.PRE_ACTIVATION: pre_activations})
-        return Prediction(result[tensor_names.RESPONSE], result[tensor_names.SPREAD])
-
-    def _neurons(self, stimulus: Stimulus) -> npt.NDArray[np.int64]:
-        if stimulus.neurons is not None:
-            return stimulus.neurons
-        return np.arange(self.manifest.mice[stimulus.mouse_id].n_neurons, dtype=np.int64)
 
 
 def _chunks(sizes: Sequence[int], max_batch: int) -> Iterator[list[tuple[int, slice]]]:

@@ -58,7 +58,7 @@ def test_outputs_that_do_not_stay_are_the_callers_own(twin: TinyTwin, engine: En
     rng = np.random.default_rng(2)
 
     def run() -> np.ndarray:
-        stems = engine._run_stems(engine.check("A", *twin.draw("A", rng, 3)))
+        stems = engine._forward.run_stems(engine.check("A", *twin.draw("A", rng, 3)))
         (output,) = session.run(stems[0]).values()
         return np.asarray(output)
 

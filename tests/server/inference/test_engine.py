@@ -123,7 +123,7 @@ def test_few_neurons_take_the_restricted_core_and_all_the_full_one(folder: Path)
     assert ran[1] <= 12
     few = len(ran)
     everywhere = np.arange(core.n_tokens)[None]
-    core.feature_maps([engine._run_stems(engine.check("A", *inputs))[0]], [everywhere])
+    core.feature_maps([engine._forward.run_stems(engine.check("A", *inputs))[0]], [everywhere])
     assert len(ran) == few
 
 
