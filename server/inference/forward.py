@@ -61,8 +61,7 @@ class ForwardPass:
         self._cores = cores
         self._mice = mice
         self._device = cores[0].session.device
-        workers = (threads or os.cpu_count()) if self._device == "cpu" else len(cores)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="forward")
+        self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="forward")
 
     def run(self, pieces: list[Stimulus]) -> list[Prediction]:
         """One chunk of at most `max_batch` images; pieces of one mouse and the same neurons are merged."""
@@ -78,30 +77,18 @@ class ForwardPass:
         stems = self._each(self.run_stems, pieces)  # piece -> member -> tensors
         self.stages.end("stem")
         pre_activations = [self._pre_activations(piece) for piece in pieces]
-        for members in self._members():
-            inputs = [[tensors[member % len(tensors)] for tensors in stems] for member in members]
-            feature_maps = self._beside(partial(self._feature_maps, pieces), members, inputs)
+        for member, core in enumerate(self._cores):  # one after another: on a GPU, side by side was slower
+            inputs = [tensors[member % len(tensors)] for tensors in stems]
+            touched = None
+            if core.can_restrict:
+                touched = self._each(partial(self._touched, member), pieces, inputs)
+            feature_maps = core.feature_maps(inputs, touched)
             self.stages.end("core")
-            self._beside(partial(self._read_out_all, pieces, pre_activations), members, inputs, feature_maps)
+            self._each(partial(self._read_out, member), pieces, inputs, feature_maps, pre_activations)
             self.stages.end("readout")
         predictions = self._each(self._combine, pieces, pre_activations)
         self.stages.end("ensemble")
         return predictions
-
-    def _members(self) -> list[range]:
-        """Members whose graphs run at the same time: on a GPU all of them, as one alone leaves it waiting."""
-        everyone = range(len(self._cores))
-        return [range(i, i + 1) for i in everyone] if self._device == "cpu" else [everyone]
-
-    def _beside(self, function: Callable[..., T], members: range, *more: Sequence[Any]) -> list[T]:
-        run = map if len(members) == 1 else self._pool.map
-        return list(run(function, members, *more))
-
-    def _feature_maps(self, pieces: list[Stimulus], member: int, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
-        """One member's feature map of each piece."""
-        core = self._cores[member]
-        touched = self._each(partial(self._touched, member), pieces, inputs) if core.can_restrict else None
-        return core.feature_maps(inputs, touched)
 
     def _pre_activations(self, stimulus: Stimulus) -> Tensor:
         """Memory for the pre-activations of all members (M, B, n), where the graph that combines them runs."""
@@ -109,17 +96,6 @@ class ForwardPass:
         if self._device == "cpu":
             return np.empty(shape, np.float32)
         return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device, 0)
-
-    def _read_out_all(
-        self,
-        pieces: list[Stimulus],
-        pre_activations: list[Tensor],
-        member: int,
-        inputs: list[dict[str, Tensor]],
-        feature_maps: list[Tensor],
-    ) -> None:
-        """Writes one member's pre-activations of each piece."""
-        self._each(partial(self._read_out, member), pieces, inputs, feature_maps, pre_activations)
 
     def _each(self, function: Callable[..., T], pieces: Sequence[Any], *more: Sequence[Any]) -> list[T]:
         """The function's result for each piece; on a CPU in parallel for several mice, as their graphs are small."""
