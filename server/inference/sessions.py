@@ -61,6 +61,7 @@ def available_provider(wanted: Provider) -> str:
 @functools.cache
 def _load_cuda() -> None:
     """Loads the CUDA libraries of the nvidia-* packages that onnxruntime-gpu's extras install."""
+    ort.set_default_logger_severity(3)  # not a warning per graph that ScatterND wants distinct indices, as ours are
     ort.preload_dlls()
 
 
