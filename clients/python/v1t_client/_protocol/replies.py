@@ -267,9 +267,8 @@ def read_neurons(response: httpx.Response) -> NeuronTable:
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise invalid(f"the neurons cannot be read: {error}", None, None) from error
-    columns = [ids, table.coordinates_um, table.response_std, *table.scores.values()]
-    columns += [] if table.readout_position_px is None else [table.readout_position_px]
-    lengths = set(map(len, columns))
+    lengths = {len(ids), len(table.coordinates_um), len(table.response_std), *map(len, table.scores.values())}
+    lengths |= set() if table.readout_position_px is None else {len(table.readout_position_px)}
     if len(lengths) > 1:
         raise invalid("the columns differ in length", sorted(lengths), len(ids))
     return table
