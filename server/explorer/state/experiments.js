@@ -63,7 +63,7 @@ export function measureTuning() {
     const responses = new Float32Array(images.length * n);
     for (let first = 0; first < images.length; first += AT_ONCE) {
       const planes = images.slice(first, first + AT_ONCE).map((one) => planeOf(one, screen.peek()));
-      const asked = questionAbout(about, planes, given.peek(), state.peek());
+      const asked = questionAbout(about, planes, given.peek(), state.peek(), shown.channel);
       const got = await twin.predict(asked, { signal: cancelled });
       responses.set(got.responses, first * n);
       progress(first + planes.length);
@@ -136,6 +136,7 @@ export function measureBehavior() {
   const asked = question.peek();
   const ids = selectedIds.peek();
   const shown = plane.peek();
+  const only = stimulus.peek().channel;
   const all = channels.peek();
   return run("behavior", all.length, async (progress, cancelled) => {
     const curves = [];
@@ -143,7 +144,7 @@ export function measureBehavior() {
       const [low, high] = [channel.min ?? -2, channel.max ?? 2];
       const values = Array.from({ length: LEVELS }, (_, k) => low + (k * (high - low)) / (LEVELS - 1));
       const set = { ...given.peek(), [channel.name]: values };
-      const one = questionAbout(about, Array(LEVELS).fill(shown), set, state.peek());
+      const one = questionAbout(about, Array(LEVELS).fill(shown), set, state.peek(), only);
       const { responses } = await twin.predict(one, { neuronIds: ids, signal: cancelled });
       curves.push({ channel, values, responses });
       progress(curves.length);

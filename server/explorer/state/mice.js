@@ -26,6 +26,8 @@ export const screen = computed(() => (chosen.value ? screenOf(chosen.value.detai
  * @property {Float32Array} z um, depth
  * @property {Float32Array} std of the recorded responses
  * @property {Record<string, Float32Array>} scores
+ * @property {{ x: Float32Array, y: Float32Array } | null} readout where each looks, in pixels of the image; null if the
+ *   server does not say
  * @property {Map<number, number>} position of each id
  * @property {boolean} placed whether the positions are known
  */
@@ -78,8 +80,9 @@ export function checkHash(head) {
 }
 
 /** @returns {Neurons} */
-function columnsOf({ neuron_ids: ids, coordinates_um: coordinates, response_std: std, scores }) {
+function columnsOf({ neuron_ids: ids, coordinates_um: coordinates, readout_position_px: looks, response_std: std, scores }) {
   const axis = (k) => Float32Array.from(coordinates, (xyz) => xyz?.[k] ?? NaN);
+  const side = (k) => Float32Array.from(looks, (xy) => xy[k]);
   const number = (value) => value ?? NaN;
   const [x, y, z] = [axis(0), axis(1), axis(2)];
   return {
@@ -87,6 +90,7 @@ function columnsOf({ neuron_ids: ids, coordinates_um: coordinates, response_std:
     x,
     y,
     z,
+    readout: looks ? { x: side(0), y: side(1) } : null, // not from older servers
     std: Float32Array.from(std, number),
     scores: Object.fromEntries(
       Object.entries(scores).map(([name, column]) => [name, Float32Array.from(column, number)]),

@@ -107,7 +107,7 @@ function facts() {
       `${model.name}, version ${model.version}, ${model.members} ${model.members === 1 ? "member" : "members"}`,
     ],
     ["hash", model.hash],
-    ["image", wordsFor(stimulus.value)],
+    ["image", wordsFor(stimulus.value, screen.value.names)],
     ["state", now ? `${now.head.state}${setWords(now.question)}` : ""],
     ["units", "responses in standard deviations of each neuron's recorded responses"],
     ...(detail.citation ? [["cite", detail.citation]] : []),
@@ -134,7 +134,7 @@ function fileName(suffix) {
 function figure() {
   const { values, low, high, scale, label } = colors.value;
   return figureSvg({
-    screen: document.getElementById("screen"),
+    screens: [...document.querySelectorAll(".screen .image")],
     neurons: chosen.value.neurons,
     values,
     low,
@@ -154,6 +154,7 @@ function table() {
     ...(now.spread && { spread: now.spread }),
     ...(difference.value && { minus_b: difference.value }),
     ...(neurons.placed && { x_um: neurons.x, y_um: neurons.y, z_um: neurons.z }),
+    ...(neurons.readout && { readout_x_px: neurons.readout.x, readout_y_px: neurons.readout.y }),
     response_std: neurons.std,
     ...neurons.scores,
   });

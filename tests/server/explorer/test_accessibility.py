@@ -69,6 +69,11 @@ def test_a_phone_needs_no_sideways_scrolling(explorer: Explorer, address: str) -
     else:
         explorer.click(str(next(iter(explorer.top()))), ".most button")
         explorer.wait("return document.querySelector('.cards')")
+        covered = explorer.js(
+            "const [a, b] = ['.read', '.study'].map((one) => document.querySelector(one).getBoundingClientRect());"
+            "return Math.min(a.right, b.right) > Math.max(a.left, b.left) && b.top < a.bottom"
+        )
+        assert not covered  # the neuron's label, by the button beside it
     width, content = explorer.js("return [innerWidth, document.documentElement.scrollWidth]")
     assert content <= width == 390
 
