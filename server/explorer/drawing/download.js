@@ -17,17 +17,24 @@ const escape = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "
  * The image and the map of cortex side by side, with the facts below.
  * @param {{ screens: HTMLCanvasElement[], neurons: any, values: ArrayLike<number>, low: number, high: number,
  *   scale: string, label: string, facts: string[] }} figure
+ * @param {() => Promise<void> | undefined} turn awaited now and then
+ * @returns {Promise<string>}
  */
-export function figureSvg({ screens, neurons, values, low, high, scale, label, facts }) {
+export async function figureSvg({ screens, neurons, values, low, high, scale, label, facts }, turn) {
   const [left, top, width, height] = [420, 60, 420, 320];
   const at = place(neurons, width, height);
   const radius = Math.min(Math.max(Math.sqrt((width * height) / neurons.ids.length) / 4, 1.2), 6);
   const order = Array.from(neurons.ids, (_, i) => i).sort((a, b) => (values[a] || 0) - (values[b] || 0));
-  const discs = order.map((i) => {
+  const discs = [];
+  for (const i of order) {
     const level = levelOf(values[i], low, high);
     const [x, y] = at(i);
-    return `<circle cx="${(left + x).toFixed(1)}" cy="${(top + y).toFixed(1)}" r="${radius.toFixed(1)}" fill="${level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level]}"/>`;
-  });
+    const fill = level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level];
+    discs.push(
+      `<circle cx="${(left + x).toFixed(1)}" cy="${(top + y).toFixed(1)}" r="${radius.toFixed(1)}" fill="${fill}"/>`,
+    );
+    await turn();
+  }
   const bar = SCALES[scale].map(
     (color, k) => `<rect x="${left + 110 + 3 * k}" y="395" width="3.2" height="10" fill="${color}"/>`,
   );

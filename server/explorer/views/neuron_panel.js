@@ -119,8 +119,8 @@ function Field({ positions }) {
   const canvas = useRef(null);
   const found = fields.value;
   const { ids } = chosen.value.neurons;
-  const known = found ? positions.map((i) => found.ids.indexOf(ids[i])).filter((at) => at >= 0) : [];
-  const map = known.length ? averageField(found.sums, known) : null;
+  const known = found ? positions.map((i) => found.row.get(ids[i])).filter((at) => at !== undefined) : [];
+  const map = known.length ? fieldOf(found.sums, known.slice(0, 500)) : null;
   useLayoutEffect(() => {
     if (map) drawSigned(canvas.current, map, ...found.sums.grid, 1.5);
   });
@@ -145,12 +145,6 @@ function Field({ positions }) {
       }}
     />
   </div>`;
-}
-
-function averageField(sums, known) {
-  const average = new Float32Array(sums.noise.length);
-  for (const at of known.slice(0, 500)) fieldOf(sums, at).forEach((value, p) => (average[p] += value / known.length));
-  return average;
 }
 
 function Tuning({ positions }) {

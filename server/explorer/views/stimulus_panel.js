@@ -206,10 +206,10 @@ function layerOf(kind, position) {
   if (position === undefined) return null;
   if (kind === "gradient" && gradient.value) return { data: gradient.value.data, shape: gradient.value.shape.slice(1) };
   if (kind === "field" && fields.value) {
-    const { sums, ids } = fields.value;
-    const at = ids.indexOf(chosen.value.neurons.ids[position]);
+    const { sums, row } = fields.value;
+    const at = row.get(chosen.value.neurons.ids[position]) ?? -1;
     const key = `${at} ${sums.images}`;
-    if (at >= 0 && lastField.key !== key) lastField = { key, value: { data: fieldOf(sums, at), shape: sums.grid } };
+    if (at >= 0 && lastField.key !== key) lastField = { key, value: { data: fieldOf(sums, [at]), shape: sums.grid } };
     return at >= 0 ? lastField.value : null;
   }
   return null;

@@ -9,16 +9,17 @@ import { server } from "../state/connection.js";
 import { colors, currentAnswer, difference } from "../state/coloring.js";
 import { chosen, mice, screen } from "../state/mice.js";
 import { plane, question, stimulus } from "../state/question.js";
+import { shortTasks } from "../state/short_tasks.js";
 import { wordsFor } from "../stimuli/stimulus.js";
 import { encodePng, toBase64 } from "../stimuli/png.js";
 
 const CODE = { curl: asCurl, Python: asPython, MATLAB: asMatlab };
 
 const FILES = {
-  svg: { words: "Figure, SVG", save: () => saveFile(fileName("svg"), [figure()], "image/svg+xml") },
+  svg: { words: "Figure, SVG", save: async () => saveFile(fileName("svg"), [await figure()], "image/svg+xml") },
   png: {
     words: "Figure, PNG",
-    save: async () => saveFile(fileName("png"), [await rasterized(figure())], "image/png"),
+    save: async () => saveFile(fileName("png"), [await rasterized(await figure())], "image/png"),
   },
   csv: { words: "Data, CSV", save: () => saveFile(fileName("csv"), [table()], "text/csv") },
   npy: {
@@ -133,7 +134,7 @@ function fileName(suffix) {
 
 function figure() {
   const { values, low, high, scale, label } = colors.value;
-  return figureSvg({
+  const content = {
     screens: [...document.querySelectorAll(".screen .image")],
     neurons: chosen.value.neurons,
     values,
@@ -142,7 +143,8 @@ function figure() {
     scale,
     label: `What its cortex does: ${label}`,
     facts: lines(),
-  });
+  };
+  return figureSvg(content, shortTasks());
 }
 
 function table() {
