@@ -23,18 +23,20 @@ const escape = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "
 export async function figureSvg({ screens, neurons, values, low, high, scale, label, facts }, turn) {
   const [left, top, width, height] = [420, 60, 420, 320];
   const at = place(neurons, width, height);
+  const rank = (value) => (Number.isFinite(value) ? value : -Infinity);
   const radius = Math.min(Math.max(Math.sqrt((width * height) / neurons.ids.length) / 4, 1.2), 6);
-  const order = Array.from(neurons.ids, (_, i) => i).sort((a, b) => (values[a] || 0) - (values[b] || 0));
-  const discs = [];
+  const order = Array.from(neurons.ids, (_, i) => i).sort((a, b) => rank(values[a]) - rank(values[b]));
+  const dots = new Map(); // by level, the low ones below: a path each, as thousands of elements take long to draw
   for (const i of order) {
     const level = levelOf(values[i], low, high);
     const [x, y] = at(i);
-    const fill = level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level];
-    discs.push(
-      `<circle cx="${(left + x).toFixed(1)}" cy="${(top + y).toFixed(1)}" r="${radius.toFixed(1)}" fill="${fill}"/>`,
-    );
+    dots.set(level, `${dots.get(level) ?? ""}M${(left + x).toFixed(1)} ${(top + y).toFixed(1)}h0`);
     await turn();
   }
+  const discs = Array.from(dots, ([level, path]) => {
+    const color = level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level];
+    return `<path d="${path}" stroke="${color}"/>`;
+  });
   const bar = SCALES[scale].map(
     (color, k) => `<rect x="${left + 110 + 3 * k}" y="395" width="3.2" height="10" fill="${color}"/>`,
   );
@@ -53,7 +55,9 @@ export async function figureSvg({ screens, neurons, values, low, high, scale, la
 <text x="30" y="40" font-size="16" fill="#ffffff">What the mouse sees</text>
 <text x="${left}" y="40" font-size="16" fill="#ffffff">${escape(label)}</text>
 ${images.join("\n")}
+<g fill="none" stroke-linecap="round" stroke-width="${(2 * radius).toFixed(1)}">
 ${discs.join("\n")}
+</g>
 ${bar.join("")}
 <text x="${left + 102}" y="404" font-size="12" text-anchor="end" fill="#c8d0e0">${low.toPrecision(3)}</text>
 <text x="${left + 310}" y="404" font-size="12" fill="#c8d0e0">${high.toPrecision(3)}</text>
