@@ -197,7 +197,7 @@ class Explorer:
         return {urlsplit(url).netloc for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))}
 
     def main_thread_milliseconds(self) -> list[float]:
-        """CPU time of each task of pages' main threads since the last call, of a browser that traces. Leaves the page."""
+        """CPU time of each task of the pages' main threads, of a browser that traces. Leaves the page."""
         self.chrome.get("about:blank")  # the log has a trace once its page is left
         messages = [json.loads(entry["message"])["message"] for entry in self.chrome.get_log("performance")]
         events = [message["params"] for message in messages if message["method"] == "Tracing.dataCollected"]

@@ -148,6 +148,5 @@ def test_speed_with_thousands_of_neurons(
     print(f"the model {model:.0f} ms a run; over the model's own time: {median - model:.0f} ms")
     print(f"zooming: median {statistics.median(frames):.1f} ms a frame, 95% {frames[int(0.95 * len(frames))]:.1f} ms")
     print("\n".join(tasks.lines))
-    print(
-        f"main thread, CPU time alone: {sum(one > 50 for one in cpu)} of {len(cpu)} tasks over 50 ms, the longest {cpu[-1]:.0f} ms"
-    )
+    long = sum(one > 50 for one in cpu)
+    print(f"main thread, CPU time alone: {long} of {len(cpu)} tasks over 50 ms, the longest {cpu[-1]:.0f} ms")
