@@ -33,6 +33,8 @@ def in_use(explorer: Explorer, **size: int) -> None:
     explorer.click("Map with 2,000 noise images")
     explorer.wait("return document.querySelector('.field-map')", seconds=90)
     explorer.click("Gradient")
+    gradient = ".layer:not(.hidden)[aria-label^='What would make']"
+    explorer.wait("return document.querySelector(arguments[0])", gradient)
     explorer.wait(
         "[...document.querySelectorAll('.card.wide .run:enabled')].forEach((one) => one.click());"  # of a slow machine
         "return document.querySelectorAll('.curves:not(.stale) .chart').length === 5",

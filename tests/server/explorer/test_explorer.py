@@ -157,6 +157,11 @@ def test_a_click_selects_a_neuron_and_its_gradient_is_the_apis(explorer: Explore
     )
     assert alpha == 255  # the largest derivative is the most opaque
     assert (r > b) == (gradient[row, column] > 0)  # orange above zero, blue below
+    image, layer = explorer.js(
+        "return ['#screen', '.screen .layer'].map((one) => document.querySelector(one).getBoundingClientRect())"
+        ".map(({ x, y, width, height }) => [x, y, width, height])"
+    )
+    assert layer == pytest.approx(image, abs=0.5)  # it lies on the image
     pick(explorer, 0.03, 0.5)  # where no neuron is
     explorer.wait("return document.querySelector('#neuron h2').innerText === 'One neuron'")
 
