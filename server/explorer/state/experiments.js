@@ -69,7 +69,6 @@ export function measureTuning() {
       responses.set(got.responses, first * n);
       progress(first + planes.length);
     }
-    if (chosen.peek() !== about) return;
     const turn = shortTasks();
     const curves = tuningCurves(responses, n);
     const [preferred, selectivity] = [new Float32Array(n), new Float32Array(n)];
@@ -78,6 +77,7 @@ export function measureTuning() {
       [preferred[i], selectivity[i]] = [found.degrees, found.selectivity];
       await turn();
     }
+    if (chosen.peek() !== about) return; // another mouse was chosen meanwhile
     tuning.value = {
       curves,
       preferred,
@@ -123,7 +123,6 @@ export function measureFields() {
   };
   return run("fields", NOISE_IMAGES, async (progress, cancelled) => {
     const got = await twin.receptiveFields(body, progress, cancelled);
-    if (chosen.peek() !== about) return;
     const part = { maps: got.maps.data, noise: got.noise.data, total: got.total.data, images: NOISE_IMAGES, grid };
     const turn = shortTasks();
     const sums = before ? await addSums(before.sums, part, turn) : part;
@@ -132,6 +131,7 @@ export function measureFields() {
       centers.push(centerOf(fieldOf(sums, [i]), grid));
       await turn();
     }
+    if (chosen.peek() !== about) return;
     fields.value = { sums, ids, row: new Map(ids.map((id, i) => [id, i])), centers, state: body.state };
   });
 }

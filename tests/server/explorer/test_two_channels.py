@@ -121,6 +121,7 @@ def test_the_rest_of_the_page_takes_two_channels(page: Explorer) -> None:
     page.click("Figure, SVG")
     assert page.saved("twin-F1-leaves.svg").decode().count("<image") == 2
     assert "stimulus.npy" in page.copied("curl")
+    assert page.problems() == []
     width, content = page.js("return [innerWidth, document.documentElement.scrollWidth]")
     assert content <= width
     assert page.console() == []
