@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a check
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clients" / "python"))
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training.analyses.retinotopy import cortical_correlation, readout_positions
+from training.analyses.retinotopy import cortical_correlation
 from training.checkpoints.ensemble import load_ensemble
+from training.models.image_positions import image_positions
 from v1t_client.insilico import Result, styled
 from v1t_client.insilico.experiments.retinotopy import screen_colors
 
@@ -85,7 +85,9 @@ def main() -> None:
     options = parser.parse_args()
     gallery = Gallery(options.work.resolve())
     work = gallery.work
-    gallery.training(f"import {shlex.quote(str(options.weights.resolve()))} --output {work / 'checkpoint'}", "checkpoint")
+    gallery.training(
+        f"import {shlex.quote(str(options.weights.resolve()))} --output {work / 'checkpoint'}", "checkpoint"
+    )
     export = f"export {work / 'checkpoint'} --output {work / 'bundle'} --name sensorium_p_sota_model"
     gallery.training(export, "bundle")
 
@@ -99,18 +101,17 @@ def main() -> None:
     mei_command = f"mei {MOUSE} --neuron-ids {ids} --recipe quick --starts 1 --noise 100 {STATE}"
     mei_said, _ = gallery.v1t("mei", mei_command)
 
-    ensemble = load_ensemble([work / "checkpoint"])
-    mu = readout_positions(ensemble, MOUSE)
-    cortex = ensemble.members[0].twin.readout(MOUSE).source_grid.numpy().astype(np.float64)
-    shifter = ensemble.members[0].twin.shifters[MOUSE]
-    shift = shifter(torch.zeros(1, 2))[0].tolist()
+    (member,) = load_ensemble([work / "checkpoint"]).members
+    positions = image_positions(member.twin, MOUSE).double().numpy()
+    cortex = member.twin.readout(MOUSE).source_grid.double().numpy()
     with styled():
-        with_mu, r2, n, figure = _positions(data, mu, cortex)
+        figure = Positions(data, positions, cortex)
+        drawing = figure.draw()
     page = f"""\
 # Gallery: experiments on a real twin
 
 The twin is `sensorium_p_sota_model`, the CNN baseline of the Sensorium 2022 competition (Willeke et al. 2022, MIT licence), of
-mouse 27204-5-13: {len(data['neuron']):,} neurons, images of 36 x 64 px, imported from its published weights. All figures and numbers on
+mouse 27204-5-13: {len(data["neuron"]):,} neurons, images of 36 x 64 px, imported from its published weights. All figures and numbers on
 this page are made by
 
 ```sh
@@ -128,16 +129,16 @@ v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --o
 
 {fields_said.replace(chr(10), "; ")}. The {SHOWN} clearest fields, each with the ellipse of its Gaussian fit and its peak over chance:
 
-{gallery.picture(work / 'rf' / 'maps.png', 'receptive-fields')}
+{gallery.picture(work / "rf" / "maps.png", "receptive-fields")}
 
 ## Retinotopy
 
-The noise maps do not use the readout's positions `mu`. Over the {n:,} neurons with a reliable map, the centres of their
-fields (from a Gaussian fitted to the map's energy) correlate with `mu` at {with_mu[0]:.3f} (x) and {with_mu[1]:.3f} (y); cortical position explains {r2[0]:.0%} and {r2[1]:.0%} of their variance. All
-fields are shifted from `mu` by the same amount, because the shifter moves them by {shift[0]:.2f} of the map's half width at pupil
-centre (0, 0). Neurons with the same colour have the same position on the screen:
+The noise maps do not use the positions of the readout, which the bundle holds in pixels of the image. Over the {figure.n:,} neurons
+with a reliable map, the centres of their fields (from a Gaussian fitted to the map's energy) correlate with them at {figure.r[0]:.3f} (x) and
+{figure.r[1]:.3f} (y), and lie {figure.off[0]:.1f} px (x) and {figure.off[1]:.1f} px (y) from them (median); cortical position explains {figure.cortical[0]:.0%} and {figure.cortical[1]:.0%} of
+the variance of the centres. Neurons with the same colour have the same position on the screen; the line is where both are equal:
 
-{gallery.picture(figure, 'retinotopy')}
+{gallery.picture(drawing, "retinotopy", colors=256)}
 
 ## Orientation tuning
 
@@ -150,7 +151,7 @@ v1t tuning {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} $STATE --outp
 An orientation is the direction along which the wave runs. The line is the preferred orientation: of a von Mises fit, or of the
 vector sum where the fit failed, for example because of two peaks.
 
-{gallery.picture(work / 'tuning' / 'orientation.png', 'orientation')}
+{gallery.picture(work / "tuning" / "orientation.png", "orientation")}
 
 ## Most exciting inputs
 
@@ -160,32 +161,44 @@ v1t mei {MOUSE} --bundle runs/gallery/bundle --neuron-ids {ids} --recipe quick -
 
 {mei_said.replace(chr(10), "; ")}.
 
-{gallery.picture(work / 'mei' / 'mei.png', 'most-exciting-inputs')}
+{gallery.picture(work / "mei" / "mei.png", "most-exciting-inputs")}
 """
     (ROOT / "docs" / "gallery.md").write_text(page, encoding="utf-8")
-    print(f"with mu: {with_mu.round(3)}; wrote docs/gallery.md")
+    print(f"with the readout: {figure.r.round(3)}; wrote docs/gallery.md")
 
 
-def _positions(data, mu: np.ndarray, cortex: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, Figure]:
-    """Correlation of centres with mu, share of their variance that cortex explains, number of neurons, and a figure."""
-    reliable = data["reliable"].values
-    centers = np.stack([data["envelope_x"].values, data["envelope_y"].values], axis=1)[reliable]
-    figure = Figure(figsize=(174 / 25.4, 2.0))
-    axes = figure.subplots(1, 4)
-    colors = screen_colors(*centers.T)
-    for axis, places, title in (
-        (axes[0], centers, "receptive fields [px]"),
-        (axes[1], cortex[reliable], "neurons in cortex, normalised"),
-    ):
-        axis.scatter(*places.T, c=colors, s=3, linewidth=0)
-        axis.set_title(title)
-    axes[0].invert_yaxis()
-    for axis, k, name in ((axes[2], 0, "x"), (axes[3], 1, "y")):
-        axis.scatter(mu[reliable, k], centers[:, k], s=2, color="#24292f", alpha=0.4, linewidth=0)
-        axis.set(xlabel=f"readout's mu, {name}", ylabel=f"centre {name} [px]")
-    figure.suptitle(f"mouse {MOUSE}, {reliable.sum():,} reliable neurons", fontsize=6.5)
-    with_mu = np.array([np.corrcoef(mu[reliable, axis], centers[:, axis])[0, 1] for axis in range(2)])
-    return with_mu, cortical_correlation(centers, cortex[reliable]) ** 2, int(reliable.sum()), figure
+class Positions:
+    """Centres of receptive fields against readout positions, both in pixels of the image, and against cortex.
+
+    Attributes:
+        n: neurons with a reliable map.
+        r, off: (2,) for x and y, the correlation with the readout's positions, and the median distance to them [px].
+        cortical: (2,) the share of the centres' variance that cortical position explains.
+    """
+
+    def __init__(self, data, positions: np.ndarray, cortex: np.ndarray) -> None:
+        reliable = data["reliable"].values
+        self.centers = np.stack([data["envelope_x"].values, data["envelope_y"].values], axis=1)[reliable]
+        self.positions, self.cortex, self.n = positions[reliable], cortex[reliable], int(reliable.sum())
+        self.r = np.array([np.corrcoef(self.positions[:, k], self.centers[:, k])[0, 1] for k in range(2)])
+        self.off = np.median(np.abs(self.positions - self.centers), axis=0)
+        self.cortical = cortical_correlation(self.centers, self.cortex) ** 2
+
+    def draw(self) -> Figure:
+        figure = Figure(figsize=(174 / 25.4, 2.0))
+        screen, cortex, *readouts = figure.subplots(1, 4)
+        colors = screen_colors(*self.centers.T)
+        screen.scatter(*self.centers.T, c=colors, s=3, linewidth=0)
+        screen.set(title="receptive fields", xlabel="centre x [px]", ylabel="centre y [px]")
+        screen.invert_yaxis()  # as on the screen
+        cortex.scatter(*self.cortex.T, c=colors, s=3, linewidth=0)
+        cortex.set(title="the same neurons in cortex", xlabel="x, normalised", ylabel="y, normalised")
+        for axes, k, name in ((readouts[0], 0, "x"), (readouts[1], 1, "y")):
+            axes.scatter(self.positions[:, k], self.centers[:, k], s=2, color="#24292f", alpha=0.4, linewidth=0)
+            axes.axline((self.positions[:, k].mean(),) * 2, slope=1, color="#cf5a00", linewidth=0.8)
+            axes.set(xlabel=f"readout {name} [px]", ylabel=f"centre {name} [px]")
+        figure.suptitle(f"mouse {MOUSE}, {self.n:,} neurons with a reliable map", fontsize=6.5)
+        return figure
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from server.errors import BundleError
 __all__ = ["NeuronTable", "load_neurons"]
 
 _SCORE = "score."
+_READOUT_POSITION = "readout_position"  # not in bundles of older exporters
 _BYTES_PER_NEURON = 24  # of the largest array: three coordinates in float64
 _HEADER = 4096
 
@@ -29,15 +30,24 @@ class NeuronTable:
         coordinates: (N, 3) float32, cortical position [um], NaN where unknown.
         response_std: (N,) float32; a raw response is the standardised one times this. NaN where unknown.
         scores: name -> (N,) float32, per-neuron test scores, where known.
+        readout_position: (N, 2) float32, x and y in pixels of the mouse's images, the middle of the top left one being
+            (0, 0): where each neuron's readout looks with behaviour and gaze at their training medians, as the mean
+            over members. It can lie outside of the image. None where it is not known.
     """
 
     def __init__(
-        self, ids: np.ndarray, coordinates: np.ndarray, response_std: np.ndarray, scores: dict[str, np.ndarray]
+        self,
+        ids: np.ndarray,
+        coordinates: np.ndarray,
+        response_std: np.ndarray,
+        scores: dict[str, np.ndarray],
+        readout_position: np.ndarray | None = None,
     ) -> None:
         self.ids = ids
         self.coordinates = coordinates
         self.response_std = response_std
         self.scores = scores
+        self.readout_position = readout_position
         self._position = {int(neuron_id): i for i, neuron_id in enumerate(ids)}
 
     def __len__(self) -> int:
@@ -54,6 +64,8 @@ class NeuronTable:
             "response_std": self.response_std.astype(np.float32),
         }
         arrays |= {f"{_SCORE}{name}": score.astype(np.float32) for name, score in self.scores.items()}
+        if self.readout_position is not None:
+            arrays[_READOUT_POSITION] = self.readout_position.astype(np.float32)
         np.savez(path, **arrays)
 
 
@@ -74,6 +86,7 @@ def load_neurons(folder: Path, mouse: MouseRecord) -> NeuronTable:
             coordinates=arrays["coordinates"],
             response_std=arrays["response_std"],
             scores={name.removeprefix(_SCORE): arrays[name] for name in arrays if name.startswith(_SCORE)},
+            readout_position=arrays.get(_READOUT_POSITION),
         )
         _check(table, mouse.n_neurons)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
@@ -104,8 +117,11 @@ def _check(table: NeuronTable, n_neurons: int) -> None:
     """Raises ValueError if a value is one that no neuron can have."""
     scores = {f"{_SCORE}{name}": values for name, values in table.scores.items()}
     columns = {"ids": table.ids, "response_std": table.response_std, **scores}
-    shapes = dict.fromkeys(columns, (n_neurons,)) | {"coordinates": (n_neurons, 3)}
-    for name, array in {**columns, "coordinates": table.coordinates}.items():
+    shapes = dict.fromkeys(columns, (n_neurons,)) | {"coordinates": (n_neurons, 3), _READOUT_POSITION: (n_neurons, 2)}
+    columns["coordinates"] = table.coordinates
+    if table.readout_position is not None:
+        columns[_READOUT_POSITION] = table.readout_position
+    for name, array in columns.items():
         if array.shape != shapes[name] or array.dtype.kind not in ("iu" if name == "ids" else "f"):
             kind = "integers" if name == "ids" else "floats"
             raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, not {kind} of shape {shapes[name]}")
@@ -115,3 +131,5 @@ def _check(table: NeuronTable, n_neurons: int) -> None:
         raise ValueError("ids holds one id twice")
     if (table.response_std <= 0).any():
         raise ValueError("response_std is not positive")
+    if table.readout_position is not None and np.isnan(table.readout_position).any():
+        raise ValueError(f"{_READOUT_POSITION} holds values that are not numbers")

@@ -152,6 +152,7 @@ def test_neurons_are_filtered_and_counted(server, v1t):
     good = np.flatnonzero(server.scores["A"] >= 0.3)
     assert [int(line.split()[0]) for line in out.splitlines()[1:]] == server.neuron_ids["A"][good][:3].tolist()
     assert f"3 of {len(good)} neurons" in err
+    assert f"{server.readout_positions['A'][good][0, 1]:.1f}" in out.splitlines()[1]
     code, out, err = v1t("neurons A --limit 0 --x-min -100000")
     assert len(out.splitlines()) == 24
     assert err == ""

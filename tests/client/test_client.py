@@ -288,6 +288,8 @@ def test_neurons_are_fetched_page_by_page(server, client):
     table = client.neurons("A")
     np.testing.assert_array_equal(table.neuron_ids, server.neuron_ids["A"])
     np.testing.assert_array_equal(table.scores["single_trial_correlation"], server.scores["A"])
+    np.testing.assert_array_equal(table.readout_position_px, server.readout_positions["A"])
+    np.testing.assert_array_equal(table.rows(np.array([4, 2])).readout_position_px, table.readout_position_px[[4, 2]])
     assert len(table) == table.total == 23
     assert [seen.query.get("offset") for seen in server.seen] == [None, "5", "10", "15", "20"]
 

@@ -398,6 +398,7 @@ async def test_mice_and_neurons_are_described(client, engine):
     np.testing.assert_array_equal(whole.neuron_ids, table.ids)
     np.testing.assert_array_equal(whole.coordinates_um, table.coordinates)
     np.testing.assert_array_equal(whole.response_std, table.response_std)
+    assert whole.readout_position_px is None  # as of an older bundle
     x = table.coordinates[:, 0]
     score = table.scores["single_trial_correlation"]
     chosen = await client.neurons("A", x_min=-80, x_max=90, score_min=0.2)

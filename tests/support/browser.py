@@ -47,8 +47,11 @@ else target.dispatchEvent(new DragEvent(event, { dataTransfer: transfer, bubbles
 
 
 @contextmanager
-def browser(downloads: Path) -> Iterator[webdriver.Chrome]:
-    """A Chromium that keeps a log of its console and of its requests. Skips the test where there is none."""
+def browser(downloads: Path, *, traces: bool = False) -> Iterator[webdriver.Chrome]:
+    """A Chromium that keeps a log of its console and of its requests, and with `traces` of the tasks of its threads.
+
+    Skips the test where there is none.
+    """
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         message = "no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
@@ -60,6 +63,8 @@ def browser(downloads: Path) -> Iterator[webdriver.Chrome]:
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--lang=en"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    if traces:
+        options.add_experimental_option("perfLoggingPrefs", {"traceCategories": "toplevel"})
     chrome = webdriver.Chrome(options=options, service=Service(driver))
     try:
         chrome.set_script_timeout(PATIENCE)
@@ -190,6 +195,19 @@ class Explorer:
             if message["method"] == "Network.requestWillBeSent":
                 urls.append(message["params"]["request"]["url"])
         return {urlsplit(url).netloc for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))}
+
+    def main_thread_milliseconds(self) -> list[float]:
+        """CPU time of each task of the pages' main threads, of a browser that traces. Leaves the page."""
+        self.chrome.get("about:blank")  # the log has a trace once its page is left
+        messages = [json.loads(entry["message"])["message"] for entry in self.chrome.get_log("performance")]
+        events = [message["params"] for message in messages if message["method"] == "Tracing.dataCollected"]
+        main = {
+            (event["pid"], event["tid"])
+            for event in events
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+        }
+        tasks = [event for event in events if event["name"] == "ThreadControllerImpl::RunTask"]
+        return [task.get("tdur", 0) / 1000 for task in tasks if (task["pid"], task["tid"]) in main]
 
     def problems(self) -> list[str]:
         """What axe finds serious or critical."""

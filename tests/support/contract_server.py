@@ -70,6 +70,7 @@ class ContractServer:
         self.neuron_ids = {m: rng.permutation(np.arange(1, 5000))[:23].astype(np.int64) for m in ("A", "B")}
         self.scores = {m: rng.uniform(-0.2, 0.9, 23).astype(np.float32) for m in ("A", "B")}
         self.coordinates = {m: rng.normal(0, 100, (23, 3)).astype(np.float32) for m in ("A", "B")}
+        self.readout_positions = {m: rng.uniform(0, 60, (23, 2)).astype(np.float32) for m in ("A", "B")}
         self.hash = "ab" * 32
         self.page = 1000
         self.standardized = False
@@ -169,6 +170,7 @@ class ContractServer:
                 "total": len(rows),
                 "neuron_ids": self.neuron_ids[mouse][shown].tolist(),
                 "coordinates_um": coordinates,
+                "readout_position_px": self.readout_positions[mouse][shown].tolist(),
                 "response_std": [None] * len(shown),
                 "scores": {"single_trial_correlation": self.scores[mouse][shown].tolist()},
             }

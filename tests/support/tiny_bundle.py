@@ -239,6 +239,7 @@ def _draw_mouse(
             coordinates=rng.uniform(0, 300, (N, 3)) if like_a else np.full((N, 3), np.nan),
             response_std=rng.uniform(1, 5, N) if like_a else np.full(N, np.nan),
             scores={"single_trial_correlation": rng.uniform(0, 1, N)} if like_a else {},
+            readout_position=np.random.default_rng(N).uniform(0, (W - 1, H - 1), (N, 2)) if like_a else None,
         ),
     )
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from server.bundle.manifest import (
     MANIFEST,
     File,
@@ -20,7 +18,6 @@ from server.bundle.manifest import (
     hash_file,
     load_manifest,
 )
-from server.bundle.neurons import NeuronTable
 from server.errors import BundleError
 from training.arguments import add_checkpoints, add_output, add_recordings
 from training.checkpoints.attribution import NOT_STATED, V1T_CITATION
@@ -33,6 +30,7 @@ from training.export import gradient_graphs, graphs, single_file
 from training.export.folded import can_fold
 from training.export.graphs import has_attention
 from training.export.mouse_inputs import behavior_channels, behavior_states, image_channels, pupil_center_channels
+from training.export.neuron_table import neuron_table
 from training.export.onnx_files import SharedWeights
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_gradient_parity, measure_parity, open_engine
 from training.export.progress import Progress
@@ -226,7 +224,8 @@ class _Writer:
         mouse_id = mouse.mouse_id
         place = f"mice/{mouse_id}"
         scores = self.options.scores.get(mouse_id)
-        _neuron_table(mouse, {} if scores is None else scores.neurons).save(self.folder / place / "neurons.npz")
+        table = neuron_table(self.ensemble, mouse, {} if scores is None else scores.neurons)
+        table.save(self.folder / place / "neurons.npz")
 
         def each(name: str) -> list[File]:
             """The graphs of the members."""
@@ -310,12 +309,6 @@ def _write(ensemble: Ensemble, folder: Path, name: str, options: BundleOptions) 
 def _file(folder: Path, path: str) -> File:
     target = folder / path
     return File(path=path, sha256=hash_file(target), bytes=target.stat().st_size)
-
-
-def _neuron_table(mouse: Mouse, scores: dict[str, np.ndarray]) -> NeuronTable:
-    unknown = np.full(mouse.n_neurons, np.nan, np.float32)
-    std = unknown if mouse.response_std is None else mouse.response_std
-    return NeuronTable(mouse.neuron_ids, mouse.neuron_coordinates, std, scores)
 
 
 def _provenance(ensemble: Ensemble) -> Provenance:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from training.config import CNNConfig, LNConfig
 from training.errors import ConfigError
-from training.models.tokenizer import check_fits
+from training.models.tokenizer import Spacing, check_fits
 
 __all__ = ["CNNCore"]
 
@@ -55,6 +55,7 @@ class CNNCore(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.output_shape = (config.channels, height - config.input_kernel + 1, width - config.input_kernel + 1)
+        self.spacing = Spacing((config.input_kernel - 1) / 2, 1)
 
     def forward(self, image: Tensor, behavior: Tensor, mouse_index: Tensor) -> Tensor:
         x = image

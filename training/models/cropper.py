@@ -108,7 +108,8 @@ class Cropper(nn.Module):
                 }
             )
         out_channels = (1 if self.grayscale else channels) + (3 if self.append_behavior else 0)
-        self.output_shape = (out_channels, *(self.size or (crop_height, crop_width)))
+        self.image_size, self.crop_size = (height, width), (crop_height, crop_width)
+        self.output_shape = (out_channels, *(self.size or self.crop_size))
 
     def forward(self, image: Tensor, behavior: Tensor, pupil_center: Tensor, mouse_id: str) -> Tensor:
         if self.grayscale:
@@ -125,10 +126,33 @@ class Cropper(nn.Module):
     def _sample(self, image: Tensor, behavior: Tensor, pupil_center: Tensor, mouse_id: str) -> Tensor:
         grid = self.grid.expand(image.shape[0], -1, -1, -1)  # (B, h, w, 2), x and y
         if self.shifters is not None:
-            inputs = torch.cat([behavior, pupil_center], dim=1) if self.uses_behavior else pupil_center
-            grid = grid + self.shifters[mouse_id](inputs)[:, None, None, :]
+            grid = grid + self._shift(behavior, pupil_center, mouse_id)[:, None, None, :]
         nearest = F.grid_sample(image, grid, mode="nearest", align_corners=True)
         if not self.training or self.shifters is None:
             return nearest
         smooth = F.grid_sample(image, grid, mode="bilinear", align_corners=True)
         return nearest.detach() + smooth - smooth.detach()
+
+    def _shift(self, behavior: Tensor, pupil_center: Tensor, mouse_id: str) -> Tensor:
+        """(B, 2), x and y, of which 2 are the image's width and height."""
+        assert self.shifters is not None
+        shift: Tensor = self.shifters[mouse_id](
+            torch.cat([behavior, pupil_center], dim=1) if self.uses_behavior else pupil_center
+        )
+        return shift
+
+    def source(self, places: Tensor, behavior: Tensor, pupil_center: Tensor, mouse_id: str) -> Tensor:
+        """Places (N, 2), x and y in pixels of the core's image, to those in the recording's image.
+
+        In both, the middle of the top left pixel is (0, 0). behavior (1, 3) and pupil_center (1, 2), standardised.
+        """
+        pixels = places.new_tensor(self.image_size[::-1])
+        cropped = places.new_tensor(self.crop_size[::-1])
+        if self.size is not None:  # interpolate counts from the corners of pixels
+            places = (places + 0.5) * cropped / places.new_tensor(self.size[::-1]) - 0.5
+        if not self.samples:
+            return places
+        points = self.crop * (2 * places / (cropped - 1).clamp(min=1) - 1)  # of the grid; of one point, its start
+        if self.shifters is not None:
+            points = points + self._shift(behavior, pupil_center, mouse_id)
+        return (points + 1) / 2 * (pixels - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,19 @@ from training.config import CCTConfig, ViTConfig
 from training.errors import ConfigError
 from training.models.dropout import Dropout
 
-__all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "check_fits", "sine_positions"]
+__all__ = ["ConvolutionalTokenizer", "PatchTokenizer", "Spacing", "check_fits", "sine_positions"]
+
+
+class Spacing(NamedTuple):
+    """Where a feature map's rows and columns lie in the core's image [px]; the middle of its first pixel is 0.
+
+    Attributes:
+        first: the middle of what the first row or column sees.
+        step: from one to the next.
+    """
+
+    first: float
+    step: int
 
 
 def check_fits(option: str, value: int, size: tuple[int, int], *, padding: int = 0) -> None:
@@ -51,6 +65,7 @@ class PatchTokenizer(nn.Module):
         self.stride = stride
         self.grid = ((height - patch) // stride + 1, (width - patch) // stride + 1)
         self.n_tokens = 1 + self.grid[0] * self.grid[1]
+        self.spacing = Spacing((patch - 1) / 2, stride)
 
         patch_dim = patch * patch * channels * (5 if self.kind == "shifted_patches" else 1)
         self.norm_in = nn.LayerNorm(patch_dim) if self.kind in ("shifted_patches", "normalized_patches") else None
@@ -106,6 +121,7 @@ class ConvolutionalTokenizer(nn.Module):
 
         self.grid = (tokens_along(height), tokens_along(width))
         self.n_tokens = self.grid[0] * self.grid[1]
+        self.spacing = Spacing((patch - 1) / 2 - self.PADDING, 2 * stride)  # each pool is around every second output
         self.position: Tensor | None
         if config.position == "learned":
             self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, self.n_tokens, config.dim), std=0.2))

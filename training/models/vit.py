@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.config import BehaviorMLPConfig, CCTConfig, TokenGrid, ViTConfig
 from training.models.attention import attention_rollout
-from training.models.tokenizer import ConvolutionalTokenizer, PatchTokenizer
+from training.models.tokenizer import ConvolutionalTokenizer, PatchTokenizer, Spacing
 from training.models.transformer import Transformer
 
 __all__ = ["CCTCore", "ViTCore", "token_grid"]
@@ -45,6 +45,7 @@ class _TransformerCore(nn.Module):
         self.transformer = transformer
         self.grid = token_grid(tokenizer.grid, config.token_grid)
         self.output_shape = (config.dim, *self.grid)
+        self.spacing: Spacing | None = tokenizer.spacing if self.grid == tokenizer.grid else None
         self.l1 = config.l1
 
     def feature_map(self, tokens: Tensor) -> Tensor:

@@ -66,11 +66,12 @@ class NeuronQuery(MouseQuery):
         """The reply's columns."""
         matching = self.select(neurons)
         chosen = matching[self.offset :][: self.limit]
-        coordinates = neurons.coordinates[chosen]
+        coordinates, looks_at = neurons.coordinates[chosen], neurons.readout_position
         return {
             "total": len(matching),
             "neuron_ids": neurons.ids[chosen].tolist(),
             "coordinates_um": [xyz.tolist() if np.isfinite(xyz).all() else None for xyz in coordinates],
+            "readout_position_px": None if looks_at is None else np.ascontiguousarray(looks_at[chosen]),
             "response_std": np.ascontiguousarray(neurons.response_std[chosen]),  # NaN becomes null
             "scores": {name: np.ascontiguousarray(score[chosen]) for name, score in neurons.scores.items()},
         }

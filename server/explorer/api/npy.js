@@ -36,7 +36,9 @@ export function decodeNpy(buffer) {
     const shape = (/'shape': \(([^)]*)\)/.exec(header)?.[1].match(/\d+/g) ?? []).map(Number);
     const first = start + 10 + length;
     const bytes = shape.reduce((n, size) => n * size, 1) * Type.BYTES_PER_ELEMENT;
-    arrays.push({ data: new Type(buffer.slice(first, first + bytes)), shape });
+    const isAligned = first % Type.BYTES_PER_ELEMENT === 0;
+    const [own, at] = isAligned ? [buffer, first] : [buffer.slice(first, first + bytes), 0];
+    arrays.push({ data: new Type(own, at, bytes / Type.BYTES_PER_ELEMENT), shape });
     start = first + bytes;
   }
   return arrays;

@@ -55,18 +55,16 @@ export function asMatlab(told) {
   const lines = Object.entries(fields).map(([name, value]) => `question.${name} = ${text(value)};`);
   const image = told.png
     ? `question.image = struct('base64', '${told.png}');  % a PNG`
-    : "question.image = struct('base64', matlab.net.base64encode(fileread_bytes('stimulus.npy')));";
+    : `file = fopen('stimulus.npy'); bytes = fread(file, Inf, '*uint8')'; fclose(file);
+question.image = struct('base64', matlab.net.base64encode(bytes));`;
   const key = told.needsKey ? ", ...\n    'HeaderFields', {'Authorization', ['Bearer ' getenv('V1T_API_KEY')]}" : "";
-  const reader = told.png
-    ? ""
-    : "\nfunction bytes = fileread_bytes(name)\n    file = fopen(name); bytes = fread(file, Inf, '*uint8')'; fclose(file);\nend\n";
   return `question = struct();
 ${lines.join("\n")}
 ${image}
 options = weboptions('MediaType', 'application/json', 'Timeout', 60${key});
 reply = webwrite('${told.url}predict', question, options);
 plot(reply.responses); xlabel('neuron'); ylabel('response / std');
-${reader}`;
+`;
 }
 
 function fieldsOf(told) {

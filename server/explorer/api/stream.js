@@ -39,22 +39,27 @@ class Buffered {
   }
 
   async exactly(size) {
-    while (this.#chunks.reduce((sum, { length }) => sum + length, 0) < size) {
-      if (!(await this.#more())) throw new Error("the stream ended too early");
+    const taken = new Uint8Array(size);
+    for (let filled = 0; filled < size;) {
+      if (!this.#chunks.length && !(await this.#more())) throw new Error("the stream ended too early");
+      filled += this.#move(taken.subarray(filled)); // each chunk as it comes: megabytes at once would take long
     }
-    return this.#take(size).buffer;
+    return taken.buffer;
   }
 
   #take(size) {
     const taken = new Uint8Array(size);
-    for (let filled = 0; filled < size;) {
-      const [first] = this.#chunks;
-      const part = first.subarray(0, size - filled);
-      taken.set(part, filled);
-      filled += part.length;
-      if (part.length === first.length) this.#chunks.shift();
-      else this.#chunks[0] = first.subarray(part.length);
-    }
+    for (let filled = 0; filled < size;) filled += this.#move(taken.subarray(filled));
     return taken;
+  }
+
+  /** Moves what the first chunk has, and there is room for. @param {Uint8Array} room */
+  #move(room) {
+    const [first] = this.#chunks;
+    const part = first.subarray(0, room.length);
+    room.set(part);
+    if (part.length === first.length) this.#chunks.shift();
+    else this.#chunks[0] = first.subarray(part.length);
+    return part.length;
   }
 }

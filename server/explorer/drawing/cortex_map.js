@@ -2,7 +2,7 @@
 
 import { LEVELS, UNKNOWN, levelOf, rgbOf } from "./colors.js";
 import { extent } from "../statistics/summaries.js";
-import { Raster, spriteOf } from "./raster.js";
+import { Raster, ringOf, spriteOf } from "./raster.js";
 
 const MARGIN = 26; // CSS px around the neurons
 
@@ -63,8 +63,7 @@ export class CortexMap {
   }
 
   /** CSS px of a neuron. */
-  at(i) {
-    const { scale, left, top } = this.#view();
+  at(i, { scale, left, top } = this.#view()) {
     return [left + (this.#x[i] - this.#bounds[0]) * scale, top + (this.#y[i] - this.#bounds[2]) * scale];
   }
 
@@ -72,8 +71,9 @@ export class CortexMap {
   nearest(px, py, within = 12) {
     let best = -1;
     let least = within ** 2;
+    const view = this.#view();
     for (let i = 0; i < this.#x.length; i += 1) {
-      const [x, y] = this.at(i);
+      const [x, y] = this.at(i, view);
       const distance = (x - px) ** 2 + (y - py) ** 2;
       if (distance < least) [best, least] = [i, distance];
     }
@@ -83,8 +83,9 @@ export class CortexMap {
   /** Neurons inside of a polygon in CSS px. */
   inside(polygon) {
     const found = [];
+    const view = this.#view();
     for (let i = 0; i < this.#x.length; i += 1) {
-      const [px, py] = this.at(i);
+      const [px, py] = this.at(i, view);
       let isInside = false;
       for (let a = 0, b = polygon.length - 1; a < polygon.length; b = a, a += 1) {
         const [[xa, ya], [xb, yb]] = [polygon[a], polygon[b]];
@@ -154,8 +155,13 @@ export class CortexMap {
       const y = top + (ys[i] - y0) * scale;
       if (x > -40 && y > -40 && x < w + 40 && y < h + 40) raster.draw(sprites(levels[i]), x * density, y * density);
     }
+    const ring = ringOf((radius * 1.3 + 3) * density, 2 * density);
+    for (const i of [...this.#selected, ...(this.hovered >= 0 ? [this.hovered] : [])]) {
+      const [x, y] = [left + (xs[i] - x0) * scale, top + (ys[i] - y0) * scale];
+      if (x > -40 && y > -40 && x < w + 40 && y < h + 40) raster.draw(ring, x * density, y * density);
+    }
     raster.show(this.#context);
-    this.#drawMarks(radius, density);
+    this.#drawLasso(density);
     performance.clearMarks("map drawn");
     performance.mark("map drawn");
     this.onView();
@@ -188,20 +194,12 @@ export class CortexMap {
     return spriteOf(size, size * (1 + 1.3 * Math.max(strength - 0.4, 0)), rgbOf(this.#scale, level));
   }
 
-  /** Rings around selected neurons, and the lasso. */
-  #drawMarks(radius, density) {
+  #drawLasso(density) {
+    if (!this.#path.length) return;
     const context = this.#context;
     context.setTransform(density, 0, 0, density, 0, 0);
     context.lineWidth = 2;
     context.strokeStyle = "#ffffff";
-    context.beginPath();
-    for (const i of [...this.#selected, ...(this.hovered >= 0 ? [this.hovered] : [])]) {
-      const [x, y] = this.at(i);
-      context.moveTo(x + radius * 1.3 + 3, y);
-      context.arc(x, y, radius * 1.3 + 3, 0, 2 * Math.PI);
-    }
-    context.stroke();
-    if (!this.#path.length) return;
     context.setLineDash([5, 4]);
     context.beginPath();
     this.#path.forEach(([x, y]) => context.lineTo(x, y));

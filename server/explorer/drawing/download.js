@@ -15,23 +15,36 @@ const escape = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "
 
 /**
  * The image and the map of cortex side by side, with the facts below.
- * @param {{ screen: HTMLCanvasElement, neurons: any, values: ArrayLike<number>, low: number, high: number,
+ * @param {{ screens: HTMLCanvasElement[], neurons: any, values: ArrayLike<number>, low: number, high: number,
  *   scale: string, label: string, facts: string[] }} figure
+ * @param {() => Promise<void> | undefined} turn awaited now and then
+ * @returns {Promise<string>}
  */
-export function figureSvg({ screen, neurons, values, low, high, scale, label, facts }) {
+export async function figureSvg({ screens, neurons, values, low, high, scale, label, facts }, turn) {
   const [left, top, width, height] = [420, 60, 420, 320];
   const at = place(neurons, width, height);
+  const rank = (value) => (Number.isFinite(value) ? value : -Infinity);
   const radius = Math.min(Math.max(Math.sqrt((width * height) / neurons.ids.length) / 4, 1.2), 6);
-  const order = Array.from(neurons.ids, (_, i) => i).sort((a, b) => (values[a] || 0) - (values[b] || 0));
-  const discs = order.map((i) => {
+  const order = Array.from(neurons.ids, (_, i) => i).sort((a, b) => rank(values[a]) - rank(values[b]));
+  const dots = new Map(); // by level, the low ones below: a path each, as thousands of elements take long to draw
+  for (const i of order) {
     const level = levelOf(values[i], low, high);
     const [x, y] = at(i);
-    return `<circle cx="${(left + x).toFixed(1)}" cy="${(top + y).toFixed(1)}" r="${radius.toFixed(1)}" fill="${level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level]}"/>`;
+    dots.set(level, `${dots.get(level) ?? ""}M${(left + x).toFixed(1)} ${(top + y).toFixed(1)}h0`);
+    await turn();
+  }
+  const discs = Array.from(dots, ([level, path]) => {
+    const color = level < 0 ? `rgb(${UNKNOWN.join(",")})` : SCALES[scale][level];
+    return `<path d="${path}" stroke="${color}"/>`;
   });
   const bar = SCALES[scale].map(
     (color, k) => `<rect x="${left + 110 + 3 * k}" y="395" width="3.2" height="10" fill="${color}"/>`,
   );
-  const imageHeight = (350 * screen.height) / screen.width;
+  const wide = (360 - 10 * screens.length) / screens.length; // side by side, one a channel
+  const images = screens.map(
+    (screen, c) =>
+      `<image x="${30 + c * (wide + 10)}" y="60" width="${wide}" height="${(wide * screen.height) / screen.width}" href="${screen.toDataURL("image/png")}"/>`,
+  );
   const lines = facts.map(
     (fact, k) => `<text x="30" y="${440 + 17 * k}" font-size="12" fill="#c8d0e0">${escape(fact)}</text>`,
   );
@@ -41,8 +54,10 @@ export function figureSvg({ screen, neurons, values, low, high, scale, label, fa
 <rect width="870" height="${total}" fill="#0d1220"/>
 <text x="30" y="40" font-size="16" fill="#ffffff">What the mouse sees</text>
 <text x="${left}" y="40" font-size="16" fill="#ffffff">${escape(label)}</text>
-<image x="30" y="60" width="350" height="${imageHeight}" href="${screen.toDataURL("image/png")}"/>
+${images.join("\n")}
+<g fill="none" stroke-linecap="round" stroke-width="${(2 * radius).toFixed(1)}">
 ${discs.join("\n")}
+</g>
 ${bar.join("")}
 <text x="${left + 102}" y="404" font-size="12" text-anchor="end" fill="#c8d0e0">${low.toPrecision(3)}</text>
 <text x="${left + 310}" y="404" font-size="12" fill="#c8d0e0">${high.toPrecision(3)}</text>

@@ -21,16 +21,21 @@ export function drawGrey(canvas, plane, H, W, low, high) {
  * Draws a signed plane, blue below zero and orange above, the more opaque the larger.
  * @param {HTMLCanvasElement} canvas
  * @param {number} power of the opacity; more than 1 keeps noise in the background
+ * @param {number} largest absolute value, which is opaque
  */
-export function drawSigned(canvas, plane, H, W, power = 0.7) {
+export function drawSigned(canvas, plane, H, W, power = 0.7, largest = largestOf(plane)) {
   const image = prepare(canvas, H, W);
-  const largest = plane.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
   for (let i = 0; i < H * W; i += 1) {
     const share = plane[i] / largest;
     const [r, g, b] = rgbOf("difference", levelOf(share > 0 ? 0.75 : -0.75, -1, 1));
     image.data.set([r, g, b, 255 * Math.min(1, Math.abs(share) ** power)], 4 * i);
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+/** The largest absolute value, or 1 if all are zero. @param {Float32Array} plane */
+export function largestOf(plane) {
+  return plane.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
 }
 
 /** Draws a plane of shares from 0 to 1 as light over darkness: where it is low, the image below is dimmed. */

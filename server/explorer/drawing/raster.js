@@ -25,6 +25,22 @@ export function spriteOf(radius, glow, rgb) {
   return { size, cover, pixel: ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0, rgb };
 }
 
+/**
+ * A white ring, for what is selected.
+ * @param {number} radius of its middle, in pixels
+ * @param {number} width
+ * @returns {Sprite}
+ */
+export function ringOf(radius, width) {
+  const size = 2 * Math.ceil(radius + width / 2 + 0.5) + 1;
+  const middle = (size - 1) / 2;
+  const cover = Uint8Array.from({ length: size * size }, (_, p) => {
+    const distance = Math.hypot((p % size) - middle, Math.floor(p / size) - middle);
+    return 255 * Math.min(Math.max(width / 2 - Math.abs(distance - radius) + 0.5, 0), 1);
+  });
+  return { size, cover, pixel: 0xffffffff, rgb: [255, 255, 255] };
+}
+
 const GROUND = 0xff20120d; // alpha, blue, green, red: --stage of styles/theme.css
 
 /** A picture that discs are drawn into. */

@@ -63,9 +63,10 @@ export async function openAddress(text) {
 
 /** A stimulus from text, with the usual value for what is missing or is not a number; null if it is of no known kind. */
 function stimulusFrom(fields = {}) {
+  const only = fields.channel !== undefined && Number.isInteger(Number(fields.channel)) ? { channel: Number(fields.channel) } : {};
   if (fields.kind === "picture") {
     return fields.png
-      ? { kind: "picture", name: fields.name ?? "picture", png: fields.png, note: fields.note ?? "" }
+      ? { kind: "picture", name: fields.name ?? "picture", png: fields.png, note: fields.note ?? "", ...only }
       : null;
   }
   const usual = FIRST[fields.kind];
@@ -74,7 +75,7 @@ function stimulusFrom(fields = {}) {
     const number = Number(fields[name]);
     return [name, name === "kind" || fields[name] === undefined || !Number.isFinite(number) ? value : number];
   };
-  return Object.fromEntries(Object.entries(usual).map(read));
+  return { ...Object.fromEntries(Object.entries(usual).map(read)), ...only };
 }
 
 function parse(text) {

@@ -75,6 +75,8 @@ function coloringNow() {
       label: kind === "field_x" ? "receptive field, across the screen" : "receptive field, down the screen",
     };
   }
+  if (kind === "readout_x" && neurons.readout) return spanned(neurons.readout.x, "readout, across the screen [px]");
+  if (kind === "readout_y" && neurons.readout) return spanned(neurons.readout.y, "readout, down the screen [px]");
   if (kind === "depth" && neurons.placed) return spanned(neurons.z, "depth [µm]");
   if (kind === "column" && column.value) {
     return spanned(

@@ -36,7 +36,9 @@ export const pinnedPlane = computed(() => {
   return planeOf(shown, screen.value, shown.kind === "picture" ? levelsOf(shown.png, screen.value) : null);
 });
 
-export const pinnedWords = computed(() => pinned.value && `${wordsFor(pinned.value.stimulus)} · ${pinned.value.state}`);
+export const pinnedWords = computed(
+  () => pinned.value && `${wordsFor(pinned.value.stimulus, screen.value?.names ?? [])} · ${pinned.value.state}`,
+);
 
 /** Chooses the other mouse, or none. */
 export async function compareWith(mouse, model) {
@@ -68,8 +70,9 @@ export function startComparing() {
       pinnedAnswer.value = null;
       return;
     }
-    const { given: behavior, state: filledBy } = pinned.value;
-    livePinned.want([questionAbout(chosen.value, [pinnedPlane.value], behavior, filledBy), chosen.value]);
+    const { given: behavior, state: filledBy, stimulus: shown } = pinned.value;
+    const asked = questionAbout(chosen.value, [pinnedPlane.value], behavior, filledBy, shown.channel);
+    livePinned.want([asked, chosen.value]);
   });
   effect(() => {
     if (!other.value || !question.value) return;
@@ -79,6 +82,6 @@ export function startComparing() {
     const itsScreen = { ...screen.value, C, H, W, standardized: detail.standardized_inputs };
     if (itsScreen.standardized !== screen.value.standardized) Object.assign(itsScreen, { middle: 0, amplitude: 2 });
     const itsPlane = planeOf(shown, itsScreen, shown.kind === "picture" ? levelsOf(shown.png, itsScreen) : null);
-    liveOther.want([questionAbout(other.value, [itsPlane], given.value, state.value), other.value]);
+    liveOther.want([questionAbout(other.value, [itsPlane], given.value, state.value, shown.channel), other.value]);
   });
 }

@@ -11,6 +11,7 @@ import { Latest } from "./latest.js";
 import { checkHash, chosen, screen } from "./mice.js";
 import { channels, given, plane, question, questionAbout, state, stimulus } from "./question.js";
 import { selectedIds } from "./selection.js";
+import { shortTasks } from "./short_tasks.js";
 
 const AT_ONCE = 8; // images in one request, so that the live answer gets its turn
 const LEVELS = 13; // of each behaviour channel
@@ -19,7 +20,7 @@ export const NOISE_IMAGES = 2000;
 
 /** @type {import("../library.js").Signal<{ curves: Float32Array, preferred: Float32Array, selectivity: Float32Array, grating: any, state: string } | null>} */
 export const tuning = signal(null);
-/** @type {import("../library.js").Signal<{ sums: import("../statistics/receptive_field.js").Sums, ids: number[], centers: { x: number, y: number, strength: number }[], state: string } | null>} */
+/** @type {import("../library.js").Signal<{ sums: import("../statistics/receptive_field.js").Sums, ids: number[], row: Map<number, number>, centers: { x: number, y: number, strength: number }[], state: string } | null>} */
 export const fields = signal(null);
 /** @type {import("../library.js").Signal<{ question: any, ids: number[], curves: { channel: any, values: number[], responses: Float32Array }[] } | null>} */
 export const behaviorCurves = signal(null);
@@ -63,18 +64,24 @@ export function measureTuning() {
     const responses = new Float32Array(images.length * n);
     for (let first = 0; first < images.length; first += AT_ONCE) {
       const planes = images.slice(first, first + AT_ONCE).map((one) => planeOf(one, screen.peek()));
-      const asked = questionAbout(about, planes, given.peek(), state.peek());
+      const asked = questionAbout(about, planes, given.peek(), state.peek(), shown.channel);
       const got = await twin.predict(asked, { signal: cancelled });
       responses.set(got.responses, first * n);
       progress(first + planes.length);
     }
-    if (chosen.peek() !== about) return;
+    const turn = shortTasks();
     const curves = tuningCurves(responses, n);
-    const found = Array.from({ length: n }, (_, i) => preferredOrientation(tuningOf(curves, i)));
+    const [preferred, selectivity] = [new Float32Array(n), new Float32Array(n)];
+    for (let i = 0; i < n; i += 1) {
+      const found = preferredOrientation(tuningOf(curves, i));
+      [preferred[i], selectivity[i]] = [found.degrees, found.selectivity];
+      await turn();
+    }
+    if (chosen.peek() !== about) return; // another mouse was chosen meanwhile
     tuning.value = {
       curves,
-      preferred: Float32Array.from(found, ({ degrees }) => degrees),
-      selectivity: Float32Array.from(found, ({ selectivity }) => selectivity),
+      preferred,
+      selectivity,
       grating: base,
       state: state.peek(),
     };
@@ -116,17 +123,16 @@ export function measureFields() {
   };
   return run("fields", NOISE_IMAGES, async (progress, cancelled) => {
     const got = await twin.receptiveFields(body, progress, cancelled);
-    if (chosen.peek() !== about) return;
     const part = { maps: got.maps.data, noise: got.noise.data, total: got.total.data, images: NOISE_IMAGES, grid };
-    const sums = before ? addSums(before.sums, part) : part;
+    const turn = shortTasks();
+    const sums = before ? await addSums(before.sums, part, turn) : part;
     const centers = [];
     for (let i = 0; i < ids.length; i += 1) {
-      centers.push(centerOf(fieldOf(sums, i), grid));
-      if (i % 500 === 499) await new Promise((resolve) => setTimeout(resolve)); // short tasks: the page stays alive
+      centers.push(centerOf(fieldOf(sums, [i]), grid));
+      await turn();
     }
-    batch(() => {
-      fields.value = { sums, ids, centers, state: body.state };
-    });
+    if (chosen.peek() !== about) return;
+    fields.value = { sums, ids, row: new Map(ids.map((id, i) => [id, i])), centers, state: body.state };
   });
 }
 
@@ -136,6 +142,7 @@ export function measureBehavior() {
   const asked = question.peek();
   const ids = selectedIds.peek();
   const shown = plane.peek();
+  const only = stimulus.peek().channel;
   const all = channels.peek();
   return run("behavior", all.length, async (progress, cancelled) => {
     const curves = [];
@@ -143,7 +150,7 @@ export function measureBehavior() {
       const [low, high] = [channel.min ?? -2, channel.max ?? 2];
       const values = Array.from({ length: LEVELS }, (_, k) => low + (k * (high - low)) / (LEVELS - 1));
       const set = { ...given.peek(), [channel.name]: values };
-      const one = questionAbout(about, Array(LEVELS).fill(shown), set, state.peek());
+      const one = questionAbout(about, Array(LEVELS).fill(shown), set, state.peek(), only);
       const { responses } = await twin.predict(one, { neuronIds: ids, signal: cancelled });
       curves.push({ channel, values, responses });
       progress(curves.length);

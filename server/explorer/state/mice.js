@@ -1,8 +1,10 @@
 /** Which mice there are, and all about the one that is chosen. */
 
+import { pause } from "../api/server.js";
 import { batch, computed, signal } from "../library.js";
 import { screenOf } from "../stimuli/stimulus.js";
 import { allIsWell, report, twin } from "./connection.js";
+import { shortTasks } from "./short_tasks.js";
 
 /** All mice of the server; null until they are known. @type {import("../library.js").Signal<any[] | null>} */
 export const mice = signal(null);
@@ -26,6 +28,8 @@ export const screen = computed(() => (chosen.value ? screenOf(chosen.value.detai
  * @property {Float32Array} z um, depth
  * @property {Float32Array} std of the recorded responses
  * @property {Record<string, Float32Array>} scores
+ * @property {{ x: Float32Array, y: Float32Array } | null} readout where each looks, in pixels of the image; null if the
+ *   server does not say
  * @property {Map<number, number>} position of each id
  * @property {boolean} placed whether the positions are known
  */
@@ -66,7 +70,7 @@ export async function describe(mouse, model, cancelled) {
     twin.mouse(mouse, model, cancelled),
     twin.neurons(mouse, model, cancelled),
   ]);
-  return { mouse, model, detail, neurons: columnsOf(table) };
+  return { mouse, model, detail, neurons: await columnsOf(table) };
 }
 
 /** Loads the chosen mouse again if a reply came from another bundle than the one that was described. */
@@ -77,20 +81,28 @@ export function checkHash(head) {
   void chooseMouse(current.mouse, current.model);
 }
 
-/** @returns {Neurons} */
-function columnsOf({ neuron_ids: ids, coordinates_um: coordinates, response_std: std, scores }) {
+/** @returns {Promise<Neurons>} */
+async function columnsOf({ neuron_ids: ids, coordinates_um: coordinates, readout_position_px: looks, response_std: std, scores }) {
   const axis = (k) => Float32Array.from(coordinates, (xyz) => xyz?.[k] ?? NaN);
+  const side = (k) => Float32Array.from(looks, (xy) => xy[k]);
   const number = (value) => value ?? NaN;
+  const turn = shortTasks();
   const [x, y, z] = [axis(0), axis(1), axis(2)];
+  await turn();
+  const named = {};
+  for (const [name, column] of Object.entries(scores)) {
+    named[name] = Float32Array.from(column, number);
+    await turn();
+  }
+  await pause(0); // the page is drawn in a task of its own
   return {
     ids,
     x,
     y,
     z,
+    readout: looks ? { x: side(0), y: side(1) } : null, // not from older servers
     std: Float32Array.from(std, number),
-    scores: Object.fromEntries(
-      Object.entries(scores).map(([name, column]) => [name, Float32Array.from(column, number)]),
-    ),
+    scores: named,
     position: new Map(ids.map((id, i) => [id, i])),
     placed: x.some(Number.isFinite),
   };

@@ -2,7 +2,7 @@
 
 import { computed, signal } from "../library.js";
 import { levelsOf } from "../stimuli/pictures.js";
-import { FIRST, imagesOf, planeOf } from "../stimuli/stimulus.js";
+import { FIRST, imagesOf, planeOf, screenOf } from "../stimuli/stimulus.js";
 import { chosen, screen } from "./mice.js";
 
 /** @type {import("../library.js").Signal<import("../stimuli/stimulus.js").Stimulus>} */
@@ -48,7 +48,9 @@ export const plane = computed(() => {
 
 /** The question that the whole page is about. */
 export const question = computed(() =>
-  chosen.value && plane.value ? questionAbout(chosen.value, [plane.value], given.value, state.value) : null,
+  chosen.value && plane.value
+    ? questionAbout(chosen.value, [plane.value], given.value, state.value, stimulus.value.channel)
+    : null,
 );
 
 /**
@@ -56,9 +58,10 @@ export const question = computed(() =>
  * @param {(Float32Array | Uint8Array)[]} planes one image each
  * @param {Record<string, number | number[]>} behavior by channel
  * @param {string} filledBy a state
+ * @param {number} [channel] the only one that shows the planes
  * @returns {import("../api/twin.js").Question}
  */
-export function questionAbout(about, planes, behavior, filledBy) {
+export function questionAbout(about, planes, behavior, filledBy, channel) {
   const { detail } = about;
   const known = channelsOf(detail).map(({ name }) => name);
   const set = Object.fromEntries(Object.entries(behavior).filter(([name]) => known.includes(name)));
@@ -73,14 +76,14 @@ export function questionAbout(about, planes, behavior, filledBy) {
     state: statesOf(detail).includes(filledBy) ? filledBy : "median",
     behavior: rest,
     pupilCenter: gazeOf(detail, x, y, filledBy, planes.length),
-    ...imagesOf(planes, screenFor(detail, planes[0])),
+    ...imagesOf(planes, screenFor(detail, planes[0]), channel),
   };
 }
 
 function screenFor(detail, plane) {
-  const [C, H, W] = detail.image_shape;
-  if (plane.length !== H * W) throw new Error("the plane does not have the mouse's size");
-  return { C, H, W };
+  const its = screenOf(detail);
+  if (plane.length !== its.H * its.W) throw new Error("the plane does not have the mouse's size");
+  return its;
 }
 
 /** Gaze as the contract wants it: both coordinates or none. */

@@ -6,7 +6,7 @@ import { chosen } from "./mice.js";
 /** @type {import("../library.js").Signal<number[]>} */
 export const selected = signal([]);
 
-/** "response", "difference", "orientation", "field", "depth", "column", or "score:NAME". */
+/** "response", "difference", "orientation", "field_x", "field_y", "readout_x", "readout_y", "depth", "column", "score:NAME". */
 export const coloring = signal("response");
 
 /** A column of the user's: neuron id, value. @type {import("../library.js").Signal<{ name: string, values: Map<number, number> } | null>} */

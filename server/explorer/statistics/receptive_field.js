@@ -1,5 +1,7 @@
 /** Receptive fields from sums of responses to white noise. */
 
+const PART = 200_000; // numbers that are added at once
+
 /**
  * Squares of whole pixels that divide the screen, about 18 rows of them.
  * @returns {[number, number]} rows, columns
@@ -17,11 +19,22 @@ export function gridFor(H, W) {
  * @typedef {{ maps: Float32Array, noise: Float64Array, total: Float64Array, images: number, grid: [number, number] }} Sums
  */
 
-/** Adds two sums over different images. @returns {Sums} */
-export function addSums(a, b) {
+/**
+ * Adds two sums over different images.
+ * @param {Sums} a
+ * @param {Sums} b
+ * @param {() => Promise<void> | undefined} turn awaited after each part of the work
+ * @returns {Promise<Sums>}
+ */
+export async function addSums(a, b, turn) {
   const add = (x, y) => x.map((value, i) => value + y[i]);
+  const maps = new Float32Array(a.maps.length);
+  for (let start = 0; start < maps.length; start += PART) {
+    maps.set(add(a.maps.subarray(start, start + PART), b.maps.subarray(start, start + PART)), start);
+    await turn();
+  }
   return {
-    maps: add(a.maps, b.maps),
+    maps,
     noise: add(a.noise, b.noise),
     total: add(a.total, b.total),
     images: a.images + b.images,
@@ -30,15 +43,20 @@ export function addSums(a, b) {
 }
 
 /**
- * The covariance of one neuron's response with each square, (h w): positive where light drives it.
+ * The covariance of the mean response of some neurons with each square, (h w): positive where light drives it.
  * @param {Sums} sums
+ * @param {number[]} neurons
  */
-export function fieldOf({ maps, noise, total, images }, neuron) {
+export function fieldOf({ maps, noise, total, images }, neurons) {
   const P = noise.length;
-  const map = new Float32Array(P);
-  for (let p = 0; p < P; p += 1)
-    map[p] = maps[neuron * P + p] / images - (total[neuron] / images) * (noise[p] / images);
-  return map;
+  const map = new Float64Array(P);
+  let response = 0;
+  for (const neuron of neurons) {
+    for (let p = 0, at = neuron * P; p < P; p += 1, at += 1) map[p] += maps[at];
+    response += total[neuron];
+  }
+  const n = images * neurons.length;
+  return Float32Array.from(map, (sum, p) => sum / n - (response / n) * (noise[p] / images));
 }
 
 /**

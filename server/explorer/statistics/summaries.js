@@ -81,3 +81,11 @@ export function brief(value) {
 export function grouped(value) {
   return String(value).replace(/\B(?=(\d{3})+$)/g, ",");
 }
+
+/**
+ * The single-trial correlation of the true mean response to each image (Schoppe et al. 2016, CCmax of one trial), from
+ * the share of the variance that the image can explain (FEV); chance can make that negative.
+ */
+export function singleTrialCeiling(fev) {
+  return Math.sqrt(Math.max(fev, 0));
+}

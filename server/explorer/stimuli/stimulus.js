@@ -7,11 +7,16 @@ import { deadLeaves, grating, whiteNoise } from "./patterns.js";
  *   phase: number, x: number, y: number }
  *   | { kind: "noise", seed: number, square: number, contrast: number }
  *   | { kind: "leaves", seed: number, contrast: number }
- *   | { kind: "picture", name: string, png: string, note: string }} Stimulus
+ *   | { kind: "picture", name: string, png: string, note: string }} Pattern
  * `png`: (H, W) grey levels of the mouse's size, as base64.
  */
 
-/** @typedef {{ C: number, H: number, W: number, middle: number, amplitude: number, standardized: boolean }} Screen */
+/** @typedef {Pattern & { channel?: number }} Stimulus channel: the only one that shows it; all do if it is left out */
+
+/**
+ * @typedef {{ C: number, H: number, W: number, middle: number, amplitude: number, standardized: boolean,
+ *   names: string[] }} Screen names: of the channels
+ */
 
 export const FIRST = {
   leaves: { kind: "leaves", seed: 1, contrast: 1 },
@@ -27,11 +32,12 @@ export const FIRST = {
 export function screenOf(mouse) {
   const [C, H, W] = mouse.image_shape;
   const [{ mean, min, max }] = mouse.image_channels;
+  const names = mouse.image_channels.map(({ name }) => name);
   if (mouse.standardized_inputs || mean === null) {
-    return { C, H, W, middle: 0, amplitude: 2, standardized: true }; // std from the mean
+    return { C, H, W, names, middle: 0, amplitude: 2, standardized: true }; // std from the mean
   }
   const middle = Math.round(((min ?? 0) + (max ?? 255)) / 2);
-  return { C, H, W, middle, amplitude: (max ?? 255) - middle, standardized: false };
+  return { C, H, W, names, middle, amplitude: (max ?? 255) - middle, standardized: false };
 }
 
 /**
@@ -63,21 +69,28 @@ function patternOf(stimulus, { H, W }) {
 }
 
 /**
- * (B, C, H, W): each plane in all channels.
+ * (B, C, H, W): each plane in all channels, or in one; the others are then a grey screen.
  * @param {(Float32Array | Uint8Array)[]} planes
  * @param {Screen} screen
+ * @param {number} [channel]
  */
-export function imagesOf(planes, { C, H, W }) {
+export function imagesOf(planes, { C, H, W, middle }, channel) {
   const Type = planes[0] instanceof Uint8Array ? Uint8Array : Float32Array;
-  const pixels = new Type(planes.length * C * H * W);
+  const pixels = new Type(planes.length * C * H * W).fill(middle);
+  const shows = (c) => channel === undefined || channel >= C || c === channel;
   planes.forEach((plane, b) => {
-    for (let c = 0; c < C; c += 1) pixels.set(plane, (b * C + c) * H * W);
+    for (let c = 0; c < C; c += 1) if (shows(c)) pixels.set(plane, (b * C + c) * H * W);
   });
   return { pixels, shape: [planes.length, C, H, W] };
 }
 
-/** The stimulus in a few words. */
-export function wordsFor(stimulus) {
+/** The stimulus in a few words. @param {Stimulus} stimulus @param {string[]} names of the screen's channels */
+export function wordsFor(stimulus, names) {
+  const only = names.length > 1 ? names[stimulus.channel] : undefined;
+  return `${patternWords(stimulus)}${only === undefined ? "" : `, ${only} only`}`;
+}
+
+function patternWords(stimulus) {
   switch (stimulus.kind) {
     case "picture":
       return stimulus.name;

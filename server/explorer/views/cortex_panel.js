@@ -38,6 +38,8 @@ function Coloring() {
     ["response", "response", true],
     ["difference", "difference to B", Boolean(difference.value)],
     ["orientation", "preferred orientation", Boolean(tuning.value)],
+    ["readout_x", "where it looks, across", Boolean(neurons.readout)],
+    ["readout_y", "where it looks, down", Boolean(neurons.readout)],
     ["field_x", "receptive field, across", Boolean(fields.value)],
     ["field_y", "receptive field, down", Boolean(fields.value)],
     ...Object.keys(neurons.scores).map((name) => [`score:${name}`, name.replaceAll("_", " "), true]),
@@ -134,8 +136,10 @@ function CortexCanvas() {
       ...${drag}
       onKeyDown=${(event) => moveSelection(event, map.current)}
     ></canvas>
-    <p class="read" id="cortex-described" aria-live="polite">${described}</p>
-    ${first !== undefined && html`<button class="study" onClick=${() => showNeurons()}>Study ${selected.value.length > 1 ? "them" : "it"} ↓</button>`}
+    <div class="above">
+      <p class="read" id="cortex-described" aria-live="polite">${described}</p>
+      ${first !== undefined && html`<button class="study" onClick=${() => showNeurons()}>Study ${selected.value.length > 1 ? "them" : "it"} ↓</button>`}
+    </div>
     ${scale.value.words && html`<div class="scalebar" aria-hidden="true"><i style=${{ width: `${scale.value.px}px` }}></i>${scale.value.words}</div>`}
     ${
       tip.value &&

@@ -18,15 +18,16 @@ import {
   tuning,
   tuningOf,
 } from "../state/experiments.js";
-import { chosen } from "../state/mice.js";
+import { chosen, screen } from "../state/mice.js";
 import { channels, given, question, state, valueIn } from "../state/question.js";
 import { selected, selectedIds } from "../state/selection.js";
 import { ORIENTATIONS, preferredOrientation } from "../statistics/orientation.js";
 import { centerOf, fieldOf } from "../statistics/receptive_field.js";
-import { brief, grouped, mean } from "../statistics/summaries.js";
+import { brief, grouped, mean, singleTrialCeiling } from "../statistics/summaries.js";
 import { channelName } from "./behavior_panel.js";
 import { Run } from "./controls.js";
 
+const LEAST_FEV = 0.15; // below it, FEVE divides by too little (Willeke et al. 2022)
 const LIVE = 120; // ms: answers that are faster let the behaviour curves follow by themselves
 
 export function NeuronPanel() {
@@ -69,16 +70,13 @@ function Facts({ positions }) {
       ],
     one &&
       neurons.placed && ["place", `${brief(neurons.x[i])}, ${brief(neurons.y[i])} µm, ${brief(neurons.z[i])} µm deep`],
-    ...Object.entries(neurons.scores).map(([name, column]) => [
-      name.replaceAll("_", " "),
-      scoreWords(name, of(column)),
-    ]),
+    one && neurons.readout && ["looks at", looksWords(neurons.readout.x[i], neurons.readout.y[i])],
+    ...Object.entries(neurons.scores).map(([name, column]) => [name.replaceAll("_", " "), brief(of(column))]),
   ].filter(Boolean);
-  const reliability = ceilingOf(neurons.scores, positions);
   return html`<div class="card facts">
     <h3>${one ? "What is known" : "Means over the selection"}</h3>
     <dl>${rows.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
-    ${reliability !== null && html`<p class="hint">${ceilingWords(reliability)}</p>`}
+    <p class="hint" data-ceiling>${ceilingWords(neurons.scores, positions)}</p>
     <button
       class="run"
       aria-pressed=${overlay.value === "gradient" ? "true" : "false"}
@@ -88,29 +86,41 @@ function Facts({ positions }) {
   </div>`;
 }
 
-function scoreWords(name, value) {
-  return `${brief(value)}${name === "feve" ? " (1 is the noise ceiling)" : ""}`;
+function looksWords(x, y) {
+  const { H, W } = screen.value;
+  const isInside = x > -0.5 && x < W - 0.5 && y > -0.5 && y < H - 0.5;
+  return `${brief(x)}, ${brief(y)} px of the image${isInside ? "" : ", outside of it"}`;
 }
 
-function ceilingWords(feve) {
-  const why = "what can be explained at all, as responses vary from trial to trial";
-  if (feve > 1) return `The twin reaches the noise ceiling: ${why}. A share above 1 is chance, of few repeated trials.`;
-  return `The twin explains ${brief(100 * feve)} % of the noise ceiling: of ${why}.`;
-}
-
-/** The share of the explainable variance that is explained (FEVE), if it was measured. */
-function ceilingOf(scores, positions) {
-  if (!scores.feve) return null;
-  const value = mean(positions.map((i) => scores.feve[i]));
-  return Number.isFinite(value) ? value : null;
+/** The scores beside the most that is possible, as responses to one image vary from trial to trial. */
+function ceilingWords(scores, positions) {
+  if (Object.keys(scores).length === 0) {
+    return "The bundle holds no scores: nothing here says how well the twin predicts.";
+  }
+  const known = scores.fev ? positions.filter((i) => Number.isFinite(scores.fev[i])) : [];
+  if (known.length === 0) return "The bundle holds no noise ceiling for this: it takes test images that were shown several times.";
+  const most = mean(known.map((i) => singleTrialCeiling(scores.fev[i])));
+  const reached = scores.single_trial_correlation ? mean(known.map((i) => scores.single_trial_correlation[i])) : NaN;
+  const enough = known.filter((i) => scores.fev[i] >= LEAST_FEV);
+  const feve = scores.feve && enough.length ? mean(enough.map((i) => scores.feve[i])) : NaN;
+  return [
+    `Noise ceiling: perfect predictions of the mean response to each image would correlate at ${brief(most)} with
+      single trials (√FEV, Schoppe et al. 2016)${Number.isFinite(reached) ? `; the twin's correlate at ${brief(reached)}` : ""}.`,
+    Number.isFinite(feve) &&
+      `Of the variance that the image can explain, it explains ${brief(100 * feve)} % (FEVE, Cadena et al. 2019).`,
+    (reached > most || feve > 1) &&
+      "It can exceed the ceiling because it also knows what the mouse does, which changes between repeats, or by chance.",
+  ]
+    .filter(Boolean)
+    .join(" ");
 }
 
 function Field({ positions }) {
   const canvas = useRef(null);
   const found = fields.value;
   const { ids } = chosen.value.neurons;
-  const known = found ? positions.map((i) => found.ids.indexOf(ids[i])).filter((at) => at >= 0) : [];
-  const map = known.length ? averageField(found.sums, known) : null;
+  const known = found ? positions.map((i) => found.row.get(ids[i])).filter((at) => at !== undefined) : [];
+  const map = known.length ? fieldOf(found.sums, known.slice(0, 500)) : null;
   useLayoutEffect(() => {
     if (map) drawSigned(canvas.current, map, ...found.sums.grid, 1.5);
   });
@@ -135,12 +145,6 @@ function Field({ positions }) {
       }}
     />
   </div>`;
-}
-
-function averageField(sums, known) {
-  const average = new Float32Array(sums.noise.length);
-  for (const at of known.slice(0, 500)) fieldOf(sums, at).forEach((value, p) => (average[p] += value / known.length));
-  return average;
 }
 
 function Tuning({ positions }) {

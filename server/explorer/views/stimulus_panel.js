@@ -1,10 +1,10 @@
 /** What the mouse sees: the screen, and how to change what is on it. */
 
 import { html, useEffect, useLayoutEffect, useRef, useSignal } from "../library.js";
-import { drawGrey, drawSigned, drawSpotlight } from "../drawing/planes.js";
+import { drawGrey, drawSigned, drawSpotlight, largestOf } from "../drawing/planes.js";
 import { attention, attentionProblem, fields, gradient, overlay } from "../state/experiments.js";
 import { chosen, screen } from "../state/mice.js";
-import { plane, stimulus } from "../state/question.js";
+import { question, stimulus } from "../state/question.js";
 import { selected } from "../state/selection.js";
 import { fieldOf } from "../statistics/receptive_field.js";
 import { UnreadablePicture, readPicture } from "../stimuli/pictures.js";
@@ -20,6 +20,14 @@ const KINDS = [
   { value: "picture", words: "Yours…", title: "Choose a picture file" },
 ];
 
+const MARKED = 1000; // neurons, of which it is marked where they look
+
+/** Shows another pattern, in the channels that are chosen. */
+function show(pattern) {
+  const { channel } = stimulus.peek();
+  stimulus.value = channel === undefined ? pattern : { ...pattern, channel };
+}
+
 export function StimulusPanel() {
   const problem = useSignal("");
   const isOver = useSignal(false);
@@ -29,7 +37,7 @@ export function StimulusPanel() {
     problem.value = "";
     try {
       if (noPictures) throw new UnreadablePicture("This mouse takes no pictures. Choose a pattern instead.");
-      stimulus.value = await readPicture(blob, name, screen.peek());
+      show(await readPicture(blob, name, screen.peek()));
     } catch (error) {
       if (!(error instanceof UnreadablePicture)) console.error(error);
       problem.value = error.message;
@@ -54,7 +62,7 @@ export function StimulusPanel() {
     problem.value = "";
     if (kind === "picture") file.current.click();
     else if (kind === "example") await takeExample(take);
-    else stimulus.value = FIRST[kind];
+    else show(FIRST[kind]);
   };
   const shown = stimulus.value;
   const kind = shown.kind === "picture" ? (shown.name === EXAMPLE ? "example" : "picture") : shown.kind;
@@ -107,29 +115,41 @@ async function takeExample(take) {
   if (reply?.ok) await take(await reply.blob(), EXAMPLE);
 }
 
-/** The screen with the layer that is chosen over it. */
+/** The screen with the layer that is chosen over it; one for each channel of the image. */
 function Screen() {
+  const { names } = screen.value;
+  const kind = overlay.value;
+  const over = layerOf(kind, selected.value[0]);
+  const { crop } = chosen.value.detail;
+  const seen = crop && crop.fraction < 1 ? inside(crop.fraction) : null;
+  return html`<div class="screens">
+      ${names.map((name, c) => html`<${Channel} c=${c} name=${names.length > 1 ? name.replaceAll("_", " ") : ""} over=${over} kind=${kind} seen=${seen} />`)}
+    </div>
+    ${names.length > 1 && html`<${ShownIn} names=${names} />`}
+    ${seen && html`<p class="hint">Dashed: the ${Math.round(100 * crop.fraction)} % of the width and height that the twin's core sees${crop.follows_gaze ? ", for a gaze straight ahead; it moves with the eye" : ""}.</p>`}
+    ${chosen.value.neurons.readout && selected.value.length > 0 && html`<p class="hint">${selected.value.length > 1 ? "Dots: where these neurons' readouts look" : "Cross: where this neuron's readout looks"}, at the median gaze.</p>`}
+    <${Layers} />`;
+}
+
+function Channel({ c, name, over, kind, seen }) {
   const image = useRef(null);
   const layer = useRef(null);
   const { H, W, standardized } = screen.value;
-  const shown = plane.value;
+  const { pixels } = question.value;
   useLayoutEffect(() => {
     const [low, high] = standardized ? [-2, 2] : [0, 255];
-    drawGrey(image.current, shown, H, W, low, high);
-  }, [shown, H, W]);
-  const kind = overlay.value;
-  const [position] = selected.value;
-  const over = layerOf(kind, position);
+    drawGrey(image.current, pixels.subarray(c * H * W, (c + 1) * H * W), H, W, low, high);
+  }, [pixels, H, W]);
   useLayoutEffect(() => {
     if (!over) return;
     const [h, w] = over.shape;
-    if (kind === "attention") drawSpotlight(layer.current, over.data, h, w);
-    else drawSigned(layer.current, over.data, h, w, kind === "field" ? 1.5 : 0.7);
+    const { data } = over;
+    const own = data.length > h * w ? data.subarray(c * h * w, (c + 1) * h * w) : data;
+    if (kind === "attention") drawSpotlight(layer.current, own, h, w);
+    else drawSigned(layer.current, own, h, w, kind === "field" ? 1.5 : 0.7, largestOf(data));
   }, [over?.data]);
-  const { crop } = chosen.value.detail;
-  const seen = crop && crop.fraction < 1 ? inside(crop.fraction) : null;
   return html`<div class="screen">
-    <canvas ref=${image} class="image" id="screen" role="img" aria-label="The image on the mouse's screen"></canvas>
+    <canvas ref=${image} class="image" id=${c ? `screen-${c}` : "screen"} role="img" aria-label="The image on the mouse's screen${name && `, ${name}`}"></canvas>
     <canvas
       ref=${layer}
       class="layer ${over ? "" : "hidden"}"
@@ -138,9 +158,38 @@ function Screen() {
       aria-label=${{ gradient: "What would make the selected neurons respond more", field: "Receptive field", attention: "Attention" }[kind] ?? "No layer"}
     ></canvas>
     ${seen && html`<div class="crop" style=${seen}></div>`}
-  </div>
-  ${seen && html`<p class="hint">Dashed: the ${Math.round(100 * crop.fraction)} % of the width and height that the twin's core sees${crop.follows_gaze ? ", for a gaze straight ahead; it moves with the eye" : ""}.</p>`}
-  <${Layers} />`;
+    <${Looks} H=${H} W=${W} />
+    ${name && html`<span class="channel">${name}</span>`}
+  </div>`;
+}
+
+/** Where the readouts of the selected neurons look: a cross for one, dots for many. */
+function Looks({ H, W }) {
+  const { neurons } = chosen.value;
+  const at = selected.value.slice(0, MARKED).filter((i) => i < neurons.ids.length);
+  if (!neurons.readout || at.length === 0) return null;
+  const places = at.map((i) => [neurons.readout.x[i] + 0.5, neurons.readout.y[i] + 0.5]);
+  const arm = H / 24;
+  const path = places.map(([x, y]) =>
+    at.length > 1 ? `M${x} ${y}h0` : `M${x - arm} ${y}h${2 * arm}M${x} ${y - arm}v${2 * arm}`,
+  );
+  const [edge, dot] = at.length > 1 ? [5, 3] : [4, 1.8];
+  const label = at.length > 1 ? "Where the selected neurons look" : "Where the selected neuron looks";
+  return html`<svg class="looks" viewBox="0 0 ${W} ${H}" preserveAspectRatio="none" role="img" aria-label=${label} data-looks=${JSON.stringify(places[0])}>
+    <path class="edge" stroke-width=${edge} d=${path.join("")} />
+    <path class="dot" stroke-width=${dot} d=${path.join("")} />
+  </svg>`;
+}
+
+/** Which channels show the image; the others are a grey screen. */
+function ShownIn({ names }) {
+  const { channel, ...rest } = stimulus.value;
+  const options = [
+    { value: "all", words: names.length === 2 ? "both" : "all" },
+    ...names.map((name, c) => ({ value: String(c), words: `${name.replaceAll("_", " ")} only` })),
+  ];
+  const choose = (value) => (stimulus.value = value === "all" ? rest : { ...rest, channel: Number(value) });
+  return html`<${Choice} label="Channels that show the image" value=${String(channel ?? "all")} options=${options} onChoose=${choose} />`;
 }
 
 /** The place of a share of the screen's width and height around its centre. */
@@ -155,16 +204,12 @@ let lastField = { key: "", value: null };
 function layerOf(kind, position) {
   if (kind === "attention") return attention.value;
   if (position === undefined) return null;
-  if (kind === "gradient" && gradient.value) {
-    const [C, H, W] = gradient.value.shape;
-    const { data } = gradient.value;
-    return { data: C === 1 ? data : data.subarray(0, H * W), shape: [H, W] };
-  }
+  if (kind === "gradient" && gradient.value) return { data: gradient.value.data, shape: gradient.value.shape.slice(1) };
   if (kind === "field" && fields.value) {
-    const { sums, ids } = fields.value;
-    const at = ids.indexOf(chosen.value.neurons.ids[position]);
+    const { sums, row } = fields.value;
+    const at = row.get(chosen.value.neurons.ids[position]) ?? -1;
     const key = `${at} ${sums.images}`;
-    if (at >= 0 && lastField.key !== key) lastField = { key, value: { data: fieldOf(sums, at), shape: sums.grid } };
+    if (at >= 0 && lastField.key !== key) lastField = { key, value: { data: fieldOf(sums, [at]), shape: sums.grid } };
     return at >= 0 ? lastField.value : null;
   }
   return null;

@@ -9,16 +9,17 @@ import { server } from "../state/connection.js";
 import { colors, currentAnswer, difference } from "../state/coloring.js";
 import { chosen, mice, screen } from "../state/mice.js";
 import { plane, question, stimulus } from "../state/question.js";
+import { shortTasks } from "../state/short_tasks.js";
 import { wordsFor } from "../stimuli/stimulus.js";
 import { encodePng, toBase64 } from "../stimuli/png.js";
 
 const CODE = { curl: asCurl, Python: asPython, MATLAB: asMatlab };
 
 const FILES = {
-  svg: { words: "Figure, SVG", save: () => saveFile(fileName("svg"), [figure()], "image/svg+xml") },
+  svg: { words: "Figure, SVG", save: async () => saveFile(fileName("svg"), [await figure()], "image/svg+xml") },
   png: {
     words: "Figure, PNG",
-    save: async () => saveFile(fileName("png"), [await rasterized(figure())], "image/png"),
+    save: async () => saveFile(fileName("png"), [await rasterized(await figure())], "image/png"),
   },
   csv: { words: "Data, CSV", save: () => saveFile(fileName("csv"), [table()], "text/csv") },
   npy: {
@@ -107,7 +108,7 @@ function facts() {
       `${model.name}, version ${model.version}, ${model.members} ${model.members === 1 ? "member" : "members"}`,
     ],
     ["hash", model.hash],
-    ["image", wordsFor(stimulus.value)],
+    ["image", wordsFor(stimulus.value, screen.value.names)],
     ["state", now ? `${now.head.state}${setWords(now.question)}` : ""],
     ["units", "responses in standard deviations of each neuron's recorded responses"],
     ...(detail.citation ? [["cite", detail.citation]] : []),
@@ -133,8 +134,8 @@ function fileName(suffix) {
 
 function figure() {
   const { values, low, high, scale, label } = colors.value;
-  return figureSvg({
-    screen: document.getElementById("screen"),
+  const content = {
+    screens: [...document.querySelectorAll(".screen .image")],
     neurons: chosen.value.neurons,
     values,
     low,
@@ -142,7 +143,8 @@ function figure() {
     scale,
     label: `What its cortex does: ${label}`,
     facts: lines(),
-  });
+  };
+  return figureSvg(content, shortTasks());
 }
 
 function table() {
@@ -154,6 +156,7 @@ function table() {
     ...(now.spread && { spread: now.spread }),
     ...(difference.value && { minus_b: difference.value }),
     ...(neurons.placed && { x_um: neurons.x, y_um: neurons.y, z_um: neurons.z }),
+    ...(neurons.readout && { readout_x_px: neurons.readout.x, readout_y_px: neurons.readout.y }),
     response_std: neurons.std,
     ...neurons.scores,
   });

@@ -193,6 +193,7 @@ async def test_neurons_are_selected_by_position_and_score(client: httpx.AsyncCli
     assert reply["neuron_ids"] == table.ids[matches].tolist()
     assert reply["total"] == matches.sum()
     np.testing.assert_allclose(reply["coordinates_um"], table.coordinates[matches], rtol=1e-6)
+    np.testing.assert_allclose(reply["readout_position_px"], table.readout_position[matches], rtol=1e-6)
     np.testing.assert_allclose(reply["response_std"], table.response_std[matches], rtol=1e-6)
     np.testing.assert_allclose(reply["scores"]["single_trial_correlation"], score[matches], rtol=1e-6)
     page = (await client.get("/mice/A/neurons", params={"limit": 3, "offset": 2})).json()
@@ -200,6 +201,7 @@ async def test_neurons_are_selected_by_position_and_score(client: httpx.AsyncCli
     assert page["neuron_ids"] == table.ids[2:5].tolist()
     unknown = (await client.get("/mice/B/neurons")).json()
     assert unknown["coordinates_um"] == unknown["response_std"] == [None] * 5
+    assert unknown["readout_position_px"] is None
 
 
 async def test_metrics_count_batches_and_bound_their_labels(

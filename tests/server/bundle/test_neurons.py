@@ -31,6 +31,7 @@ def test_what_was_saved_is_read(twin: TinyTwin) -> None:
     table, saved = load_neurons(twin.folder, twin.manifest.mice["A"]), twin.mice["A"].neurons
     np.testing.assert_array_equal(table.ids, saved.ids)
     np.testing.assert_array_equal(table.coordinates, saved.coordinates.astype(np.float32))
+    np.testing.assert_array_equal(table.readout_position, saved.readout_position.astype(np.float32))
     assert [table.position(int(neuron_id)) for neuron_id in saved.ids] == list(range(N))
 
 
@@ -39,6 +40,11 @@ def test_values_that_are_not_known_are_nan(twin: TinyTwin) -> None:
     coordinates[2] = np.nan
     rewrite(twin, coordinates=coordinates, response_std=np.full(N, np.nan), **{"score.x": np.full(N, np.nan)})
     assert np.isnan(load_neurons(twin.folder, twin.manifest.mice["A"]).response_std).all()
+
+
+def test_a_bundle_of_an_older_exporter_has_no_readout_positions(twin: TinyTwin) -> None:
+    rewrite(twin, readout_position=None)
+    assert load_neurons(twin.folder, twin.manifest.mice["A"]).readout_position is None
 
 
 ONES = np.ones(N, np.float32)
@@ -59,6 +65,10 @@ ONES = np.ones(N, np.float32)
         ({"response_std": -ONES}, "response_std is not positive"),
         ({"response_std": np.inf * ONES}, "response_std holds infinite values"),
         ({"response_std": ONES[0]}, r"response_std .* of shape \(7,\)"),
+        ({"readout_position": np.ones((N, 3))}, r"readout_position .* not floats of shape \(7, 2\)"),
+        ({"readout_position": np.ones((N, 2), int)}, "readout_position .* not floats"),
+        ({"readout_position": np.ones((N, 2)) * [1, np.inf]}, "readout_position holds infinite values"),
+        ({"readout_position": np.ones((N, 2)) * [np.nan, 1]}, "readout_position holds values that are not numbers"),
         ({"score.x": ONES[:3]}, r"score\.x .* of shape \(7,\)"),
         ({"score.x": np.inf * ONES}, r"score\.x holds infinite values"),
     ],

@@ -33,6 +33,8 @@ def in_use(explorer: Explorer, **size: int) -> None:
     explorer.click("Map with 2,000 noise images")
     explorer.wait("return document.querySelector('.field-map')", seconds=90)
     explorer.click("Gradient")
+    gradient = ".layer:not(.hidden)[aria-label^='What would make']"
+    explorer.wait("return document.querySelector(arguments[0])", gradient)
     explorer.wait(
         "[...document.querySelectorAll('.card.wide .run:enabled')].forEach((one) => one.click());"  # of a slow machine
         "return document.querySelectorAll('.curves:not(.stale) .chart').length === 5",
@@ -69,6 +71,11 @@ def test_a_phone_needs_no_sideways_scrolling(explorer: Explorer, address: str) -
     else:
         explorer.click(str(next(iter(explorer.top()))), ".most button")
         explorer.wait("return document.querySelector('.cards')")
+        covered = explorer.js(
+            "const [a, b] = ['.read', '.study'].map((one) => document.querySelector(one).getBoundingClientRect());"
+            "return Math.min(a.right, b.right) > Math.max(a.left, b.left) && b.top < a.bottom"
+        )
+        assert not covered  # the neuron's label, by the button beside it
     width, content = explorer.js("return [innerWidth, document.documentElement.scrollWidth]")
     assert content <= width == 390
 

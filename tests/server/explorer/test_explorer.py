@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -156,8 +157,52 @@ def test_a_click_selects_a_neuron_and_its_gradient_is_the_apis(explorer: Explore
     )
     assert alpha == 255  # the largest derivative is the most opaque
     assert (r > b) == (gradient[row, column] > 0)  # orange above zero, blue below
+    image, layer = explorer.js(
+        "return ['#screen', '.screen .layer'].map((one) => document.querySelector(one).getBoundingClientRect())"
+        ".map(({ x, y, width, height }) => [x, y, width, height])"
+    )
+    assert layer == pytest.approx(image, abs=0.5)  # it lies on the image
     pick(explorer, 0.03, 0.5)  # where no neuron is
     explorer.wait("return document.querySelector('#neuron h2').innerText === 'One neuron'")
+
+
+def test_where_a_neuron_looks_is_marked_on_the_image_and_colours_the_map(explorer: Explorer) -> None:
+    explorer.open()
+    table = httpx.get(f"{explorer.url}/mice/SIM1/neurons").json()
+    neuron = next(iter(explorer.top()))
+    explorer.click(str(neuron), ".most button")
+    x, y = table["readout_position_px"][table["neuron_ids"].index(neuron)]
+    left, top, width, height = explorer.wait(
+        "const cross = document.querySelector('.looks .dot')?.getBoundingClientRect();"
+        "const image = document.querySelector('#screen').getBoundingClientRect();"
+        "return cross && [cross.left + cross.width / 2 - image.left, cross.top + cross.height / 2 - image.top,"
+        " image.width, image.height]"
+    )
+    assert (left, top) == (
+        pytest.approx((x + 0.5) / 256 * width, abs=1),
+        pytest.approx((y + 0.5) / 144 * height, abs=1),
+    )
+    assert f"{x:.3g}, {y:.3g} px of the image" in explorer.text(".facts")
+    for label, k in (("where it looks, across", 0), ("where it looks, down", 1)):
+        explorer.choose("Colour", label)
+        explorer.wait("return document.querySelector('.legend').innerText.includes('screen [px]')")
+        column = [position[k] for position in table["readout_position_px"]]
+        assert explorer.text(".legend").split()[:2] == [f"{min(column):.3g}", f"{max(column):.3g}"]
+
+
+def test_the_score_stands_beside_its_noise_ceiling(explorer: Explorer) -> None:
+    explorer.open()
+    table = httpx.get(f"{explorer.url}/mice/SIM1/neurons").json()
+    neuron = next(iter(explorer.top()))
+    explorer.click(str(neuron), ".most button")
+    explorer.wait("return document.querySelector('[data-ceiling]')")
+    row = table["neuron_ids"].index(neuron)
+    fev, feve, score = (table["scores"][name][row] for name in ("fev", "feve", "single_trial_correlation"))
+    words = explorer.text("[data-ceiling]")
+    assert f"correlate at {np.sqrt(fev):.3g} with single trials" in words
+    assert f"the twin's correlate at {score:.3g}" in words
+    assert f"explains {100 * feve:.3g} %" in words
+    assert ("exceed the ceiling" in words) == (score > np.sqrt(fev) or feve > 1)
 
 
 def test_the_map_is_used_by_mouse_lasso_and_keyboard(explorer: Explorer) -> None:
@@ -256,10 +301,12 @@ def test_what_is_taken_along_says_the_same_as_the_page(explorer: Explorer) -> No
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     assert [int(row["neuron_id"]) for row in rows] == answer["neuron_ids"]
     np.testing.assert_allclose([float(row["response"]) for row in rows], answer["responses"][0], rtol=1e-5)
+    looks = httpx.get(f"{explorer.url}/mice/SIM1/neurons").json()["readout_position_px"]
+    np.testing.assert_allclose([[float(row[f"readout_{axis}_px"]) for axis in "xy"] for row in rows], looks, rtol=1e-5)
 
     explorer.click("Figure, SVG")
     svg = explorer.saved("twin-SIM1-picture.svg").decode()
-    assert svg.count("<circle") == 150
+    assert len(re.findall(r"M[\d.]+ [\d.]+h0", svg)) == 150  # a disc each
     assert answer["model"]["hash"] in svg
     assert "Simulated" in svg
     explorer.click("Figure, PNG")

@@ -118,7 +118,7 @@ def test_a_receptive_field_is_the_covariance_of_response_and_noise(
         "images": images,
         "grid": [h, w],
     }
-    map_ = run(page, "statistics/receptive_field.js", "return m.fieldOf(values[0], 0)", sums)
+    map_ = run(page, "statistics/receptive_field.js", "return m.fieldOf(values[0], [0])", sums)
     np.testing.assert_allclose(map_, np.cov(responses, noise.T, bias=True)[0, 1:], atol=1e-5)
     center = run(
         page, "statistics/receptive_field.js", "return m.centerOf(Float32Array.from(values[0]), [9, 16])", map_

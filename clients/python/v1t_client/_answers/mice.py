@@ -147,6 +147,9 @@ class NeuronTable:
         scores: name -> (n,) float32, per-neuron test scores, NaN where unknown.
         total: number of neurons that pass the filters, regardless of `limit`.
         model_hash: hash of the bundle; None from older servers.
+        readout_position_px: (n, 2) float32, where each neuron's readout looks: x and y [px of the mouse's images; the
+            middle of the top left pixel is (0, 0)] while behaviour and gaze are at their training medians. It can lie
+            outside of the image. None where the bundle does not say.
     """
 
     mouse: str
@@ -157,6 +160,7 @@ class NeuronTable:
     scores: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     total: int = 0
     model_hash: str | None = None
+    readout_position_px: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.neuron_ids)
@@ -174,6 +178,7 @@ class NeuronTable:
             self,
             neuron_ids=self.neuron_ids[rows],
             coordinates_um=self.coordinates_um[rows],
+            readout_position_px=None if self.readout_position_px is None else self.readout_position_px[rows],
             response_std=self.response_std[rows],
             scores={name: score[rows] for name, score in self.scores.items()},
             total=len(rows),

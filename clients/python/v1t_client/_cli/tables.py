@@ -102,11 +102,14 @@ def mouse_card(mouse: MouseDetail) -> str:
 
 def neurons_table(neurons: NeuronTable) -> str:
     """One row per neuron."""
-    header = ["neuron", "x um", "y um", "z um", "response std", *neurons.scores]
+    looks_at = neurons.readout_position_px
+    reads = [] if looks_at is None else ["reads x px", "reads y px"]
+    header = ["neuron", "x um", "y um", "z um", *reads, "response std", *neurons.scores]
     rows = [
         [
             str(neurons.neuron_ids[i]),
             *(_value(c, ".1f") for c in neurons.coordinates_um[i].tolist()),
+            *([] if looks_at is None else (f"{c:.1f}" for c in looks_at[i].tolist())),
             _value(neurons.response_std[i].item(), ".4g"),
             *(_value(score[i].item(), ".4f") for score in neurons.scores.values()),
         ]

@@ -323,10 +323,12 @@ def _join(pages: list[NeuronTable]) -> NeuronTable:
     if len(pages) == 1:
         return pages[0]
     pages = [page for page in pages if len(page)]
+    looks_at = [page.readout_position_px for page in pages if page.readout_position_px is not None]
     return replace(
         pages[0],
         neuron_ids=np.concatenate([page.neuron_ids for page in pages]),
         coordinates_um=np.concatenate([page.coordinates_um for page in pages]),
+        readout_position_px=np.concatenate(looks_at) if len(looks_at) == len(pages) else None,
         response_std=np.concatenate([page.response_std for page in pages]),
         scores={name: np.concatenate([page.scores[name] for page in pages]) for name in pages[0].scores},
     )

@@ -251,6 +251,7 @@ def read_neurons(response: httpx.Response) -> NeuronTable:
     reply = json_object(response)
     ids = field(reply, "neuron_ids", list)
     coordinates = [row or (math.nan,) * 3 for row in reply.get("coordinates_um") or [None] * len(ids)]
+    looks_at = reply.get("readout_position_px")  # not from older servers
     model = reply.get("model")
     try:
         table = NeuronTable(
@@ -258,6 +259,7 @@ def read_neurons(response: httpx.Response) -> NeuronTable:
             model=str(model.get("name") if isinstance(model, dict) else model),
             neuron_ids=np.asarray(ids, dtype=np.int64),
             coordinates_um=np.asarray(coordinates, dtype=np.float32).reshape(-1, 3),  # (n, 3)
+            readout_position_px=None if looks_at is None else np.asarray(looks_at, dtype=np.float32).reshape(-1, 2),
             response_std=_floats(reply.get("response_std") or [None] * len(ids)),
             scores={str(name): _floats(values) for name, values in (reply.get("scores") or {}).items()},
             total=int(reply.get("total", len(ids))),
@@ -266,6 +268,7 @@ def read_neurons(response: httpx.Response) -> NeuronTable:
     except (TypeError, ValueError, OverflowError) as error:
         raise invalid(f"the neurons cannot be read: {error}", None, None) from error
     lengths = {len(ids), len(table.coordinates_um), len(table.response_std), *map(len, table.scores.values())}
+    lengths |= set() if table.readout_position_px is None else {len(table.readout_position_px)}
     if len(lengths) > 1:
         raise invalid("the columns differ in length", sorted(lengths), len(ids))
     return table
