@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from support.gabor_bank import GaborBank
 from v1t_client._cli import command as cli
-from v1t_client._cli import predictor_options
 from v1t_client.insilico import EXPERIMENTS, Receipt, Result
+from v1t_client.insilico.framework import predictors
 
 Run = Callable[[str], tuple[int, str, str]]
 OURS = ("rf", "retinotopy", "tuning", "behavior", "screen")
@@ -35,7 +35,7 @@ def v1t(bank: GaborBank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def open_bank(where: str, **options: object) -> Iterator[GaborBank]:
         yield bank
 
-    monkeypatch.setattr(predictor_options, "open_predictor", open_bank)
+    monkeypatch.setattr(predictors, "open_predictor", open_bank)
     monkeypatch.chdir(tmp_path)
 
     def run(line: str) -> tuple[int, str, str]:

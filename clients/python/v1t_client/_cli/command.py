@@ -11,7 +11,6 @@ from typing import cast
 from urllib.parse import quote
 
 from v1t_client._answers.prediction import Prediction
-from v1t_client._cli import experiments as insilico
 from v1t_client._cli import tables
 from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output_file, write_prediction
@@ -67,7 +66,8 @@ simulated, state, what was assumed, notes, neuron ids and file names. A .json fi
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `v1t`. Returns the exit code: 0 success, 1 the server failed or refused, 2 wrong usage."""
     try:
-        options = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        options = _parser(experiments=not words or words[0] not in _COMMANDS).parse_args(words)
         code = _run(options)
         sys.stdout.flush()
         return code
@@ -81,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        if options.verb in insilico.VERBS:
-            return insilico.run(options)
+        if options.verb not in _COMMANDS:
+            from v1t_client._cli import experiments
+
+            return experiments.run(options)
         with Client(options.url, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as client:
             return _COMMANDS[options.verb](client, options)
     except V1TError as error:
@@ -219,7 +221,8 @@ def _format_error(error: V1TError) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> Parser:
+def _parser(*, experiments: bool = True) -> Parser:
+    """The parser of `v1t`; without the experiments, which take long to import, if the verb is none of theirs."""
     text = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         prog="v1t",
@@ -257,7 +260,10 @@ def _parser() -> Parser:
     _add_neurons(verb("neurons", "list a mouse's neurons by position and score"))
     ready = verb("ready", "check whether the server is ready (exit code 0) or not (1)")
     ready.add_argument("--wait", type=positive, metavar="SECONDS", help="wait up to this long")
-    insilico.add_verbs(verb)
+    if experiments:
+        from v1t_client._cli.experiments import add_verbs
+
+        add_verbs(verb)
     return parser
 
 

@@ -18,9 +18,7 @@ from v1t_client.insilico.catalogue import EXPERIMENTS
 from v1t_client.insilico.framework.experiment import Experiment, perform
 from v1t_client.insilico.stimuli.monitor import Monitor
 
-__all__ = ["VERBS", "add_verbs", "run"]
-
-VERBS = frozenset({*EXPERIMENTS, *TOOLS})
+__all__ = ["add_verbs", "run"]
 
 _COMMON = """
 If interrupted, run the same command again to resume (from FOLDER.partial). FOLDER gets result.nc (xarray),

@@ -11,7 +11,6 @@ from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import number
 from v1t_client._protocol.arguments import State
-from v1t_client.insilico.framework.predictors import open_predictor
 
 __all__ = ["add_behavior", "add_bundle", "open_from"]
 
@@ -46,6 +45,8 @@ def open_from(options: argparse.Namespace, *, default: str = "") -> AbstractCont
     Args:
         default: URL or bundle to use without --bundle and --url: that of a receipt.
     """
+    from v1t_client.insilico.framework.predictors import open_predictor  # slow, and not needed to ask a server
+
     where = str(options.bundle or options.url or default)
     if not where:
         raise InvalidArgument("the receipt does not name a server or bundle", hint="Give --url or --bundle.")
