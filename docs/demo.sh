@@ -18,7 +18,8 @@ run "$PYTHON" -m training simulate --output "$recordings" --mice 2 --mouse-prefi
 
 # A small V1T: patches of 12 pixels with stride 4, 2 blocks of 2 heads, width 48; an ensemble of 3. A run of about 2,000
 # updates needs a higher learning rate than the paper's, with warm-up, and a smaller beta2 of AdamW (0.99, not 0.9999).
-run "$PYTHON" -m training train --recordings "$recordings" --output "$DEMO/run" --members 3 --set \
+# Such a small model gains little from a second thread, so the members are trained side by side.
+run "$PYTHON" -m training train --recordings "$recordings" --output "$DEMO/run" --members 3 --parallel 3 --set \
     core.patch_size=12 core.patch_stride=4 core.n_blocks=2 core.n_heads=2 core.dim=48 core.mlp_dim=96 \
     core.patch_dropout=0 core.block_dropout=0.05 core.l1=0.01 readout.l1=0.05 \
     training.learning_rate=0.006 training.warmup=300 training.beta2=0.99 training.max_epochs=26 training.patience=2
