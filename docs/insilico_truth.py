@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clients" / "python
 
 import numpy as np
 
-from training.simulation.simulate import TRUTH
+from training.data.layout import TRUTH
 from training.simulation.cortex import load_cortex
 from v1t_client.insilico import Result, open_predictor, perform
 from v1t_client.insilico.experiments.behavior import Behavior

@@ -18,12 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.checkpoints.ensemble import Ensemble
+from training.data.layout import TRUTH
 from training.data.recordings import Recording
 from training.errors import ScoringError
 from training.figures import PAGE, color_of_position, styled
 from training.metrics import single_trial_correlation, split_half_reliability
 from training.simulation.cortex import load_cortex
-from training.simulation.simulate import TRUTH
 
 __all__ = [
     "RELIABLE",

@@ -6,6 +6,7 @@ static21067-10-18-GrayImageNet-<hash>/        or a .zip of it, which is read wit
     meta/trials/{tiers,trial_idx,frame_image_id}.npy
     meta/statistics/{images,responses,behavior,pupil_center}/all/{mean,std,min,max,median}.npy
     meta/simulated.json                       only if `training.simulation.simulate` wrote the recording
+    simulated_truth.npz                       only in such a recording: what its neurons are
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "SIMULATED",
     "STATISTICS",
     "TIERS",
+    "TRUTH",
     "channel_names",
     "checked_mouse_id",
     "data_key_of",
@@ -44,6 +46,7 @@ BEHAVIOR_NAMES = ("pupil_dilation", "pupil_dilation_derivative", "running_speed"
 PUPIL_CENTER_NAMES = ("pupil_center_x", "pupil_center_y")
 IMAGE_ID_FILES = ("frame_image_id", "colorframeprojector_image_id")  # grey (Sensorium), colour (Franke)
 SIMULATED = "meta/simulated.json"
+TRUTH = "simulated_truth.npz"
 
 
 # Data key (animal-session-scan) -> the paper's name: S0 and S1 of the competition, A-E Sensorium, F-O Franke.

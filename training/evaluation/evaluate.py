@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from training.checkpoints.ensemble import Ensemble
+from training.data.layout import TRUTH
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.missing_inputs import predictor_for
@@ -19,7 +20,6 @@ from training.metrics import (
     mean_feve,
     single_trial_correlation,
 )
-from training.simulation.simulate import TRUTH
 from training.tables import counted, markdown_table, mean_and_sd, number, number_and_sd
 from training.trainer.loop import predict_trials
 

@@ -5,48 +5,43 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import io
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import onnx
 import torch
 from onnx.external_data_helper import set_external_data
-from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
+from torch.onnx._internal.exporter import _fx_passes
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-__all__ = ["BATCH", "NEURONS", "SharedWeights", "export_program", "optimized"]
+__all__ = ["BATCH", "NEURONS", "SharedWeights", "export_program", "operators", "optimized"]
 
 OPSET = 20
 # Sizes of the examples for tracing. They must differ from all other dimensions of a graph, or tracing confuses them.
 BATCH, NEURONS = 7, 11
 
 
-def export_program(
-    module: nn.Module, examples: Mapping[str, Tensor], shapes: Mapping[str, dict[int, Dim]], outputs: Sequence[str]
-) -> torch.onnx.ONNXProgram:
-    """The module's graph, not optimised yet.
-
-    Args:
-        examples: input name -> example, in the order of the module's arguments.
-        shapes: input name -> its dynamic axes.
-    """
-    with _quiet(), _operators_built_once():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(examples.values()),
+def export_program(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> torch.onnx.ONNXProgram:
+    """The program as a graph, not optimised yet."""
+    with _quiet(), _only_translated():
+        result = torch.onnx.export(
+            program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(examples),
+            input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=tuple(shapes[name] for name in examples),
             verbose=False,
             optimize=False,
         )
-    assert program is not None
-    return program
+    assert result is not None
+    return result
 
 
 def optimized(program: torch.onnx.ONNXProgram, shapes: Mapping[str, dict[int, Dim]]) -> onnx.ModelProto:
@@ -54,13 +49,25 @@ def optimized(program: torch.onnx.ONNXProgram, shapes: Mapping[str, dict[int, Di
     with _quiet():
         program.optimize()
     model = program.model_proto
-    for value in model.graph.input:
-        sizes = value.type.tensor_type.shape.dim
-        axes = shapes.get(value.name, {})
-        assert all(sizes[axis].dim_param for axis in axes), f"tracing has fixed an axis of {value.name}"
+    _name_axes(model, shapes)
     _drop_unused_inputs(model)
     drop_origins(model)
     return model
+
+
+def _name_axes(model: onnx.ModelProto, shapes: Mapping[str, Mapping[int, Dim]]) -> None:
+    """Gives dynamic axes their own names, in place of the tracer's."""
+    graph = model.graph
+    names: dict[str, str] = {}
+    for value in graph.input:
+        for axis, dim in shapes.get(value.name, {}).items():
+            traced = value.type.tensor_type.shape.dim[axis].dim_param
+            if traced.isidentifier():  # not a multiple of another axis
+                names[traced] = dim.__name__
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda match: names.get(match[0], match[0]), size.dim_param)
 
 
 def drop_origins(model: onnx.ModelProto) -> None:
@@ -112,29 +119,28 @@ def _drop_unused_inputs(model: onnx.ModelProto) -> None:
 
 
 @functools.cache
-def _table(build: Callable[..., object], **options: object) -> object:
-    return build(**options)
+def operators() -> ONNXRegistry:
+    """torch's table of the operators that ONNX has, which it otherwise rebuilds for each export."""
+    build = ONNXRegistry.from_torchlib
+    with _quiet():
+        return build(opset_version=OPSET) if "opset_version" in inspect.signature(build).parameters else build()
 
 
 @contextlib.contextmanager
-def _operators_built_once() -> Iterator[None]:
-    """Caches torch's table of about 500 operators, which it otherwise rebuilds for each export.
+def _only_translated() -> Iterator[None]:
+    """Lets torch's exporter take a traced program as it is: it would trace it again to decompose it.
 
-    Building it takes most of the time of a small graph. The registry is internal to torch (2.6 to 2.13): where it is
-    missing, exports are only slower.
+    Both names are internal to torch; 2.6 to 2.13 have them.
     """
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    with (
+        mock.patch.object(ONNXRegistry, "from_torchlib", return_value=operators()),
+        mock.patch.object(_fx_passes, "decompose_with_registry", side_effect=_as_it_is),
+    ):
+        yield
 
-        original, build = ONNXRegistry.__dict__["from_torchlib"], ONNXRegistry.from_torchlib
-    except (ImportError, AttributeError, KeyError):
-        yield
-        return
-    ONNXRegistry.from_torchlib = functools.partial(_table, build)  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
+
+def _as_it_is(program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram:
+    return program
 
 
 @contextlib.contextmanager

@@ -87,8 +87,8 @@ class Templates:
 
 
 def _export(graph: Graph) -> _Template:
-    module = trace(graph.module, graph.examples, graph.shapes) if graph.backward else graph.module
-    program = export_program(module, graph.examples, graph.shapes, graph.outputs)
+    traced = trace(graph.module, graph.examples, graph.shapes, backward=graph.backward)
+    program = export_program(traced, list(graph.examples), graph.outputs)
     paths = {_identity(tensor): path for path, tensor in graph.tensors().items()}
     values = program.model.graph
     slots = {}

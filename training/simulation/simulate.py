@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from training.data.layout import IMAGE_ID_FILES, SIMULATED, STATISTICS
+from training.data.layout import IMAGE_ID_FILES, SIMULATED, STATISTICS, TRUTH
 from training.errors import ConfigError, RecordingError
 from training.metrics import single_trial_correlation, split_half_reliability
 from training.simulation.behavior import simulate_behavior
@@ -38,9 +38,8 @@ from training.simulation.cortex import Cortex
 from training.simulation.stimuli import dead_leaves
 from training.tables import counted
 
-__all__ = ["TRUTH", "add_arguments", "run", "simulate"]
+__all__ = ["add_arguments", "run", "simulate"]
 
-TRUTH = "simulated_truth.npz"
 VERSION = 1  # of the simulation; to be increased when the same parameters give other recordings
 
 

@@ -15,13 +15,14 @@ import pytest
 from support.checkout import ROOT
 
 from training.__main__ import main
+from training.data.layout import TRUTH
 from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError
 from training.metrics import single_trial_correlation
 from training.simulation import simulate as simulate_module
 from training.simulation.behavior import simulate_behavior
 from training.simulation.cortex import Cortex, load_cortex
-from training.simulation.simulate import TRUTH, simulate
+from training.simulation.simulate import simulate
 from training.simulation.stimuli import dead_leaves
 
 SMALL = {"n_neurons": 60, "n_train": 120, "n_validation": 20, "n_test_images": 40, "n_test_repeats": 10}
