@@ -346,7 +346,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fp16", dest="half", action="store_true", help=half)
     single_file = "also write mice/MOUSE/twin.onnx, from raw inputs to responses, which needs only an ONNX runtime"
     parser.add_argument("--single-file", action="store_true", help=single_file)
-    gradients = "leave out the graphs for gradients: exports in a third of the time, to a smaller bundle"
+    gradients = "leave out the graphs for gradients: exports in about half of the time, to a smaller bundle"
     parser.add_argument("--no-gradients", dest="gradients", action="store_false", help=gradients)
 
 
