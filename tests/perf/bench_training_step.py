@@ -2,11 +2,13 @@
 
     python tests/perf/bench_training_step.py [--batch 4] [--rounds 5] [--memory]
     python tests/perf/bench_training_step.py --device cuda --batch 16
+    python tests/perf/bench_training_step.py --core cnn --batch 16
 
 A step is what `python -m training train` does for one mouse's batch: read the trials, forward pass, loss with its L1
 terms, backward pass, AdamW. All cases run in one process, in interleaved rounds. Printed are medians, and the median
 over rounds of the ratio to the first case. "eager" materialises softmax(Q K^T) like the reference code, with its
-dropout. Weights are random, and the recording is simulated. Nothing is asserted.
+dropout. `--core cnn` and `--core ln` print where the time of a step goes, and compare torch's own convolution per
+channel. Weights are random, and the recording is simulated. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a checkout
 
-from training.config import ModelConfig, TrainingConfig, with_options
+from training.config import ModelConfig, TrainingConfig, parse_config, with_options
 from training.data.batches import epoch_batches, read_ahead
 from training.data.recordings import Recording
 from training.models.attention import Attention
+from training.models.depthwise import DepthwiseConv2d
 from training.models.dropout import Dropout
 from training.simulation.simulate import simulate
 from training.trainer.hardware import Hardware
@@ -51,7 +55,7 @@ class Case:
     """One way to run the same step."""
 
     name: str
-    kernel: str  # of attention and dropout: eager, torch's sdpa, or ours; on a GPU also cuDNN's
+    kernel: str  # of attention and dropout: eager, torch's sdpa, cuDNN's or ours; of convolutions: torch's or ours
     precision: str = "fp32"
     dropout: bool = True
     compile: bool = False
@@ -83,7 +87,7 @@ def with_torchs_sdpa(self: Attention, x: Tensor, rate: float) -> Tensor:
     return self._merge(F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=self._scale()))
 
 
-OURS, FORWARD = Attention._with_dropout, Attention.forward
+OURS, FORWARD, DEPTHWISE = Attention._with_dropout, Attention.forward, DepthwiseConv2d.forward
 
 
 def with_cudnn(self: Attention, x: Tensor) -> Tensor:
@@ -92,6 +96,7 @@ def with_cudnn(self: Attention, x: Tensor) -> Tensor:
 
 
 def use(case: Case) -> None:
+    DepthwiseConv2d.forward = torch.nn.Conv2d.forward if case.kernel == "torch" else DEPTHWISE
     Attention.forward = with_cudnn if case.kernel == "cudnn" else FORWARD
     Attention.kernel = Dropout.kernel = "eager" if case.kernel == "eager" else "fused"
     Dropout.kernel = "eager" if case.kernel in ("eager", "sdpa") else "fused"
@@ -105,11 +110,12 @@ class Bench:
         self.recordings = {recording.mouse_id: recording}
         self.training = TrainingConfig(batch_size=batch)
         self.members: dict[Case, tuple[Update, RunState]] = {}
-        dry = with_options(config, {"core.patch_dropout": 0.0, "core.block_dropout": 0.0})
         for case in cases:
             hardware = Hardware(device=device, precision=case.precision)
             fabric = hardware.fabric()
-            model = config if case.dropout else dry
+            model = config
+            if not case.dropout:
+                model = with_options(config, {"core.patch_dropout": 0.0, "core.block_dropout": 0.0})
             state = start_member(RunSpec(model=model, training=self.training, recordings=self.recordings), fabric)
             compiled = torch.compile(state.twin.core) if case.compile else None
             self.members[case] = Update(state.twin, self.training, self.recordings, fabric, compiled=compiled), state
@@ -215,6 +221,21 @@ def ceiling(dtype: torch.dtype, device: str) -> float:
     return best
 
 
+def print_operators(bench: Bench, case: Case, batch: int) -> None:
+    """The share of each operator in a step and in reading its trials, by torch's profiler."""
+    trials = bench.trials(batch)
+    bench.step(case, trials)  # warms up
+    bench.step(case, trials)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(3):
+            bench.step(case, trials)
+    rows = sorted(profiled.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    print(f"\n{'where a step goes, ' + case.name:<60}{'share':>7}{'calls':>7}")
+    for row in rows[:12]:
+        print(f"{row.key[:58]:<60}{row.self_cpu_time_total / total:>7.1%}{row.count // 3:>7}")
+
+
 def print_ceilings(per_sample: dict[Case, float], work: float, device: str) -> None:
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     measured = {name: ceiling(dtypes[name], device) for name in {case.precision for case in per_sample}}
@@ -254,6 +275,7 @@ def peak(device: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--core", choices=["vit", "cnn", "ln"], default="vit", help="(default: %(default)s, V1T)")
     parser.add_argument("--batch", type=int, default=4, help="trials in a step (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--neurons", type=int, default=1000, help="(default: %(default)s)")
@@ -266,8 +288,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    cases = CUDA_CASES if args.device == "cuda" else CPU_CASES
-    config = with_options(ModelConfig(), {"core.patch_stride": args.stride})
+    if args.core == "vit":
+        cases = CUDA_CASES if args.device == "cuda" else CPU_CASES
+        config = with_options(ModelConfig(), {"core.patch_stride": args.stride})
+    else:
+        cases = tuple(
+            Case(f"{args.core.upper()}, {precision}{', torch alone' * (kernel == 'torch')}", kernel, precision)
+            for precision in ("fp32", "bf16")
+            for kernel in ("torch", "fused")
+        )
+        config = parse_config({"core": {"kind": args.core}, "behavior": "channels"})
     with tempfile.TemporaryDirectory() as folder:
         recording = Recording.open(
             simulate(
@@ -287,6 +317,10 @@ def main() -> None:
         per_sample = print_steps(bench, args.batch, args.rounds)
         quickest = min((case for case in per_sample if case.dropout), key=lambda case: per_sample[case])
         print_waiting(bench, quickest, steps=5)
+        if args.core != "vit":
+            for case in cases:
+                print_operators(bench, case, args.batch)
+            return
         print_ceilings(per_sample, flops(config, recording), args.device)
         if args.memory:
             options = ["--device", args.device, "--batch", str(args.batch), "--neurons", str(args.neurons)]

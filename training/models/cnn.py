@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from training.config import CNNConfig, LNConfig
 from training.errors import ConfigError
+from training.models.depthwise import DepthwiseConv2d
 from training.models.tokenizer import Spacing, check_fits
 
 __all__ = ["CNNCore"]
@@ -18,7 +19,7 @@ class DepthSeparable(nn.Module):
     def __init__(self, *, channels: int, kernel: int, bias: bool) -> None:
         super().__init__()
         self.mix_in = nn.Conv2d(channels, channels, 1, bias=bias)
-        self.spatial = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=bias)
+        self.spatial = DepthwiseConv2d(channels, kernel, padding=kernel // 2, bias=bias)
         self.mix_out = nn.Conv2d(channels, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
