@@ -1,4 +1,4 @@
-"""`python -m server VERB`: bench. (The service itself is started by `bentoml serve`.)"""
+"""`python -m server VERB`: bench, size. (The service itself is started by `bentoml serve`.)"""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from server.errors import TwinError
 from server.inference import benchmark as bench
+from server.inference import sizing
 
 EPILOG = """examples:
   python -m server bench exported_models/demo
   python -m server bench exported_models/mine --threads 2 --rounds 20
+  python -m server size exported_models/mine --users 30 --each 2 --within 0.3
   bentoml serve                                 # the service itself
 """
 
@@ -32,9 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    sizing.add_arguments(
+        verbs.add_parser(
+            "size",
+            help="how many users one server answers in time, and how many servers a lab needs",
+            description=sizing.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     args = parser.parse_args(argv)
     try:
-        return bench.run(args)
+        return {"bench": bench.run, "size": sizing.run}[args.verb](args)
     except TwinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

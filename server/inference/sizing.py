@@ -1,0 +1,229 @@
+"""`python -m server size`: how many users one server answers in time, and how many servers a lab needs.
+
+The cost of a bundle is measured on this machine: a run of the engine takes `fixed + image * images` seconds. The queue
+is then simulated as the server's batcher works: requests arrive at random (Poisson), each costs the HTTP side some
+time, and what waits when the engine is free shares its next run, up to the largest batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from server.inference.engine import Engine, Stimulus
+from server.inference.sessions import Precision, Provider
+
+__all__ = ["DESCRIPTION", "Cost", "add_arguments", "capacity", "most_requests", "run", "simulate"]
+
+DESCRIPTION = """Measures a bundle's cost on this machine, simulates the server's queue, and prints:
+
+  cost        of a run of the engine: a fixed part, and a part for each image
+  latency     median and 99th percentile by load
+  users       how many one server answers in time, and how many servers the given users need
+
+One run of the engine has at most --max-batch images (V1T_MAX_BATCH). Leave the machine alone while it measures."""
+
+LOADS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # of the capacity
+REQUESTS = 20_000  # simulated for each load
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that the parts of a request take.
+
+    Attributes:
+        fixed: of a run of the engine, whatever its images.
+        image: of each image in it.
+        request: of the HTTP side, for each request.
+    """
+
+    fixed: float
+    image: float
+    request: float
+
+    def of_run(self, images: int) -> float:
+        return self.fixed + self.image * images
+
+
+def capacity(cost: Cost, *, images: int, max_batch: int) -> float:
+    """The most requests per second, of so many images each, that can be answered at all."""
+    engine = cost.of_run(max_batch) / max_batch * images if images < max_batch else _alone(cost, images, max_batch)
+    return 1 / max(engine, cost.request)
+
+
+def simulate(
+    cost: Cost, rate: float, *, images: int, max_batch: int, seed: int = 0, requests: int = REQUESTS
+) -> npt.NDArray[np.float64]:
+    """Latencies in seconds of requests that arrive at random; those of the first tenth, the start, are left out.
+
+    Args:
+        rate: requests per second.
+        images: in each request.
+    """
+    rng = np.random.default_rng(seed)
+    arrived = np.cumsum(rng.exponential(1 / rate, requests))
+    ready = np.empty(requests)
+    free = 0.0
+    for i, at in enumerate(arrived):
+        ready[i] = free = max(free, at) + cost.request
+    finished = np.empty(requests)
+    free, i = 0.0, 0
+    together = max(1, max_batch // images)  # requests in one run
+    while i < requests:
+        start = max(free, ready[i])
+        end = min(int(np.searchsorted(ready, start, side="right")), i + together)
+        took = _alone(cost, images, max_batch) if images > max_batch else cost.of_run((end - i) * images)
+        finished[i:end] = free = start + took
+        i = end
+    return (finished - arrived)[requests // 10 :]
+
+
+def most_requests(cost: Cost, *, images: int, max_batch: int, within: float) -> float:
+    """The most requests per second of which 99 % are answered within some seconds; 0 if even a lone one is not."""
+    low, high = 0.0, capacity(cost, images=images, max_batch=max_batch)
+    if _alone(cost, images, max_batch) + cost.request > within:
+        return 0.0
+    for _ in range(12):  # to 0.02 % of the capacity
+        middle = (low + high) / 2
+        late = np.percentile(simulate(cost, middle, images=images, max_batch=max_batch), 99) > within
+        low, high = (low, middle) if late else (middle, high)
+    return low
+
+
+def _alone(cost: Cost, images: int, max_batch: int) -> float:
+    """Seconds of the engine for a request that shares its runs with no other."""
+    return math.ceil(images / max_batch) * cost.fixed + images * cost.image
+
+
+def measured(engine: Engine, mouse_id: str, *, request: float, rounds: int = 10) -> Cost:
+    """The cost of predictions, from runs of one image and of the largest batch, in turns."""
+    rng = np.random.default_rng(0)
+    mouse = engine.manifest.mice[mouse_id]
+
+    def stimulus(size: int) -> Stimulus:
+        image, behavior, pupil_center = (rng.standard_normal((size, *s)) for s in (mouse.image_shape, (3,), (2,)))
+        return engine.check(mouse_id, image, behavior, pupil_center)
+
+    sizes = (1, max(2, engine.max_batch))
+    stimuli = {size: stimulus(size) for size in sizes}
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+    for turn in range(rounds + 1):
+        for size, one in stimuli.items():
+            start = time.perf_counter()
+            engine.predict_many([one])
+            if turn:  # the first runs allocate memory
+                seconds[size].append(time.perf_counter() - start)
+    few, many = (statistics.median(seconds[size]) for size in sizes)
+    image = max(0.0, (many - few) / (sizes[1] - sizes[0]))
+    return Cost(fixed=max(0.0, few - image), image=image, request=request)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="folder with a manifest.json, as `python -m training export` writes")
+    parser.add_argument("--mouse", help="whose images to time (default: the first mouse)")
+    parser.add_argument("--users", type=_number, default=10.0, help="people at the same time (default: 10)")
+    parser.add_argument(
+        "--each",
+        type=_number,
+        default=2.0,
+        metavar="RATE",
+        help="requests a second of each; a hand on a slider of the explorer makes some 10 (default: %(default)s)",
+    )
+    parser.add_argument("--images", type=_count, default=1, help="in each request (default: %(default)s)")
+    parser.add_argument(
+        "--within",
+        type=_number,
+        default=0.3,
+        metavar="SECONDS",
+        help="99 %% of the replies shall take no longer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--request-ms",
+        type=_number,
+        default=1.0,
+        metavar="MS",
+        help="of the HTTP side for each request; `tests/perf/bench_service.py` measures it (default: %(default)s)",
+    )
+    parser.add_argument("--price", type=_number, metavar="P", help="of an hour of the machine, in any currency")
+    parser.add_argument("--threads", type=_count, metavar="N", help="of one graph on the CPU (default: one per core)")
+    parser.add_argument("--provider", choices=get_args(Provider), default="auto", help="where the graphs run")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the cores")
+    parser.add_argument(
+        "--max-batch", type=_count, default=8, metavar="B", help="images in one run (default: %(default)s)"
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    engine = Engine.load(
+        args.bundle,
+        provider=args.provider,
+        precision=args.precision,
+        threads=args.threads,
+        max_batch=args.max_batch,
+    )
+    mouse_id = args.mouse or next(iter(engine.manifest.mice))
+    cost = measured(engine, mouse_id, request=args.request_ms / 1e3)
+    print(f"bundle    {engine.manifest.name}, mouse {mouse_id}, on {engine.provider}, {engine.precision}")
+    print(
+        f"cost      {cost.fixed * 1e3:.2f} ms a run of the engine and {cost.image * 1e3:.2f} ms an image, measured; "
+        f"{args.request_ms:g} ms a request of HTTP, as given"
+    )
+    print("\n".join(report(cost, args)))
+    return 0
+
+
+def report(cost: Cost, args: argparse.Namespace) -> list[str]:
+    """The lines about latency, users and price."""
+    images, max_batch = args.images, args.max_batch
+    most = capacity(cost, images=images, max_batch=max_batch)
+    lines = [
+        f"capacity  {most:.1f} requests/s of {images} image{'s'[: images > 1]}",
+        "",
+        f"{'load':>6}{'requests/s':>12}{'median ms':>12}{'p99 ms':>10}",
+    ]
+    for load in LOADS:
+        median, late = np.percentile(simulate(cost, load * most, images=images, max_batch=max_batch), (50, 99)) * 1e3
+        lines.append(f"{load:>6.0%}{load * most:>12.1f}{median:>12.1f}{late:>10.1f}")
+    rate = most_requests(cost, images=images, max_batch=max_batch, within=args.within)
+    lines.append("")
+    if rate * args.within < 1e-3:
+        lines.append(
+            f"users     none: a lone request takes longer than {args.within:g} s; try another machine, or fp16"
+        )
+        return lines
+    wanted = args.users * args.each
+    servers = math.ceil(wanted / rate)
+    lines.append(
+        f"users     one server answers {rate:.1f} requests/s with 99 % within {args.within:g} s: "
+        f"{rate / args.each:.0f} users of {args.each:g} requests/s"
+    )
+    lines.append(f"servers   {servers} for {args.users:g} users, one device each")
+    if args.price is not None:
+        per_image = args.price / 3600 / images
+        full, then = per_image / most * 1e6, per_image * servers / wanted * 1e6
+        lines.append(f"price     {full:.3g} a million images at full load, {then:.3g} with these users")
+    return lines

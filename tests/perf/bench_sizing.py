@@ -1,0 +1,100 @@
+"""Predictions of `python -m server size` beside a live server's latencies, at two loads.
+
+    python tests/perf/bench_sizing.py [BUNDLE] [--seconds 60] [--loads 0.3 0.7]
+
+Measures the engine's cost and the HTTP side's (a lone request less the engine's run), starts a server, and sends
+requests of one image at random times, each on a connection that is free. Prints medians and 99th percentiles, predicted
+and measured. Nothing is asserted. Leave the machine alone while it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
+
+from bench_service import ask, http_request  # noqa: E402
+from support.live_server import serving  # noqa: E402
+
+from server.inference.engine import Engine  # noqa: E402
+from server.inference.sizing import Cost, capacity, measured, simulate  # noqa: E402
+
+MAX_BATCH = 8
+
+
+async def open_loop(port: int, request: bytes, rate: float, seconds: float) -> list[float]:
+    """Latencies of requests that are sent at random times, whether or not earlier ones were answered."""
+    rng = np.random.default_rng(0)
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    latencies: list[float] = []
+
+    async def one(at: float) -> None:
+        connection = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        await ask(*connection, request)
+        latencies.append(time.perf_counter() - at)
+        free.append(connection)
+
+    start, due = time.perf_counter(), 0.0
+    async with asyncio.TaskGroup() as group:
+        while (due := due + rng.exponential(1 / rate)) < seconds:
+            await asyncio.sleep(max(0.0, start + due - time.perf_counter()))
+            group.create_task(one(start + due))
+    for _, writer in free:
+        writer.close()
+    return latencies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, nargs="?", default=ROOT / "exported_models" / "demo")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each load (default: %(default)s)")
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.7], help="(default: 0.3 0.7)")
+    args = parser.parse_args()
+    engine = Engine.load(args.bundle, provider="cpu", max_batch=MAX_BATCH)
+    mouse_id, mouse = next(iter(engine.manifest.mice.items()))
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((1, *shape)).astype(np.float32) for shape in (mouse.image_shape, (3,), (2,))]
+    tensors = [
+        {"name": name, "datatype": "FP32", "shape": a.shape, "parameters": {"binary_data_size": a.nbytes}}
+        for name, a in zip(("image", "behavior", "pupil_center"), arrays, strict=True)
+    ]
+    head = json.dumps({"inputs": tensors, "outputs": [{"name": "responses", "parameters": {"binary_data": True}}]})
+    body = head.encode() + b"".join(array.tobytes() for array in arrays)
+    path = f"/v2/models/{engine.manifest.name}.{mouse_id}/infer"
+    request = http_request(path, body, Inference_Header_Content_Length=str(len(head)))
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        serving(args.bundle, Path(temporary), V1T_MAX_BATCH=str(MAX_BATCH)) as server,
+    ):
+        server.wait_for("/readyz", 200)
+        port = int(server.url.rpartition(":")[2])
+        alone = statistics.median(asyncio.run(open_loop(port, request, 5.0, 10.0)))
+        cost = measured(engine, mouse_id, request=0.0)
+        cost = Cost(cost.fixed, cost.image, max(1e-4, alone - cost.of_run(1)))
+        most = capacity(cost, images=1, max_batch=MAX_BATCH)
+        print(
+            f"{engine.manifest.name}: {cost.fixed * 1e3:.2f} ms a run, {cost.image * 1e3:.2f} ms an image, "
+            f"{cost.request * 1e3:.2f} ms a request; capacity {most:.0f} requests/s\n"
+        )
+        print("| load | requests/s | median ms, predicted | measured | p99 ms, predicted | measured |")
+        print("|--:|--:|--:|--:|--:|--:|")
+        for load in args.loads:
+            predicted = np.percentile(simulate(cost, load * most, images=1, max_batch=MAX_BATCH), (50, 99)) * 1e3
+            latencies = asyncio.run(open_loop(port, request, load * most, args.seconds))
+            found = np.percentile(latencies, (50, 99)) * 1e3
+            cells = [value for pair in zip(predicted, found, strict=True) for value in pair]
+            print(f"| {load:.0%} | {load * most:.0f} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
