@@ -22,7 +22,7 @@ __all__ = [
     "split_half_reliability",
 ]
 
-FEV_THRESHOLD = 0.15  # paper, section 4.3: neurons with less explainable variance are left out of the mean FEVE
+FEV_THRESHOLD = 0.15  # Cadena et al. 2019, not the V1T paper: neurons below it are left out of the mean FEVE
 
 
 def single_trial_correlation(responses: np.ndarray, predictions: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Accuracy by pupil dilation (paper, Figure A.7): the third of test trials with the largest pupil against the smallest.
+"""Accuracy by pupil dilation (paper, Figure A.4): the third of test trials with the largest pupil against the smallest.
 
 Per neuron, the single-trial correlation over each third. The paper compares the means over neurons, as
 gain = (large - small) / small. A simulated mouse's ceiling in each third shows how much of the gain is due to noise.

@@ -1,4 +1,4 @@
-"""Scores of a twin on held-out trials: per neuron, per mouse, and over mice (paper, section 4.3)."""
+"""Scores of a twin on held-out trials: per neuron, per mouse, and over mice (paper, equations 5 and 6)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _mean_std(statistics: InputStatistics | None) -> tuple[np.ndarray, np.ndarra
 
 
 class Cropper(nn.Module):
-    """Standardised image (B, C, H, W) -> the core's image (B, C', h, w), for every mouse (paper, section 4.1).
+    """Standardised image (B, C, H, W) -> the core's image (B, C', h, w), for every mouse (paper, section 5).
 
     The crop samples a grid from -alpha to alpha, shifted by the image shifter, with nearest neighbour and
     `align_corners`. Nearest neighbour gives the shifter no gradient, so in training the backward pass is bilinear

@@ -1,4 +1,4 @@
-"""Transformer blocks with behaviour: B-MLP, attention and MLP (paper, section 3.2)."""
+"""Transformer blocks with behaviour: B-MLP, attention and MLP (paper, sections 4.1 and 4.1.1)."""
 
 from __future__ import annotations
 

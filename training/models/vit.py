@@ -1,4 +1,4 @@
-"""Transformer cores: ViT and V1T (paper, section 3), and CCT."""
+"""Transformer cores: ViT and V1T (paper, section 4.1), and CCT."""
 
 from __future__ import annotations
 
