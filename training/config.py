@@ -46,7 +46,7 @@ class _Frozen(BaseModel):
 
 
 class ViTConfig(_Frozen):
-    """Vision transformer core; with `behavior="b_mlp"` it is V1T (paper, section 3)."""
+    """Vision transformer core; with `behavior="b_mlp"` it is V1T (paper, section 4.1)."""
 
     kind: Literal["vit"] = "vit"
     tokenizer: Literal["sliding_window", "convolution", "shifted_patches", "normalized_patches"] = "sliding_window"
@@ -119,7 +119,7 @@ CoreConfig = Annotated[ViTConfig | CCTConfig | CNNConfig | LNConfig, Field(discr
 
 
 class BehaviorMLPConfig(_Frozen):
-    """The B-MLP, which adds behaviour to every token before a block (paper, section 3.2; ablations in A.2)."""
+    """The B-MLP, which adds behaviour to every token before a block (paper, section 4.1.1; ablations in A.2)."""
 
     inputs: Literal["behavior", "behavior_and_pupil_center"] = "behavior_and_pupil_center"
     mice: Literal["shared", "per_mouse"] = "shared"
@@ -132,7 +132,7 @@ class BehaviorMLPConfig(_Frozen):
 
 
 class CropperConfig(_Frozen):
-    """How the recording's image becomes the core's (paper, section 4.1 and Table A.5)."""
+    """How the recording's image becomes the core's (paper, section 5 and Table A.5)."""
 
     crop: float = Field(default=1.0, gt=0, le=1, description="alpha: the share of height and width that is kept")
     shifter: Literal["none", "pupil_center", "behavior_and_pupil_center"] = Field(
@@ -204,7 +204,7 @@ class ModelConfig(_Frozen):
 
 
 class TrainingConfig(_Frozen):
-    """How a member is trained; the defaults are the paper's (section 4.2 and Table A.2)."""
+    """How a member is trained; the defaults are the paper's (section 4.2 and Table A.2), except `readout_start`."""
 
     batch_size: int = Field(default=16, ge=1, description="trials of each mouse in one update")
     micro_batch: int | None = Field(default=None, ge=1, description="trials in memory at once; the update is the same")
@@ -221,9 +221,11 @@ class TrainingConfig(_Frozen):
     patience: int = Field(default=10, ge=0, description="epochs without a better validation score before a reduction")
     factor: float = Field(default=0.3, gt=0, lt=1, description="of the learning rate at a reduction")
     max_reductions: int = Field(default=2, ge=0, description="reductions without a better score before training stops")
-    readout_start: Literal["auto", "random", "regression"] = Field(
+    readout_start: Literal["auto", "random", "trials", "regression"] = Field(
         default="auto",
-        description="auto: regression if the core is frozen and its maps fit into memory, else random",
+        description="where readouts look before the first update. trials: where the training trials say that neurons "
+        "look; regression: on the maps of a frozen core; auto: regression if the core is frozen and its maps fit into "
+        "memory, else trials if its map is arranged like the image, else random",
     )
     scale_loss: bool = Field(default=True, description="by sqrt(training trials / batch), per mouse")
     save_minutes: float = Field(default=10, gt=0, description="minutes between saves within an epoch")

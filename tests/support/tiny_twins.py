@@ -40,7 +40,7 @@ TINY_CORES: dict[str, dict[str, Any]] = {
     "ln": {"n_layers": 3, "channels": 4, "input_kernel": 5, "hidden_kernel": 3},
 }
 NO_DROPOUT = {"patch_dropout": 0.0, "block_dropout": 0.0}
-QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
+QUICK = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2, readout_start="random")
 
 
 def tiny_config(core: dict[str, Any] | None = None, **options: Any) -> ModelConfig:

@@ -16,6 +16,13 @@ class Shifter(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(n_inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 2)])
         self.scale = scale
 
+    def stop(self) -> None:
+        """Sets the shift to zero for all inputs; training changes it from there."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = torch.tanh(layer(x))

@@ -129,6 +129,14 @@ class Twin(nn.Module):
         assert isinstance(shifter, Shifter)
         return shifter
 
+    def stop_shifts(self, mouse_id: str) -> None:
+        """Sets a mouse's shifts of crop and readout positions to zero, for all of its gazes."""
+        for shifters in (self.shifters, self.cropper.shifters):
+            if shifters is not None:
+                shifter = shifters[mouse_id]
+                assert isinstance(shifter, Shifter)
+                shifter.stop()
+
     def mouse_index(self, mouse_id: str, image: Tensor) -> Tensor:
         """(B,) int64, the index of the mouse, for B-MLPs per mouse."""
         return torch.full((image.shape[0],), self.mouse_indices[mouse_id], dtype=torch.int64, device=image.device)

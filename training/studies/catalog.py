@@ -18,7 +18,7 @@ __all__ = ["CEILING", "SCALES", "STUDIES", "TRIALS", "Scale", "Study", "Variant"
 # source: one twin of the mice given with --source.
 TrainedOn = Literal["all", "own", "others", "source"]
 
-Start = Literal["random", "regression"]
+Start = Literal["random", "trials", "regression"]
 
 CEILING = "noise ceiling"  # label of the last line of every study of simulated mice
 TRIALS = "training trials"
@@ -35,7 +35,8 @@ class Variant:
         x: its position on the figure's axis, if the study has one.
         trials: number of training trials of each mouse, drawn for each seed; None for all.
         core: label of the variant whose core is taken and frozen.
-        start: how readouts on a frozen core start: at random as in the paper, or from a regression.
+        start: how readouts start (`training.readout_start`): at random as in the paper, where the training trials say
+            that neurons look, or, on a frozen core, from a regression.
         steps: share of the scale's epochs, rounded down.
         shown: False for variants that are trained only for their core.
     """
@@ -80,6 +81,7 @@ class Study:
 GRAY = {"cropper.grayscale": True}  # Dataset F has two channels, Dataset S one
 WITH_GAZE = {"cropper.shifter": "pupil_center"}
 
+_POSITIONS: tuple[tuple[str, Start], ...] = ((", from the trials", "trials"), (", at random", "random"))
 _STARTS: tuple[tuple[str, Start], ...] = (("transfer", "random"), ("transfer, regression first", "regression"))
 
 STUDIES: dict[str, Study] = {
@@ -102,9 +104,22 @@ STUDIES: dict[str, Study] = {
         axis=TRIALS,
         simulated={"trials": 4500},
     ),
+    "readout-start": Study(
+        question="whether readouts should start where the training trials say that neurons look",
+        where="Fig. 2",
+        paper="V1T and CNN with 500 to about 4,500 training trials of each mouse, from random positions.",
+        variants=tuple(
+            Variant(label + words, system, trials=trials, start=start)
+            for label, system in (("CNN", "cnn"), ("ViT", "vit"), ("V1T", "v1t"))
+            for words, start in _POSITIONS
+            for trials in (500, 1500, None)
+        ),
+        axis=TRIALS,
+        simulated={"trials": 4500},
+    ),
     "transfer": Study(
         question="whether a frozen core works for a mouse that it was not trained on, leaving out one mouse at a time",
-        where="A.8",
+        where="Table A.8",
         paper="a frozen core of the other mice against a twin trained on the mouse directly.",
         variants=(
             Variant("core of the others", mice="others", shown=False),
@@ -121,7 +136,7 @@ STUDIES: dict[str, Study] = {
     ),
     "cross-dataset": Study(
         question="whether a core that was trained on Dataset F, in grey, works for Dataset S",
-        where="A.9",
+        where="Table A.9",
         paper="a frozen core of the grey Dataset F against twins trained on Dataset S directly.",
         variants=(
             Variant("core of the source", options=GRAY, mice="source", shown=False),
@@ -132,7 +147,7 @@ STUDIES: dict[str, Study] = {
     ),
     "center-crop": Study(
         question="how much of the image helps, and whether a crop should follow the gaze",
-        where="section 4.1 and Table A.5",
+        where="section 5 and Table A.5",
         paper="alpha 0.8 compared with the whole image.",
         variants=(
             *(Variant("fixed crop", options={"cropper.crop": a}, x=a) for a in (1.0, 0.9, 0.8, 0.7, 0.6)),

@@ -124,10 +124,9 @@ def _model(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> ModelC
 
 
 def _training(study: Study, variant: Variant, scale: Scale, options: Mapping[str, Any]) -> TrainingConfig:
-    transfer = {}
-    if variant.core is not None:
-        transfer = {"readout_start": variant.start, **scale.transfer.get(variant.start, {})}
-    training = parse_training({**scale.training.model_dump(), **transfer, **options})
+    transfer = {} if variant.core is None else scale.transfer.get(variant.start, {})
+    start = {"readout_start": variant.start}
+    training = parse_training({**scale.training.model_dump(), **start, **transfer, **options})
     longer = scale.trials / variant.x if scale.same_updates and study.axis == TRIALS and variant.x else 1.0
     return training.model_copy(
         update={

@@ -24,7 +24,7 @@ from training.metrics import single_trial_correlation
 from training.models import Twin
 from training.trainer.early_stopping import Plateau
 from training.trainer.loss import poisson_loss
-from training.trainer.readout_init import fit_first_readouts
+from training.trainer.readout_start.start import start_readouts
 from training.trainer.run_spec import RunSpec
 from training.trainer.state import Logs, RunState
 from training.trainer.transfer import FeatureMaps, take_core
@@ -77,8 +77,11 @@ def train_member(
     provenance = spec.provenance(member)
     # One process decides for all: the others may have less free memory, and so no maps.
     fresh = state.epoch == state.step == 0 and fabric.is_global_zero
-    if fabric.broadcast(fresh and fit_first_readouts(twin, maps, recordings, training)):
+    start = start_readouts(twin, maps, recordings, training, folder, label=label) if fresh else "random"
+    start = fabric.broadcast(start)
+    if start != "random":
         twin.load_state_dict(fabric.broadcast(twin.state_dict()))
+    if start == "regression":
         score = fabric.broadcast(validate(update) if fabric.is_global_zero else 0.0)
         verdict = _end_epoch(state, training, score, epoch=0)
         if fabric.is_global_zero:

@@ -28,6 +28,7 @@ from training.trainer.dry_run import describe_run
 from training.trainer.hardware import Hardware
 from training.trainer.loop import check_trials
 from training.trainer.members import member_folder, train_members
+from training.trainer.readout_start.start import check_start
 from training.trainer.run_spec import RunSpec
 from training.trainer.transfer import take_core, transfer_config
 
@@ -45,6 +46,7 @@ def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
     """
     check_trials(spec)
     twin = Twin(spec.model, [Mouse.from_recording(recording) for recording in spec.recordings.values()])
+    check_start(twin, spec.training)
     for core in spec.cores:
         take_core(twin, core)
     _claim(folder, spec)

@@ -54,7 +54,7 @@ class Trained:
 
     def __init__(self, folder: Path) -> None:
         self.recordings = tiny_recordings(folder / "recordings")
-        training = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2)
+        training = TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2, readout_start="random")
         self.run = folder / "run"
         self.checkpoints = train_ensemble(
             tiny_run(by_mouse(self.recordings), ONE_BLOCK, training=training, members=2, seed=4), self.run

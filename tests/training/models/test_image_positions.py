@@ -12,7 +12,7 @@ from support.tiny_twins import tiny_config, tiny_mouse, tiny_twin
 from training.config import CCTConfig, CNNConfig
 from training.data.mouse import Mouse
 from training.models import Twin
-from training.models.image_positions import image_positions
+from training.models.image_positions import image_positions, map_positions, resting_positions
 from training.models.shifter import Shifter
 
 CROPS: dict[str, dict[str, Any]] = {
@@ -69,6 +69,8 @@ def test_a_position_is_where_the_readout_samples_a_ramp(core: str, crop: str, mo
     found = image_positions(twin, "A")
     assert found is not None
     torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=1e-3)
+    back = map_positions(twin, "A", found)
+    torch.testing.assert_close(back, resting_positions(twin, "A"), rtol=0, atol=1e-4)
 
 
 def test_tokens_that_are_not_arranged_like_patches_have_no_position() -> None:

@@ -35,7 +35,7 @@ TINY = Scale(
     what="for tests",
     transformer={**{f"core.{k}": v for k, v in {**TINY_CORES["vit"], **NO_DROPOUT}.items()}, **SMALL},
     convolution={**{f"core.{k}": v for k, v in TINY_CORES["cnn"].items()}, **SMALL},
-    training=TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2),
+    training=TrainingConfig(batch_size=8, learning_rate=0.01, max_epochs=2, readout_start="random"),
     transfer={},
     mice=2,
     neurons=5,
@@ -164,6 +164,25 @@ def test_sample_efficiency_asks_for_no_more_trials_than_there_are() -> None:
 
     assert places(4472) == [500, 1000, 1500, 2500, 3500, 4472]
     assert places(1500) == [500, 1000, 1500]
+
+
+def test_starts_are_compared_in_trainings_that_differ_in_nothing_else() -> None:
+    runs = plan(STUDIES["readout-start"], SCALES["two-cores"], {"A": "a"}, seeds=2, n_trials=4500)
+    assert len(runs) == 2 * 2 * 3 * 3
+    for run in runs:
+        (other,) = (
+            one
+            for one in runs
+            if one is not run and (one.seed, one.variant.x, one.model) == (run.seed, run.variant.x, run.model)
+        )
+        starts = {one.training.readout_start for one in (run, other)}
+        assert starts == {"trials", "random"}
+        assert run.training.model_copy(update={"readout_start": "x"}) == other.training.model_copy(
+            update={"readout_start": "x"}
+        )
+    paper = plan(STUDIES["sample-efficiency"], SCALES["two-cores"], {"A": "a"}, seeds=2, n_trials=4500)
+    shared = {run.name for run in runs} & {run.name for run in paper}
+    assert len(shared) == 2 * 2 * 3  # the random starts of CNN and V1T
 
 
 def test_fewer_trials_get_as_many_updates_where_trainings_end_early() -> None:

@@ -103,7 +103,9 @@ def test_a_run_folder_of_the_code_before_is_resumed(
     for mouse_id, recording in recordings.items():
         text = text.replace(f"HASH-{mouse_id}", recording.data_hash)
     core = Checkpoint(tiny_checkpoint(tiny_config()).twin, weights_hash="c0de")
-    spec = tiny_run(recordings, cores=[core], freeze_core=True) if transferred else tiny_run(recordings)
+    training = QUICK.model_copy(update={"readout_start": "auto"})
+    cores: dict[str, Any] = {"cores": [core], "freeze_core": True} if transferred else {}
+    spec = tiny_run(recordings, training=training, **cores)
     assert spec.identity() == {key: value for key, value in json.loads(text).items() if key != "commit"}
     folder = tmp_path / "run"
     (folder / "member-0").mkdir(parents=True)

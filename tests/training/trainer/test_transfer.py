@@ -25,7 +25,6 @@ from training.trainer.run import train_ensemble
 from training.trainer.transfer import FeatureMaps, take_core, transfer_config
 from training.trainer.update import Update
 
-RANDOM_START = QUICK.model_copy(update={"readout_start": "random"})
 DROPOUT = {"patch_dropout": 0.2, "block_dropout": 0.3}
 
 
@@ -55,7 +54,7 @@ def test_a_frozen_core_stays_bit_for_bit_and_all_else_is_trained(
 ) -> None:
     core = core_of(config)
     before = {name: tensor.clone() for name, tensor in core.twin.core.state_dict().items()}
-    train_member(tiny_run(recordings, config, RANDOM_START, cores=[core], freeze_core=True), tmp_path)
+    train_member(tiny_run(recordings, config, QUICK, cores=[core], freeze_core=True), tmp_path)
     trained = load_checkpoint(tmp_path / "checkpoint")
     own = set(trained.twin.own_core_parameters())
     assert bool(own) == (config.b_mlp.mice == "per_mouse")
@@ -76,7 +75,7 @@ def test_a_frozen_core_stays_bit_for_bit_and_all_else_is_trained(
 
 def test_without_freezing_the_core_is_trained_on(recordings: dict[str, Recording], tmp_path: Path) -> None:
     core = core_of(tiny_config())
-    train_member(tiny_run(recordings, core.config, RANDOM_START, cores=[core]), tmp_path)
+    train_member(tiny_run(recordings, core.config, QUICK, cores=[core]), tmp_path)
     trained = load_checkpoint(tmp_path / "checkpoint").twin.core
     for (name, ours), theirs in zip(trained.named_parameters(), core.twin.core.parameters(), strict=True):
         assert not torch.equal(ours, theirs), name
@@ -186,7 +185,7 @@ def test_the_command_fits_a_new_mouse_and_resumes(
 
 def test_members_start_from_the_cores_of_an_ensemble_in_turn(recordings: dict[str, Recording], tmp_path: Path) -> None:
     cores = [Checkpoint(twin=tiny_checkpoint(tiny_config(), seed=seed).twin, weights_hash=str(seed)) for seed in (1, 2)]
-    one = RANDOM_START.model_copy(update={"max_epochs": 1})
+    one = QUICK.model_copy(update={"max_epochs": 1})
     paths = train_ensemble(
         tiny_run(recordings, training=one, members=3, cores=cores, freeze_core=True), tmp_path / "run"
     )

@@ -18,12 +18,14 @@ from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.models import Twin
 from training.models.twin import response_from
-from training.trainer import readout_init
 from training.trainer.loop import train_member
-from training.trainer.readout_init import RIDGES, Trials, fit_first_readout, fit_first_readouts, score_places
+from training.trainer.readout_start import positions
+from training.trainer.readout_start.regression import RIDGES, Trials, fit_first_readout, score_places
+from training.trainer.readout_start.start import start_readouts
 from training.trainer.transfer import FeatureMaps
 
 N_NEURONS, SILENT, N_TRAIN, N_TRIALS = 80, 15, 900, 1200
+AUTO = QUICK.model_copy(update={"readout_start": "auto"})
 FINE = {"patch_stride": 1}  # maps of 9 rows and 17 columns
 
 
@@ -61,8 +63,8 @@ class Known:
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests in which the positions need not be right."""
-    monkeypatch.setattr(readout_init, "TO_PLACES", 20)
-    monkeypatch.setattr(readout_init, "TO_SCORES", 30)
+    monkeypatch.setattr(positions, "TO_PEAKS", 20)
+    monkeypatch.setattr(positions, "TO_MAPS", 30)
 
 
 @pytest.mark.parametrize("position", ["network", "free"])
@@ -111,18 +113,16 @@ def test_maps_that_never_change_leave_a_finite_readout() -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept() -> None:
+def test_auto_fits_readouts_where_the_maps_of_a_frozen_core_are_kept(tmp_path: Path) -> None:
     known = Known(tiny_config())
     recordings: Any = {"A": known.recording}
     before = known.twin.readout("A").features.detach().clone()
-    for start, maps in (("random", known.maps), ("auto", None)):
-        training = QUICK.model_copy(update={"readout_start": start})
-        assert not fit_first_readouts(known.twin, maps, recordings, training)
+    assert start_readouts(known.twin, known.maps, recordings, QUICK, tmp_path) == "random"
     assert torch.equal(known.twin.readout("A").features, before)
-    assert fit_first_readouts(known.twin, known.maps, recordings, QUICK)
+    assert start_readouts(known.twin, known.maps, recordings, AUTO, tmp_path) == "regression"
     assert not torch.equal(known.twin.readout("A").features, before)
     with pytest.raises(ConfigError, match="needs a frozen core"):
-        fit_first_readouts(known.twin, None, recordings, QUICK.model_copy(update={"readout_start": "regression"}))
+        start_readouts(known.twin, None, recordings, QUICK.model_copy(update={"readout_start": "regression"}), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_run_never_ends_below_its_start(
     recordings: dict[str, Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     core = tiny_checkpoint(tiny_config())
-    wild = QUICK.model_copy(update={"learning_rate": 3.0})
+    wild = AUTO.model_copy(update={"learning_rate": 3.0})
     best = train_member(tiny_run(recordings, core.config, wild, cores=[core], freeze_core=True), tmp_path)
     assert f"readouts fitted by regression  validation {best:.4f}" in capsys.readouterr().out
     kept = load_checkpoint(tmp_path / "checkpoint")
@@ -154,7 +154,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(
             if epoch == stop_after:
                 raise KeyboardInterrupt
 
-        train_member(tiny_run(recordings, core.config, cores=[core], freeze_core=True), folder, on_epoch=on_epoch)
+        train_member(tiny_run(recordings, core.config, AUTO, cores=[core], freeze_core=True), folder, on_epoch=on_epoch)
 
     train(tmp_path / "unbroken")
     with pytest.raises(KeyboardInterrupt):

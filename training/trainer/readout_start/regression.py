@@ -8,46 +8,25 @@ their neighbours do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from training.config import TrainingConfig
 from training.data.recordings import Recording
-from training.errors import ConfigError
 from training.models import Twin
 from training.models.readout import GaussianReadout
+from training.trainer.readout_start.energy_maps import peaks
+from training.trainer.readout_start.positions import fit_network
 from training.trainer.transfer import FeatureMaps
 
-__all__ = ["Trials", "fit_first_readout", "fit_first_readouts", "score_places"]
+__all__ = ["Trials", "fit_first_readout", "score_places"]
 
 RIDGES = (0.03, 0.3, 3.0)  # of the features' mean variance
 HELD_OUT = 5  # every 5th training trial scores places and ridges; validation trials are for early stopping only
-TO_PLACES, TO_SCORES = 300, 700  # steps of fitting the position network: to the best places, then to the scores
-
-
-def fit_first_readouts(
-    twin: Twin, maps: FeatureMaps | None, recordings: Mapping[str, Recording], training: TrainingConfig
-) -> bool:
-    """Fits every mouse's readout, if `training.readout_start` asks for it; returns whether it did.
-
-    Raises:
-        ConfigError: a regression is required, but there are no maps to fit on.
-    """
-    if training.readout_start == "random" or (training.readout_start == "auto" and maps is None):
-        return False
-    if maps is None:
-        raise ConfigError(
-            "training.readout_start 'regression' needs a frozen core whose feature maps are fixed and fit into memory",
-            hint="Give --core CHECKPOINT --freeze-core, or set training.readout_start to 'auto'.",
-        )
-    for recording in recordings.values():
-        fit_first_readout(twin, maps, recording)
-    return True
 
 
 def fit_first_readout(twin: Twin, maps: FeatureMaps, recording: Recording) -> None:
@@ -62,10 +41,7 @@ def fit_first_readout(twin: Twin, maps: FeatureMaps, recording: Recording) -> No
     _fit_positions(readout, scores)
     with torch.no_grad():
         _fit_features(readout, both, ridge, _nearest(readout.mu, grid))
-        if (shifter := twin.shifter(recording.mouse_id)) is not None:
-            last = [layer for layer in shifter.modules() if isinstance(layer, nn.Linear)][-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+    twin.stop_shifts(recording.mouse_id)
 
 
 class Trials:
@@ -117,27 +93,12 @@ def _solve(variances: Tensor, covariances: Tensor, ridge: float) -> Tensor:
 
 
 def _fit_positions(readout: GaussianReadout, scores: Tensor) -> None:
-    """Moves `mu` to where the scores are high: the position network, or the free positions."""
-    rows, columns = scores.shape[1:]
-    best = scores.flatten(1).argmax(1)
-    places = torch.stack([_axis(best % columns, columns), _axis(best // columns, rows)], dim=1)  # (N, 2), x and y
+    """Moves `mu` to where the scores are high."""
     if readout.position_network is None:
         with torch.no_grad():
-            readout.free_mu.copy_(places)
-        return
-    weights = scores.amax(dim=(1, 2)).clamp(min=0).square()[:, None]
-    weights = weights / weights.sum().clamp(min=1e-12)
-    optimizer = torch.optim.Adam(readout.position_network.parameters(), lr=0.01)
-    for step in range(TO_PLACES + TO_SCORES):
-        mu = readout.mu
-        if step < TO_PLACES:
-            loss = (weights * (mu - places).abs()).sum()
-        else:
-            seen = F.grid_sample(scores[:, None], mu[:, None, None], align_corners=True, padding_mode="border")
-            loss = -seen.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+            readout.free_mu.copy_(peaks(scores))
+    else:
+        fit_network(readout, scores, scores.amax(dim=(1, 2)).clamp(min=0).square())
 
 
 def _fit_features(readout: GaussianReadout, trials: Trials, ridge: float, places: Tensor) -> None:
@@ -164,8 +125,3 @@ def _by_place(places: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
     found, which = places.unique(dim=0, return_inverse=True)
     for i, (row, column) in enumerate(found.tolist()):
         yield (row, column), (which == i).nonzero()[:, 0]
-
-
-def _axis(index: Tensor, n: int) -> Tensor:
-    """Index 0 ... n - 1 to coordinate -1 ... 1."""
-    return 2 * index / max(n - 1, 1) - 1
