@@ -10,10 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.analyses import behavior_mlp, pupil, retinotopy
+from training.analyses import behavior_mlp, pupil, readout_start, retinotopy
 from training.arguments import add_checkpoints, add_device, add_output, add_recordings
 from training.checkpoints.checkpoint import source_commit
-from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.checkpoints.ensemble import ENSEMBLE, Ensemble, load_ensemble, member_checkpoints
 from training.data.mouse import data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import ScoringError
@@ -42,7 +42,7 @@ class Analysis:
     over_mice: dict[str, float] = field(default_factory=dict)
 
 
-def _retinotopy(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+def _retinotopy(ensemble: Ensemble, recordings: Sequence[Recording], _: Sequence[Path]) -> Analysis:
     results = [retinotopy.retinotopy(ensemble, recording) for recording in recordings]
     return Analysis(
         rows=[result.row() for result in results],
@@ -51,7 +51,7 @@ def _retinotopy(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis
     )
 
 
-def _pupil(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+def _pupil(ensemble: Ensemble, recordings: Sequence[Recording], _: Sequence[Path]) -> Analysis:
     found, left_out = scorable(recordings, "test")
     if not found:
         raise ScoringError("; ".join(left_out.values()))
@@ -70,7 +70,7 @@ def _pupil(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
     )
 
 
-def _b_mlp(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
+def _b_mlp(ensemble: Ensemble, recordings: Sequence[Recording], _: Sequence[Path]) -> Analysis:
     results = [behavior_mlp.b_mlp_activations(ensemble, recording) for recording in recordings]
     return Analysis(
         rows=[block.row() for blocks in results for block in blocks],
@@ -82,11 +82,21 @@ def _b_mlp(ensemble: Ensemble, recordings: Sequence[Recording]) -> Analysis:
     )
 
 
-# name -> (description, function)
-ANALYSES: dict[str, tuple[str, Callable[[Ensemble, Sequence[Recording]], Analysis]]] = {
-    "pupil": ("single-trial correlation with the largest pupils against the smallest (Figure A.7)", _pupil),
+def _readout_start(ensemble: Ensemble, recordings: Sequence[Recording], checkpoints: Sequence[Path]) -> Analysis:
+    results = [readout_start.readout_start(ensemble, recording, checkpoints) for recording in recordings]
+    return Analysis(
+        rows=[result.row() for result in results],
+        figure=readout_start.draw(results),
+        notes=readout_start.notes(results),
+    )
+
+
+# name -> (description, function of the ensemble, the recordings and the members' checkpoints)
+ANALYSES: dict[str, tuple[str, Callable[[Ensemble, Sequence[Recording], Sequence[Path]], Analysis]]] = {
+    "pupil": ("single-trial correlation with the largest pupils against the smallest (Figure A.4)", _pupil),
     "b-mlp": ("what behaviour adds to the tokens of each block (Figure A.1)", _b_mlp),
     "retinotopy": ("readout positions against cortical positions (A.8)", _retinotopy),
+    "readout-start": ("readout positions at the start and at the end, on energy maps (darker: higher)", _readout_start),
 }
 
 EPILOG = """examples:
@@ -94,7 +104,7 @@ EPILOG = """examples:
   python -m training analyze retinotopy runs/v1t --recordings runs/recordings --output runs/v1t-analyses
 
 analyses:
-""" + "\n".join(f"  {name:<12}{help_}" for name, (help_, _) in ANALYSES.items())
+""" + "\n".join(f"  {name:<15}{help_}" for name, (help_, _) in ANALYSES.items())
 
 
 def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str, Any], *, caption: str) -> list[Path]:
@@ -138,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(args.checkpoints).to(device_named(args.device))
     recordings = open_recordings(args.recordings, nan_trials=args.nan_trials)
     check_known(ensemble, recordings)
-    analysis = ANALYSES[args.what][1](ensemble, recordings)
+    analysis = ANALYSES[args.what][1](ensemble, recordings, _members(args.checkpoints))
     simulated = [recording.mouse_id for recording in recordings if recording.simulated]
     if (note := simulated_note(simulated)) is not None:
         analysis = replace(analysis, notes=[note, *analysis.notes])
@@ -149,3 +159,8 @@ def run(args: argparse.Namespace) -> int:
     print("\n\n".join([table(analysis), *analysis.notes]))
     print(f"written: {', '.join(str(path) for path in paths)}")
     return 0
+
+
+def _members(paths: Sequence[Path]) -> list[Path]:
+    """The checkpoints of the members; none of an ensemble folder, whose members' runs are not known."""
+    return [] if (paths[0] / ENSEMBLE).is_file() else member_checkpoints(paths)

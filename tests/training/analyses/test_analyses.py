@@ -9,17 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.tiny_twins import competition_recording, tiny_checkpoint, tiny_config, tiny_recordings
+from support.tiny_twins import (
+    QUICK,
+    competition_recording,
+    tiny_checkpoint,
+    tiny_config,
+    tiny_recordings,
+    tiny_run,
+)
 
 from training.__main__ import main
 from training.analyses.behavior_mlp import b_mlp_activations
 from training.analyses.pupil import accuracy_by_pupil, over_mice
+from training.analyses.readout_start import ReadoutStart
 from training.analyses.retinotopy import cortical_correlation, readout_positions, retinotopy, true_centers
 from training.checkpoints.checkpoint import save_checkpoint
 from training.checkpoints.ensemble import Ensemble
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError, ScoringError
+from training.trainer.readout_start.start import load_start
+from training.trainer.run import train_ensemble
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +260,39 @@ def test_b_mlp_command_has_a_row_per_mouse_and_block(recordings: list[Recording]
     assert rows[0]["units"] == 2 * 6  # both members
     assert rows[0]["trials"] == recordings[0].n_trials
     assert (tmp_path / "out/b-mlp.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_distances_are_medians_over_clear_neurons_in_pixels_of_the_cores_image() -> None:
+    places = np.random.default_rng(0).uniform(-1, 1, (5, 2))
+    pixels, moved = np.array([30.0, 10.0]), np.array([[0.1, 0], [0, 0.4], [0.2, 0], [5, 5], [-0.3, 0]])
+    found = ReadoutStart(
+        mouse_id="A",
+        neuron_ids=np.arange(5),
+        pixels=pixels,
+        maps=np.zeros((5, 3, 4)),
+        clearness=np.zeros(5),
+        clear=np.array([True, True, True, False, True]),
+        peaks=places,
+        start=places + moved,
+        end=places,
+        truth=None,
+    )
+    row = found.row()
+    assert row["start_to_end"] == row["start_to_peak"] == pytest.approx(5)  # the median of 3, 4, 6 and 9
+    assert (row["end_to_peak"], row["end_to_truth"], row["clear"]) == (0, None, 4)
+
+
+def test_the_command_shows_where_the_readouts_of_a_run_started(recordings: list[Recording], tmp_path: Path) -> None:
+    training = QUICK.model_copy(update={"readout_start": "trials", "max_epochs": 1})
+    train_ensemble(tiny_run({r.mouse_id: r for r in recordings}, tiny_config(), training, members=2), tmp_path / "run")
+    folders = [str(recording.path) for recording in recordings]
+    output = tmp_path / "out"
+    assert (
+        main(["analyze", "readout-start", str(tmp_path / "run"), "--recordings", *folders, "--output", str(output)])
+        == 0
+    )
+    rows = json.loads((output / "readout-start.json").read_text())["rows"]
+    starts = [load_start(tmp_path / f"run/member-{i}")["SIM2"] for i in range(2)]
+    assert rows[1]["clear"] == int(starts[0].clear.sum())
+    assert (rows[1]["start_to_end"] is None) == (rows[1]["clear"] == 0)
+    assert (output / "readout-start.png").read_bytes()[:4] == b"\x89PNG"
