@@ -167,10 +167,19 @@ def _wrapped(label: str) -> str:
 
 
 def _draw_curves(axes: Axes, lines: Sequence[Line], axis: str) -> None:
-    for i, label in enumerate(dict.fromkeys(line.label for line in lines)):
+    labels = list(dict.fromkeys(line.label for line in lines))
+    systems = list(dict.fromkeys(label.split(",")[0] for label in labels))
+    for label in labels:
+        system = label.split(",")[0]
+        # Lines of one system, "V1T, from the trials" and "V1T, at random", have one colour; the later ones are dashed.
+        first = label == next(other for other in labels if other.split(",")[0] == system)
+        color = COLORS[systems.index(system) % len(COLORS)]
+        filled, dashes = (color, "-") if first else ("white", "--")
         own = {line.x: line.over_seeds(SHOWN[0]) for line in lines if line.label == label and line.x is not None}
         x = np.array(sorted(own))
         means, sds = np.array([own[place] for place in x]).T
-        axes.errorbar(x, means, sds, marker="o", capsize=2, color=COLORS[i % len(COLORS)], label=label)
+        axes.errorbar(
+            x, means, sds, marker="o", markerfacecolor=filled, capsize=2, color=color, linestyle=dashes, label=label
+        )
     axes.set_xlabel(axis)
     axes.set_title("mean over mice; bars: sd over seeds")
