@@ -17,7 +17,7 @@ PIP_INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 DEMO_BUNDLE ?= $(DEMO)/bundle
 
-.PHONY: help install serve demo docs test test-quick kills check format load soak fuzz attack vendor screenshots clean
+.PHONY: help install serve demo docs test test-quick kills check format load soak fuzz attack vendor screenshots release lock clean
 
 help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
@@ -34,6 +34,8 @@ help:
 	@echo "make attack      attack a live server in every way that needs no key (about 5 minutes)"
 	@echo "make vendor      fetch the explorer's libraries, as its packages.json pins them (needs node and npm)"
 	@echo "make screenshots take the docs' pictures of the explorer again"
+	@echo "make release     build the client's wheel, the server's wheel and the bento in dist, from the last commit"
+	@echo "make lock        resolve the versions of the container images again (needs uv)"
 	@echo "make clean       remove the environments, builds and caches"
 
 install: $(VENV)/.installed
@@ -93,6 +95,9 @@ screenshots: $(VENV)/.installed
 
 vendor:
 	@node server/explorer/vendor/fetch.mjs
+
+release: $(VENV)/.installed
+	@$(VENV)/bin/python deploy/release.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(SERVE_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

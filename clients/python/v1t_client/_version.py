@@ -1,4 +1,4 @@
-"""The version of the package."""
+"""The version of the client, and of everything else in its repository."""
 
 from __future__ import annotations
 
