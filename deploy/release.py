@@ -9,7 +9,6 @@ the time of the commit, so that the same commit and the same tools give the same
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import os
 import re
@@ -77,11 +76,7 @@ def build_bento(source: Path, home: Path, output: Path, epoch: int) -> Path:
     assert n == 1
     description.write_text(text, encoding="utf-8")
     bento = output / f"{description.parent.parent.name}-{version}.bento"
-    with (
-        bento.open("wb") as stream,
-        gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=epoch) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
+    with tarfile.open(bento, "w:xz", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(description.parent.rglob("*")):
             member = archive.gettarinfo(path, arcname=path.relative_to(description.parent).as_posix())
             member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""

@@ -28,6 +28,7 @@ run "$PYTHON" -m training evaluate "$DEMO/run" --recordings "$recordings" --repo
 
 run "$PYTHON" -m training export "$DEMO/run" --recordings "$recordings" --output "$DEMO_BUNDLE" --force \
     --name demo --licence MIT
+run "$PYTHON" -m training card "$DEMO_BUNDLE" --force
 
 printf '\n\033[1m$ bentoml serve\033[0m\n'
 V1T_BUNDLES=$DEMO_BUNDLE "$PYTHON" -m bentoml serve --port "$PORT" &

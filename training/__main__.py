@@ -28,6 +28,7 @@ VERBS = {
     "sweep": ("training.studies.sweep", "search for better hyperparameters, in any number of processes"),
     "study": ("training.studies.study", "repeat one of the paper's studies, from recordings to table and figure"),
     "export": ("training.export.bundle", "export a twin to a bundle for the server"),
+    "card": ("training.export.card", "write a bundle's model card from its manifest"),
     "combine": ("training.evaluation.combine", "fit a linear layer over the members of an ensemble"),
     "describe": ("training.checkpoints.describe", "print a checkpoint's configuration, parameters and cost"),
 }
