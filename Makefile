@@ -99,5 +99,11 @@ vendor:
 release: $(VENV)/.installed
 	@$(VENV)/bin/python deploy/release.py $(ARGS)
 
+# The Python and the platform of deploy/container/Containerfile.
+lock:
+	@for runtime in cpu gpu; do uv pip compile --quiet --upgrade --python-version 3.11 \
+	    --python-platform x86_64-unknown-linux-gnu --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    server/requirements.txt server/requirements-$$runtime.txt -o deploy/container/requirements-$$runtime.txt; done
+
 clean:
 	rm -rf $(VENV) $(SERVE_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -56,5 +56,5 @@ def test_a_release_is_the_same_every_time_and_its_bento_serves_the_demo(tmp_path
     with serving(Path(), tmp_path, f"twin_server:{__version__}", cwd=elsewhere, V1T_BUNDLES="") as server:
         server.wait_for("/readyz", 200)
         mice = httpx.get(f"{server.url}/mice").json()["mice"]
-        assert {mouse["mouse_id"] for mouse in mice} == {"SIM1", "SIM2"}
+        assert {mouse["mouse"] for mouse in mice} == {"SIM1", "SIM2"}
         assert str(home) in server.log.read_text()  # V1T_BUNDLES of the log: the bento's own

@@ -45,14 +45,7 @@ def card(manifest: Manifest) -> str:
         "\n".join([*_members(manifest), f"- SHA-256 of the bundle: `{manifest.hash}`"]),
         "## Mice",
         markdown_table(
-            [
-                "mouse",
-                "recording",
-                "neurons",
-                "image (C, H, W)",
-                "inputs that it uses",
-                "largest difference from torch",
-            ],
+            ["mouse", "recording", "neurons", "image (C, H, W)", "inputs it uses", "largest difference from torch"],
             [_mouse(mouse) for mouse in mice],
         ),
         "## Scores on the test trials",
@@ -60,8 +53,8 @@ def card(manifest: Manifest) -> str:
         "## Inputs over the training trials",
         _inputs(mice),
         "## Intended use, and limits",
-        "Predictions of the mean response of these neurons in this recording, and in-silico experiments on them. Compare "
-        "each neuron's score with its noise ceiling first. The twin extrapolates on images and behaviour unlike "
+        "Predictions of the mean response of these neurons in this recording, and in-silico experiments on them. "
+        "Compare each neuron's score with its noise ceiling first. The twin extrapolates on images and behaviour unlike "
         "those of the table above; replies say so under `notes`, and `strict=true` refuses them. It describes "
         "associations, not causes, and neither other sessions nor other animals.",
         "## Where it comes from",
