@@ -54,8 +54,8 @@ def card(manifest: Manifest) -> str:
         _inputs(mice),
         "## Intended use, and limits",
         "Predictions of the mean response of these neurons in this recording, and in-silico experiments on them. "
-        "Compare each neuron's score with its noise ceiling first. The twin extrapolates on images and behaviour unlike "
-        "those of the table above; replies say so under `notes`, and `strict=true` refuses them. It describes "
+        "Compare each neuron's score with its noise ceiling first. The twin extrapolates on images and behaviour "
+        "unlike those of the table above; replies say so under `notes`, and `strict=true` refuses them. It describes "
         "associations, not causes, and neither other sessions nor other animals.",
         "## Where it comes from",
         _provenance(manifest),
