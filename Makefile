@@ -17,7 +17,7 @@ PIP_INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 DEMO_BUNDLE ?= $(DEMO)/bundle
 
-.PHONY: help install serve demo docs test test-quick kills check format load soak fuzz attack vendor screenshots release lock clean
+.PHONY: help install serve demo docs test test-quick kills check format load soak fuzz attack replicas vendor screenshots release lock clean
 
 help:
 	@echo "make serve       serve the twins of exported_models/ on http://127.0.0.1:3000"
@@ -32,6 +32,7 @@ help:
 	@echo "make soak        run good and bad requests for 15 minutes, and measure the worker's memory"
 	@echo "make fuzz        send 10,000 broken requests to a live server (about 10 minutes)"
 	@echo "make attack      attack a live server in every way that needs no key (about 5 minutes)"
+	@echo "make replicas    kill, drain, hang and roll out three servers behind HAProxy (about 5 minutes)"
 	@echo "make vendor      fetch the explorer's libraries, as its packages.json pins them (needs node and npm)"
 	@echo "make screenshots take the docs' pictures of the explorer again"
 	@echo "make release     build the client's wheel, the server's wheel and the bento in dist, from the last commit"
@@ -87,7 +88,7 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
 
-soak fuzz load attack: $(VENV)/.installed
+soak fuzz load attack replicas: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(VENV)/bin/python -m reliability $@ $(ARGS)
 
 screenshots: $(VENV)/.installed

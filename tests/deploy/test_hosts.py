@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import os
 import re
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from support.balancer import CONFIGURATION, haproxy_configuration, replaced, running
 from support.checkout import ROOT
 from support.live_server import PATIENCE, free_port, serving
 from support.tiny_bundle import TinyTwin
@@ -24,20 +22,11 @@ from server.settings import Settings
 DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "systemd" / "v1t.service").read_text()
 NGINX = (DEPLOY / "nginx" / "v1t.conf").read_text()
-HAPROXY = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
 ENVIRONMENT = dict(
     line.split("=", 1)
     for line in (DEPLOY / "systemd" / "env").read_text().splitlines()
     if line and not line.startswith("#")
 )
-
-
-def replaced(text: str, **by: str) -> str:
-    """The text with each of these replaced; all have to be in it."""
-    for old, new in by.items():
-        assert old in text
-        text = text.replace(old, new)
-    return text
 
 
 def nginx_configuration(folder: Path, port: int, upstream: int) -> Path:
@@ -63,23 +52,6 @@ def nginx_configuration(folder: Path, port: int, upstream: int) -> Path:
         f"events {{}}\nhttp {{\naccess_log off;\n{temporary}{ours}}}\n"
     )
     return file
-
-
-def haproxy_configuration(folder: Path, port: int, upstreams: list[int]) -> Path:
-    ports = {f"127.0.0.1:300{number}": f"127.0.0.1:{upstream}" for number, upstream in enumerate(upstreams, 1)}
-    file = folder / "haproxy.cfg"
-    file.write_text(replaced(HAPROXY, **{"bind :8080": f"bind 127.0.0.1:{port}", **ports}))
-    return file
-
-
-@contextlib.contextmanager
-def running(*command: str | os.PathLike[str]) -> Iterator[None]:
-    with subprocess.Popen(command) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
 
 
 def answer(client: httpx.Client, url: str) -> httpx.Response:
@@ -128,7 +100,7 @@ def test_nginx_accepts_its_file_and_waits_as_long_and_takes_as_much_as_the_serve
 def test_haproxy_accepts_its_file_and_waits_as_long_as_the_server(tmp_path: Path) -> None:
     file = haproxy_configuration(tmp_path, free_port(), [free_port() for _ in range(3)])
     assert "WARNING" not in run(tool("haproxy", "haproxy"), "-c", "-f", file)
-    seconds = re.search(r"timeout server +(\d+)s", HAPROXY)
+    seconds = re.search(r"timeout server +(\d+)s", CONFIGURATION)
     assert seconds is not None
     assert int(seconds[1]) > Settings().timeout
 

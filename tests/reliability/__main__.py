@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.live_server import ROOT
 
-from reliability import attack, drain, files, fuzz, kill, load, overload, soak, swap
+from reliability import attack, drain, files, fuzz, kill, load, overload, replicas, soak, swap
 from reliability.tally import Report
 
 Run = Callable[[], Report]
@@ -44,6 +44,8 @@ def main() -> int:
     attacked.add_argument("--clients", type=int, default=0, help="attackers at the same time (default: each its own)")
     fuzzed = runs.add_parser("fuzz", help="send broken requests of every kind")
     fuzzed.add_argument("--cases", type=int, default=10_000, help="number of requests (default: %(default)s)")
+    replicated = runs.add_parser("replicas", help="kill, drain, hang and roll out three servers behind HAProxy")
+    replicated.add_argument("--rounds", type=int, default=6, help="rounds of these (default: %(default)s)")
     for one in runs.choices.values():
         one.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
     args = parser.parse_args()
@@ -54,6 +56,8 @@ def main() -> int:
         return _print("attack", lambda: attack.run(seconds=args.seconds, **options))
     if args.run == "fuzz":
         return _print("fuzz", lambda: fuzz.run(cases=args.cases, seed=args.seed))
+    if args.run == "replicas":
+        return _print("replicas", lambda: replicas.run(rounds=args.rounds, seed=args.seed))
     is_long = args.seconds >= 120
     parts: dict[str, Run] = {
         "load": lambda: load.run(seconds=args.seconds, seed=args.seed),

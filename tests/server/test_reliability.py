@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reliability import attack, drain, fuzz, kill, load, overload, questions, soak, swap
+from reliability import attack, drain, fuzz, kill, load, overload, questions, replicas, soak, swap
 from reliability.questions import Answer
 from reliability.served_bundles import DEMO
 
@@ -35,6 +35,11 @@ def test_requests_accepted_before_sigterm_are_answered() -> None:
 @pytest.mark.slow
 def test_every_reply_is_that_of_the_bundle_it_names_while_bundles_are_swapped() -> None:
     assert swap.run(swaps=5).problems == []
+
+
+@pytest.mark.slow
+def test_clients_see_nothing_when_replicas_are_killed_drained_hung_and_upgraded() -> None:
+    assert replicas.run(rounds=1).problems == []
 
 
 @pytest.mark.slow
