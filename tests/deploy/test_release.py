@@ -51,6 +51,10 @@ def test_a_release_is_the_same_every_time_and_its_bento_serves_the_demo(tmp_path
     home = tmp_path / "bentoml"  # where `serving` looks
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     subprocess.run([*BENTOML, "import", first / bento], env=environment, check=True, stdout=subprocess.DEVNULL)
+    (dockerfile,) = home.glob("bentos/*/*/env/docker/Dockerfile")  # that `bentoml containerize` builds
+    lines = dockerfile.read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER bentoml"]
+    assert "ARG BENTO_USER_UID=1034" in lines  # the user of deploy/kubernetes
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with serving(Path(), tmp_path, f"twin_server:{__version__}", cwd=elsewhere, V1T_BUNDLES="") as server:

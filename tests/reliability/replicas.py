@@ -78,7 +78,7 @@ def run(*, rounds: int, seed: int = 0) -> Report:
 
 async def _run(url: str, replicas: list[Replica], versions: list[Path], rounds: int, seed: int) -> Report:
     engines = questions.load(versions)
-    asked = questions.draw_questions(engines, np.random.default_rng(seed), kinds=("predict",))
+    asked = questions.draw_questions(engines, np.random.default_rng(seed), kinds=("predict",), subsets=False)
     old = engines[0].hash
     pinned = [replace(one, model=f"{one.model}@1", answers={old: one.answers[old]}) for one in asked]
     over = asyncio.Event()
