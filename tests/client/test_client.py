@@ -558,6 +558,27 @@ def test_neuron_ids_are_those_of_the_bundle_that_answered(rng):
         client.predict("A", images)
 
 
+def test_a_version_that_only_one_of_several_servers_has_is_asked_for_again(rng):
+    images = rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    server = ContractServer()
+    refusals, original = 1, server._neurons
+
+    def behind_a_balancer(mouse, query):
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            return error_reply(404, "not_found", "model 'demo' has no such version", "2", "1", None)
+        return original(mouse, query)
+
+    server._neurons = behind_a_balancer
+    with Client(transport=server.transport()) as client:
+        prediction = client.predict("A", images, running_speed=3)
+        np.testing.assert_array_equal(prediction.neuron_ids, server.neuron_ids["A"])
+    refusals = 9
+    with Client(transport=server.transport()) as client, pytest.raises(v1t_client.ModelChanged, match="not found"):
+        client.predict("A", images)
+
+
 def test_neurons_of_two_bundles_are_never_joined():
     server = Swapping(swaps=0)
     server.page = 10

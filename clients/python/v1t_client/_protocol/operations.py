@@ -239,7 +239,12 @@ class Operations:
         if key not in self._neuron_ids:
             name, version = answer.model.name, answer.model.version
             model = name if version is None else f"{name}@{version}"
-            table = yield from self._neurons(answer.mouse, {"model": model}, call)
+            try:
+                table = yield from self._neurons(answer.mouse, {"model": model}, call)
+            except NotFound as error:  # behind a balancer, by a server that does not have this version yet or any more
+                raise ModelChanged(
+                    f"{model!r} answered, and was then not found for its neuron ids", hint="Repeat the call."
+                ) from error
             if table.model_hash not in (None, answer.model.hash):
                 raise ModelChanged(
                     f"the server loaded another bundle named {name!r} between a reply and its neuron ids",
