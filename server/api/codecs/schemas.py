@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, Strict
 
 from server.bundle.manifest import BehaviorState, Channel, Crop
+from server.inference.noise import NoiseKind
 
 __all__ = [
     "API_VERSION",
@@ -154,9 +155,14 @@ class PredictForm(_AsForm, _Spread, _Neurons, _Shown, _Mice):
 
 
 class NoiseRequest(_Filled, _OneMouse):
-    """Responses to white noise, weighted by it and summed. `server/inference/noise.py` defines image i of a seed."""
+    """Responses to noise, weighted by it and summed. `server/inference/noise.py` defines image i of a seed."""
 
     model: str | None = Field(default=None, description="the bundle's name, where several hold this mouse")
+    noise: NoiseKind = Field(
+        default="white",
+        description="white; antithetic: z and -z in turn; orthogonal: whole blocks of h w + 1 images cancel what "
+        "elements have in common by chance; balanced: both, in blocks of 2 (h w + 1)",
+    )
     seed: int = Field(ge=0, le=2**64 - 1, description="of the noise")
     first_image: int = Field(
         default=0, ge=0, le=2**63 - 1, description="sums over other images of the same seed add up"

@@ -1,4 +1,4 @@
-"""POST /receptive_fields: responses to white noise, weighted by the noise and summed on the server.
+"""POST /receptive_fields: responses to noise, weighted by the noise and summed on the server.
 
 The noise is made from its seed (`server.inference.noise`) and shown a few images at a time, in turn with other
 requests. The reply is a stream of events: `progress`, and one `part` with the sums. The notes of the header are about
@@ -30,7 +30,7 @@ from server.api.codecs.validation import validated
 from server.api.endpoints.dispatch import LARGE, admit, count_outside, media_type_of, read_body
 from server.bundle.manifest import MouseRecord
 from server.errors import Busy, InvalidInput, TooLarge, UnsupportedMedia, brief
-from server.inference.noise import NoiseSums, enlarge, white_noise
+from server.inference.noise import NoiseSums, enlarge, noise_images
 from server.inference.stimulus import Stimulus
 from server.serving.context import Context
 from server.serving.telemetry.statistics import Timing
@@ -45,7 +45,7 @@ _BEGINNING = 8  # images that are checked before the reply begins
 _RUNS = 4  # of the engine, in one piece
 _BYTES_OF_MAPS = 20  # of each element: its sum in float64, and in float32 as one array, as .npy and as an event
 _PROGRESS_PERIOD = 0.5  # seconds
-_NOISE_FIELDS = frozenset({"seed", "first_image", "n_images", "grid", "luminance", "contrast"})
+_NOISE_FIELDS = frozenset({"noise", "seed", "first_image", "n_images", "grid", "luminance", "contrast"})
 
 
 async def receptive_fields(request: Request, context: Context) -> Response:
@@ -85,7 +85,7 @@ class _Mapping:
         blank = np.zeros((1, *record.image_shape), dtype=np.float32)
         fields = asked.model_dump(exclude=set(_NOISE_FIELDS), exclude_none=True) | {"image": blank}
         beginning = ImageRange(record)
-        noise = white_noise(asked.seed, asked.first_image, min(asked.n_images, _BEGINNING), asked.grid)
+        noise = noise_images(asked.noise, asked.seed, asked.first_image, min(asked.n_images, _BEGINNING), asked.grid)
         beginning.add(self._levels(noise))
         question = validated(PredictRequest, fields)
         self.question = question_about(record, question, neurons, context.settings, shown=beginning)
@@ -154,7 +154,7 @@ class _Mapping:
 
     def _stimulus(self, images: range) -> tuple[np.ndarray, Stimulus]:
         asked, shown, n = self._asked, self.question.stimulus, len(images)
-        noise = white_noise(asked.seed, images.start, n, asked.grid)
+        noise = noise_images(asked.noise, asked.seed, images.start, n, asked.grid)
         levels = self._levels(noise)
         with self._lock:
             self._shown.add(levels)

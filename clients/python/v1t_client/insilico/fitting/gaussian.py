@@ -36,6 +36,8 @@ class GaussianFit:
         center: (n, 2) x, y. major, minor: (n,) sigmas, major >= minor. angle: (n,) degrees of the major axis, 0 to 180.
         amplitude, offset: (n,).
         r2: (n,) share of the map's variance that the Gaussian explains.
+        center_error: (n,) standard error of the centre's place, root of the sum over both axes, if the elements of the
+            map have independent noise of std 1. size_error: (n,) that of the mean of both sigmas, relative to it.
         ok: (n,) False where the fit failed: no convergence, a centre outside the map, a width below 0.3 elements or
             above the map's height, or a negative amplitude. The other values are then the last attempt.
     """
@@ -47,6 +49,8 @@ class GaussianFit:
     amplitude: Array
     offset: Array
     r2: Array
+    center_error: Array
+    size_error: Array
     ok: npt.NDArray[np.bool_]
 
 
@@ -58,6 +62,7 @@ def fit_gaussians(maps: npt.NDArray[np.floating], *, tick: Callable[[int], objec
     """
     n, h, w = maps.shape
     found, r2, converged = np.zeros((n, 7)), np.zeros(n), np.zeros(n, dtype=bool)
+    covariance = np.zeros((n, 7, 7))
     y, x = np.mgrid[:h, :w].reshape(2, -1).astype(np.float64)  # (P,)
     for start in range(0, n, _BATCH):
         rows = slice(start, start + _BATCH)
@@ -76,8 +81,11 @@ def fit_gaussians(maps: npt.NDArray[np.floating], *, tick: Callable[[int], objec
         )
         spread = np.square(values - values.mean(1, keepdims=True)).sum(1)
         r2[rows] = 1 - error / np.maximum(spread, _FLAT)
+        _, jacobian = _linearize(found[rows], x, y, values)
+        curvature = jacobian.transpose(0, 2, 1) @ jacobian
+        covariance[rows] = np.linalg.pinv(curvature, hermitian=True)
         tick(len(values))
-    return _fit_of(found, r2, converged, h, w)
+    return _fit_of(found, covariance, r2, converged, h, w)
 
 
 def _first_guess(maps: Array, sigma: float) -> Array:
@@ -120,11 +128,15 @@ def _linearize(parameters: Array, x: Array, y: Array, values: Array) -> tuple[Ar
     return values - (g + offset), jacobian
 
 
-def _fit_of(found: Array, r2: Array, converged: npt.NDArray[np.bool_], h: int, w: int) -> GaussianFit:
+def _fit_of(
+    found: Array, covariance: Array, r2: Array, converged: npt.NDArray[np.bool_], h: int, w: int
+) -> GaussianFit:
     amplitude, cx, cy, log_a, log_b, angle, offset = found.T
     sigma = np.exp([log_a, log_b])
     turned = sigma[1] > sigma[0]
     major, minor = sigma.max(0), sigma.min(0)
+    share = (sigma / sigma.sum(0)).T  # d log(mean sigma) / d log sigma
+    spread = np.einsum("ni,nij,nj->n", share, covariance[:, 3:5, 3:5], share)
     inside = (cx > -0.5) & (cx < w - 0.5) & (cy > -0.5) & (cy < h - 0.5)
     return GaussianFit(
         center=np.stack([cx, cy], axis=1),
@@ -134,5 +146,7 @@ def _fit_of(found: Array, r2: Array, converged: npt.NDArray[np.bool_], h: int, w
         amplitude=amplitude,
         offset=offset,
         r2=r2,
+        center_error=np.sqrt(np.maximum(covariance[:, 1, 1] + covariance[:, 2, 2], 0)),
+        size_error=np.sqrt(np.maximum(spread, 0)),
         ok=converged & inside & (minor > _TINY) & (major < h) & (amplitude > 0) & np.isfinite(found).all(1),
     )

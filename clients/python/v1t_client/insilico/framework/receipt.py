@@ -87,6 +87,8 @@ class Receipt:
             receipt = cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
             if "mouse" in receipt.parameters:  # receipts from before named states: the server filled in the mean
                 receipt.parameters.setdefault("state", "mean")
+            if receipt.experiment == "rf":  # receipts from before other noise
+                receipt.parameters.setdefault("noise", "white")
             return receipt
         except (AttributeError, ValueError, TypeError) as error:
             raise InvalidArgument(f"this is not a receipt: {error}", expected="a receipt.json of `v1t`") from error

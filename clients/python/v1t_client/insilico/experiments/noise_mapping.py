@@ -1,0 +1,148 @@
+"""Sums of responses to noise: accumulated by the server or here, in two halves whose difference is the maps' noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from v1t_client._client import Client
+from v1t_client.insilico.experiments.receptive_field_stream import server_sums
+from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.stimuli.noise import NoiseKind, NoiseSums, block_size, enlarge, noise_images
+
+__all__ = ["Halves", "Noise", "noise_sums"]
+
+BLOCK = 256  # images in one matrix product
+MEDIAN_TO_STD = 1.4826  # of absolute values of a normal distribution
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Which noise is shown.
+
+    Attributes:
+        kind: see `stimuli.noise`. contrast: std, in stds of the training images.
+    """
+
+    kind: NoiseKind
+    seed: int
+    grid: tuple[int, int]
+    contrast: float
+
+    @classmethod
+    def of(cls, kind: NoiseKind | None, n_images: int, *, seed: int, grid: tuple[int, int], contrast: float) -> Noise:
+        """This kind, or by default the one that gives the most precise maps over so many images.
+
+        A whole block of balanced noise is best, but a part of one is worse than white noise; orthogonal noise is better
+        than white noise over any number of images (`tests/perf/bench_noise.py`).
+        """
+        if kind is None:
+            kind = "balanced" if n_images >= block_size("balanced", grid) else "orthogonal"
+        return cls(kind, seed, grid, contrast)
+
+    @property
+    def block(self) -> int:
+        return block_size(self.kind, self.grid)
+
+    def whole(self, n_images: int) -> int:
+        """The largest number of images up to `n_images` in whole blocks; less than a block stays as it is."""
+        return n_images // self.block * self.block or n_images
+
+    def chunk(self, n_images: int, chunk: int) -> int:
+        """Images between two saves, about `chunk`: whole blocks where there are two, and two chunks in any case."""
+        unit = self.block if n_images >= 2 * self.block else min(2, self.block)
+        return max(1, min(round(chunk / unit), n_images // (2 * unit))) * unit
+
+
+@dataclass(eq=False)
+class Halves:
+    """Sums over noise images, those of every second chunk apart.
+
+    Attributes:
+        parts: the sums over even and over odd chunks.
+    """
+
+    parts: tuple[NoiseSums, NoiseSums]
+
+    @property
+    def n_images(self) -> int:
+        return self.parts[0].n_images + self.parts[1].n_images
+
+    @property
+    def total(self) -> NoiseSums:
+        first, second = self.parts
+        return NoiseSums(
+            self.n_images,
+            *(getattr(first, name) + getattr(second, name) for name in ("maps", "noise", "total", "squares")),
+        )
+
+    def chance(self, noise: Noise) -> npt.NDArray[np.float64]:
+        """(n,) standard deviation of an element of the map outside the receptive field.
+
+        White noise: from the variance of the responses. Others: from the difference of the halves. Halves of one block
+        err in opposite directions, which makes it too large; the median element, some of which lie in the field, then
+        bounds it as well.
+        """
+        if noise.kind == "white":
+            return self.total.chance()
+        first, second = self.parts
+        apart = np.square(first.weighted_average() - second.weighted_average()).mean((1, 2))
+        chance = np.sqrt(apart * (first.n_images * second.n_images)) / self.n_images
+        if self.n_images < 2 * noise.block:
+            chance = np.minimum(chance, MEDIAN_TO_STD * np.median(np.abs(self.total.weighted_average()), axis=(1, 2)))
+        return np.asarray(chance)
+
+    def arrays(self) -> dict[str, Any]:
+        return {f"{name}_{i}": array for i, part in enumerate(self.parts) for name, array in part.arrays().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> Halves:
+        first, second = (
+            NoiseSums.from_arrays({name: arrays[f"{name}_{i}"] for name in NoiseSums.__dataclass_fields__})
+            for i in (0, 1)
+        )
+        return cls((first, second))
+
+
+def noise_sums(
+    subject: Subject,
+    noise: Noise,
+    *,
+    first: int,
+    n: int,
+    progress: Callable[[int], object] = lambda n: None,
+) -> NoiseSums:
+    """The sums over noise images first to first + n - 1, accumulated by the server, or here without a server."""
+    screen = subject.screen
+    std = noise.contrast * screen.noise_std
+    if isinstance(subject.predictor, Client):
+        arguments = {
+            "mouse": subject.mouse.mouse_id,
+            "model": subject.mouse.model,
+            "seed": noise.seed,
+            "first_image": first,
+            "n_images": n,
+            "grid": list(noise.grid),
+            "noise": noise.kind,
+            "luminance": screen.luminance,
+            "contrast": std,
+            **({} if subject.all_neurons else {"neuron_ids": subject.neurons.neuron_ids.tolist()}),
+            **subject.state,
+        }
+        sums, about = server_sums(subject.predictor, arguments, progress=progress)
+        subject.note(about)
+        return sums
+    sums = NoiseSums.empty(len(subject), noise.grid)
+    for start in range(first, first + n, BLOCK):
+        shown = noise_images(noise.kind, noise.seed, start, min(BLOCK, first + n - start), noise.grid)
+        responses = []
+        for piece in range(0, len(shown), BATCH):
+            images = screen.luminance + std * enlarge(shown[piece : piece + BATCH], subject.mouse.image_shape)
+            responses.append(subject.respond(images))
+            progress(len(images))
+        sums.show(shown, np.concatenate(responses))
+    return sums
