@@ -142,7 +142,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/receptive_fields",
         name="receptive_fields",
         handler=receptive_fields,
-        summary="Receptive fields: responses to white noise, weighted by it and summed",
+        summary="Receptive fields: responses to noise, weighted by it and summed",
         method="POST",
         described="events, each a line of JSON and as many bytes as its `bytes` says: `progress` (`done` of `total` "
         "images), `alive`, one `part`, and at last `end`, or `error` with the error body. The part is four .npy one "

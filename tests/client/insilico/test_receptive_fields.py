@@ -160,7 +160,7 @@ def test_mean_response_is_taken_out_of_the_map() -> None:
 
 
 def test_an_interrupted_mapping_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    experiment = ReceptiveFields(mouse="BANK", n_images=1_000, chunk=300, seed=4)
+    experiment = ReceptiveFields(mouse="BANK", n_images=1_000, chunk=300, noise="white", seed=4)
     with pytest.raises(ConnectionFailed):
         perform(experiment, blobs(limit=700), tmp_path / "rf", quiet=True)
     bank = blobs()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from support.in_process import cpu_settings, serving
 from support.tiny_bundle import TinyTwin
 from v1t_client.insilico.stimuli import noise as client_noise
 
-from server.inference.noise import enlarge, white_noise
+from server.inference.noise import enlarge, noise_images, white_noise
 
 HEADERS = {"Accept": "application/x-v1t-stream"}
 
@@ -53,7 +54,8 @@ def sums_of(response: httpx.Response) -> list[np.ndarray]:
 def expected(twin: TinyTwin, fields: dict[str, Any], state: list[np.ndarray]) -> list[np.ndarray]:
     """The sums in float64, from the bundle's formula."""
     shape = twin.manifest.mice["A"].image_shape
-    z = white_noise(fields["seed"], fields.get("first_image", 0), fields["n_images"], tuple(fields["grid"]))
+    first, n = fields.get("first_image", 0), fields["n_images"]
+    z = noise_images(fields.get("noise", "white"), fields["seed"], first, n, tuple(fields["grid"]))
     image = fields["luminance"] + fields["contrast"] * enlarge(z, shape).astype(np.float64)
     behavior, pupil_center = (np.repeat(row[None], len(z), axis=0) for row in state)
     r = twin.member_responses("A", image.astype(np.float32), behavior, pupil_center).mean(0).astype(np.float64)
@@ -97,6 +99,29 @@ def test_client_and_server_make_the_same_noise_in_any_order() -> None:
     np.testing.assert_array_equal(larger[2, 0, 8:12, 20:24], np.full((4, 4), ours[2, 2, 5]))
 
 
+def test_orthogonal_noise_is_made_of_philox_words() -> None:
+    seed, block, (h, w) = 2**64 - 1, 3, (3, 4)
+    P, N = h * w, h * w + 1
+    words = [word for counter in range(1, 12) for word in philox((seed, 2**63 + block), counter)]
+    rows = sorted(range(N), key=lambda i: words[i])
+    columns = sorted(range(P), key=lambda k: words[N + k])
+    signs = [-1 if words[N + P + k] >= 2**63 else 1 for k in range(P)]
+    image = 5  # of the block
+    turns = [2 * math.pi * rows[image] * (1 + column) / N for column in columns]
+    z = np.array([sign * (math.cos(x) + math.sin(x)) for sign, x in zip(signs, turns, strict=True)]).reshape(h, w)
+    np.testing.assert_allclose(noise_images("orthogonal", seed, block * N + image, 1, (h, w))[0], z, atol=1e-6)
+    for more, sign in ((0, 1), (1, -1)):
+        (one,) = noise_images("balanced", seed, 2 * (block * N + image) + more, 1, (h, w))
+        np.testing.assert_allclose(one, sign * z, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["antithetic", "orthogonal", "balanced"])
+def test_client_and_server_make_the_same_noise_of_every_kind(kind: Any) -> None:
+    for first, n in ((0, 9), (140, 20), (289, 3)):
+        ours = noise_images(kind, 7, first, n, (9, 16))
+        np.testing.assert_array_equal(ours, client_noise.noise_images(kind, 7, first, n, (9, 16)))
+
+
 def test_noise_is_uniform_with_mean_0_and_variance_1() -> None:
     z = white_noise(0, 0, 300, (36, 64)).astype(np.float64)
     assert abs(z.mean()) < 5 / np.sqrt(z.size)
@@ -110,9 +135,12 @@ def test_noise_is_uniform_with_mean_0_and_variance_1() -> None:
 # The sums
 
 
-async def test_sums_are_those_of_the_responses(client: httpx.AsyncClient, twin: TinyTwin) -> None:
+@pytest.mark.parametrize("noise", [{}, {"noise": "balanced"}])
+async def test_sums_are_those_of_the_responses(
+    client: httpx.AsyncClient, twin: TinyTwin, noise: dict[str, Any]
+) -> None:
     state, arrays = state_of(twin)
-    fields = asked(twin, first_image=11, **state)
+    fields = asked(twin, first_image=11, **noise, **state)
     response = await client.post("/receptive_fields", json=fields, headers=HEADERS)
     for got, right in zip(sums_of(response), expected(twin, fields, arrays), strict=True):
         np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-3)
@@ -166,7 +194,8 @@ async def test_inputs_that_were_left_out_are_listed(client: httpx.AsyncClient, t
         ({"contrast": -2}, "contrast"),
         ({"contrast": "much"}, "contrast"),
         ({"luminance": None}, "luminance"),
-        ({"noise": 3}, "unknown field"),
+        ({"noisy": 3}, "unknown field"),
+        ({"noise": "pink"}, "noise"),
         ({"running_speed": [1.0, 2.0]}, "running_speed"),
     ],
 )
