@@ -13,8 +13,8 @@ from support.gabor_bank import GaborBank
 from support.live_server import Server
 from v1t_client import Channel, ConnectionFailed, InvalidArgument, MouseDetail
 from v1t_client._cli import main
-from v1t_client.insilico import Result, Subject, perform
-from v1t_client.insilico.most_exciting_inputs.ascent import respond_each, slopes
+from v1t_client.insilico import Receipt, Result, Subject, perform
+from v1t_client.insilico.most_exciting_inputs.ascent import is_flat, respond_each, slopes
 from v1t_client.insilico.most_exciting_inputs.canvas import Canvas
 from v1t_client.insilico.most_exciting_inputs.experiment import MostExcitingInputs
 from v1t_client.insilico.most_exciting_inputs.recipes import RECIPES
@@ -127,6 +127,52 @@ def test_every_recipe_climbs_and_keeps_its_constraint(name: str) -> None:
     assert (length > 0.8 * experiment.size).all()  # less where levels beyond black and white were cut
     assert dataset["mei"].min() >= 0
     assert dataset["mei"].max() <= 255
+
+
+def test_a_search_is_flat_when_an_exponential_rise_has_flattened() -> None:
+    t, window, since = np.arange(400), 20, np.full((1, 1), 20)
+    for scale, tau in ((1.0, 12.0), (50.0, 12.0), (1.0, 30.0)):
+        trace = (scale * (1 - np.exp(-t / tau)))[None, None]
+        # e^(-(t - window) / tau) - e^(-t / tau) = 0.002 (1 - e^(-t / tau)), solved for t
+        expected = tau * np.log((np.exp(window / tau) - 1 + 0.002) / 0.002)
+        flat = [step for step in t if is_flat(trace[:, :, : step + 1], since, window)[0, 0]]
+        assert flat[0] == pytest.approx(max(expected, 2 * window), abs=1)
+    slow = np.concatenate([np.linspace(0, 1e-3, 41), np.linspace(1e-3, 5, 60)])[None, None]
+    assert not is_flat(slow[:, :, :41], since, window)  # it still rises, for its scale
+    assert is_flat(np.zeros((1, 1, 41)), since, window)  # a silent neuron has no image to find
+    assert not is_flat(np.zeros((1, 1, 40)), since, window)
+    assert not is_flat(np.zeros((1, 1, 400)), since, 0)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_searches_end_when_they_are_done_and_lose_nothing(recipe: str) -> None:
+    most = 256 if recipe == "blur-norm" else 150
+    options: dict[str, Any] = {"recipe": recipe, "steps": most, "least": True}
+    whole, ended = bank_of(), bank_of()
+    full = search(**options, window=0).run(whole).dataset
+    result = search(**options).run(ended)
+    data = result.dataset
+    assert (full["mei_steps"] == most).all()
+    assert ended.asked < 0.8 * whole.asked
+    assert (data["response"] >= 0.99 * full["response"]).all()
+    assert (data["least_response"] <= full["least_response"] + 0.02 * full["response"]).all()
+    for name in ("mei", "lei"):
+        steps, trace = data[f"{name}_steps"].values, data[f"{name}_trace"].values
+        assert ((steps > 2 * (most // 10) - 2) & (steps <= most)).all()
+        for row, start in np.ndindex(steps.shape):
+            n = steps[row, start]
+            np.testing.assert_allclose(trace[row, start, n:], trace[row, start, n], rtol=1e-4)  # of the same image
+            if not search(**options).search.is_falling:  # the same path up to its end
+                expected = full[f"{name}_trace"][row, start, : n + 1]
+                np.testing.assert_allclose(trace[row, start, : n + 1], expected, rtol=1e-3, atol=1e-4)
+    assert (data["lei_steps"].values < most).any()
+    assert f"of at most {most}" in search(**options).summarize(result)
+
+
+def test_a_receipt_from_before_searches_ended_is_replayed_with_all_steps() -> None:
+    old = '{"experiment": "mei", "parameters": {"mouse": "A", "steps": 90}, "model": {}}'
+    assert MostExcitingInputs.from_dict(Receipt.from_json(old).parameters).window == 0
+    assert MostExcitingInputs(mouse="A", steps=90).window == 9
 
 
 def test_the_surround_that_suppresses_is_told_from_one_that_excites() -> None:

@@ -89,6 +89,8 @@ class Receipt:
                 receipt.parameters.setdefault("state", "mean")
             if receipt.experiment == "rf":  # receipts from before other noise
                 receipt.parameters.setdefault("noise", "white")
+            if receipt.experiment == "mei":  # receipts from before searches ended on their own
+                receipt.parameters.setdefault("window", 0)
             return receipt
         except (AttributeError, ValueError, TypeError) as error:
             raise InvalidArgument(f"this is not a receipt: {error}", expected="a receipt.json of `v1t`") from error

@@ -53,6 +53,9 @@ class MostExcitingInputs(Experiment):
             most the norm of the centre.
         natural: a folder of natural images or a .npy file of them, to compare with.
         noise: number of noise images to compare with.
+        window: a search is flat when its response rose by at most 0.2 % of its rise within so many steps; then it is
+            done, or leaves out half of the remaining steps if these are smaller (see `ascend`). `steps` is the bound.
+            None: a tenth of `steps`, at least 5. 0: all steps.
     """
 
     name: ClassVar[str] = "mei"
@@ -88,13 +91,16 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
     surround: bool = False
     natural: str | None = None
     noise: int = 1000
+    window: int | None = None
 
     def __post_init__(self) -> None:
         known = recipe(self.recipe)
         for name in RECIPE_FIELDS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(known, name))
-        for name, least in (("starts", 1), ("rows", 1), ("steps", 1), ("diverse", 0), ("noise", 0)):
+        if self.window is None:
+            object.__setattr__(self, "window", max(5, (self.steps or 0) // 10))
+        for name, least in (("window", 0), ("starts", 1), ("rows", 1), ("steps", 1), ("diverse", 0), ("noise", 0)):
             if getattr(self, name) < least:
                 raise InvalidArgument(f"{name} is too small", got=getattr(self, name), expected=f"at least {least}")
         if not (self.size or 0) > 0 or not 0 < self.share <= 1 or self.diverse == 1:
@@ -103,6 +109,11 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
                 got=f"size {self.size}, share {self.share}, diverse {self.diverse}",
                 expected="size above 0, share in (0, 1], diverse 0 or at least 2",
             )
+
+    @property
+    def _window(self) -> int:
+        assert self.window is not None, "set by __post_init__"
+        return self.window
 
     @property
     def search(self) -> Recipe:
@@ -120,7 +131,7 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
         canvas = Canvas.of(subject.mouse, rows=self.rows)
         pictures = None if self.natural is None else subject.pictures(self.natural)
         start = np.stack([rng.standard_normal((self.starts, *canvas.grid)) for rng in self._rngs(subject, 0)])
-        most = ascend(subject, canvas, self.search, work, name="most", start=start)
+        most = ascend(subject, canvas, self.search, work, name="most", start=start, window=self._window)
         best, responses = _best_start(most, up=True)  # (n, C, h, w), (n,)
         masks = np.stack([mask_of(image) for image in best])  # (n, h, w)
         centers = np.array([center_of(mask) for mask in masks]) * canvas.factor + (canvas.factor - 1) / 2  # (n, 2)
@@ -135,7 +146,7 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
             **_trace_variables("mei", most),
         }
         if self.least:
-            least = ascend(subject, canvas, self.search, work, name="least", start=start, up=False)
+            least = ascend(subject, canvas, self.search, work, name="least", start=start, window=self._window, up=False)
             worst, lowest = _best_start(least, up=False)
             variables["lei"] = variable(canvas.show(worst), "recording", "least exciting input", dims=image)
             variables["least_response"] = variable(lowest, "response std")
@@ -208,6 +219,7 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
                 work,
                 name=f"{kind}_surround",
                 start=start,
+                window=self._window,
                 up=up,
                 constrain=constrain,
             )
@@ -219,6 +231,7 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
                 dims=("neuron", "channel", "y", "x"),
             )
             variables[f"{kind}_surround_response"] = variable(responses, "response std")
+            variables[f"{kind}_surround_steps"] = variable(found.steps, "1", dims=("neuron", "start"))
         return variables
 
     def _baselines(
@@ -262,6 +275,10 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
             f"{counted(len(response), 'neuron')}: most exciting input {np.median(response):.3g} response stds (median; "
             f"{np.median(start):.3g} to the noise it began as)",
         ]
+        if "mei_steps" in dataset:
+            steps, most = dataset["mei_steps"].values, dataset.sizes["step"] - 1
+            early = f"{(steps < most).mean():.0%} of the searches were done before"
+            lines.append(f"{np.median(steps):.0f} steps (median) of at most {most}; {early}")
         if dataset.sizes["start"] > 1:
             lines.append(f"{np.median(dataset['agreement']):.2f} correlation between starts (median)")
         for name, what in (
@@ -299,7 +316,14 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
             help="noise images that each search starts from (3)",
         )
         search.add_argument("--rows", type=count, default=cls.rows, metavar="N", help="rows of the searched grid (36)")
-        search.add_argument("--steps", type=count, metavar="N", help="number of steps")
+        search.add_argument("--steps", type=count, metavar="N", help="number of steps, at most")
+        search.add_argument(
+            "--window",
+            type=count,
+            metavar="N",
+            help="a search is done, or goes on with smaller steps, when its response rose by at most 0.2%% of its rise "
+            "within N steps (a tenth of the steps; 0: take all steps)",
+        )
         search.add_argument("--first-step", type=number, metavar="X", help="step size at the start")
         search.add_argument("--last-step", type=number, metavar="X", help="step size at the end")
         search.add_argument("--step-unit", choices=("gradient", "pixel"), help="unit of the step size")
@@ -357,4 +381,5 @@ def _trace_variables(name: str, found: Ascent) -> dict[str, Any]:
             found.images.astype(np.float32), "training std", "from each start, on the grid", dims=grid
         ),
         f"{name}_trace": variable(found.trace, "response std", dims=("neuron", "start", "step")),
+        f"{name}_steps": variable(found.steps, "1", "steps until the search was done", dims=("neuron", "start")),
     }

@@ -42,6 +42,11 @@ class Recipe:
     constraint: Constraint
     size: float
 
+    @property
+    def is_falling(self) -> bool:
+        """Whether steps or blur change, so that the last steps find what the first ones cannot."""
+        return self.first_step != self.last_step or self.first_blur != self.last_blur
+
 
 RECIPES: dict[str, Recipe] = {
     "blur-norm": Recipe(
