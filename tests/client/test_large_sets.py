@@ -385,6 +385,24 @@ def test_progress_says_how_long_the_rest_takes():
     unknown = Progress(None, shown=False, stream=io.StringIO())
     unknown.update(50)
     assert unknown.line(unknown._start + 10) == "50 images, 5/s"
+    labelled = Progress(500, done=100, shown=False, stream=io.StringIO(), label="noise images", at_most=True)
+    labelled.advance(100)
+    labelled.advance(100)
+    assert labelled.line(labelled._start + 10) == "noise images: 300 of at most 500, 20/s, at most 10 s left"
+
+
+def test_progress_survives_a_terminal_that_is_closed(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("v1t_client._large_sets.progress._EVERY", 0.0)
+    with Progress(10, shown=True, stream=Closed()) as progress:
+        progress.update(3)
+        progress.update(7)
+    monkeypatch.setattr(sys, "stderr", None)  # as of a program without a console
+    with Progress(10) as progress:
+        progress.update(3)
 
 
 # The command

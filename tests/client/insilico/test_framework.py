@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +35,7 @@ class Steps(Experiment):
             for step in range(done, self.n_steps):
                 total = total + subject.respond(subject.screen.blank() + 5 * step)[0]
                 work.save("steps", done=step + 1, total=total)
-                bar.update(1)
+                bar.advance(1)
         return subject.dataset({"response": ("neuron", total / self.n_steps, {"units": "1"})})
 
     def draw(self, result: Result) -> dict[str, Any]:
@@ -244,6 +246,23 @@ def test_a_result_is_overwritten_only_by_force(tmp_path: Path) -> None:
     perform(Steps(mouse="BANK", n_steps=2), bank, tmp_path / "out", quiet=True, force=True)
     assert Receipt.load(tmp_path / "out").parameters["n_steps"] == 2
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (True, True)])
+def test_a_run_says_how_long_the_rest_takes_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: bool
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("v1t_client._large_sets.progress._EVERY", 0.0)
+    Steps(mouse="BANK").run(GaborBank(), Work(quiet=quiet))
+    said = stream.getvalue()
+    if quiet or not terminal:
+        assert said == ""
+    else:
+        assert re.search(r"steps: 2 of 5, .*/s, \d+ s left", said)
+        assert said.endswith("\r\x1b[K")
 
 
 def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:

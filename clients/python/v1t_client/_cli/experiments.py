@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
                 predictor,
                 options.output,
                 force=options.force,
-                quiet=options.quiet or not sys.stderr.isatty(),
+                quiet=options.quiet,
                 where=str(options.bundle or options.url),
                 command=shlex.join(["v1t", *sys.argv[1:]]),
             )
@@ -80,7 +80,7 @@ def _add_common(parser: argparse.ArgumentParser, experiment: type[Experiment]) -
     parser.add_argument("mouse", metavar="MOUSE", help="mouse id, from `v1t mice`")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
     parser.add_argument("--force", action="store_true", help="overwrite FOLDER, and discard an unfinished run")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
     add_bundle(parser)
     parser.add_argument("--model", help="bundle name, if several bundles contain this mouse")
     neurons = parser.add_argument_group("neurons (default: all)").add_mutually_exclusive_group()

@@ -56,7 +56,7 @@ def add_tools(verb: Callable[..., argparse.ArgumentParser]) -> None:
     add_bundle(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the new result")
     parser.add_argument("--force", action="store_true", help="overwrite FOLDER")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
     parser.add_argument(
         "--tolerance",
         type=number,
@@ -112,7 +112,7 @@ def _replay(options: argparse.Namespace) -> int:
             predictor,
             output=options.output,
             force=options.force,
-            quiet=options.quiet or not sys.stderr.isatty(),
+            quiet=options.quiet,
         )
     print(done.report(options.tolerance))
     return 0 if done.same(options.tolerance) else 1

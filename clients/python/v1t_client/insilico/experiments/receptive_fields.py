@@ -141,7 +141,7 @@ examples:
         found = self._mapped(subject, work, noise)
         with work.progress(len(subject), "envelopes") as bar:
             z = np.abs(found.maps) / found.scale[:, None, None]
-            envelope = fit_gaussians(np.sqrt(blurred(z**2, ENVELOPE * grid[0] / 36)), tick=bar.update)
+            envelope = fit_gaussians(np.sqrt(blurred(z**2, ENVELOPE * grid[0] / 36)), tick=bar.advance)
         if abs(found.bias) >= WORTH_A_NOTE:
             message = (
                 f"sizes of receptive fields over {found.sums.n_images:,} images are "
@@ -157,7 +157,9 @@ examples:
         state: dict[str, Any] = Halves(empty).arrays()
         total = noise.whole(self._most)
         chunk = noise.chunk(total, self.chunk)
-        with work.resume("sums", state, total, batch=chunk, counter="n_images", label="noise images") as loop:
+        with work.resume(
+            "sums", state, total, batch=chunk, counter="n_images", label="noise images", at_most=self.until is not None
+        ) as loop:
             halves = Halves.from_arrays(state)  # shares the arrays of the state
             for piece in loop:
                 # Before the chunk, so that a resumed run decides the same.
@@ -167,7 +169,7 @@ examples:
                 halves.parts[i].add(noise_sums(subject, noise, first=piece.start, n=len(piece), progress=loop.advance))
                 state[f"n_images_{i}"] = halves.parts[i].n_images
         with work.progress(len(subject), "Gaussian fits") as bar:
-            return self._fit(halves, noise, tick=bar.update)
+            return self._fit(halves, noise, tick=bar.advance)
 
     def _is_due(self, n: int, chunk: int, noise: Noise) -> bool:
         """Whether to look after n images if the fields are known: not too early, and rarely where n is large."""

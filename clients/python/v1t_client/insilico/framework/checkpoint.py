@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from v1t_client._errors import InvalidArgument
-from v1t_client._extras import needed
 from v1t_client._files import cannot_write
+from v1t_client._large_sets.progress import Progress
 
 __all__ = ["Loop", "Work", "new_folder"]
 
@@ -121,11 +121,9 @@ class Work:
             path.with_suffix(".tmp").unlink(missing_ok=True)
             raise
 
-    def progress(self, total: int, what: str, *, done: int = 0) -> Any:
-        """A tqdm bar on stderr, as a context manager with `update(n)`."""
-        return needed("tqdm").tqdm(
-            total=total, initial=done, desc=what, disable=self.quiet, unit="", dynamic_ncols=True, leave=False
-        )
+    def progress(self, total: int, label: str, *, done: int = 0, at_most: bool = False) -> Progress:
+        """A line with the time left, on stderr if it is a terminal; a context manager with `advance(n)`."""
+        return Progress(total, done=done, shown=False if self.quiet else None, label=label, at_most=at_most)
 
     @contextmanager
     def resume(
@@ -138,6 +136,7 @@ class Work:
         batch: int = 1,
         every: int = 1,
         counter: str | None = "done",
+        at_most: bool = False,
     ) -> Iterator[Loop]:
         """A loop over positions 0 to total - 1 that resumes where an interrupted run stopped.
 
@@ -145,11 +144,12 @@ class Work:
             name: of the file that keeps the state.
             state: arrays that the loop computes. Those of an interrupted run replace them; they are saved on the way.
             total: number of positions.
-            label: what the progress bar shows; the name if left out.
+            label: what the progress line shows; the name if left out.
             batch: positions per step.
             every: steps between two saves; the state is also saved after the last step.
             counter: the key that the number of finished positions is saved under; None: the one array of the state
                 has a row per finished position.
+            at_most: the caller may leave the loop before the last position.
 
         Example:
             >>> with work.resume("means", state := {"means": np.zeros(n)}, n, batch=32) as loop:   # doctest: +SKIP
@@ -163,7 +163,7 @@ class Work:
             first = 0 if saved is None else len(next(iter(saved.values())))
         else:
             first = int(state.get(counter, 0))
-        with self.progress(total, label or name, done=first) as bar:
+        with self.progress(total, label or name, done=first, at_most=at_most) as bar:
             yield Loop(self, name, state, range(first, total, batch), every=every, counter=counter, bar=bar)
 
     def finish(self, made: Path) -> None:
@@ -198,7 +198,7 @@ class Loop:
         *,
         every: int,
         counter: str | None,
-        bar: Any,
+        bar: Progress,
     ) -> None:
         self._work, self._name, self._state, self._positions = work, name, state, positions
         self._every, self._counter, self._bar = every, counter, bar
@@ -215,8 +215,8 @@ class Loop:
                 self._work.save(self._name, **{**self._state, **done})
 
     def advance(self, n: int) -> None:
-        """Moves the progress bar within a range that takes long."""
-        self._bar.update(n)
+        """Moves the progress line within a range that takes long."""
+        self._bar.advance(n)
         self._shown += n
 
 

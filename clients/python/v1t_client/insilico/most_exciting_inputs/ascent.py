@@ -74,8 +74,10 @@ def ascend(
         "since": np.full((n, S), window),  # the step that the last ones were left out at
     }
     sign = 1.0 if up else -1.0
-    label = name.replace("_", " ")
-    with work.resume(name, state, recipe.steps, every=SAVED_EVERY, counter="step", label=label) as loop:
+    label = f"steps, {name.replace('_', ' ')}" + ("" if "surround" in name else " exciting inputs")
+    with work.resume(
+        name, state, recipe.steps, every=SAVED_EVERY, counter="step", label=label, at_most=window > 0
+    ) as loop:
         for (step,) in loop:
             images, trace, steps = state["images"], state["trace"], state["steps"]
             if not (active := steps > step).any():
