@@ -91,7 +91,7 @@ def main() -> None:
     export = f"export {work / 'checkpoint'} --output {work / 'bundle'} --name sensorium_p_sota_model"
     gallery.training(export, "bundle")
 
-    fields_command = f"rf {MOUSE} --images {options.images} --chunk 400 {STATE}"
+    fields_command = f"rf {MOUSE} --images {options.images} --noise white --chunk 400 {STATE}"
     fields_said, fields = gallery.v1t("rf", fields_command)
     data = fields.dataset
     clearest = np.argsort(-np.where(data["reliable"], data["peak"], -1), kind="stable")[: options.neurons]
@@ -124,7 +124,7 @@ The weights come without the recording, so inputs are standardised and behaviour
 ## Receptive fields
 
 ```sh
-v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} $STATE --output rf
+v1t rf {MOUSE} --bundle runs/gallery/bundle --images {options.images} --noise white $STATE --output rf
 ```
 
 {fields_said.replace(chr(10), "; ")}. The {SHOWN} clearest fields, each with the ellipse of its Gaussian fit and its peak over chance:

@@ -55,7 +55,7 @@ def main() -> None:
 
 def compare(twin, mouse: str, recording: Path, work: Path, n_images: int) -> list[dict]:
     """Rows for all reliable neurons of a mouse, and for the worst, middle and best third by quality of the twin."""
-    fields = _result(ReceptiveFields(mouse=mouse, n_images=n_images, chunk=500), twin, work / f"rf-{mouse}")
+    fields = _result(ReceptiveFields(mouse=mouse, n_images=n_images, noise="white", chunk=500), twin, work / f"rf-{mouse}")
     contrasts = (0.0, 0.2, 0.4, 0.7, 1.0)
     tuning = _result(Tuning(mouse=mouse, n_phases=4, contrasts=contrasts), twin, work / f"tuning-{mouse}")
     behavior = _result(Behavior(mouse=mouse, channels=("running_speed",)), twin, work / f"behavior-{mouse}")

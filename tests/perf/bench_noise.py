@@ -1,13 +1,13 @@
 """How many noise images receptive fields take, by the kind of noise: a table, in one run.
 
-    python tests/perf/bench_noise.py --bundle BUNDLE --mouse MOUSE [--best 150] [--images 24000] [--blocks 3] [--seed 1]
+    python tests/perf/bench_noise.py [--bundle BUNDLE] [--mouse MOUSE] [--neurons 150] [--images 24000] [--blocks 3]
+    python tests/perf/bench_noise.py --noise-only [--bundle BUNDLE] [--mouse MOUSE] [--neurons 150]
 
 Maps the fields with each kind of noise, and after growing numbers of images compares the fits with a reference:
 balanced noise of another seed over `--reference` blocks. Prints the least number of images from which the centres are
-within 0.5 px and the sizes within 5 % of the reference, for the median neuron and for 9 in 10, and the noise of the
-maps after one block. Then lets `v1t rf` stop on its own with each kind, up to the same numbers of images, and prints
-when it stopped and how far the fields then were from the reference. The result does not depend on how busy the machine
-is.
+within 0.5 px and the sizes within 5 % of the reference, for the median neuron and for 9 in 10, and when `--until 0.05`
+stops. `--noise-only` prints the noise of a map over that of white noise of as many images, measured over two blocks
+without a reference, and how many images of white noise one block is worth. Neither depends on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -32,22 +32,33 @@ from v1t_client.insilico.stimuli.noise import NoiseKind, NoiseSums, noise_grid
 
 CENTER, SIZE = 0.5, 0.05  # px; relative
 STEPS = 1.15  # between two numbers of images that are not whole blocks
+# of a twin without statistics of its recording, as in docs/gallery.md
+GIVEN: dict[str, Any] = {
+    "running_speed": 0.5, "pupil_dilation": 2.0, "pupil_dilation_derivative": 0.0, "pupil_center": (0.0, 0.0)
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, default=Path("exported_models/demo"))
     parser.add_argument("--mouse", default="SIM1")
-    parser.add_argument("--best", type=int)
+    parser.add_argument("--neurons", type=int, default=150, help="how many, spread evenly over the mouse's")
+    parser.add_argument("--noise-only", action="store_true")
     parser.add_argument("--images", type=int, default=24_000, help="at most, of white and antithetic noise")
     parser.add_argument("--blocks", type=int, default=3, help="blocks of balanced noise, at most")
     parser.add_argument("--reference", type=int, default=6, help="blocks of balanced noise of the reference")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with open_predictor(options.bundle) as twin:
-        experiment = ReceptiveFields(mouse=options.mouse, best=options.best, seed=options.seed)
+        given = GIVEN if twin.mouse(options.mouse).standardized_inputs else {}
+        ids = twin.neurons(options.mouse).neuron_ids
+        ids = ids[:: max(1, len(ids) // options.neurons)][: options.neurons]
+        experiment = ReceptiveFields(mouse=options.mouse, neuron_ids=tuple(ids.tolist()), seed=options.seed, **given)
         subject = experiment.subject(twin)
         grid = noise_grid(subject.mouse.image_shape)
+        if options.noise_only:
+            _print_noise(subject, grid, options.seed)
+            return
         factor = subject.mouse.image_shape[1] // grid[0]
         balanced = Noise("balanced", options.seed + 1000, grid, 1.0)
         sums = NoiseSums.empty(len(subject), grid)
@@ -65,6 +76,21 @@ def main() -> None:
         for kind in get_args(NoiseKind):
             noise = Noise(kind, options.seed, grid, 1.0)
             _row(subject, noise, options, reference, clear, factor)
+
+
+def _print_noise(subject: Subject, grid: tuple[int, int], seed: int) -> None:
+    print(
+        f"{subject.model.name}, {len(subject)} neurons of mouse {subject.mouse.mouse_id}, maps of {grid[0]} x {grid[1]}"
+    )
+    print("| noise | images in a block | noise of a map, over that of white noise | a block is worth white images |")
+    print("|---|---|---|---|")
+    for kind in get_args(NoiseKind)[1:]:
+        noise = Noise(kind, seed, grid, 1.0)
+        half = noise.block * max(1, 1000 // noise.block)
+        first, second = (noise_sums(subject, noise, first=i * half, n=half) for i in range(2))
+        halves = Halves((first, second))
+        ratio = np.median(halves.chance(noise) / halves.total.chance())
+        print(f"| {kind} | {noise.block:,} | {ratio:.2f} | {noise.block / ratio**2:,.0f} |", flush=True)
 
 
 def _row(

@@ -87,7 +87,7 @@ def test_antithetic_images_come_in_pairs_of_opposite_sign() -> None:
 def test_pairs_cancel_terms_of_even_order_exactly() -> None:
     w = filters()
     for kind in ("antithetic", "balanced"):
-        even = map_of(kind, 200, lambda z: (z @ w) ** 2 + np.abs(z @ w) + 5)  # type: ignore[arg-type]
+        even = map_of(kind, 200, lambda z: (z @ w) ** 2 + np.abs(z @ w) + 5)
         np.testing.assert_allclose(even, 0, atol=1e-5)
     assert rms(map_of("white", 200, lambda z: (z @ w) ** 2)) > 0.05
 
@@ -174,7 +174,7 @@ def test_mapping_stops_when_the_fields_are_known_as_well_as_it_says(kind: NoiseK
 def test_balanced_noise_needs_a_fraction_of_the_images() -> None:
     shown = {}
     for kind in ("white", "balanced"):
-        experiment = ReceptiveFields(mouse="BANK", noise=kind, until=0.03, n_images=60_000, chunk=1000)  # type: ignore[arg-type]
+        experiment = ReceptiveFields(mouse="BANK", noise=kind, until=0.03, n_images=60_000, chunk=1000)
         shown[kind] = experiment.run(blobs()).dataset.attrs["n_images"]
     assert shown["balanced"] == 2 * block_size("balanced", (18, 32))  # the least number
     assert shown["white"] > 4 * shown["balanced"]
@@ -216,7 +216,7 @@ def test_without_a_number_of_images_a_run_ends_when_the_fields_are_known() -> No
     assert ReceptiveFields(mouse="A", until=0.1).until == 0.1
     for wrong in ({"until": 0.0}, {"until": 1.5}, {"noise": "pink"}):
         with pytest.raises(InvalidArgument, match=next(iter(wrong))):
-            ReceptiveFields(mouse="A", **wrong)  # type: ignore[arg-type]
+            ReceptiveFields(mouse="A", **wrong)
 
 
 def test_neurons_without_a_field_never_stop_a_run() -> None:
