@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import xarray
 from support.gabor_bank import GaborBank
-from v1t_client import ConnectionFailed, InvalidArgument
+from support.live_server import Server
+from v1t_client import Client, ConnectionFailed, InvalidArgument
 from v1t_client.insilico import Receipt, perform
 from v1t_client.insilico.experiments.noise_mapping import Halves, Noise
 from v1t_client.insilico.experiments.receptive_fields import ReceptiveFields
@@ -230,3 +231,27 @@ def test_a_receipt_from_before_other_noise_is_replayed_with_white_noise() -> Non
     old = '{"experiment": "rf", "parameters": {"mouse": "A", "n_images": 500}, "model": {}}'
     replayed = ReceptiveFields.from_dict(Receipt.from_json(old).parameters)
     assert (replayed.noise, replayed.until, replayed.n_images) == ("white", None, 500)
+
+
+@pytest.mark.slow
+def test_over_http_a_run_stops_where_it_stops_here(demo_server: Server) -> None:
+    class Elsewhere:
+        """A predictor that is no `Client`: the noise is summed up here."""
+
+        def __init__(self, client: Client) -> None:
+            self.predict, self.mice, self.mouse, self.neurons = (
+                client.predict,
+                client.mice,
+                client.mouse,
+                client.neurons,
+            )
+
+    block = block_size("balanced", (9, 16))
+    experiment = ReceptiveFields(
+        mouse="SIM1", rows=9, neuron_ids=(48, 369, 799), until=0.15, n_images=12 * block, chunk=block
+    )
+    with Client(demo_server.url) as client:
+        there, here = experiment.run(client).dataset, experiment.run(Elsewhere(client)).dataset
+    assert 2 * block <= there.attrs["n_images"] < 12 * block
+    assert there.attrs["n_images"] == here.attrs["n_images"]
+    np.testing.assert_allclose(there["center_x"], here["center_x"], atol=0.01)
