@@ -66,7 +66,8 @@ def maps(result: Result) -> Any:
     turn = np.linspace(0, 2 * np.pi, 60)
     figures.heading(
         made,
-        f"the {len(rows)} clearest of {len(data['neuron']):,} neurons, by the peak over chance (z); red: brighter "
+        f"the {len(rows)} clearest of {len(data['neuron']):,} neurons over {data.attrs['n_images']:,} images of "
+        f"{data.attrs.get('noise', 'white')} noise, by the peak over chance (z); red: brighter "
         "pixels increase the response, blue: darker ones, each map to its own maximum; ellipse: one sigma of the "
         "fitted Gaussian",
     )
