@@ -22,6 +22,10 @@ VERBS = {
         "convert weights of the reference code or of the Sensorium baselines to a checkpoint",
     ),
     "train": ("training.trainer.run", "train a twin or an ensemble as in the paper, or resume its training"),
+    "distill": (
+        "training.distillation.distill",
+        "train a small student that answers like an ensemble, at a fraction of its cost",
+    ),
     "evaluate": ("training.evaluation.report", "score a twin on test trials: tables, scores of every neuron, figures"),
     "analyze": ("training.analyses.analyze", "analyse what a twin has learned, as in the paper's appendix A"),
     "submit": ("training.evaluation.submission", "write submission files for the Sensorium competition"),

@@ -282,6 +282,11 @@ class Recording:
         """(B, N) only the responses, without reading images."""
         return np.asarray(self._packed.responses[np.asarray(indices)])
 
+    def states_of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(B, 3) behaviour and (B, 2) pupil centre, without reading images; zeros where they were not recorded."""
+        indices, packed = np.asarray(indices), self._packed
+        return _rows(packed.behavior, indices, len(indices), 3), _rows(packed.pupil_center, indices, len(indices), 2)
+
     def behavior_percentiles(self) -> dict[str, dict[str, float]]:
         """Percentiles of the training trials: {"pupil_dilation": {"5": 12.1, ...}, ..., "pupil_center_y": ...}."""
         indices = self.tier("train").indices

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from training.checkpoints.checkpoint import CHECKPOINT, Checkpoint, now, save_checkpoint
 from training.config import TrainingConfig
 from training.data.batches import batches_of, epoch_batches, read_ahead, steps_per_epoch
-from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import DivergenceError
 from training.metrics import single_trial_correlation
@@ -77,7 +76,11 @@ def train_member(
     provenance = spec.provenance(member)
     # One process decides for all: the others may have less free memory, and so no maps.
     fresh = state.epoch == state.step == 0 and fabric.is_global_zero
-    start = start_readouts(twin, maps, recordings, training, folder, label=label) if fresh else "random"
+    start = "random"
+    if fresh and spec.start is not None:
+        spec.start(twin)
+    elif fresh:
+        start = start_readouts(twin, maps, recordings, training, folder, label=label)
     start = fabric.broadcast(start)
     if start != "random":
         twin.load_state_dict(fabric.broadcast(twin.state_dict()))
@@ -140,7 +143,7 @@ def start_member(spec: RunSpec, fabric: Fabric, member: int = 0) -> RunState:
     """A member before its first update."""
     training = spec.training
     torch.manual_seed(spec.seed + member)
-    twin = Twin(spec.model, [Mouse.from_recording(recording) for recording in spec.recordings.values()])
+    twin = spec.twin()
     if (core := spec.core(member)) is not None:
         take_core(twin, core)
     if spec.freeze_core:

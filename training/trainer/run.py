@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from training.arguments import add_device, add_options, add_output, add_recordings
 from training.checkpoints.checkpoint import CHECKPOINT, load_checkpoint, source_commit
 from training.checkpoints.ensemble import MEMBERS, RUN, member_checkpoints
 from training.config import PRESETS, ModelConfig, parse_config, parse_options, parse_training, with_options
-from training.data.mouse import Mouse, by_mouse, open_recordings
+from training.data.mouse import by_mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.files import write_atomically, writing
-from training.models import Twin
 from training.safe_yaml import load_yaml
 from training.tables import counted
 from training.trainer.advice import for_small_recordings, next_commands
@@ -32,7 +33,7 @@ from training.trainer.readout_start.start import check_start
 from training.trainer.run_spec import RunSpec
 from training.trainer.transfer import take_core, transfer_config
 
-__all__ = ["add_arguments", "run", "train_ensemble"]
+__all__ = ["add_arguments", "claim", "run", "train_ensemble"]
 
 SCORES = "validation_single_trial_correlation"  # in `members.json`
 
@@ -45,11 +46,11 @@ def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
         ConfigError, RecordingError, ScoringError: the run cannot be trained; nothing was written.
     """
     check_trials(spec)
-    twin = Twin(spec.model, [Mouse.from_recording(recording) for recording in spec.recordings.values()])
+    twin = spec.twin()
     check_start(twin, spec.training)
     for core in spec.cores:
         take_core(twin, core)
-    _claim(folder, spec)
+    claim(folder, spec.identity())
     scores = train_members(spec, folder)
     kept = sorted(sorted(range(spec.members), key=lambda i: -scores[i])[: spec.keep])
     with writing(folder / MEMBERS):
@@ -57,9 +58,13 @@ def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
     return [member_folder(folder, i) / CHECKPOINT for i in kept]
 
 
-def _claim(folder: Path, spec: RunSpec) -> None:
-    """Writes `run.json`, or checks that the folder already belongs to this run."""
-    wanted, path = spec.identity(), folder / RUN
+def claim(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Writes `run.json`, or checks that the folder already belongs to this run.
+
+    Raises:
+        CheckpointError: the folder holds something else, or cannot be written.
+    """
+    path = folder / RUN
     if path.exists():
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8")))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from training.checkpoints.checkpoint import Checkpoint, library_versions, source_commit
 from training.config import ModelConfig, TrainingConfig
-from training.data.mouse import data_hashes
+from training.data.mouse import Mouse, data_hashes
 from training.data.recordings import Recording
 from training.errors import ConfigError
+from training.models import Twin
 from training.trainer.hardware import Hardware
 
 __all__ = ["RunSpec"]
@@ -29,6 +30,9 @@ class RunSpec:
         freeze_core: train everything but the core.
         parallel: the number of members that are trained at the same time.
         tensorboard: log to TensorBoard as well.
+        mice: the twin's mice, in the order of `recordings`; by default as these say.
+        start: sets a new member's weights before its first update.
+        about: more that makes the run this one, and that its checkpoints say, such as a student's teacher.
 
     Raises:
         ConfigError: two of these contradict each other.
@@ -45,6 +49,9 @@ class RunSpec:
     hardware: Hardware = field(default_factory=Hardware)
     parallel: int = 1
     tensorboard: bool = False
+    mice: Sequence[Mouse] | None = None
+    start: Callable[[Twin], None] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.members < 1:
@@ -53,6 +60,11 @@ class RunSpec:
             raise ConfigError("cannot keep that many members", got=self.keep, expected=f"1 to {self.members}")
         if self.freeze_core and not self.cores:
             raise ConfigError("there is no core to freeze", hint="Give a checkpoint: --core CHECKPOINT --freeze-core.")
+
+    def twin(self) -> Twin:
+        """A twin of this run's mice, with new weights."""
+        recorded = (Mouse.from_recording(recording) for recording in self.recordings.values())
+        return Twin(self.model, list(recorded if self.mice is None else self.mice))
 
     def core(self, member: int) -> Checkpoint | None:
         """The checkpoint whose core a member starts from."""
@@ -67,6 +79,7 @@ class RunSpec:
             "data_hashes": data_hashes(self.recordings.values()),
             "seed": self.seed,
             "core": cores if self.cores else None,
+            **self.about,
         }
 
     def provenance(self, member: int) -> dict[str, Any]:
@@ -87,4 +100,5 @@ class RunSpec:
             "training": self.training.model_dump(mode="json"),
             "hardware": self.hardware.model_dump(mode="json"),
             **({"core": origin} if origin else {}),
+            **self.about,
         }

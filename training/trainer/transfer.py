@@ -84,14 +84,26 @@ class FeatureMaps:
         """The maps of all trials of these tiers; None if they change in training or do not fit into memory."""
         if not twin.core_is_frozen or twin.cropper.shifters is not None or twin.own_core_parameters():
             return None
-        device = next(twin.parameters()).device
         trials = {
             mouse_id: np.concatenate([recording.tier(tier).indices for tier in tiers])
             for mouse_id, recording in recordings.items()
         }
         n_bytes = 4 * sum(map(len, trials.values())) * int(np.prod(twin.core.output_shape))
-        if n_bytes > _free_memory(device) // 2:
+        if n_bytes > _free_memory(next(twin.parameters()).device) // 2:
             return None
+        return cls.of_trials(twin, recordings, trials, batch_size=batch_size)
+
+    @classmethod
+    def of_trials(
+        cls,
+        twin: Twin,
+        recordings: Mapping[str, Recording],
+        trials: Mapping[str, np.ndarray],
+        *,
+        batch_size: int = 16,
+    ) -> FeatureMaps:
+        """The maps of these trials, by mouse and file number, as the core is now."""
+        device = next(twin.parameters()).device
         maps, rows = {}, {}
         was_training = twin.training
         twin.eval()

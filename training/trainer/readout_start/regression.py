@@ -23,7 +23,7 @@ from training.trainer.readout_start.energy_maps import peaks
 from training.trainer.readout_start.positions import fit_network
 from training.trainer.transfer import FeatureMaps
 
-__all__ = ["Trials", "fit_first_readout", "score_places"]
+__all__ = ["Trials", "fit_features", "fit_first_readout", "score_places"]
 
 RIDGES = (0.03, 0.3, 3.0)  # of the features' mean variance
 HELD_OUT = 5  # every 5th training trial scores places and ridges; validation trials are for early stopping only
@@ -40,7 +40,7 @@ def fit_first_readout(twin: Twin, maps: FeatureMaps, recording: Recording) -> No
     scores, ridge = score_places(fitted, held_out, *grid)
     _fit_positions(readout, scores)
     with torch.no_grad():
-        _fit_features(readout, both, ridge, _nearest(readout.mu, grid))
+        fit_features(readout, both, ridge, grid)
     twin.stop_shifts(recording.mouse_id)
 
 
@@ -101,12 +101,15 @@ def _fit_positions(readout: GaussianReadout, scores: Tensor) -> None:
         fit_network(readout, scores, scores.amax(dim=(1, 2)).clamp(min=0).square())
 
 
-def _fit_features(readout: GaussianReadout, trials: Trials, ridge: float, places: Tensor) -> None:
+def fit_features(readout: GaussianReadout, trials: Trials, ridge: float, grid: tuple[int, ...]) -> None:
     """Sets features and bias to those of the regression at each neuron's place, before ELU + 1.
 
     At a mean response r the slope of ELU + 1 is min(r, 1), so the regression's weights are divided by it.
+
+    Args:
+        grid: rows and columns of the maps.
     """
-    for place, neurons in _by_place(places):
+    for place, neurons in _by_place(_nearest(readout.mu, grid)):
         mean, axes, variances, covariances = trials.moments(place, neurons)
         response = trials.mean_response[neurons].clamp(min=0.01)
         features = axes @ _solve(variances, covariances, ridge) / response.clamp(max=1)  # (D, N')

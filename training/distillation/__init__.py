@@ -1,0 +1,1 @@
+"""Distillation: a small student that answers like an ensemble, and how far it agrees with it."""
