@@ -215,6 +215,11 @@ class TrainingConfig(_Frozen):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.9999, ge=0, lt=1)
     max_epochs: int = Field(default=200, ge=1)
+    schedule: Literal["plateau", "cosine"] = Field(
+        default="plateau",
+        description="of the learning rate: reduced where the validation score stops improving, or along a cosine to 0 "
+        "at the last of `max_epochs`",
+    )
     monitor: Literal["correlation", "loss"] = Field(
         default="correlation", description="score of the validation trials that early stopping watches"
     )

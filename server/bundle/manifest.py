@@ -29,6 +29,7 @@ __all__ = [
     "BehaviorState",
     "Channel",
     "Crop",
+    "Distillation",
     "File",
     "GradientParity",
     "Manifest",
@@ -139,6 +140,23 @@ class GradientParity(_Frozen):
     samples: int = Field(gt=0)
 
 
+class Distillation(_Frozen):
+    """A student's teacher, and how far the student answers like it."""
+
+    teacher: list[str] = Field(min_length=1, description="SHA-256 of the weights of each of the teacher's members")
+    budget: float = Field(gt=0, description="how many times fewer operations than the teacher were asked for")
+    speedup: float = Field(gt=0, description="the teacher's operations of one image, divided by the student's")
+    images: Literal["both", "own", "generated"] = Field(
+        description="what the teacher was shown: images of the recording, generated ones, or both"
+    )
+    generated: int = Field(ge=0, description="number of generated images of each mouse")
+    agreement: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="mouse_id -> what was compared, on held-out images -> over its neurons, such as "
+        "{'natural_median': 0.98}",
+    )
+
+
 class Provenance(_Frozen):
     """How the weights came to be."""
 
@@ -149,6 +167,7 @@ class Provenance(_Frozen):
     commit: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     checkpoints: list[str] = Field(default_factory=list, description="SHA-256 of each member's weights")
+    distillation: Distillation | None = Field(default=None, description="of a student that learned from a teacher")
 
 
 class Crop(_Frozen):

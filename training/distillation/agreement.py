@@ -21,7 +21,7 @@ from training.distillation.questions import DIRECTIONS, HELD_OUT, MAP_SHAPE, TUN
 from training.errors import ScoringError
 from training.files import write_files
 from training.metrics import single_trial_correlation, split_half_reliability
-from training.tables import markdown_table
+from training.tables import markdown_table, number
 from training.trainer.loop import predict_trials
 
 __all__ = [
@@ -158,13 +158,10 @@ def _share(values: np.ndarray) -> float:
 
 
 def summary_table(summaries: Mapping[str, Mapping[str, float]]) -> str:
-    """A table in Markdown: a row per number, a column per mouse."""
+    """A table in Markdown: a row per mouse, or per what else the summaries are of."""
     names = list(dict.fromkeys(name for summary in summaries.values() for name in summary))
-    rows = [
-        [name.replace("_", " "), *(f"{one[name]:.3f}" if name in one else "-" for one in summaries.values())]
-        for name in names
-    ]
-    return markdown_table(["agreement with the teacher", *summaries], rows)
+    rows = [[label, *(number(summary.get(name)) for name in names)] for label, summary in summaries.items()]
+    return markdown_table(["", *(name.replace("_", " ") for name in names)], rows)
 
 
 def write(folder: Path, neurons: Mapping[str, Neurons], neuron_ids: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _batches(size: int, *arrays: np.ndarray) -> list[tuple[np.ndarray, ...]]:
 
 
 def asked(teacher: Ensemble, questions: Questions, folder: Path) -> Recording:
-    """The questions as trials, with the teacher's standardised responses as what was recorded: to train and to score on."""
+    """The questions as trials of a recording, whose responses are the teacher's, standardised."""
     mouse, place = questions.mouse, _place(folder, questions.mouse)
     try:
         images, behavior, pupil_center, responses = (

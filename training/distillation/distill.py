@@ -27,10 +27,12 @@ from training.data.recordings import Recording
 from training.distillation import agreement
 from training.distillation.answers import answers_hash, ask, asked
 from training.distillation.budget import Family, Student, fit_budget, parse_budget
+from training.distillation.first_core import first_core
 from training.distillation.first_readout import first_readouts
 from training.distillation.questions import Images, Questions, ask_about
 from training.evaluation.evaluate import check_known
 from training.files import locked
+from training.models import Twin
 from training.tables import counted
 from training.trainer.advice import next_commands
 from training.trainer.hardware import Hardware
@@ -40,17 +42,15 @@ from training.trainer.run_spec import RunSpec
 
 __all__ = ["TRAINING", "Distillation", "add_arguments", "distill", "run"]
 
-# The answers are free of noise and as many as one asks for, so the student is trained long, without regularisation, and
-# its learning rate falls whenever it stops improving.
+# The answers are free of noise and as many as one asks for: the student is trained to the end, without regularisation.
 TRAINING: dict[str, Any] = {
     "batch_size": 32,
-    "learning_rate": 0.003,
-    "warmup": 300,
+    "learning_rate": 0.004,
+    "warmup": 100,
     "beta2": 0.99,
+    "schedule": "cosine",
     "max_epochs": 40,
-    "patience": 1,
-    "factor": 0.4,
-    "max_reductions": 3,
+    "patience": 40,
 }
 
 
@@ -132,7 +132,7 @@ def distill(what: Distillation, folder: Path) -> dict[str, dict[str, float]]:
         for one in questions.values():
             ask(teacher, one, folder)
         answers = {mouse_id: asked(teacher, one, folder) for mouse_id, one in questions.items()}
-        start = partial(first_readouts, teacher=teacher, recordings=answers, seed=what.seed)
+        start = partial(_start, teacher=teacher, answers=answers, seed=what.seed)
         (checkpoint,) = train_ensemble(replace(spec, recordings=answers, start=start), folder)
         found = Ensemble([load_checkpoint(checkpoint)]).to(what.hardware.resolved())
         neurons = {
@@ -147,15 +147,21 @@ def distill(what: Distillation, folder: Path) -> dict[str, dict[str, float]]:
     return summaries
 
 
+def _start(student: Twin, *, teacher: Ensemble, answers: Mapping[str, Recording], seed: int) -> None:
+    """A student before its first update: a member's core as far as it fits, readouts that look where they do."""
+    first_core(student, teacher.members[seed % len(teacher.members)].twin)
+    first_readouts(student, teacher, answers, seed=seed)
+
+
 EXAMPLES = """examples:
   python -m training distill runs/v1t --recordings data --output runs/v1t-small --budget 20x
   python -m training distill runs/v1t --recordings data --output runs/v1t-cnn --core cnn --generated 50000
   python -m training distill runs/imported --images generated --output runs/imported-small
 
-The teacher (a run, an ensemble, a checkpoint) answers the recording's images and generated ones: dead leaves, crops, noise,
-gratings and Gabors, in resampled behaviour and gaze. Asking it is most of the work; its answers are kept in
-FOLDER/questions. A student that needs BUDGET times fewer operations is trained on them. It is a run like any other: evaluate
-it, export it, serve it. Trust it as far as the printed agreement goes; FOLDER/agreement/neurons.parquet has it per neuron.
+The teacher (a run, an ensemble or a checkpoint) is shown the recording's images and generated ones: dead leaves,
+crops, noise, gratings and Gabors, in resampled behaviour and gaze. Its answers are kept in RUN/questions. A student
+that needs so many times fewer operations is trained on them. It is a run like any other: evaluate it, export it,
+serve it. Trust it as far as the printed agreement goes; RUN/agreement/neurons.parquet has it for every neuron.
 
 To resume an interrupted run, run the same command again.
 """
@@ -200,8 +206,8 @@ def run(args: argparse.Namespace) -> int:
     core = {name: value for name, value in student.config.core.model_dump().items() if name in _SHOWN}
     asked_for = sum(map(len, what.questions().values()))
     print(
-        f"teacher: {counted(len(teacher.members), 'member')}; student: {core}, {student.speedup:.1f} times fewer operations; "
-        f"{asked_for:,} questions to the teacher"
+        f"teacher: {counted(len(teacher.members), 'member')}; {asked_for:,} questions\n"
+        f"student: {core}, {student.speedup:.1f} times fewer operations"
     )
     try:
         summaries = distill(what, args.output)

@@ -1,4 +1,4 @@
-"""The student's first readouts: they look where the teacher's do, with a regression of its answers on the student's maps.
+"""The student's first readouts: they look where the teacher's do, with a regression of its answers on their features.
 
 The core is still random, but already its maps at the right place predict a neuron better than nothing; and the core
 learns at once for readouts that look in the right place.
@@ -26,7 +26,7 @@ TRIALS = 2000  # of each mouse, for the regression
 
 
 def first_readouts(student: Twin, teacher: Ensemble, recordings: Mapping[str, Recording], *, seed: int) -> None:
-    """Sets positions, features and bias of every readout; positions do not jitter in training, the gaze does not shift."""
+    """Sets positions, features and bias of every readout; at first, positions do not jitter or shift with the gaze."""
     device = next(student.parameters()).device
     trials = {}
     for i, (mouse_id, recording) in enumerate(recordings.items()):
@@ -68,7 +68,7 @@ def teacher_positions(teacher: Ensemble, student: Twin, mouse_id: str) -> Tensor
 
 
 def map_span(twin: Twin) -> tuple[Tensor, Tensor] | None:
-    """The middles of the first and of the last column and row of the feature map, (x, y) [px of the core's image] each."""
+    """(2,) and (2,), x and y: the middles of the map's first and last column and row [px of the core's image]."""
     core, (rows, columns) = twin.config.core, twin.core.output_shape[1:]
     if isinstance(core, CNNConfig):
         first, step = (core.input_kernel - 1) / 2, 1

@@ -74,8 +74,9 @@ def ask_about(mouse: Mouse, recording: Recording | None, images: Images, generat
         segments += [Segment("recorded", "train", n), Segment("recorded again", "train", OWN_AGAIN * n)]
     if images != "own":
         shares = {kind: share for kind, share in SHARES.items() if kind != "crops" or recording is not None}
-        total = sum(shares.values())
-        segments += [Segment(kind, "train", max(2, round(generated * share / total))) for kind, share in shares.items()]
+        ends = np.rint(generated * np.cumsum(list(shares.values())) / sum(shares.values())).astype(int)
+        numbers = np.diff(ends, prepend=0).tolist()
+        segments += [Segment(kind, "train", n) for kind, n in zip(shares, numbers, strict=True) if n]
     known = recording is not None and len(recording.tier("validation")) > 0
     n_validation = len(recording.tier("validation")) if recording is not None and known else VALIDATION
     segments.append(Segment("recorded" if known else "leaves", "validation", n_validation))

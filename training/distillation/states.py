@@ -22,8 +22,8 @@ def draw_states(
     """(n, 3) behaviour and (n, 2) pupil centre, in the units that the twin takes.
 
     With a recording, trials are resampled as they are, so that pupil, running and gaze keep their joint distribution,
-    with jitter; a tenth lies beyond. With its statistics only, each input is drawn by itself from within its range. With
-    neither, inputs are standardised.
+    with jitter; a tenth lies beyond. With its statistics only, each input is drawn by itself from within its range.
+    With neither, inputs are standardised.
     """
     if recording is not None:
         recorded = np.concatenate(recording.states_of(recording.tier("train").indices), axis=1).astype(np.float64)
@@ -61,6 +61,6 @@ def running_states(mouse: Mouse) -> tuple[np.ndarray, np.ndarray]:
         both = np.array([named[name].behavior for name in ("rest", "running")], np.float32)
     else:
         std = np.ones(3) if mouse.behavior is None else mouse.behavior.std
-        both = np.stack([behavior, behavior + [std[0], 0, 2 * std[2]]]).astype(np.float32)
+        both = np.stack([behavior, behavior + std * np.array([1, 0, 2])]).astype(np.float32)
         both[0, 2] = 0
     return both, np.stack([pupil_center, pupil_center])

@@ -132,7 +132,7 @@ def gabors(shape: Shape, *, center: np.ndarray, sigma: np.ndarray, **wave: np.nd
 
 def crops(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Parts of standardised natural images (n, C, H, W), enlarged to their size, mirrored, at other contrasts."""
-    n, _, H, W = images.shape
+    H, W = images.shape[2:]
     result = np.empty(images.shape, np.float32)
     for image, part in zip(images, result, strict=True):
         share = rng.uniform(0.5, 0.95)

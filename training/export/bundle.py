@@ -321,6 +321,8 @@ def _provenance(ensemble: Ensemble) -> Provenance:
         commit=source_commit(),
         versions=made[0].get("versions", {}),
         checkpoints=[checkpoint.weights_hash for checkpoint in ensemble.members],
+        # Of several students together it is not known how far they agree with a teacher.
+        distillation=made[0].get("distillation") if len(made) == 1 else None,
     )
 
 

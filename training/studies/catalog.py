@@ -66,6 +66,7 @@ class Study:
         axis: name of the figure's x axis, if it has one.
             With `TRIALS`, variants with more trials than the recordings have are left out.
         simulated: "mice" or "trials" -> number of them to simulate, if the study needs more than the scale has.
+        members: for a study of distillation, the number of members of each seed's ensemble.
     """
 
     question: str
@@ -76,6 +77,7 @@ class Study:
     against: str = CEILING
     axis: str | None = None
     simulated: Mapping[str, int] = field(default_factory=dict)
+    members: int | None = None
 
 
 GRAY = {"cropper.grayscale": True}  # Dataset F has two channels, Dataset S one
@@ -170,6 +172,14 @@ STUDIES: dict[str, Study] = {
             Variant("B-MLP (V1T)"),
         ),
     ),
+    "distillation": Study(
+        question="whether a student with a twentieth of an ensemble's operations answers like it",
+        where="not in the paper",
+        paper="an ensemble of five is its best system, and five times as slow.",
+        variants=(Variant("V1T"),),
+        against="ensemble",
+        members=5,
+    ),
 }
 
 
@@ -181,6 +191,7 @@ class Scale:
         transformer, convolution: options of the models of either kind.
         transfer: start of the readouts -> training options, for readouts on a frozen core.
         mice, neurons, trials: numbers of them to simulate if no recordings are given.
+        generated: images that a student's teacher is shown for each mouse, beside the recording's.
         same_updates: if the number of trials differs from `trials`, change the number of epochs and keep the number of
             updates. For scales whose trainings end while they still improve: more trials would mean more updates.
     """
@@ -193,6 +204,7 @@ class Scale:
     mice: int
     neurons: int
     trials: int
+    generated: int
     same_updates: bool = False
 
 
@@ -219,6 +231,7 @@ SCALES: dict[str, Scale] = {
         mice=2,
         neurons=150,
         trials=1500,
+        generated=6000,
         same_updates=True,
     ),
     "paper": Scale(
@@ -230,5 +243,6 @@ SCALES: dict[str, Scale] = {
         mice=5,
         neurons=8000,
         trials=4500,
+        generated=40_000,
     ),
 }

@@ -18,6 +18,7 @@ from training.errors import ConfigError, DivergenceError
 from training.evaluation.evaluate import perfect_scores
 from training.simulation.simulate import simulate
 from training.studies.catalog import CEILING, SCALES, STUDIES, Scale, Study
+from training.studies.distillation import study_distillation
 from training.studies.plan import Run, plan
 from training.studies.results import SHOWN, Line, lines_of, results_table, write_results
 from training.studies.runner import RunScores, ensemble_of, run_all, score
@@ -74,6 +75,17 @@ def run(args: argparse.Namespace) -> int:
     if both := sorted(set(mice) & set(source)):
         raise ConfigError("a mouse is both in --recordings and in --source", got=both)
     recordings = {**mice, **source}
+    written: dict[str, Any] = {
+        "about": {"scale": args.scale, "data": data_hashes(recordings.values())},
+        "caption": caption(
+            f"study {args.study}, scale {args.scale}",
+            {mouse_id: recording.n_neurons for mouse_id, recording in mice.items()},
+            trials="test trials",
+            simulated=[mouse_id for mouse_id, recording in recordings.items() if recording.simulated],
+        ),
+    }
+    if study.members is not None:
+        return _distillation(args, study, scale, mice, written)
     runs = plan(
         study,
         scale,
@@ -88,16 +100,6 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"study {args.study} needs at least two mice", got=list(mice))
     print(f"{args.study}: {counted(len(runs), 'training')}, in {args.output}")
     done: list[RunScores] = []
-    about_figure = caption(
-        f"study {args.study}, scale {args.scale}",
-        {mouse_id: recording.n_neurons for mouse_id, recording in mice.items()},
-        trials="test trials",
-        simulated=[mouse_id for mouse_id, recording in recordings.items() if recording.simulated],
-    )
-    written: dict[str, Any] = {
-        "about": {"scale": args.scale, "data": data_hashes(recordings.values())},
-        "caption": about_figure,
-    }
     try:
         for result in run_all(runs, recordings, args.output, hardware=hardware, workers=args.workers):
             done.append(result)
@@ -110,6 +112,32 @@ def run(args: argparse.Namespace) -> int:
         return 130
     if all(result.failed for result in done):
         raise DivergenceError("every training diverged", got=done[0].failed)
+    print("\n\n".join(["", results_table(study, lines), *notes]))
+    print(f"written: {', '.join(map(str, paths))}")
+    return 0
+
+
+def _distillation(
+    args: argparse.Namespace, study: Study, scale: Scale, mice: Mapping[str, Recording], written: Mapping[str, Any]
+) -> int:
+    options, training = parse_options(args.set)
+    try:
+        lines, notes = study_distillation(
+            study,
+            scale,
+            mice,
+            args.output,
+            seeds=args.seeds,
+            options=options,
+            training=training,
+            hardware=Hardware(device=args.device),
+            workers=args.workers,
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What is done is kept in {args.output}; run the same command again to resume.")
+        return 130
+    lines += _ceiling(mice)
+    paths = write_results(args.output, args.study, study, lines, notes=notes, **written)
     print("\n\n".join(["", results_table(study, lines), *notes]))
     print(f"written: {', '.join(map(str, paths))}")
     return 0
@@ -151,10 +179,14 @@ def _simulated(output: Path, scale: Scale, mouse_id: str, animal: int, channels:
 def _lines(done: Sequence[RunScores], runs: Sequence[Run], mice: Mapping[str, Recording]) -> list[Line]:
     """The lines of the table, for the runs that are done."""
     order = {id(run): i for i, run in enumerate(runs)}
-    lines = lines_of(sorted(done, key=lambda result: order[id(result.run)]))
+    return [*lines_of(sorted(done, key=lambda result: order[id(result.run)])), *_ceiling(mice)]
+
+
+def _ceiling(mice: Mapping[str, Recording]) -> list[Line]:
+    """The line of the noise ceiling, if all mice are simulated."""
     known = {mouse: best for mouse, recording in mice.items() if (best := perfect_scores(recording)) is not None}
     perfect = {mouse: {name: best[name] for name in SHOWN} for mouse, best in known.items()}
-    return [*lines, Line(CEILING, None, (perfect,))] if len(perfect) == len(mice) else lines
+    return [Line(CEILING, None, (perfect,))] if len(perfect) == len(mice) else []
 
 
 def _with_ensemble(

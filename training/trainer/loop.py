@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -187,9 +188,9 @@ def _step(
 ) -> float:
     training, optimizer = update.training, state.optimizer
     updates = (epoch - 1) * steps + state.step
-    if updates < training.warmup:
+    if updates < training.warmup or training.schedule == "cosine":
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * (updates + 1) / training.warmup
+            group["lr"] = training.learning_rate * _share_of_rate(training, updates, training.max_epochs * steps)
     optimizer.zero_grad()
     loss = update.gradients(trials, batch)
     if not np.isfinite(loss):
@@ -202,13 +203,19 @@ def _step(
     return loss
 
 
+def _share_of_rate(training: TrainingConfig, updates: int, total: int) -> float:
+    """The share of the learning rate after this many updates: it rises linearly, then may fall along a cosine."""
+    rising = min(1.0, (updates + 1) / training.warmup) if training.warmup else 1.0
+    return rising * (0.5 + 0.5 * math.cos(math.pi * updates / total)) if training.schedule == "cosine" else rising
+
+
 def _end_epoch(state: RunState, training: TrainingConfig, score: float, *, epoch: int) -> str:
     """Updates state and early stopping with an epoch's score; epoch 0 is the state before the first update."""
     state.epoch = epoch
     verdict = state.plateau.update(score, state.epoch)
     if verdict == "improved":
         state.best = copy.deepcopy({key: value.cpu() for key, value in state.twin.state_dict().items()})
-    elif verdict == "reduce" and state.best:
+    elif verdict == "reduce" and state.best and training.schedule == "plateau":
         state.twin.load_state_dict(state.best)
         for group in state.optimizer.param_groups:
             group["lr"] *= training.factor

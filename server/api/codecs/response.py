@@ -13,7 +13,7 @@ import orjson
 from starlette.responses import Response
 
 from server.api.codecs.request import Question
-from server.api.codecs.schemas import ModelInfo, MouseDetail, MouseSummary
+from server.api.codecs.schemas import Distilled, ModelInfo, MouseDetail, MouseSummary
 from server.bundle.manifest import MouseRecord
 from server.errors import InvalidInput, NotAcceptable, brief
 from server.serving.discovery import version_of
@@ -248,10 +248,19 @@ def describe(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:
         states=record.states,
         crop=bundle.manifest.crop,
         scores=record.scores,
+        distilled=_distilled(bundle, record),
         members=bundle.manifest.members,
         licence=bundle.manifest.licence,
         citation=bundle.manifest.citation,
     ).model_dump()
+
+
+def _distilled(bundle: Bundle, record: MouseRecord) -> Distilled | None:
+    made = bundle.manifest.provenance.distillation
+    if made is None:
+        return None
+    agreement = made.agreement.get(record.mouse_id, {})
+    return Distilled(teacher=made.teacher, speedup=made.speedup, agreement=agreement)
 
 
 def _mouse(bundle: Bundle, record: MouseRecord) -> dict[str, Any]:

@@ -285,6 +285,14 @@ class MiceReply(_Closed):
     mice: list[MouseSummary]
 
 
+class Distilled(_Closed):
+    """The teacher that this twin learned from, and how far it answers like it for one mouse."""
+
+    teacher: list[str] = Field(description="SHA-256 of the weights of each of the teacher's members")
+    speedup: float = Field(description="the teacher's operations of one image, divided by this twin's")
+    agreement: dict[str, float] = Field(description="over the neurons, on images that the twin did not learn from")
+
+
 class MouseDetail(_Described):
     model: ModelInfo
     image_channels: list[Channel]
@@ -293,6 +301,7 @@ class MouseDetail(_Described):
     states: list[BehaviorState] = Field(description="behavioural states that `state` may name, beside median and mean")
     crop: Crop | None = Field(description="the part of the image that the core sees; null where it is not known")
     scores: dict[str, float]
+    distilled: Distilled | None = Field(description="of a student of another twin; null for others")
     members: int
     licence: str
     citation: str

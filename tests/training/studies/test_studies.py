@@ -40,6 +40,7 @@ TINY = Scale(
     mice=2,
     neurons=5,
     trials=20,
+    generated=30,
 )
 
 
@@ -307,3 +308,24 @@ def test_two_workers_train_what_one_does(tmp_path: Path, folder: Path) -> None:
     for label in one:
         for mouse_id, scores in one[label].items():
             assert two[label][mouse_id] == pytest.approx(scores, abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_distillation_compares_an_ensemble_its_student_and_a_model_of_its_size(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STUDIES, "distillation", replace(STUDIES["distillation"], members=2))
+    monkeypatch.setattr("training.studies.distillation.BUDGET", 2.0)
+    assert study("distillation", tmp_path, folder, "--seeds", "2", "--set", "training.max_epochs=1") == 0
+    text = (tmp_path / "distillation.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:6]] == ["ensemble", "student", "its size, from responses", "noise ceiling"]
+    lines = json.loads((tmp_path / "distillation.json").read_text(encoding="utf-8"))["lines"]
+    ensemble, student = (line["mean_and_sd_over_seeds"]["single_trial_correlation"][0] for line in lines[:2])
+    assert float(rows[3][-2].removesuffix(" %")) == pytest.approx(100 * student / ensemble, abs=0.06)
+    members = sorted(tmp_path.glob("runs/v1t-seed*/member-0/checkpoint"))
+    hashes = {load_checkpoint(path).weights_hash for path in members}
+    students = [load_checkpoint(path) for path in sorted(tmp_path.glob("runs/student-*/member-0/checkpoint"))]
+    taught_by = [one.provenance["distillation"]["teacher"] for one in students]
+    assert len({*taught_by[0], *taught_by[1]}) == 4  # seeds share no member
+    assert {*taught_by[0], *taught_by[1]} < hashes

@@ -86,6 +86,8 @@ class MouseDetail(Mouse):
         image_channels, behavior, pupil_center: the input channels, in order.
         states: the named states of this mouse, beside "median" and "mean", which every mouse has.
         scores: mean test scores over neurons, where known.
+        teacher: of a student, the hashes of the weights that it learned from.
+        agreement: of a student, how far it answers like its teacher, such as {"natural_median": 0.98}.
         members: number of networks that are averaged.
     """
 
@@ -95,6 +97,8 @@ class MouseDetail(Mouse):
     pupil_center: tuple[Channel, ...] = ()
     states: tuple[BehaviorState, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
+    teacher: tuple[str, ...] = ()
+    agreement: dict[str, float] = field(default_factory=dict)
     members: int = 1
     licence: str = ""
     citation: str = ""

@@ -230,7 +230,7 @@ def read_mice(response: httpx.Response) -> list[Mouse]:
 def read_mouse(response: httpx.Response) -> MouseDetail:
     """A `/mice/{id}` reply."""
     reply = json_object(response)
-    bundle = _model(field(reply, "model", dict))
+    bundle, distilled = _model(field(reply, "model", dict)), reply.get("distilled") or {}
     return MouseDetail(
         **_summary({**reply, "model": bundle.name}),
         bundle=bundle,
@@ -239,6 +239,8 @@ def read_mouse(response: httpx.Response) -> MouseDetail:
         pupil_center=_channels(reply, "pupil_center"),
         states=tuple(_state(state) for state in reply.get("states") or ()),
         scores=dict(reply.get("scores") or {}),
+        teacher=tuple(map(str, distilled.get("teacher") or ())),
+        agreement=dict(distilled.get("agreement") or {}),
         members=int(reply.get("members") or bundle.members),
         licence=str(reply.get("licence") or ""),
         citation=str(reply.get("citation") or ""),
