@@ -192,6 +192,7 @@ class Scale:
         transfer: start of the readouts -> training options, for readouts on a frozen core.
         mice, neurons, trials: numbers of them to simulate if no recordings are given.
         generated: images that a student's teacher is shown for each mouse, beside the recording's.
+        student: training options of students.
         same_updates: if the number of trials differs from `trials`, change the number of epochs and keep the number of
             updates. For scales whose trainings end while they still improve: more trials would mean more updates.
     """
@@ -205,6 +206,7 @@ class Scale:
     neurons: int
     trials: int
     generated: int
+    student: Mapping[str, Any]
     same_updates: bool = False
 
 
@@ -232,6 +234,7 @@ SCALES: dict[str, Scale] = {
         neurons=150,
         trials=1500,
         generated=6000,
+        student={"max_epochs": 24},
         same_updates=True,
     ),
     "paper": Scale(
@@ -244,5 +247,6 @@ SCALES: dict[str, Scale] = {
         neurons=8000,
         trials=4500,
         generated=40_000,
+        student={},
     ),
 }

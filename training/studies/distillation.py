@@ -85,7 +85,7 @@ def study_distillation(
             recordings=recordings,
             budget=BUDGET,
             generated=scale.generated,
-            training=parse_training({**TRAINING, **training}),
+            training=parse_training({**TRAINING, **scale.student, **training}),
             seed=seed,
             hardware=hardware,
         )

@@ -41,6 +41,7 @@ TINY = Scale(
     neurons=5,
     trials=20,
     generated=30,
+    student={},
 )
 
 
