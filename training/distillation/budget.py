@@ -11,7 +11,7 @@ import numpy as np
 
 from training.checkpoints.describe import count_gflop
 from training.checkpoints.ensemble import Ensemble
-from training.config import BehaviorMLPConfig, CNNConfig, LNConfig, ModelConfig, ViTConfig, with_options
+from training.config import BehaviorMLPConfig, CNNConfig, ModelConfig, ViTConfig, with_options
 from training.data.mouse import Mouse
 from training.errors import ConfigError
 from training.models import Twin
@@ -116,8 +116,8 @@ def _base(teacher: ModelConfig, family: Family) -> ModelConfig:
         core = {**own.model_dump(), "l1": 0.0, "patch_dropout": 0.0, "block_dropout": 0.0, "stochastic_depth": 0.0}
         behavior = "none" if teacher.behavior == "none" else "b_mlp"
     else:
-        cnn = isinstance(teacher.core, CNNConfig) and not isinstance(teacher.core, LNConfig)
-        core = {**(teacher.core if cnn else CNNConfig()).model_dump(), "laplace": 0.0, "dropout": 0.0}
+        cnn = teacher.core if isinstance(teacher.core, CNNConfig) else CNNConfig()
+        core = {**cnn.model_dump(), "laplace": 0.0, "dropout": 0.0}
         behavior = "none" if teacher.behavior == "none" else "channels"
     content = teacher.model_dump()
     content |= {"core": core, "behavior": behavior}
