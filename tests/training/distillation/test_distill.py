@@ -67,7 +67,8 @@ def test_stored_answers_are_the_ensembles_own_to_the_stored_questions(
         trials = asked(teacher, asked_, tmp_path).batch(np.arange(len(asked_)))
         inputs = [torch.from_numpy(part) for part in (trials.image, trials.behavior, trials.pupil_center)]
         with torch.no_grad():
-            pre = sum(member.twin.pre_activation(mouse_id, *inputs) for member in teacher.members) / 2
+            members = [one.twin.pre_activation(mouse_id, *inputs).numpy() for one in teacher.members]
+        pre = np.mean(members, axis=0)
         expected = np.where(pre > 0, pre + 1, np.exp(np.minimum(pre, 0)))  # ELU + 1
         np.testing.assert_allclose(trials.response, expected, atol=1e-5)
         own = recordings[mouse_id].batch(recordings[mouse_id].tier("train").indices)
