@@ -18,7 +18,16 @@ from v1t_client import AsyncClient
 
 from server.api.app import create_app
 from server.api.middleware import RequestMiddleware
-from server.bundle.manifest import BehaviorState, Channel, File, Manifest, MouseRecord, Parity, Provenance
+from server.bundle.manifest import (
+    BehaviorState,
+    Channel,
+    Distillation,
+    File,
+    Manifest,
+    MouseRecord,
+    Parity,
+    Provenance,
+)
 from server.bundle.neurons import NeuronTable
 from server.inference.engine import Prediction, Stimulus
 from server.inference.gradients import Gradient
@@ -142,7 +151,18 @@ def _manifest() -> Manifest:
         configs=[{}, {}],
         cores=[file] * 2,
         mice=mice,
-        provenance=Provenance(created="2024-01-01T00:00:00Z", source="trained"),
+        provenance=Provenance(
+            created="2024-01-01T00:00:00Z",
+            source="distilled",
+            distillation=Distillation(
+                teacher=["7eac", "4e12"],
+                budget=20,
+                speedup=24.5,
+                images="both",
+                generated=100,
+                agreement={"A": {"natural_median": 0.9}, "B": {"natural_median": 0.8, "noise_median": 0.7}},
+            ),
+        ),
         licence="MIT",
         citation="nobody",
     )
@@ -394,6 +414,7 @@ async def test_mice_and_neurons_are_described(client, engine):
     assert mouse.bundle.hash == engine.hash
     assert mouse.channel("running_speed").mean == 3.25
     assert (mouse.data_key, mouse.licence, mouse.scores) == ("key-B", "MIT", {"single_trial_correlation": 0.4})
+    assert (mouse.teacher, mouse.agreement) == (("7eac", "4e12"), {"natural_median": 0.8, "noise_median": 0.7})
     whole, table = await client.neurons("A"), engine.neurons["A"]
     np.testing.assert_array_equal(whole.neuron_ids, table.ids)
     np.testing.assert_array_equal(whole.coordinates_um, table.coordinates)

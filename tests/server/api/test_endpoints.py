@@ -181,6 +181,7 @@ async def test_mice_and_their_details_are_listed(client: httpx.AsyncClient, twin
     assert detail["behavior"][2]["mean"] == 3.0
     assert detail["model"]["name"] == "tiny"
     assert detail["image_shape"] == [1, 8, 12]
+    assert detail["distilled"] is None
 
 
 async def test_neurons_are_selected_by_position_and_score(client: httpx.AsyncClient, twin: TinyTwin) -> None:

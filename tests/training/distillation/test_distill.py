@@ -27,6 +27,7 @@ from training.distillation.distill import Distillation
 from training.distillation.first_readout import teacher_positions
 from training.distillation.questions import Questions, ask_about
 from training.errors import CheckpointError, ConfigError
+from training.export.bundle import _provenance
 from training.models import Twin
 
 QUICK = parse_training({"batch_size": 16, "learning_rate": 0.01, "beta2": 0.99, "max_epochs": 2})
@@ -157,6 +158,10 @@ def test_the_students_checkpoint_names_its_teacher_and_their_agreement(
     natural = [value for value, mouse in zip(table["natural"], table["mouse"], strict=True) if mouse == "SIM1"]
     assert about["agreement"]["SIM1"]["natural_median"] == pytest.approx(np.median(natural))
     assert f"{np.median(natural):.3f}" in printed
+    bundled = _provenance(load_ensemble([tmp_path / "run"])).distillation
+    assert bundled is not None
+    assert (bundled.teacher, bundled.agreement) == (hashes, about["agreement"])
+    assert _provenance(teacher).distillation is None
     assert main(command) == 0  # finished: nothing is asked or trained again
     assert main(["evaluate", str(tmp_path / "run"), "--recordings", str(folder)]) == 0
 
