@@ -97,6 +97,7 @@ def _candidates(teacher: Ensemble, family: Family | None, options: Mapping[str, 
     base = _base(first, family)
     seen: list[ModelConfig] = []
     height = teacher.members[0].twin.cropper.output_shape[1]
+    assert isinstance(base.core, ViTConfig | CNNConfig)
     for changes in _vit_sizes(base.core, height) if isinstance(base.core, ViTConfig) else _cnn_sizes(base.core):
         sized = with_options(base, {f"core.{name}": value for name, value in changes.items()})
         candidate = with_options(sized, dict(options))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.models import Twin
+from training.models.tokenizer import PatchTokenizer
 from training.models.vit import ViTCore
 
 __all__ = ["first_core"]
@@ -37,6 +38,8 @@ def first_core(student: Twin, member: Twin) -> list[str]:
 def _positions(student: ViTCore, member: ViTCore) -> Tensor:
     """(1 + L, D): the cls token's, and those at the middles of the student's patches."""
     theirs, ours = member.tokenizer, student.tokenizer
+    assert isinstance(theirs, PatchTokenizer)
+    assert isinstance(ours, PatchTokenizer)
     grid = theirs.position[1:].detach().T.unflatten(1, theirs.grid)[None]  # (1, D, rows, columns)
     places = []
     for n, n_theirs in zip(ours.grid, theirs.grid, strict=True):

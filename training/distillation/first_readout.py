@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoints.ensemble import Ensemble
-from training.config import CCTConfig, CNNConfig, ViTConfig
+from training.config import CCTConfig, CNNConfig
 from training.data.recordings import Recording
 from training.models import Twin
-from training.models.tokenizer import ConvolutionalTokenizer
+from training.models.tokenizer import ConvolutionalTokenizer, PatchTokenizer
 from training.trainer.readout_init import RIDGES, Trials, fit_features
 from training.trainer.transfer import FeatureMaps
 
@@ -72,7 +72,9 @@ def map_span(twin: Twin) -> tuple[Tensor, Tensor] | None:
     core, (rows, columns) = twin.config.core, twin.core.output_shape[1:]
     if isinstance(core, CNNConfig):
         first, step = (core.input_kernel - 1) / 2, 1
-    elif isinstance(core, ViTConfig | CCTConfig) and (rows, columns) == tuple(twin.core.tokenizer.grid):
+    elif isinstance(tokenizer := twin.core.tokenizer, PatchTokenizer | ConvolutionalTokenizer) and (
+        tokenizer.grid == (rows, columns)
+    ):
         first, step = (core.patch_size - 1) / 2, core.patch_stride
         if isinstance(core, CCTConfig):
             first, step = first - ConvolutionalTokenizer.PADDING, 2 * step  # max pooling takes every other place

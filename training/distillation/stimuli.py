@@ -65,7 +65,7 @@ def _gratings(n: int, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     return gratings(
         shape,
         direction=rng.uniform(0, 2 * np.pi, n),
-        cycles=np.exp(rng.uniform(*np.log(CYCLES), n)),
+        cycles=np.exp(rng.uniform(np.log(CYCLES[0]), np.log(CYCLES[1]), n)),
         phase=rng.uniform(0, 2 * np.pi, n),
         contrast=rng.uniform(0.2, 1, n),
         center=rng.uniform(0, [W, H], (n, 2)),

@@ -76,6 +76,7 @@ def study_distillation(
         found = run_all(runs, recordings, folder, hardware=hardware, workers=workers)
         return sorted(found, key=lambda result: order[result.run.name])
 
+    assert study.members is not None
     members = [result.run for result in train(study.variants, study.members * seeds)]
     found = []
     for seed in range(seeds):
