@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from training.checkpoints.ensemble import Ensemble
 from training.config import CCTConfig, CNNConfig
+from training.data.batches import read_batch
 from training.data.recordings import Recording
 from training.models import Twin
 from training.models.tokenizer import ConvolutionalTokenizer, PatchTokenizer
@@ -23,6 +24,7 @@ from training.trainer.transfer import FeatureMaps
 __all__ = ["first_readouts", "map_span", "teacher_positions"]
 
 TRIALS = 2000  # of each mouse, for the regression
+SETTLING = 256  # of them, for the statistics of batch norms
 
 
 def first_readouts(student: Twin, teacher: Ensemble, recordings: Mapping[str, Recording], *, seed: int) -> None:
@@ -32,6 +34,7 @@ def first_readouts(student: Twin, teacher: Ensemble, recordings: Mapping[str, Re
     for i, (mouse_id, recording) in enumerate(recordings.items()):
         rows = np.random.default_rng([seed, i]).permutation(recording.tier("train").indices)[:TRIALS]
         trials[mouse_id] = np.sort(rows)
+    _settle(student, recordings, trials)
     maps = FeatureMaps.of_trials(student, recordings, trials)
     for mouse_id, recording in recordings.items():
         readout = student.readout(mouse_id)
@@ -47,6 +50,19 @@ def first_readouts(student: Twin, teacher: Ensemble, recordings: Mapping[str, Re
                 last = [layer for layer in shifter.modules() if isinstance(layer, nn.Linear)][-1]
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
+
+
+def _settle(student: Twin, recordings: Mapping[str, Recording], trials: Mapping[str, np.ndarray]) -> None:
+    """Gives batch norms the statistics of the core's own maps: in training they use those of each batch."""
+    if not any(isinstance(module, nn.BatchNorm2d) for module in student.core.modules()):
+        return
+    device = next(student.parameters()).device
+    student.train()
+    with torch.no_grad():
+        for mouse_id, recording in recordings.items():
+            image, behavior, pupil_center, _ = read_batch(recording, trials[mouse_id][:SETTLING], device)
+            image, behavior, _ = student.stem(mouse_id, image, behavior, pupil_center)
+            student.core(image, behavior, student.mouse_index(mouse_id, image))
 
 
 def teacher_positions(teacher: Ensemble, student: Twin, mouse_id: str) -> Tensor | None:
