@@ -158,10 +158,10 @@ def _share(values: np.ndarray) -> float:
 
 
 def summary_table(summaries: Mapping[str, Mapping[str, float]]) -> str:
-    """A table in Markdown: a row per mouse, or per what else the summaries are of."""
+    """A table in Markdown: a row per number, and a column per mouse, or per what else the summaries are of."""
     names = list(dict.fromkeys(name for summary in summaries.values() for name in summary))
-    rows = [[label, *(number(summary.get(name)) for name in names)] for label, summary in summaries.items()]
-    return markdown_table(["", *(name.replace("_", " ") for name in names)], rows)
+    rows = [[name.replace("_", " "), *(number(one.get(name)) for one in summaries.values())] for name in names]
+    return markdown_table(["agreement with the teacher", *summaries], rows)
 
 
 def write(folder: Path, neurons: Mapping[str, Neurons], neuron_ids: Mapping[str, np.ndarray]) -> dict[str, Any]:
