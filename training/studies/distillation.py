@@ -160,7 +160,7 @@ def _notes(study: Study, found: list[_Seed]) -> list[str]:
         "has its stride, blocks and heads, and is trained like a member.",
         f"Time per image, exported, in onnxruntime, {IMAGES} images at once:",
         markdown_table(header, rows),
-        "Agreement with the ensemble on images that no model was trained on, as a mean over mice and seeds. Centres and "
+        "Agreement with the ensemble on images that no model was trained on, mean over mice and seeds. Centres and "
         "orientations are over neurons with a split-half reliability of 0.5 or more:",
         summary_table(agreement),
     ]
