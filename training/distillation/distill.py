@@ -27,12 +27,10 @@ from training.data.recordings import Recording
 from training.distillation import agreement
 from training.distillation.answers import answers_hash, ask, asked
 from training.distillation.budget import Family, Student, fit_budget, parse_budget
-from training.distillation.first_core import first_core
 from training.distillation.first_readout import first_readouts
 from training.distillation.questions import Images, Questions, ask_about
 from training.evaluation.evaluate import check_known
 from training.files import locked
-from training.models import Twin
 from training.tables import counted
 from training.trainer.advice import next_commands
 from training.trainer.hardware import Hardware
@@ -132,7 +130,7 @@ def distill(what: Distillation, folder: Path) -> dict[str, dict[str, float]]:
         for one in questions.values():
             ask(teacher, one, folder)
         answers = {mouse_id: asked(teacher, one, folder) for mouse_id, one in questions.items()}
-        start = partial(_start, teacher=teacher, answers=answers, seed=what.seed)
+        start = partial(first_readouts, teacher=teacher, recordings=answers, seed=what.seed)
         (checkpoint,) = train_ensemble(replace(spec, recordings=answers, start=start), folder)
         found = Ensemble([load_checkpoint(checkpoint)]).to(what.hardware.resolved())
         neurons = {
@@ -145,12 +143,6 @@ def distill(what: Distillation, folder: Path) -> dict[str, dict[str, float]]:
         provenance["distillation"]["agreement"] = summaries
         save_checkpoint(checkpoint, replace(trained, provenance=provenance))
     return summaries
-
-
-def _start(student: Twin, *, teacher: Ensemble, answers: Mapping[str, Recording], seed: int) -> None:
-    """A student before its first update: a member's core as far as it fits, readouts that look where they do."""
-    first_core(student, teacher.members[seed % len(teacher.members)].twin)
-    first_readouts(student, teacher, answers, seed=seed)
 
 
 EXAMPLES = """examples:

@@ -234,7 +234,7 @@ SCALES: dict[str, Scale] = {
         neurons=150,
         trials=1500,
         generated=6000,
-        student={"max_epochs": 14},
+        student={"max_epochs": 12},
         same_updates=True,
     ),
     "paper": Scale(
