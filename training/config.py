@@ -105,6 +105,9 @@ class CNNConfig(_Frozen):
         default=True, description="of the depth-separable layers; the Sensorium weights have none"
     )
     dropout: Probability = 0.0
+    norm_momentum: float = Field(
+        default=0.9, gt=0, le=1, description="of batch norm; the reference code's is nearly the last batch's statistics"
+    )
     laplace: Scale = Field(default=6.3831, description="smoothness of the first layer's filters")
 
 

@@ -119,7 +119,7 @@ def _base(teacher: ModelConfig, family: Family) -> ModelConfig:
         behavior = "none" if teacher.behavior == "none" else "b_mlp"
     else:
         cnn = teacher.core if isinstance(teacher.core, CNNConfig) else CNNConfig()
-        core = {**cnn.model_dump(), "laplace": 0.0, "dropout": 0.0}
+        core = {**cnn.model_dump(), "laplace": 0.0, "dropout": 0.0, "norm_momentum": 0.02}
         behavior = "none" if teacher.behavior == "none" else "channels"
     content = teacher.model_dump()
     content |= {"core": core, "behavior": behavior}

@@ -54,8 +54,12 @@ def first_readouts(student: Twin, teacher: Ensemble, recordings: Mapping[str, Re
 
 def _settle(student: Twin, recordings: Mapping[str, Recording], trials: Mapping[str, np.ndarray]) -> None:
     """Gives batch norms the statistics of the core's own maps: in training they use those of each batch."""
-    if not any(isinstance(module, nn.BatchNorm2d) for module in student.core.modules()):
+    norms = [module for module in student.core.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
         return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the mean over batches
     device = next(student.parameters()).device
     student.train()
     with torch.no_grad():
@@ -63,6 +67,8 @@ def _settle(student: Twin, recordings: Mapping[str, Recording], trials: Mapping[
             image, behavior, pupil_center, _ = read_batch(recording, trials[mouse_id][:SETTLING], device)
             image, behavior, _ = student.stem(mouse_id, image, behavior, pupil_center)
             student.core(image, behavior, student.mouse_index(mouse_id, image))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def teacher_positions(teacher: Ensemble, student: Twin, mouse_id: str) -> Tensor | None:

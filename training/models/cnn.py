@@ -29,9 +29,6 @@ class DepthSeparable(nn.Module):
 class CNNCore(nn.Module):
     """(B, C, h, w) -> feature map of the last layer (B, channels, h - kernel + 1, w - kernel + 1)."""
 
-    # The reference code uses batch norm with momentum 0.9, which is nearly the last batch's statistics.
-    MOMENTUM = 0.9
-
     def __init__(self, *, config: CNNConfig, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         in_channels, height, width = image_shape
@@ -47,7 +44,7 @@ class CNNCore(nn.Module):
         ]
         self.convolutions = nn.ModuleList([first, *hidden])
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(config.channels, momentum=self.MOMENTUM) for _ in range(config.n_layers)
+            nn.BatchNorm2d(config.channels, momentum=config.norm_momentum) for _ in range(config.n_layers)
         )
         self.dropout = nn.Dropout2d(config.dropout)
         for module in self.modules():

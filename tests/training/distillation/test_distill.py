@@ -114,8 +114,8 @@ def test_a_student_that_is_built_like_its_teacher_recovers_it(tmp_path: Path, re
     training = parse_training({**distill.TRAINING, "max_epochs": 25, "learning_rate": 0.02, "warmup": 20})
     what = of(Ensemble([checkpoint]), one, budget=1.0, generated=600, training=training)
     summary = distill.distill(what, tmp_path)["SIM1"]
-    assert summary["natural_median"] > 0.98
-    assert summary["noise_median"] > 0.98
+    assert summary["natural_median"] > 0.94
+    assert summary["noise_median"] > 0.94
 
 
 def test_a_student_looks_where_its_teacher_does(tmp_path: Path, recordings: dict[str, Recording]) -> None:
