@@ -18,7 +18,7 @@ from training.data.batches import read_batch
 from training.data.recordings import Recording
 from training.models import Twin
 from training.models.tokenizer import ConvolutionalTokenizer, PatchTokenizer
-from training.trainer.readout_init import RIDGES, Trials, fit_features
+from training.trainer.readout_start.regression import RIDGES, Trials, fit_features
 from training.trainer.transfer import FeatureMaps
 
 __all__ = ["first_readouts", "map_span", "teacher_positions"]
