@@ -46,10 +46,7 @@ def first_readouts(student: Twin, teacher: Ensemble, recordings: Mapping[str, Re
             fit_features(
                 readout, Trials(maps, recording, trials[mouse_id], device), RIDGES[1], student.core.output_shape[1:]
             )
-            if (shifter := student.shifter(mouse_id)) is not None:
-                last = [layer for layer in shifter.modules() if isinstance(layer, nn.Linear)][-1]
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+        student.stop_shifts(mouse_id)
 
 
 def _settle(student: Twin, recordings: Mapping[str, Recording], trials: Mapping[str, np.ndarray]) -> None:
