@@ -17,6 +17,14 @@ from training.trainer.hardware import Hardware
 __all__ = ["RunSpec"]
 
 
+# Options that older runs do not name, with their values there: so these can still be resumed.
+NEW_OPTIONS = {"schedule": "plateau", "norm_momentum": 0.9}
+
+
+def _without(options: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in values or values[name] != value}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """A run of one or more members, which share everything but their seed and the core that they start from.
@@ -72,10 +80,11 @@ class RunSpec:
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run, as `run.json` holds it. Another machine may resume a run."""
+        config = self.model.model_dump(mode="json")
         cores = {"weights": [core.weights_hash for core in self.cores], "frozen": self.freeze_core}
         return {
-            "config": self.model.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
+            "config": {**config, "core": _without(config["core"], NEW_OPTIONS)},
+            "training": _without(self.training.model_dump(mode="json"), NEW_OPTIONS),
             "data_hashes": data_hashes(self.recordings.values()),
             "seed": self.seed,
             "core": cores if self.cores else None,
