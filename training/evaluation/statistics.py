@@ -1,6 +1,6 @@
 """Are two systems different? Tests and effect sizes of scores over seeds.
 
-Scores are one number per seed: the mean over mice. `compare` gives both what the paper prints, a two-sided t-test of two
+Scores are one number per seed: the mean over mice. `compare` gives what the paper prints, a two-sided t-test of two
 independent samples, and what is sound for few seeds: seeds in pairs (the same seed draws the same training trials for
 both systems), p-values corrected for the number of comparisons (Holm 1979), and an effect size with its interval.
 """
@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import chi2, t
 
-__all__ = ["LEVELS", "Comparison", "Test", "compare", "holm", "independent_test", "paired_test", "stars"]
+__all__ = ["LEVELS", "Comparison", "TTest", "compare", "holm", "independent_test", "paired_test", "stars"]
 
 # p below -> stars. "n.s." above all of them.
 LEVELS = ((0.0001, "****"), (0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -24,7 +24,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(400)
 
 
 @dataclass(frozen=True)
-class Test:
+class TTest:
     """A two-sided t-test, and its effect size.
 
     Attributes:
@@ -55,8 +55,8 @@ class Comparison:
         p_holm: of the paired test, corrected for all comparisons that were made together.
     """
 
-    independent: Test
-    paired: Test
+    independent: TTest
+    paired: TTest
     p_holm: float
 
 
@@ -71,7 +71,7 @@ def compare(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) ->
     return [Comparison(*tests) for tests in zip(independent, paired, corrected, strict=True)]
 
 
-def independent_test(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> Test:
+def independent_test(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> TTest:
     """Student's t-test of two independent samples with equal variances."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     degrees = len(x) + len(y) - 2
@@ -82,34 +82,32 @@ def independent_test(a: Sequence[float], b: Sequence[float], confidence: float =
     return _test(min(len(x), len(y)), float(x.mean() - y.mean()), pooled, size, degrees, confidence)
 
 
-def paired_test(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> Test:
+def paired_test(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> TTest:
     """Student's t-test of the differences a - b."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     differences = x - y
     if len(differences) < 2:
         return _unknown(len(differences), x, y)
     sd = float(differences.std(ddof=1))
-    return _test(
-        len(differences), float(differences.mean()), sd, len(differences), len(differences) - 1, confidence
-    )
+    return _test(len(differences), float(differences.mean()), sd, len(differences), len(differences) - 1, confidence)
 
 
-def _unknown(n: int, x: np.ndarray, y: np.ndarray) -> Test:
+def _unknown(n: int, x: np.ndarray, y: np.ndarray) -> TTest:
     nan = float("nan")
     difference = float(x.mean() - y.mean()) if len(x) and len(y) else nan
-    return Test(n, difference, (nan, nan), nan, nan, nan, (nan, nan))
+    return TTest(n, difference, (nan, nan), nan, nan, nan, (nan, nan))
 
 
-def _test(n: int, difference: float, sd: float, size: float, degrees: int, confidence: float) -> Test:
+def _test(n: int, difference: float, sd: float, size: float, degrees: int, confidence: float) -> TTest:
     """The test of a difference with standard error sd / sqrt(size)."""
     if sd <= 1e-12 * max(1.0, abs(difference)):  # equal differences, up to rounding: no spread to compare with
         nan = float("nan")
-        return Test(n, difference, (difference, difference), nan, nan, nan, (nan, nan))
+        return TTest(n, difference, (difference, difference), nan, nan, nan, (nan, nan))
     error = sd / np.sqrt(size)
     statistic = difference / error
     half = float(t.ppf((1 + confidence) / 2, degrees)) * error
     low, high = (_noncentrality(statistic, degrees, p) / np.sqrt(size) for p in _tails(confidence))
-    return Test(
+    return TTest(
         n=n,
         difference=difference,
         interval=(difference - half, difference + half),
@@ -131,9 +129,7 @@ def _noncentrality(statistic: float, degrees: int, p: float) -> float:
     Over the quantiles of s, since `scipy.stats.nct` has no value where t is large and the degrees of freedom are few.
     """
     scaled = statistic * np.sqrt(chi2.ppf((1 + NODES) / 2, degrees) / degrees)
-    return float(
-        brentq(lambda c: float(WEIGHTS @ ndtr(scaled - c)) / 2 - p, scaled.min() - 10, scaled.max() + 10)
-    )
+    return float(brentq(lambda c: float(WEIGHTS @ ndtr(scaled - c)) / 2 - p, scaled.min() - 10, scaled.max() + 10))
 
 
 def holm(p: Sequence[float]) -> list[float]:

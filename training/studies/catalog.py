@@ -61,8 +61,11 @@ class Study:
         question: what it answers, in one line.
         where: the paper's table or figure.
         paper: what the paper found, or asked.
-        ensemble: label of the variant whose seeds also form an ensemble, and whose retinotopy is analysed.
-        against: label of the line with which all others are compared.
+        ensembles: labels of the variants whose seeds also form an ensemble; the retinotopy of the last is analysed.
+        against: label of the line of which all others are given as a share. In a study with labels such as
+            "CNN: joint", lines of one system are compared with that system's: `training.studies.comparisons.reference`.
+        relative: labels of more lines, of which the relative differences are given.
+        tests: pairs of labels that are compared with tests, at every place of the axis.
         axis: name of the figure's x axis, if it has one.
             With `TRIALS`, variants with more trials than the recordings have are left out.
         simulated: "mice" or "trials" -> number of them to simulate, if the study needs more than the scale has.
@@ -73,8 +76,10 @@ class Study:
     where: str
     paper: str
     variants: tuple[Variant, ...]
-    ensemble: str | None = None
+    ensembles: tuple[str, ...] = ()
     against: str = CEILING
+    relative: tuple[str, ...] = ()
+    tests: tuple[tuple[str, str], ...] = ()
     axis: str | None = None
     simulated: Mapping[str, int] = field(default_factory=dict)
     members: int | None = None
@@ -82,8 +87,12 @@ class Study:
 
 GRAY = {"cropper.grayscale": True}  # Dataset F has two channels, Dataset S one
 WITH_GAZE = {"cropper.shifter": "pupil_center"}
+WITHOUT_BEHAVIOR = {"behavior": "none", "shifter": False}
+SYSTEMS = (("CNN", "cnn"), ("ViT", "vit"), ("V1T", "v1t"))
+SYSTEM_PAIRS = (("V1T", "CNN"), ("V1T", "ViT"), ("ViT", "CNN"))
 
 _POSITIONS: tuple[tuple[str, Start], ...] = ((", from the trials", "trials"), (", at random", "random"))
+_CNN_AND_V1T = (("CNN", "cnn"), ("V1T", "v1t"))
 _STARTS: tuple[tuple[str, Start], ...] = (("transfer", "random"), ("transfer, regression first", "regression"))
 
 STUDIES: dict[str, Study] = {
@@ -91,18 +100,29 @@ STUDIES: dict[str, Study] = {
         question="which system predicts best, and how far it is from the noise ceiling",
         where="Table 1",
         paper="V1T above ViT above CNN above LN; V1T more than 12.7 % above earlier convolutional models.",
-        variants=(Variant("LN", "ln"), Variant("CNN", "cnn"), Variant("ViT", "vit"), Variant("V1T", "v1t")),
-        ensemble="V1T",
+        variants=(
+            Variant("CNN, no behaviour", "cnn", options=WITHOUT_BEHAVIOR),
+            Variant("ViT, no behaviour", options=WITHOUT_BEHAVIOR),
+            Variant("LN", "ln"),
+            Variant("CNN", "cnn"),
+            Variant("ViT", "vit"),
+            Variant("V1T", "v1t"),
+        ),
+        ensembles=("CNN", "ViT", "V1T"),
+        relative=("CNN", "ViT"),
+        tests=SYSTEM_PAIRS,
     ),
     "sample-efficiency": Study(
         question="how many trials each system needs",
         where="Fig. 2",
-        paper="V1T and CNN with 500 to about 4,500 training trials of each mouse.",
+        paper="V1T, ViT and CNN with 500 to about 4,500 training trials of each mouse, and two-sided t-tests.",
         variants=tuple(
             Variant(label, system, trials=trials)
-            for label, system in (("CNN", "cnn"), ("V1T", "v1t"))
+            for label, system in SYSTEMS
             for trials in (500, 1000, 1500, 2500, 3500, None)
         ),
+        relative=("CNN",),
+        tests=SYSTEM_PAIRS,
         axis=TRIALS,
         simulated={"trials": 4500},
     ),
@@ -123,27 +143,46 @@ STUDIES: dict[str, Study] = {
         question="whether a frozen core works for a mouse that it was not trained on, leaving out one mouse at a time",
         where="Table A.8",
         paper="a frozen core of the other mice against a twin trained on the mouse directly.",
-        variants=(
-            Variant("core of the others", mice="others", shown=False),
-            Variant("joint", mice="all"),
-            Variant("direct", mice="own"),
-            *(
-                Variant(label + steps, mice="own", core="core of the others", start=start, steps=share)
-                for label, start in _STARTS
-                for steps, share in (("", 1.0), (", a tenth of the steps", 0.1))
-            ),
+        variants=tuple(
+            variant
+            for name, system in _CNN_AND_V1T
+            for variant in (
+                Variant(f"{name}: core of the others", system, mice="others", shown=False),
+                Variant(f"{name}: joint", system, mice="all"),
+                Variant(f"{name}: direct", system, mice="own"),
+                *(
+                    Variant(
+                        f"{name}: {label}{steps}",
+                        system,
+                        mice="own",
+                        core=f"{name}: core of the others",
+                        start=start,
+                        steps=share,
+                    )
+                    for label, start in _STARTS
+                    for steps, share in (("", 1.0), (", a tenth of the steps", 0.1))
+                ),
+            )
         ),
         against="joint",
+        relative=("direct",),
         simulated={"mice": 4},
     ),
     "cross-dataset": Study(
         question="whether a core that was trained on Dataset F, in grey, works for Dataset S",
         where="Table A.9",
         paper="a frozen core of the grey Dataset F against twins trained on Dataset S directly.",
-        variants=(
-            Variant("core of the source", options=GRAY, mice="source", shown=False),
-            Variant("direct", options=GRAY),
-            *(Variant(label, options=GRAY, core="core of the source", start=start) for label, start in _STARTS),
+        variants=tuple(
+            variant
+            for name, system in _CNN_AND_V1T
+            for variant in (
+                Variant(f"{name}: core of the source", system, options=GRAY, mice="source", shown=False),
+                Variant(f"{name}: direct", system, options=GRAY),
+                *(
+                    Variant(f"{name}: {label}", system, options=GRAY, core=f"{name}: core of the source", start=start)
+                    for label, start in _STARTS
+                ),
+            )
         ),
         against="direct",
     ),
@@ -151,11 +190,42 @@ STUDIES: dict[str, Study] = {
         question="how much of the image helps, and whether a crop should follow the gaze",
         where="section 5 and Table A.5",
         paper="alpha 0.8 compared with the whole image.",
-        variants=(
-            *(Variant("fixed crop", options={"cropper.crop": a}, x=a) for a in (1.0, 0.9, 0.8, 0.7, 0.6)),
-            *(Variant("follows the gaze", options={"cropper.crop": a, **WITH_GAZE}, x=a) for a in (0.9, 0.8, 0.7, 0.6)),
+        variants=tuple(
+            Variant(f"{name}, {words}", system, options={"cropper.crop": alpha, **options}, x=alpha)
+            for name, system in _CNN_AND_V1T
+            for words, options, alphas in (
+                ("fixed crop", {}, (1.0, 0.9, 0.8, 0.7, 0.6)),
+                ("follows the gaze", WITH_GAZE, (0.9, 0.8, 0.7, 0.6)),
+            )
+            for alpha in alphas
         ),
         axis="crop (alpha)",
+    ),
+    "tokenizers": Study(
+        question="which tokenizer and which attention predict best",
+        where="Table A.4",
+        paper="two kinds of attention with each of four tokenizers.",
+        variants=tuple(
+            Variant(
+                f"{tokenizer.replace('_', ' ')}, {attention} attention",
+                options={"core.tokenizer": tokenizer, "core.attention": attention},
+            )
+            for attention in ("softmax", "locality")
+            for tokenizer in ("sliding_window", "convolution", "shifted_patches", "normalized_patches")
+        ),
+        relative=("sliding window, softmax attention",),
+    ),
+    "patches": Study(
+        question="how large patches should be, and how far apart",
+        where="section 5",
+        paper="patch size 8 with stride 1 in Table A.2, so that patches overlap.",
+        variants=tuple(
+            Variant(f"patches of {size}", options={"core.patch_size": size, "core.patch_stride": stride}, x=stride)
+            for size in (4, 8, 16)
+            for stride in (1, 2, 4, 8)
+            if stride <= size
+        ),
+        axis="patch stride",
     ),
     "behavior": Study(
         question="how much behaviour helps, and where it should enter",

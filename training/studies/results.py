@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +16,32 @@ from training.evaluation.evaluate import SCORES
 from training.figures import COLORS, COLUMN, PAGE, save_figure, styled
 from training.files import write_files
 from training.studies.catalog import CEILING, Study
-from training.studies.runner import UPDATES, RunScores, Scores
-from training.tables import markdown_table, mean_and_sd, number, number_and_sd
+from training.studies.comparisons import draw_stars, mice_tables, relative_column, comparisons_text
+from training.studies.lines import Line
+from training.studies.runner import UPDATES
+from training.tables import markdown_table, number, number_and_sd
 
-__all__ = ["SHOWN", "Line", "lines_of", "results_table", "write_results"]
+__all__ = ["SHOWN", "results_table", "write_results"]
 
 SHOWN = ("single_trial_correlation", "correlation_to_average", "feve")
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of the table.
-
-    Attributes:
-        seeds: for each seed, mouse_id -> score -> mean over neurons.
-        failed: number of trainings that diverged.
-    """
-
-    label: str
-    x: float | None
-    seeds: tuple[Scores, ...]
-    failed: int = 0
-
-    def over_seeds(self, name: str) -> tuple[float, float]:
-        """Mean and standard deviation over seeds of the mean over mice; NaN if the score is unknown."""
-        return mean_and_sd(self.values(name))
-
-    def values(self, name: str) -> list[float]:
-        """For each seed, the mean over mice."""
-        return [mean_and_sd([mouse.get(name, float("nan")) for mouse in seed.values()])[0] for seed in self.seeds]
-
-
-def lines_of(results: Sequence[RunScores]) -> list[Line]:
-    """One line per variant and position on the axis, in the order of the study."""
-    found: dict[tuple[str, float | None], dict[int, Scores]] = {}
-    failed: dict[tuple[str, float | None], int] = {}
-    for result in results:
-        if not result.run.variant.shown:
-            continue
-        key = (result.run.variant.label, result.run.variant.x)
-        seeds = found.setdefault(key, {})
-        if result.failed is None:
-            seeds.setdefault(result.run.seed, {}).update(result.scores)
-        failed[key] = failed.get(key, 0) + (result.failed is not None)
-    return [
-        Line(label, x, tuple(seeds[seed] for seed in sorted(seeds)), failed[label, x])
-        for (label, x), seeds in found.items()
-    ]
 
 
 def results_table(study: Study, lines: Sequence[Line]) -> str:
     """A Markdown table: mean (sd over seeds) of the mean over mice, and the share of the line of comparison."""
     names = [name for name in (*SHOWN, UPDATES) if any(np.isfinite(line.over_seeds(name)[0]) for line in lines)]
-    against = next((line.over_seeds(SHOWN[0])[0] for line in lines if line.label == study.against), float("nan"))
-    share = [f"of the {study.against}"] if np.isfinite(against) else []
+    shares = {
+        f"of the {study.against}" if share else f"relative to {against}": column
+        for against, share in ((study.against, True), *((label, False) for label in study.relative))
+        if any(column := relative_column(lines, against, share=share))
+    }
     rows = []
-    for line in lines:
+    for i, line in enumerate(lines):
         row = [line.label] + (["" if line.x is None else f"{line.x:g}"] if study.axis else [])
         row += [_cell(name, *line.over_seeds(name), len(line.seeds)) for name in names]
-        if share:
-            row.append("" if line.label == study.against else f"{100 * line.over_seeds(SHOWN[0])[0] / against:.1f} %")
+        row += [column[i] for column in shares.values()]
         seeds = "" if line.label == CEILING else str(len(line.seeds))
         rows.append([*row, seeds + (f" ({line.failed} diverged)" if line.failed else "")])
-    return markdown_table(["", *([study.axis] if study.axis else []), *names, *share, "seeds"], rows)
+    return markdown_table(["", *([study.axis] if study.axis else []), *names, *shares, "seeds"], rows)
 
 
 def _cell(name: str, mean: float, sd: float, n: int) -> str:
@@ -108,6 +70,8 @@ def write_results(
         f"Means over neurons, then mice. In brackets: standard deviation over seeds. {caption}",
         results_table(study, lines),
         *notes,
+        *mice_tables(lines, SHOWN, axis=study.axis, relative=study.relative),
+        *comparisons_text(study.tests, lines, SHOWN[0], axis=study.axis),
         f"The paper ({study.where}): {study.paper}",
     ]
     content = {
@@ -120,6 +84,7 @@ def write_results(
                 "x": line.x,
                 "mean_and_sd_over_seeds": {score: line.over_seeds(score) for score in (*SCORES, UPDATES)},
                 "seeds": line.seeds,
+                "seed_numbers": line.numbers or range(len(line.seeds)),
                 "diverged": line.failed,
             }
             for line in lines
@@ -140,6 +105,7 @@ def draw(study: Study, lines: Sequence[Line]) -> Figure:
             _draw_columns(axes, shown)
         else:
             _draw_curves(axes, shown, study.axis)
+            draw_stars(axes, study.tests, shown, SHOWN[0])
         for line in lines:
             if line.label == CEILING:
                 axes.axhline(line.over_seeds(SHOWN[0])[0], color="0.4", linestyle="--", linewidth=1, label=CEILING)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from training.checkpoints.checkpoint import CHECKPOINT, load_checkpoint
-from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.checkpoints.ensemble import MEMBERS, Ensemble, load_ensemble
 from training.data.batches import steps_per_epoch
 from training.data.mouse import by_mouse
 from training.data.recordings import Recording
@@ -27,10 +27,11 @@ from training.files import write_files
 from training.studies.plan import Run
 from training.trainer.hardware import Hardware
 from training.trainer.members import member_folder, worker_pool
+from training.trainer.run import SCORES as VALIDATION
 from training.trainer.run import train_ensemble
 from training.trainer.run_spec import RunSpec
 
-__all__ = ["UPDATES", "RunScores", "Scores", "checkpoint_of", "ensemble_of", "run_all", "score"]
+__all__ = ["UPDATES", "RunScores", "Scores", "best_by_validation", "checkpoint_of", "ensemble_of", "run_all", "score"]
 
 RUNS = "runs"
 RUN_SCORES = "scores.json"
@@ -167,6 +168,16 @@ def checkpoint_of(run: Run, folder: Path) -> Path:
     if not checkpoint.exists():
         raise CheckpointError(f"{checkpoint} does not exist: the run is not trained")
     return checkpoint
+
+
+def best_by_validation(runs: Sequence[Run], folder: Path, n: int) -> list[Run]:
+    """The n runs with the best validation score, in the given order; all of them if there are no more than n."""
+
+    def validation(run: Run) -> float:
+        return float(json.loads((folder / RUNS / run.name / MEMBERS).read_text(encoding="utf-8"))[VALIDATION][0])
+
+    best = sorted(runs, key=validation, reverse=True)[:n]
+    return [run for run in runs if run in best]
 
 
 def ensemble_of(runs: Sequence[Run], folder: Path) -> Ensemble:
