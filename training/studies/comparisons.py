@@ -11,7 +11,7 @@ from training.evaluation.statistics import Comparison, TTest, compare, stars
 from training.studies.lines import Line
 from training.tables import markdown_table, mean_and_sd, number, number_and_sd
 
-__all__ = ["draw_stars", "mice_tables", "reference", "relative_column", "comparisons_text"]
+__all__ = ["comparisons_text", "draw_stars", "mice_tables", "reference", "relative_column"]
 
 MAIN = "single_trial_correlation"
 

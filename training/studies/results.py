@@ -16,7 +16,7 @@ from training.evaluation.evaluate import SCORES
 from training.figures import COLORS, COLUMN, PAGE, save_figure, styled
 from training.files import write_files
 from training.studies.catalog import CEILING, Study
-from training.studies.comparisons import draw_stars, mice_tables, relative_column, comparisons_text
+from training.studies.comparisons import comparisons_text, draw_stars, mice_tables, relative_column
 from training.studies.lines import Line
 from training.studies.runner import UPDATES
 from training.tables import markdown_table, number, number_and_sd
@@ -84,7 +84,7 @@ def write_results(
                 "x": line.x,
                 "mean_and_sd_over_seeds": {score: line.over_seeds(score) for score in (*SCORES, UPDATES)},
                 "seeds": line.seeds,
-                "seed_numbers": line.numbers or range(len(line.seeds)),
+                "seed_numbers": line.numbers or tuple(range(len(line.seeds))),
                 "diverged": line.failed,
             }
             for line in lines

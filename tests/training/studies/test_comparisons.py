@@ -9,7 +9,7 @@ from scipy import stats
 
 from training.evaluation.statistics import holm
 from training.studies.catalog import STUDIES
-from training.studies.comparisons import draw_stars, mice_tables, relative_column, comparisons_text
+from training.studies.comparisons import comparisons_text, draw_stars, mice_tables, relative_column
 from training.studies.lines import Line
 from training.studies.results import draw, results_table
 
