@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from training.errors import ConfigError
 from training.safe_yaml import load_yaml
@@ -153,8 +162,17 @@ class ReadoutConfig(_Frozen):
     position: Literal["network", "free"] = "network"
     coordinates: Literal["xy", "xyz"] = Field(default="xy", description="cortical coordinates that the network gets")
     hidden: Positive = 30
+    hidden_layers: Positive = Field(default=1, description="of the position network, each of `hidden` units")
     bias: Literal["zero", "mean", "mean_over_std"] = "zero"
     l1: Scale = 0.0076
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run of the code without this option has no entry for it, and is resumed by an equal configuration.
+        content: dict[str, Any] = dump(self)
+        if content.get("hidden_layers") == 1:
+            del content["hidden_layers"]
+        return content
 
 
 class ModelConfig(_Frozen):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,9 +38,9 @@ class GaussianReadout(nn.Module):
         else:
             n_axes = len(config.coordinates)
             self.register_buffer("source_grid", torch.from_numpy(source_grid(mouse.neuron_coordinates[:, :n_axes])))
-            self.position_network = nn.Sequential(
-                nn.Linear(n_axes, config.hidden), nn.ELU(), nn.Linear(config.hidden, 2), nn.Tanh()
-            )
+            widths = [n_axes, *[config.hidden] * config.hidden_layers]
+            hidden = [layer for pair in itertools.pairwise(widths) for layer in (nn.Linear(*pair), nn.ELU())]
+            self.position_network = nn.Sequential(*hidden, nn.Linear(config.hidden, 2), nn.Tanh())
 
     @property
     def mu(self) -> Tensor:

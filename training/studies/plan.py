@@ -70,7 +70,7 @@ def plan(
 ) -> list[Run]:
     """The trainings of a study, one seed after another, so that an interrupted study has complete seeds.
 
-    Within a seed, trainings whose core is transferred come first.
+    A study lists a variant whose core is transferred before those that take it, and so do the trainings of a seed.
 
     Args:
         mice: mouse_id -> hash of the recording, of the mice that the study is about.
@@ -78,7 +78,7 @@ def plan(
         source: like `mice`, for the mice whose core is transferred.
         options, training: options of every model and every training, which override the scale's and the variants'.
     """
-    variants = sorted(_possible(study, n_trials), key=lambda variant: variant.core is not None)
+    variants = _possible(study, n_trials)
     runs: list[Run] = []
     for seed in range(seeds):
         cores: dict[tuple[str, str | None], Run] = {}  # by label and, if each mouse has its own core, mouse

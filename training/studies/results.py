@@ -122,14 +122,16 @@ def _draw_columns(axes: Axes, lines: Sequence[Line]) -> None:
         seed, mean = ("a seed, mean over mice", "mean over seeds") if i == 0 else ("_", "_")
         axes.plot(np.full(len(values), i), values, "o", color=color, alpha=0.7, label=seed)
         axes.hlines(line.over_seeds(SHOWN[0])[0], i - 0.25, i + 0.25, color=color, linewidth=2, label=mean)
-    axes.set_xticks(range(len(lines)), [_wrapped(line.label) for line in lines])
+    crowded = len(lines) > 9
+    labels = [_wrapped(line.label, 11 if crowded else 14) for line in lines]
+    axes.set_xticks(range(len(lines)), labels, **({"fontsize": 5} if crowded else {}))
     axes.set_xlim(-0.6, len(lines) - 0.4)
 
 
-def _wrapped(label: str) -> str:
-    """A label in lines that fit under a column, with a line break after each comma."""
-    parts = label.replace(", ", ",\n").split("\n")
-    return "\n".join(line for part in parts for line in textwrap.wrap(part, width=14))
+def _wrapped(label: str, width: int) -> str:
+    """A label in lines that fit under a column, with a line break after each comma and colon."""
+    parts = label.replace(", ", ",\n").replace(": ", ":\n").split("\n")
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, width=width))
 
 
 def _draw_curves(axes: Axes, lines: Sequence[Line], axis: str) -> None:

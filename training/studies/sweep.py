@@ -20,11 +20,12 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import yaml
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -32,68 +33,25 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from training.arguments import add_device, add_options, add_output, add_recordings
-from training.config import PRESETS, CNNConfig, ModelConfig, parse_options, parse_training, with_options
+from training.config import PRESETS, ModelConfig, parse_options, parse_training, with_options
 from training.data.mouse import by_mouse, data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError, DivergenceError
 from training.files import as_json, locked, write_files
-from training.tables import markdown_table
+from training.studies.sweep_space import OPTIONS, SPACE, Choice, Range
+from training.tables import markdown_table, number
 from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
 from training.trainer.run_spec import RunSpec
 from training.trainer.state import LOG, read_log
 
-__all__ = ["SPACE", "Range", "add_arguments", "run", "search"]
+__all__ = ["add_arguments", "run", "search"]
 
 JOURNAL = "sweep.journal"
 TRIALS = "trials"
 LOCK = "lock"
 RETRIES = 3  # of a trial whose process died
 HEARTBEAT = 60  # seconds; a trial in a database without a heartbeat for twice as long counts as dead
-
-
-@dataclass(frozen=True)
-class Range:
-    """The range of values of one option."""
-
-    low: float
-    high: float
-    log: bool = False
-    integer: bool = False
-
-    def suggest(self, trial: optuna.Trial, name: str) -> float | int:
-        if self.integer:
-            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-
-# The options of Table A.2. The ranges are ours, and contain the paper's values (in the comments).
-_SHARED = {
-    "readout.l1": Range(1e-4, 1, log=True),  # 0.0076
-    "training.learning_rate": Range(1e-4, 1e-2, log=True),  # 0.0016
-}
-_TRANSFORMER = {
-    "core.patch_size": Range(4, 16, integer=True),  # 8
-    "core.patch_stride": Range(1, 4, integer=True),  # 1
-    "core.n_blocks": Range(1, 8, integer=True),  # 4
-    "core.n_heads": Range(1, 12, integer=True),  # 4
-    "core.dim": Range(16, 256, integer=True),  # 155
-    "core.mlp_dim": Range(32, 1024, integer=True),  # 488
-    "core.patch_dropout": Range(0, 0.5),  # 0.0229
-    "core.block_dropout": Range(0, 0.5),  # 0.2544
-    "core.l1": Range(0, 1),  # 0.5379
-}
-_CONVOLUTION = {
-    "core.n_layers": Range(2, 6, integer=True),  # 4
-    "core.channels": Range(16, 128, integer=True),  # 64
-    "core.dropout": Range(0, 0.5),  # 0
-    "core.laplace": Range(0.1, 100, log=True),  # 6.3831
-}
-SPACE: dict[str, dict[str, Range]] = {
-    system: {**(_CONVOLUTION if isinstance(config.core, CNNConfig) else _TRANSFORMER), **_SHARED}
-    for system, config in PRESETS.items()
-    if system != "cct"  # its width must split over the heads twice, which ranges cannot express
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +63,7 @@ class Sweep:
     """
 
     system: str
-    space: Mapping[str, Range]
+    space: Mapping[str, Range | Choice]
     fixed: Mapping[str, Any]
     recordings: Mapping[str, Recording]
     folder: Path
@@ -277,24 +235,59 @@ def write_best(sweep: Sweep, study: optuna.Study) -> str | None:
     command = "python -m training train --config best.yaml --recordings ... --output ..."
     if training:
         command += " --set " + " ".join(f"training.{name}={value}" for name, value in training.items())
-    importances = importances_of(study)
+    importances, correlations = importances_of(study), correlations_of(ended)
     names = list(sweep.space)
-    rows = [[str(t.number), f"{t.value:.4f}", *(f"{t.params[name]:.4g}" for name in names)] for t in ended[:10]]
+    rows = [[str(t.number), f"{t.value:.4f}", *(_shown(t.params[name]) for name in names)] for t in ended[:10]]
     states = {state.name.lower(): sum(t.state == state for t in study.trials) for state in TrialState}
     parts = [
         markdown_table(["trial", "validation", *names], rows),
-        markdown_table(["option", "importance"], [[name, f"{value:.3f}"] for name, value in importances.items()])
-        if importances
-        else "Importances need more complete trials.",
+        _importance_table(importances, correlations) if importances else "Importances need more complete trials.",
         "Trials: " + ", ".join(f"{n} {state}" for state, n in states.items() if n) + ".",
         f"The best, {best.value:.4f} on validation trials: {command}",
     ]
     config = yaml.safe_dump(sweep.model(best.params).model_dump(mode="json"), sort_keys=False)
     text = "\n\n".join(parts)
-    content = {"best": best.params, "validation": best.value, "importances": importances, "trials": states}
+    content = {"best": best.params, "validation": best.value, "importances": importances}
+    content |= {"correlations": correlations, "trials": states}
     best_yaml = f"# {command}\n{config}"
     write_files(sweep.folder, {"best.yaml": best_yaml, "sweep.md": text + "\n", "sweep.json": content})
     return text
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _importance_table(importances: Mapping[str, float], correlations: Mapping[str, float]) -> str:
+    """As Table A.3. The words of one option have a row each, with the importance of the option."""
+    rows = [
+        [name, f"{importance:.3f}", number(correlation)]
+        for option, importance in importances.items()
+        for name, correlation in correlations.items()
+        if name.partition("=")[0] == option
+    ]
+    return markdown_table(["option", "importance", "correlation"], rows)
+
+
+def correlations_of(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Option -> correlation of its values with the validation score, over complete trials; NaN if all are equal.
+
+    For an option with words, OPTION=WORD -> correlation of the score with whether the option is this word.
+    """
+    scores = np.array([trial.value for trial in trials], dtype=np.float64)
+    columns: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(name for trial in trials for name in trial.params):
+        values = [trial.params.get(name) for trial in trials]
+        if isinstance(values[0], str):
+            words = trials[0].distributions[name].choices  # type: ignore[attr-defined]
+            columns |= {f"{name}={word}": np.array([value == word for value in values], float) for word in words}
+        else:
+            columns[name] = np.array(values, dtype=np.float64)
+    return {name: _correlation(values, scores) for name, values in columns.items()}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
 
 
 def importances_of(study: optuna.Study) -> dict[str, float]:
@@ -310,10 +303,7 @@ def importances_of(study: optuna.Study) -> dict[str, float]:
 EPILOG = (
     """options that are searched, unless --set fixes them:
 """
-    + "\n".join(
-        f"  {name:<24}{range_.low:g} to {range_.high:g}{', logarithmic' if range_.log else ''}"
-        for name, range_ in (_TRANSFORMER | _CONVOLUTION | _SHARED).items()
-    )
+    + "\n".join(f"  {name:<24}{range_.described()}" for name, range_ in OPTIONS.items())
     + """
 
 examples:

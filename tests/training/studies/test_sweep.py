@@ -16,6 +16,7 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from scipy import stats
 from support.tiny_twins import tiny_recordings
 
 from training.__main__ import main
@@ -23,7 +24,8 @@ from training.config import PRESETS, TrainingConfig, parse_config
 from training.errors import DivergenceError
 from training.files import locked
 from training.studies import sweep as sweep_module
-from training.studies.sweep import LOCK, SPACE, Sweep, importances_of, open_storage, search
+from training.studies.sweep import LOCK, Sweep, correlations_of, importances_of, open_storage, search
+from training.studies.sweep_space import SPACE, Choice, Range
 from training.trainer.hardware import Hardware
 from training.trainer.run_spec import RunSpec
 
@@ -61,7 +63,7 @@ def trials(output: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="sweep", storage=open_storage(None, output)).trials
 
 
-def a_sweep(folder: Path, **space: sweep_module.Range) -> Sweep:
+def a_sweep(folder: Path, **space: Range) -> Sweep:
     return Sweep("v1t", space, {"training.max_epochs": 9}, {}, folder, seed=0, hardware=Hardware())
 
 
@@ -88,13 +90,25 @@ def test_every_range_holds_the_published_value() -> None:
         config = {"training": TrainingConfig().model_dump(), **PRESETS[system].model_dump()}
         for name, range_ in space.items():
             part, option = name.split(".")
-            assert range_.low <= config[part][option] <= range_.high, f"{system} {name}"
+            value = config[part][option]
+            held = value in range_.words if isinstance(range_, Choice) else range_.low <= value <= range_.high
+            assert held, f"{system} {name}"
+
+
+def test_the_18_options_of_table_a2_are_searched() -> None:
+    assert len(SPACE["v1t"]) == 18
+    assert SPACE["v1t"]["readout.hidden_layers"] == Range(1, 4, integer=True)
 
 
 def test_every_corner_of_the_space_is_a_model() -> None:
     for system, space in SPACE.items():
-        for end in ("low", "high"):
-            values = {n: int(getattr(r, end)) if r.integer else getattr(r, end) for n, r in space.items()}
+        for end in (0, -1):
+            values = {
+                name: range_.words[end]
+                if isinstance(range_, Choice)
+                else (int if range_.integer else float)((range_.low, range_.high)[end])
+                for name, range_ in space.items()
+            }
             sweep = Sweep(system, space, {}, {}, Path(), seed=0, hardware=Hardware())
             assert sweep.spec(values).model.core.kind == PRESETS[system].core.kind
 
@@ -102,7 +116,7 @@ def test_every_corner_of_the_space_is_a_model() -> None:
 @pytest.mark.slow
 def test_the_best_is_found_and_written_as_train_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Trained(monkeypatch)
-    space = {"readout.l1": sweep_module.Range(0, 1), "core.l1": sweep_module.Range(0, 1)}
+    space = {"readout.l1": Range(0, 1), "core.l1": Range(0, 1)}
     sweep = a_sweep(tmp_path, **space)
     study = search(sweep, open_storage(None, tmp_path), name="sweep", trials=60)
     text = sweep_module.write_best(sweep, study)
@@ -123,6 +137,26 @@ def test_the_option_that_matters_is_the_important_one() -> None:
     importances = importances_of(study)
     assert importances["readout.l1"] > 0.9
     assert sum(importances.values()) == pytest.approx(1)
+
+
+def test_correlations_are_of_values_and_of_words_with_the_score() -> None:
+    rng = np.random.default_rng(0)
+    words = ("softmax", "locality")
+    kinds = {
+        "core.l1": optuna.distributions.FloatDistribution(0, 1),
+        "core.attention": optuna.distributions.CategoricalDistribution(words),
+        "readout.hidden_layers": optuna.distributions.IntDistribution(1, 4),
+    }
+    trials, l1s, locals_, scores = [], rng.random(30), rng.random(30) < 0.5, rng.random(30)
+    scores = scores + 2 * l1s - locals_
+    for l1, local, score in zip(l1s, locals_, scores, strict=True):
+        params = {"core.l1": float(l1), "core.attention": words[int(local)], "readout.hidden_layers": 1}
+        trials.append(optuna.create_trial(params=params, distributions=kinds, value=float(score)))
+    found = correlations_of(trials)
+    assert found["core.l1"] == pytest.approx(stats.pearsonr(l1s, scores).statistic)
+    assert found["core.attention=locality"] == pytest.approx(stats.pearsonr(locals_.astype(float), scores).statistic)
+    assert found["core.attention=softmax"] == pytest.approx(-found["core.attention=locality"])
+    assert np.isnan(found["readout.hidden_layers"])
 
 
 def test_a_sweep_goes_on_where_it_was_and_does_not_exceed_its_trials(
@@ -164,7 +198,7 @@ def test_an_interrupted_trial_is_tried_again_with_the_same_options(
 
 def test_a_trial_that_somebody_works_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Trained(monkeypatch)
-    sweep = a_sweep(tmp_path, **{"core.l1": sweep_module.Range(0, 1)})
+    sweep = a_sweep(tmp_path, **{"core.l1": Range(0, 1)})
     storage = open_storage(None, tmp_path)
     search(sweep, storage, name="sweep", trials=1)
     study = optuna.load_study(study_name="sweep", storage=storage)
@@ -182,7 +216,7 @@ def test_a_trial_that_diverges_counts_as_pruned(tmp_path: Path, monkeypatch: pyt
         raise DivergenceError("the loss is nan")
 
     monkeypatch.setattr(sweep_module, "train_member", diverging)
-    sweep = a_sweep(tmp_path, **{"core.l1": sweep_module.Range(0, 1)})
+    sweep = a_sweep(tmp_path, **{"core.l1": Range(0, 1)})
     study = search(sweep, open_storage(None, tmp_path), name="sweep", trials=2)
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
     assert study.trials[0].user_attrs["diverged"] == "the loss is nan"
