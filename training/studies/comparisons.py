@@ -45,7 +45,7 @@ def _relative(line: Line, against: Line | None, *, share: bool, mouse_id: str | 
     own, other = (
         one.over_seeds(MAIN)[0] if mouse_id is None else one.of_mouse(mouse_id, MAIN)[0] for one in (line, against)
     )
-    if not (np.isfinite(own) and np.isfinite(other)):
+    if not (np.isfinite(own) and other > 0):  # a share of a correlation below 0 says nothing
         return ""
     return f"{100 * own / other:.1f} %" if share else f"{100 * (own / other - 1):+.1f} %"
 

@@ -24,8 +24,8 @@ from training.distillation.distill import TRAINING, Distillation, distill
 from training.export.bundle import BundleOptions, export_bundle
 from training.export.parity import open_engine, random_inputs
 from training.studies.catalog import Scale, Study, Variant
+from training.studies.lines import Line
 from training.studies.plan import Run, plan
-from training.studies.results import Line
 from training.studies.runner import RUNS, RunScores, Scores, ensemble_of, run_all, score
 from training.tables import counted, markdown_table, mean_and_sd
 from training.trainer.hardware import Hardware

@@ -78,6 +78,7 @@ def write_results(
         "study": name,
         "commit": source_commit(),
         **about,
+        "caption": caption,
         "lines": [
             {
                 "label": line.label,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from training.simulation.simulate import simulate
 from training.studies.catalog import CEILING, SCALES, STUDIES, Scale, Study
 from training.studies.distillation import study_distillation
 from training.studies.lines import Line, lines_of
+from training.studies.paper import PAGE, write_page
 from training.studies.plan import Run, plan
 from training.studies.results import SHOWN, results_table, write_results
 from training.studies.runner import RunScores, best_by_validation, ensemble_of, run_all, score
@@ -37,7 +39,8 @@ EPILOG = (
         f"  {name:<19}{study.question} ({study.where})\n{'':<21}The paper: {study.paper}"
         for name, study in STUDIES.items()
     )
-    + """
+    + f"""
+  {PAGE:<19}a page with every table and figure of the paper, filled from what is finished in --output
 
 scales:
 """
@@ -50,14 +53,17 @@ examples:
   python -m training study cross-dataset --output runs/f-to-s --recordings data/sensorium --source data/franke2022
 
 To resume an interrupted study, run the same command again. Studies with the same --output share equal trainings.
+`study paper --output DIR` trains nothing: it writes DIR/paper.md and DIR/paper.html.
 """
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("study", choices=list(STUDIES), metavar="STUDY", help="name of the study, see below")
+    parser.add_argument("study", choices=[*STUDIES, PAGE], metavar="STUDY", help="name of the study, see below")
     add_output(parser, "folder for runs, tables and figures")
+    beside = "folder of the studies of another data set, to stand beside --output's in the page (paper)"
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help=beside)
     add_recordings(parser, "recordings, or folders of them (default: simulate them)", required=False)
     source = "recordings on which the transferred core is trained (cross-dataset)"
     parser.add_argument("--source", nargs="+", type=Path, metavar="DIR", help=source)
@@ -69,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.study == PAGE:
+        return _page(args)
+    if args.beside is not None:
+        raise ConfigError(f"study {args.study} takes no --beside", hint=f"It is for the page: study {PAGE}.")
     if args.seeds < 1 or args.workers < 1:
         raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
     study, scale, hardware = STUDIES[args.study], SCALES[args.scale], Hardware(device=args.device)
@@ -142,6 +152,21 @@ def _distillation(
     lines += _ceiling(mice)
     paths = write_results(args.output, args.study, study, lines, notes=notes, **written)
     print("\n\n".join(["", results_table(study, lines), *notes]))
+    print(f"written: {', '.join(map(str, paths))}")
+    return 0
+
+
+def _page(args: argparse.Namespace) -> int:
+    """Writes the page of the paper from what is finished; trains nothing."""
+    recordings = " ".join(shlex.quote(str(path)) for path in args.recordings or ())
+    options = f" --recordings {recordings}" if recordings else ""
+    options += f" --scale {args.scale}" if args.scale != "two-cores" else ""
+    options += f" --seeds {args.seeds}"
+    folders = [args.output, *([] if args.beside is None else [args.beside])]
+    if len({folder.resolve().name for folder in folders}) < len(folders):
+        raise ConfigError("--output and --beside have the same name", got=folders[0].name)
+    names = {folder.resolve().name: folder for folder in folders}
+    paths = write_page(names, options=options, recordings=recordings or "RECORDINGS")
     print(f"written: {', '.join(map(str, paths))}")
     return 0
 
