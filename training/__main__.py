@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": ("training.evaluation.report", "score a twin on test trials: tables, scores of every neuron, figures"),
     "analyze": ("training.analyses.analyze", "analyse what a twin has learned, as in the paper's appendix A"),
     "submit": ("training.evaluation.submission", "write submission files for the Sensorium competition"),
+    "check-submission": ("training.evaluation.submission_check", "compare submission files with the recordings"),
     "sweep": ("training.studies.sweep", "search for better hyperparameters, in any number of processes"),
     "study": ("training.studies.study", "repeat one of the paper's studies, from recordings to table and figure"),
     "export": ("training.export.bundle", "export a twin to a bundle for the server"),

@@ -11,6 +11,7 @@ import numpy as np
 from training.arguments import add_nan_trials
 from training.data.discovery import find_recordings
 from training.data.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES, STATISTICS, TIERS
+from training.data.leaks import find_leaks, leaks_text
 from training.data.metadata import InputStatistics
 from training.data.recordings import Recording
 from training.tables import counted
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_ = "folder or .zip in the Sensorium 2022 layout, or a folder of them; NAME=PATH names its mouse"
     parser.add_argument("recording", nargs="+", type=Path, help=help_)
     parser.add_argument("--cache", type=Path, help="folder for caches (default: $V1T_CACHE, or beside the recording)")
+    leaks = "also look for images that occur in two tiers, of one recording or of two of them"
+    parser.add_argument("--leaks", action="store_true", help=leaks)
     add_nan_trials(parser)
 
 
@@ -29,11 +32,15 @@ def run(args: argparse.Namespace) -> int:
     found, notes = find_recordings(args.recording)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    recordings = []
     for one in found:
         recording = Recording.open(
             one.path, cache=args.cache, mouse_id=one.mouse_id, inside=one.inside, nan_trials=args.nan_trials
         )
         print(_describe(recording))
+        recordings.append(recording)
+    if args.leaks:
+        print(leaks_text(find_leaks(recordings)))
     return 0
 
 

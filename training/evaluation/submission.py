@@ -32,12 +32,13 @@ from training.tables import counted
 from training.trainer.hardware import device_named
 from training.trainer.loop import predict_trials
 
-__all__ = ["COMPETITION", "TIERS", "Submission", "add_arguments", "run", "submit"]
+__all__ = ["COLUMNS", "COMPETITION", "TIERS", "Submission", "add_arguments", "file_name", "run", "submit"]
 
 # data key -> track. Sensorium+ provides behaviour, Sensorium does not.
 COMPETITION = {"26872-17-20": "Sensorium", "27204-5-13": "Sensorium+"}
 # tier on disk -> its name in the competition
 TIERS = {"test": "live_test", "final_test": "final_test"}
+COLUMNS = ("trial_indices", "image_ids", "prediction", "neuron_ids")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def submit(ensemble: Ensemble, recording: Recording, folder: Path) -> Submission
             wrong = trials.indices[~np.isfinite(predictions).all(1)]
             raise ScoringError(f"mouse {recording.mouse_id!r}: predictions are not finite", got=f"trials {wrong[:5]}")
         rows = _rows(trials.trial_ids, trials.image_ids, predictions, recording.neuron_ids)
-        (path,) = write_files(mouse_folder, {f"submission_file_{TIERS[tier]}.csv": rows})
+        (path,) = write_files(mouse_folder, {file_name(tier): rows})
         files[path] = len(trials)
     about = {
         "mouse": recording.mouse_id,
@@ -99,11 +100,16 @@ def submit(ensemble: Ensemble, recording: Recording, folder: Path) -> Submission
     return Submission(recording.mouse_id, COMPETITION[recording.data_key], files, inputs)
 
 
+def file_name(tier: str) -> str:
+    """The name of a tier's file."""
+    return f"submission_file_{TIERS[tier]}.csv"
+
+
 def _rows(trial_ids: np.ndarray, image_ids: np.ndarray, predictions: np.ndarray, neuron_ids: np.ndarray) -> str:
     """The content of the CSV file. predictions: (T, N)."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(["trial_indices", "image_ids", "prediction", "neuron_ids"])
+    writer.writerow(COLUMNS)
     neurons = str(neuron_ids.tolist())
     for trial_id, image_id, row in zip(trial_ids, image_ids, predictions, strict=True):
         # Nine digits determine a float32; the `repr` of its double would be twice as long.

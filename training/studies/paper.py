@@ -1,8 +1,8 @@
 """`python -m training study paper`: every table and figure of the paper in its order, filled from what is finished.
 
-A page, as Markdown and HTML, in the folder of the studies, from the results of `study`, `sweep`, `analyze` and `v1t` that
-lie there. What is missing is marked with the command that fills it. The paper's numbers stand beside ours where this
-project knows them; elsewhere there is no column for them, and the page says so.
+A page, as Markdown and HTML, in the folder of the studies, from the results of `study`, `sweep`, `analyze` and `v1t`
+that lie there. What is missing is marked with the command that fills it. The paper's numbers stand beside ours where
+this project knows them; elsewhere there is no column for them, and the page says so.
 """
 
 from __future__ import annotations
