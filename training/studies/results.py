@@ -125,7 +125,9 @@ def _draw_columns(axes: Axes, lines: Sequence[Line]) -> None:
         axes.hlines(line.over_seeds(SHOWN[0])[0], i - 0.25, i + 0.25, color=color, linewidth=2, label=mean)
     crowded = len(lines) > 9
     labels = [_wrapped(line.label, 11 if crowded else 14) for line in lines]
-    axes.set_xticks(range(len(lines)), labels, **({"fontsize": 5} if crowded else {}))
+    axes.set_xticks(range(len(lines)), labels)
+    if crowded:
+        axes.tick_params(axis="x", labelsize=5)
     axes.set_xlim(-0.6, len(lines) - 0.4)
 
 

@@ -18,6 +18,7 @@ from v1t_client.insilico.framework.receipt import Receipt
 from v1t_client.insilico.framework.result import Result
 from v1t_client.insilico.inception_loop.pack import KINDS, PackOptions, make_pack
 from v1t_client.insilico.inception_loop.score import score_figures, score_pack, summary_of
+from v1t_client.insilico.recorded_trials import evaluate
 from v1t_client.insilico.replay import TOLERANCE, replay
 
 __all__ = ["TOOLS", "add_tools"]
@@ -49,6 +50,15 @@ examples:
 """
 
 
+_EVALUATE = """\
+examples:
+  v1t evaluate A --recording static21067-10-18-GrayImageNet-94c6ff995dac583098847cfecd43e7b6
+  v1t evaluate SIM1 --recording runs/recordings/static90001-... --tier validation --bundle exported_models/demo
+
+The scores are those of `python -m training evaluate` on the same recording. If they are lower, the deployment is wrong.
+"""
+
+
 def add_tools(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the verbs; see `experiments.add_verbs`."""
     parser = verb("replay", "repeat the experiment of a receipt, and compare the results", _REPLAY, of_receipt=True)
@@ -70,6 +80,14 @@ def add_tools(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("pack", type=Path, metavar="PACK", help="folder of `v1t pack`")
     parser.add_argument("responses", type=Path, metavar="RESPONSES", help="recorded responses, .npy or .csv")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
+
+    parser = verb("evaluate", "score the served twin on a recording, to find a wrong deployment", _EVALUATE)
+    parser.add_argument("mouse", metavar="MOUSE", help="mouse id, from `v1t mice`")
+    help_ = "unpacked folder of a recording in the Sensorium 2022 layout"
+    parser.add_argument("--recording", type=Path, required=True, metavar="FOLDER", help=help_)
+    parser.add_argument("--tier", default="test", help="train, validation or test (%(default)s)")
+    parser.add_argument("--model", help="bundle name, if several bundles contain this mouse")
+    add_bundle(parser)
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
@@ -151,4 +169,21 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
-TOOLS: dict[str, Callable[[argparse.Namespace], int]] = {"replay": _replay, "pack": _pack, "score": _score}
+def _evaluate(options: argparse.Namespace) -> int:
+    with open_from(options) as predictor:
+        found = evaluate(predictor, options.mouse, options.recording, tier=options.tier, model=options.model)
+    for line in (*(f"assumed: {line}" for line in found.assumed), *(f"note: {line}" for line in found.notes)):
+        print(on_command_line(line), file=sys.stderr)
+    of = f"mouse {options.mouse}, {counted(found.n_trials, 'trial')}, {counted(len(found.neuron_ids), 'neuron')}"
+    print(f"single-trial correlation  {found.single_trial_correlation.mean():.4f}  ({of})")
+    if found.correlation_to_average is not None:
+        print(f"correlation to average    {found.correlation_to_average.mean():.4f}")
+    return 0
+
+
+TOOLS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "replay": _replay,
+    "pack": _pack,
+    "score": _score,
+    "evaluate": _evaluate,
+}
