@@ -274,14 +274,19 @@ def _file_blocks(item: Item, folders: Mapping[str, Path]) -> Blocks:
 
 def _hyperparameters(folders: Mapping[str, Path]) -> str:
     """The searched options: the paper's value, and the best of the sweep of each data set."""
-    published = {"training": TrainingConfig().model_dump(), **PRESETS["v1t"].model_dump()}
-    published["readout"]["hidden_layers"] = PRESETS["v1t"].readout.hidden_layers
     best = {name: _content(folder / "sweep", "sweep").get("best", {}) for name, folder in folders.items()}
     rows = []
     for option, range_ in SPACE["v1t"].items():
         part, key = option.split(".")
         cells = [f"{v:.4g}" if isinstance(v := values.get(option, "-"), float) else str(v) for values in best.values()]
-        rows.append([option, range_.described(), str(published[part][key]), *cells])
+        rows.append(
+            [
+                option,
+                range_.described(),
+                str(getattr(TrainingConfig() if part == "training" else getattr(PRESETS["v1t"], part), key)),
+                *cells,
+            ]
+        )
     heads = [f"{name}: best" if len(best) > 1 else "best" for name in best]
     return markdown_table(["option", "searched here", "the paper", *heads], rows)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.notes import Note, merged
 from v1t_client._errors import InvalidArgument
 from v1t_client._predictor import Predictor
 
@@ -38,7 +39,7 @@ class Scores:
     single_trial_correlation: npt.NDArray[np.float64]
     correlation_to_average: npt.NDArray[np.float64] | None
     assumed: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def evaluate(
@@ -62,14 +63,14 @@ def evaluate(
     place = {int(neuron): i for i, neuron in enumerate(recorded_ids)}
     predicted, neuron_ids = [], np.zeros(0, np.int64)
     assumed: dict[str, None] = {}
-    notes: dict[str, None] = {}
+    notes: tuple[Note, ...] = ()
     for start in range(0, len(trials), BATCH):
         part = trials[start : start + BATCH]
         found = predictor.predict(mouse, _stacked(recording, "images", part), **_inputs(recording, part, model))
         predicted.append(found.responses)
         neuron_ids = np.asarray(found.neuron_ids)
         assumed |= dict.fromkeys(found.assumed)
-        notes |= dict.fromkeys(found.notes)
+        notes = merged([*notes, *found.notes])
     if {int(neuron) for neuron in neuron_ids} != set(place):
         raise InvalidArgument(
             f"{recording} is not a recording of the neurons of mouse {mouse!r}: "
@@ -87,7 +88,7 @@ def evaluate(
         if repeated
         else None,
         assumed=tuple(assumed),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
