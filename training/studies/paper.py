@@ -137,8 +137,9 @@ def _about(folders: Mapping[str, Path]) -> str:
     """Which data the page is about, by what the studies wrote."""
     parts = []
     for name, folder in folders.items():
-        captions = [text for study in STUDIES if (text := _content(folder, study).get("caption"))]
-        parts.append(f"{name}: {captions[0]}" if captions else f"{name}: no study is finished.")
+        contents = [content for study in STUDIES if (content := _content(folder, study))]
+        captions = [text for content in contents if (text := content.get("caption"))]
+        parts.append(f"{name}: {captions[0]}" if captions else "" if contents else f"{name}: no study is finished.")
     return " ".join(parts)
 
 
@@ -273,7 +274,7 @@ def _file_blocks(item: Item, folders: Mapping[str, Path]) -> Blocks:
 
 
 def _hyperparameters(folders: Mapping[str, Path]) -> str:
-    """The searched options: the paper's value, and the best of the sweep of each data set."""
+    """The searched options: the published value, and the best of the sweep of each data set."""
     best = {name: _content(folder / "sweep", "sweep").get("best", {}) for name, folder in folders.items()}
     rows = []
     for option, range_ in SPACE["v1t"].items():
@@ -288,7 +289,7 @@ def _hyperparameters(folders: Mapping[str, Path]) -> str:
             ]
         )
     heads = [f"{name}: best" if len(best) > 1 else "best" for name in best]
-    return markdown_table(["option", "searched here", "the paper", *heads], rows)
+    return markdown_table(["option", "searched here", "published", *heads], rows)
 
 
 def _images(paths: Sequence[Path], beside: Path) -> list[str]:
