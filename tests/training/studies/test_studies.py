@@ -339,7 +339,8 @@ def test_distillation_compares_an_ensemble_its_student_and_a_model_of_its_size(
     assert [row[0] for row in rows[2:6]] == ["ensemble", "student", "its size, from responses", "noise ceiling"]
     lines = json.loads((tmp_path / "distillation.json").read_text(encoding="utf-8"))["lines"]
     ensemble, student = (line["mean_and_sd_over_seeds"]["single_trial_correlation"][0] for line in lines[:2])
-    assert float(rows[3][-2].removesuffix(" %")) == pytest.approx(100 * student / ensemble, abs=0.06)
+    if ensemble > 0:  # of a correlation below 0 no share is given
+        assert float(rows[3][-2].removesuffix(" %")) == pytest.approx(100 * student / ensemble, abs=0.06)
     members = sorted(tmp_path.glob("runs/v1t-seed*/member-0/checkpoint"))
     hashes = {load_checkpoint(path).weights_hash for path in members}
     students = [load_checkpoint(path) for path in sorted(tmp_path.glob("runs/student-*/member-0/checkpoint"))]
