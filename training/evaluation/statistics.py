@@ -50,7 +50,7 @@ class Comparison:
     """Two systems over their seeds.
 
     Attributes:
-        independent: the t-test that the paper's stars stand for.
+        independent: the t-test, as in the paper.
         paired: over the seeds that both systems have.
         p_holm: of the paired test, corrected for all comparisons that were made together.
     """

@@ -17,7 +17,7 @@ MAIN = "single_trial_correlation"
 
 TESTS_NOTE = (
     "difference: mean over seeds of the first minus the second, with its 95 % interval from pairs of equal seeds. "
-    "t-test: two-sided, of independent samples, as the paper's stars: **** p < 0.0001, *** p < 0.001, ** p < 0.01, "
+    "t-test: two-sided, of independent samples: **** p < 0.0001, *** p < 0.001, ** p < 0.01, "
     "* p < 0.05. paired: t-test of pairs of equal seeds, which draw the same training trials; Holm: that p corrected "
     "for all comparisons of this table. effect: difference / sd of the differences, with Hedges' correction for few "
     "seeds, and its 95 % interval. Seeds are trainings, not animals: a difference holds for these mice."
