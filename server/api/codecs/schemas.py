@@ -314,7 +314,7 @@ class NeuronsReply(_Closed):
     total: int = Field(description="neurons that match, before limit and offset")
     neuron_ids: list[int]
     coordinates_um: list[tuple[float, float, float] | None]
-    readout_position_px: list[tuple[float, float]] | None = Field(
+    readout_position_px: list[Annotated[list[float], Field(min_length=2, max_length=2)]] | None = Field(
         default=None,
         description="where each neuron's readout looks, x and y in pixels of the mouse's images (the middle of the top "
         "left pixel is 0, 0), at the training medians of behaviour and gaze; it can lie outside of the image; null "
