@@ -19,7 +19,7 @@ from server.inference.engine import Engine, Stimulus
 from server.inference.one_node import MATMUL
 from server.inference.sessions import Precision, Provider
 
-__all__ = ["DESCRIPTION", "add_arguments", "core_gflop", "matmul_gflops", "measure", "run"]
+__all__ = ["DESCRIPTION", "add_arguments", "core_gflop", "matmul_gflops", "measure", "positive", "run"]
 
 DESCRIPTION = """Measures a bundle on this machine and prints:
 
@@ -49,21 +49,19 @@ class Case:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder with a manifest.json, as `python -m training export` writes")
     parser.add_argument("--mouse", help="whose images to time (default: the first mouse)")
-    parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="of one graph on the CPU (default: one per core)"
-    )
+    parser.add_argument("--threads", type=positive, metavar="N", help="of one graph on the CPU (default: one per core)")
     parser.add_argument("--provider", choices=get_args(Provider), default="auto", help="where the graphs run")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the cores")
     parser.add_argument(
-        "--max-batch", type=_positive, default=8, metavar="B", help="largest batch (default: %(default)s)"
+        "--max-batch", type=positive, default=8, metavar="B", help="largest batch (default: %(default)s)"
     )
     parser.add_argument(
-        "--rounds", type=_positive, default=10, metavar="R", help="turns per case (default: %(default)s)"
+        "--rounds", type=positive, default=10, metavar="R", help="turns per case (default: %(default)s)"
     )
     parser.add_argument("--no-gradient", dest="gradient", action="store_false", help="leave the gradient out")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from server.inference.benchmark import Case, measure, positive
 from server.inference.engine import Engine, Stimulus
 from server.inference.sessions import Precision, Provider
 
@@ -113,15 +113,8 @@ def measured(engine: Engine, mouse_id: str, *, request: float, rounds: int = 10)
         return engine.check(mouse_id, image, behavior, pupil_center)
 
     sizes = (1, max(2, engine.max_batch))
-    stimuli = {size: stimulus(size) for size in sizes}
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for turn in range(rounds + 1):
-        for size, one in stimuli.items():
-            start = time.perf_counter()
-            engine.predict_many([one])
-            if turn:  # the first runs allocate memory
-                seconds[size].append(time.perf_counter() - start)
-    few, many = (statistics.median(seconds[size]) for size in sizes)
+    cases = [Case(str(size), partial(engine.predict_many, [stimulus(size)]), size) for size in sizes]
+    few, many = measure(cases, rounds=rounds).values()
     image = max(0.0, (many - few) / (sizes[1] - sizes[0]))
     return Cost(fixed=max(0.0, few - image), image=image, request=request)
 
@@ -137,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="requests a second of each; a hand on a slider of the explorer makes some 10 (default: %(default)s)",
     )
-    parser.add_argument("--images", type=_count, default=1, help="in each request (default: %(default)s)")
+    parser.add_argument("--images", type=positive, default=1, help="in each request (default: %(default)s)")
     parser.add_argument(
         "--within",
         type=_number,
@@ -153,11 +146,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the HTTP side for each request; `tests/perf/bench_service.py` measures it (default: %(default)s)",
     )
     parser.add_argument("--price", type=_number, metavar="P", help="of an hour of the machine, in any currency")
-    parser.add_argument("--threads", type=_count, metavar="N", help="of one graph on the CPU (default: one per core)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of one graph on the CPU (default: one per core)")
     parser.add_argument("--provider", choices=get_args(Provider), default="auto", help="where the graphs run")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the cores")
     parser.add_argument(
-        "--max-batch", type=_count, default=8, metavar="B", help="images in one run (default: %(default)s)"
+        "--max-batch", type=positive, default=8, metavar="B", help="images in one run (default: %(default)s)"
     )
 
 
@@ -169,12 +162,6 @@ def _number(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -105,7 +105,7 @@ class Distillation:
 
 
 def distill(what: Distillation, folder: Path) -> dict[str, dict[str, float]]:
-    """Asks the teacher, trains the student and measures their agreement, or goes on with it; returns the summaries.
+    """Asks the teacher, trains the student and measures their agreement, or resumes; returns the summaries.
 
     Raises:
         ConfigError: no student fits the budget, or the options contradict each other.

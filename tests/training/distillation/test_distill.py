@@ -95,7 +95,7 @@ def test_a_kill_while_asking_or_training_changes_nothing(
     with pytest.raises(KeyboardInterrupt):
         distill.distill(what, tmp_path / "killed")
     again = distill.distill(what, tmp_path / "killed")
-    assert drawn[4] == drawn[3]  # it goes on with the chunk that was lost
+    assert drawn[4] == drawn[3]  # it resumes with the chunk that was lost
     assert len(drawn) == len({*drawn[:4]}) + len(drawn[4:])  # and with no other
     whole, resumed = (load_checkpoint(tmp_path / name / "member-0/checkpoint") for name in ("whole", "killed"))
     for name, weights in whole.twin.state_dict().items():

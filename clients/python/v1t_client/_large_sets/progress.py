@@ -77,7 +77,7 @@ class Progress:
             try:
                 self._stream.write(f"\r\x1b[K{line}")
                 self._stream.flush()
-            except (OSError, ValueError):  # the terminal was closed; the call goes on
+            except (OSError, ValueError):  # the terminal was closed; the call continues
                 self._shown = False
 
 

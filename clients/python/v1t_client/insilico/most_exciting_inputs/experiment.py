@@ -321,7 +321,7 @@ hold them there (Walker et al. 2019), unlike the other experiments, whose defaul
             "--window",
             type=count,
             metavar="N",
-            help="a search is done, or goes on with smaller steps, when its response rose by at most 0.2%% of its rise "
+            help="a search ends, or continues with smaller steps, when its response rose by at most 0.2%% of its rise "
             "within N steps (a tenth of the steps; 0: take all steps)",
         )
         search.add_argument("--first-step", type=number, metavar="X", help="step size at the start")
