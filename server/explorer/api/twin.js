@@ -86,7 +86,7 @@ export class Twin {
   }
 
   /**
-   * Sums of responses to white noise, weighted by the noise: the four arrays of POST /receptive_fields.
+   * Sums of responses to noise, weighted by the noise: the four arrays of POST /receptive_fields.
    * @param {object} body of the request
    * @param {(done: number, total: number) => void} onProgress
    */

@@ -3,7 +3,7 @@
 import { ServerError } from "../api/server.js";
 import { batch, computed, effect, signal } from "../library.js";
 import { ORIENTATIONS, PHASES, preferredOrientation, tuningCurves } from "../statistics/orientation.js";
-import { addSums, centerOf, fieldOf, gridFor } from "../statistics/receptive_field.js";
+import { addSums, centerOf, fieldOf, gridFor, noiseImages } from "../statistics/receptive_field.js";
 import { FIRST, planeOf } from "../stimuli/stimulus.js";
 import { answer } from "./answer.js";
 import { report, twin } from "./connection.js";
@@ -16,7 +16,6 @@ import { shortTasks } from "./short_tasks.js";
 const AT_ONCE = 8; // images in one request, so that the live answer gets its turn
 const LEVELS = 13; // of each behaviour channel
 const MAPS = 8e6; // elements of receptive fields that are kept
-export const NOISE_IMAGES = 2000;
 
 /** @type {import("../library.js").Signal<{ curves: Float32Array, preferred: Float32Array, selectivity: Float32Array, grating: any, state: string } | null>} */
 export const tuning = signal(null);
@@ -93,11 +92,17 @@ export function tuningOf(curves, neuron) {
   return curves.subarray(neuron * ORIENTATIONS.length, (neuron + 1) * ORIENTATIONS.length);
 }
 
-/** Shows white noise, and more of it each time. */
+/** The noise of receptive fields: its elements, and images at a time. */
+export const noise = computed(() => {
+  const [, H, W] = chosen.value.detail.image_shape;
+  const grid = gridFor(H, W);
+  return { grid, images: noiseImages(grid) };
+});
+
+/** Shows noise, and more of it each time. */
 export function measureFields() {
   const about = chosen.peek();
-  const [, H, W] = about.detail.image_shape;
-  const grid = gridFor(H, W);
+  const { grid, images } = noise.peek();
   const all = about.neurons.ids.length * grid[0] * grid[1] <= MAPS;
   const ids = all ? about.neurons.ids : selectedIds.peek().slice(0, 100);
   const before = fields.peek()?.ids.join() === ids.join() ? fields.peek() : null;
@@ -113,17 +118,18 @@ export function measureFields() {
     state: question.peek().state,
     ...behavior,
     ...(pupilCenter && { pupil_center: pupilCenter }),
+    noise: "balanced",
     seed: 1,
     first_image: first,
-    n_images: NOISE_IMAGES,
+    n_images: images,
     grid,
     luminance,
     contrast,
     ...(all ? {} : { neuron_ids: ids }),
   };
-  return run("fields", NOISE_IMAGES, async (progress, cancelled) => {
+  return run("fields", images, async (progress, cancelled) => {
     const got = await twin.receptiveFields(body, progress, cancelled);
-    const part = { maps: got.maps.data, noise: got.noise.data, total: got.total.data, images: NOISE_IMAGES, grid };
+    const part = { maps: got.maps.data, noise: got.noise.data, total: got.total.data, images, grid };
     const turn = shortTasks();
     const sums = before ? await addSums(before.sums, part, turn) : part;
     const centers = [];

@@ -1,4 +1,4 @@
-/** Receptive fields from sums of responses to white noise. */
+/** Receptive fields from sums of responses to noise. */
 
 const PART = 200_000; // numbers that are added at once
 
@@ -12,6 +12,16 @@ export function gridFor(H, W) {
     if (H % square === 0 && W % square === 0 && Math.abs(H / square - 18) < Math.abs(H / best - 18)) best = square;
   }
   return [H / best, W / best];
+}
+
+/**
+ * How many images are shown at a time, about 2,000: whole blocks of balanced noise. Over a block its elements are not
+ * correlated, and only the odd part of a response is left in a map (`server/inference/noise.py`).
+ * @param {[number, number]} grid
+ */
+export function noiseImages([h, w]) {
+  const block = 2 * (h * w + 1);
+  return Math.max(1, Math.round(2000 / block)) * block;
 }
 
 /**

@@ -6,7 +6,6 @@ import { drawSigned } from "../drawing/planes.js";
 import { pace } from "../state/answer.js";
 import { currentAnswer } from "../state/coloring.js";
 import {
-  NOISE_IMAGES,
   behaviorCurves,
   behaviorIsCurrent,
   fields,
@@ -14,6 +13,7 @@ import {
   measureBehavior,
   measureFields,
   measureTuning,
+  noise,
   overlay,
   tuning,
   tuningOf,
@@ -129,16 +129,16 @@ function Field({ positions }) {
     <h3>Receptive field</h3>
     ${
       map
-        ? html`<canvas ref=${canvas} class="field-map" role="img" aria-label="Receptive field from white noise"></canvas>
+        ? html`<canvas ref=${canvas} class="field-map" role="img" aria-label="Receptive field from noise"></canvas>
           <p class="hint">
-            From ${grouped(found.sums.images)} images of white noise, state ${found.state}. Orange: driven by light;
+            From ${grouped(found.sums.images)} images of balanced noise, state ${found.state}. Orange: driven by light;
             blue: by darkness. ${strength < 4.5 ? "No clear peak yet: more images help." : ""}
           </p>`
-        : html`<p class="hint">The twin is shown white noise, and each response is averaged with the noise.</p>`
+        : html`<p class="hint">The twin is shown noise, and each response is averaged with the noise.</p>`
     }
     <${Run}
       job=${jobs.value.fields}
-      words=${found ? `${grouped(NOISE_IMAGES)} more images` : `Map with ${grouped(NOISE_IMAGES)} noise images`}
+      words=${found ? `${grouped(noise.value.images)} more images` : `Map with ${grouped(noise.value.images)} noise images`}
       onRun=${async () => {
         await measureFields();
         if (fields.peek()) overlay.value = "field";

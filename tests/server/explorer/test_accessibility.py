@@ -30,7 +30,7 @@ def in_use(explorer: Explorer, **size: int) -> None:
     explorer.click(str(next(iter(explorer.top()))), ".most button")
     explorer.click("Measure with 48 gratings")
     explorer.wait("return document.querySelector('[data-preferred]')", seconds=60)
-    explorer.click("Map with 2,000 noise images")
+    explorer.click("Map with")
     explorer.wait("return document.querySelector('.field-map')", seconds=90)
     explorer.click("Gradient")
     gradient = ".layer:not(.hidden)[aria-label^='What would make']"

@@ -247,7 +247,7 @@ def test_experiments_on_a_neuron_agree_with_the_api(explorer: Explorer) -> None:
     explorer.click("Example")
     explorer.settle()
     explorer.wait("return document.querySelectorAll('.curves .chart').length === 5", seconds=60)
-    explorer.click("Map with 2,000 noise images")
+    explorer.click("Map with")
     explorer.wait("return document.querySelector('.field-map')", seconds=90)
     explorer.choose("Colour", "receptive field, across")
     explorer.click("Attention")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from selenium import webdriver
+from v1t_client.insilico.stimuli.noise import block_size
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +128,10 @@ def test_a_receptive_field_is_the_covariance_of_response_and_noise(
     assert center["strength"] > 5
     for (H, W), grid in (((144, 256), [18, 32]), ((36, 64), [18, 32]), ((16, 24), [16, 24]), ((35, 63), [5, 9])):
         assert run(page, "statistics/receptive_field.js", f"return m.gridFor({H}, {W})") == grid
+        shown = run(page, "statistics/receptive_field.js", f"return m.noiseImages({grid})")
+        block = block_size("balanced", (grid[0], grid[1]))
+        assert shown % block == 0
+        assert shown == block or abs(shown - 2000) <= block / 2
 
 
 def test_preferred_orientation_of_a_cosine(page: webdriver.Chrome) -> None:

@@ -130,7 +130,7 @@ def test_speed_with_thousands_of_neurons(
         page.wait("return document.querySelector('[data-preferred]')", seconds=120)
         page.choose("Colour", "preferred orientation")
         tasks.after("orientation tuning of all neurons")
-        page.click("Map with 2,000 noise images")
+        page.click("Map with")
         page.wait("return document.querySelector('.field-map')", seconds=300)
         page.choose("Colour", "receptive field, across")
         tasks.after("receptive fields of all neurons")
