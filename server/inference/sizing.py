@@ -2,13 +2,17 @@
 
 The cost of a bundle is measured on this machine: a run of the engine takes `fixed + image * images` seconds. The queue
 is then simulated as the server's batcher works: requests arrive at random (Poisson), each costs the HTTP side some
-time, and what waits when the engine is free shares its next run, up to the largest batch.
+time, and what waits when the engine is free shares its next run, up to the largest batch. While HTTP, which keeps one
+core busy, and the engine work at the same time and want more cores than there are, both are slower by the same factor.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+import time
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,20 +47,34 @@ class Cost:
         fixed: of a run of the engine, whatever its images.
         image: of each image in it.
         request: of the HTTP side, for each request.
+        busy: cores that a run of the engine keeps busy.
+        cores: of the machine, or as many of them as the server has to itself.
     """
 
     fixed: float
     image: float
     request: float
+    busy: float = 1.0
+    cores: float = math.inf
+
+    @property
+    def speed_of_both(self) -> float:
+        """Of HTTP and of the engine while both work, relative to each alone."""
+        return min(1.0, self.cores / (1 + self.busy))
 
     def of_run(self, images: int) -> float:
         return self.fixed + self.image * images
 
 
 def capacity(cost: Cost, *, images: int, max_batch: int) -> float:
-    """The most requests per second, of so many images each, that can be answered at all."""
+    """The most requests per second, of so many images each, that can be answered at all.
+
+    With the slower of the two at work all the time and the other for a share f of it, a second does 1 - f + f s seconds
+    of the slower one's work and f s of the other's (s: `Cost.speed_of_both`).
+    """
     engine = cost.of_run(max_batch) / max_batch * images if images < max_batch else _alone(cost, images, max_batch)
-    return 1 / max(engine, cost.request)
+    speed = cost.speed_of_both
+    return 1 / (max(engine, cost.request) + min(engine, cost.request) * (1 - speed) / speed)
 
 
 def simulate(
@@ -70,19 +88,33 @@ def simulate(
     """
     rng = np.random.default_rng(seed)
     arrived = np.cumsum(rng.exponential(1 / rate, requests))
-    ready = np.empty(requests)
-    free = 0.0
-    for i, at in enumerate(arrived):
-        ready[i] = free = max(free, at) + cost.request
     finished = np.empty(requests)
-    free, i = 0.0, 0
     together = max(1, max_batch // images)  # requests in one run
-    while i < requests:
-        start = max(free, ready[i])
-        end = min(int(np.searchsorted(ready, start, side="right")), i + together)
-        took = _alone(cost, images, max_batch) if images > max_batch else cost.of_run((end - i) * images)
-        finished[i:end] = free = start + took
-        i = end
+    reading: deque[int] = deque()
+    ready: deque[int] = deque()
+    running: list[int] = []
+    now, http, engine = 0.0, math.inf, math.inf  # the time, and seconds of work left; infinite: idle
+    coming = answered = 0
+    while answered < requests:
+        speed = cost.speed_of_both if http < math.inf and engine < math.inf else 1.0
+        arrival = float(arrived[coming]) - now if coming < requests else math.inf
+        step = min(arrival, http / speed, engine / speed)
+        now, http, engine = now + step, http - step * speed, engine - step * speed
+        if step == arrival:
+            reading.append(coming)
+            coming += 1
+        elif http <= engine:
+            ready.append(reading.popleft())
+            http = math.inf
+        else:
+            finished[running] = now
+            answered += len(running)
+            engine = math.inf
+        if http == math.inf and reading:
+            http = cost.request
+        if engine == math.inf and ready:
+            running = [ready.popleft() for _ in range(min(len(ready), together))]
+            engine = _alone(cost, images, max_batch) if images > max_batch else cost.of_run(len(running) * images)
     return (finished - arrived)[requests // 10 :]
 
 
@@ -104,7 +136,7 @@ def _alone(cost: Cost, images: int, max_batch: int) -> float:
 
 
 def measured(engine: Engine, mouse_id: str, *, request: float, rounds: int = 10) -> Cost:
-    """The cost of predictions, from runs of one image and of the largest batch, in turns."""
+    """The cost of predictions, from runs of one image and of the largest batch, in turns, and the cores they use."""
     rng = np.random.default_rng(0)
     mouse = engine.manifest.mice[mouse_id]
 
@@ -114,9 +146,15 @@ def measured(engine: Engine, mouse_id: str, *, request: float, rounds: int = 10)
 
     sizes = (1, max(2, engine.max_batch))
     cases = [Case(str(size), partial(engine.predict_many, [stimulus(size)]), size) for size in sizes]
+    cpu, wall = time.process_time(), time.perf_counter()
     few, many = measure(cases, rounds=rounds).values()
+    busy = (time.process_time() - cpu) / (time.perf_counter() - wall)
     image = max(0.0, (many - few) / (sizes[1] - sizes[0]))
-    return Cost(fixed=max(0.0, few - image), image=image, request=request)
+    return Cost(fixed=max(0.0, few - image), image=image, request=request, busy=busy, cores=_cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +214,8 @@ def run(args: argparse.Namespace) -> int:
     cost = measured(engine, mouse_id, request=args.request_ms / 1e3)
     print(f"bundle    {engine.manifest.name}, mouse {mouse_id}, on {engine.provider}, {engine.precision}")
     print(
-        f"cost      {cost.fixed * 1e3:.2f} ms a run of the engine and {cost.image * 1e3:.2f} ms an image, measured; "
-        f"{args.request_ms:g} ms a request of HTTP, as given"
+        f"cost      {cost.fixed * 1e3:.2f} ms a run of the engine and {cost.image * 1e3:.2f} ms an image, on "
+        f"{cost.busy:.1f} of {cost.cores:g} cores, measured; {args.request_ms:g} ms a request of HTTP, as given"
     )
     print("\n".join(report(cost, args)))
     return 0

@@ -4,7 +4,8 @@
 
 Measures the engine's cost, starts a server, and sends requests of one image at random times, each on a connection that
 is free. Prints medians and 99th percentiles, predicted and measured; what a lone request waits beside its work is added
-to the predictions. Nothing is asserted. Leave the machine alone while it runs.
+to the predictions, and the cores that this client keeps busy are not the server's. Nothing is asserted. Leave the
+machine alone while it runs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from bench_service import ask, http_request  # noqa: E402
 from support.live_server import serving  # noqa: E402
 
 from server.inference.engine import Engine  # noqa: E402
-from server.inference.sizing import Cost, capacity, measured, simulate  # noqa: E402
+from server.inference.sizing import capacity, measured, simulate  # noqa: E402
 
 MAX_BATCH = 8
 HTTP = 0.001  # seconds of work of the HTTP side for each request, as `python -m server size` assumes
@@ -85,20 +87,24 @@ def main() -> None:
         port = int(server.url.rpartition(":")[2])
         alone = statistics.median(asyncio.run(open_loop(port, request, 5.0, 10.0)))
         cost = measured(engine, mouse_id, request=0.0)
-        cost = Cost(cost.fixed, cost.image, HTTP)
+        cost = replace(cost, request=HTTP)
         beside = max(0.0, alone - cost.of_run(1) - HTTP)  # of a lone request: waiting, not work
         most = capacity(cost, images=1, max_batch=MAX_BATCH)
         print(
             f"{engine.manifest.name}: {cost.fixed * 1e3:.2f} ms a run, {cost.image * 1e3:.2f} ms an image, "
-            f"{cost.request * 1e3:.2f} ms a request; capacity {most:.0f} requests/s\n"
+            f"{cost.request * 1e3:.2f} ms a request, on {cost.busy:.1f} of {cost.cores:g} cores; "
+            f"capacity {most:.0f} requests/s\n"
         )
         print("| load | requests/s | median ms, predicted | measured | p99 ms, predicted | measured |")
         print("|--:|--:|--:|--:|--:|--:|")
         for load in args.loads:
-            predicted = np.percentile(simulate(cost, load * most, images=1, max_batch=MAX_BATCH), (50, 99)) * 1e3
-            predicted += beside * 1e3
+            own = time.process_time()
             latencies = asyncio.run(open_loop(port, request, load * most, args.seconds))
+            own = (time.process_time() - own) / args.seconds  # cores that this client used
             found = np.percentile(latencies, (50, 99)) * 1e3
+            left = replace(cost, cores=cost.cores - own)
+            predicted = np.percentile(simulate(left, load * most, images=1, max_batch=MAX_BATCH), (50, 99)) * 1e3
+            predicted += beside * 1e3
             cells = [value for pair in zip(predicted, found, strict=True) for value in pair]
             print(f"| {load:.0%} | {load * most:.0f} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
 

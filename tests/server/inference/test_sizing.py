@@ -38,6 +38,25 @@ def test_the_http_side_can_be_the_limit() -> None:
     assert capacity(Cost(0.0001, 0.0001, 0.001), images=1, max_batch=32) == pytest.approx(1000)
 
 
+@pytest.mark.parametrize(("engine", "request_"), [(0.002, 0.001), (0.001, 0.003)])
+def test_on_shared_cores_the_capacity_is_where_latency_begins_to_grow(engine: float, request_: float) -> None:
+    cost = Cost(0, engine, request_, busy=2.0, cores=2)
+    most = capacity(cost, images=1, max_batch=1)
+    assert most < 1 / max(engine, request_)
+    if engine > request_:  # the engine then keeps the cores busy all the time
+        assert most == pytest.approx(cost.cores / (cost.busy * engine + request_))
+    below, above = (simulate(cost, factor * most, images=1, max_batch=1) for factor in (0.95, 1.05))
+    assert below[-1000:].mean() < 40 * (engine + request_)
+    assert above[-1000:].mean() > 3 * below[-1000:].mean()
+
+
+def test_enough_cores_for_both_are_as_good_as_any_number() -> None:
+    few, many = (
+        simulate(Cost(0.002, 0.001, 0.001, busy=1.5, cores=cores), 200, images=1, max_batch=8) for cores in (2.5, 64)
+    )
+    np.testing.assert_array_equal(few, many)
+
+
 def test_the_most_requests_are_answered_in_time_and_more_are_not() -> None:
     cost = Cost(0.005, 0.004, 0.001)
     rate = most_requests(cost, images=1, max_batch=8, within=0.1)
