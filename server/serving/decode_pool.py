@@ -63,6 +63,10 @@ class DecodePool:
         """Seconds until a body that arrives now is decoded, estimated from earlier ones."""
         return self._pending * self._cost
 
+    def close(self) -> None:
+        """Ends the threads, after what they are doing."""
+        self._threads.shutdown(cancel_futures=True)
+
     async def run(self, work: int, function: Callable[..., T], *arguments: Any) -> T:
         """Calls the function in a thread, when its turn comes.
 

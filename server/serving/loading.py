@@ -90,6 +90,11 @@ class Loader:
         del self._attempts[bundle]
         return attempt.task.result()
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a bundle is being loaded, or was and its engine has not been taken yet."""
+        return any(not isinstance(one.failure, LoadingTimeout) for one in self._attempts.values())
+
     def loading(self) -> list[tuple[Path, float]]:
         """The bundles that are being loaded, and for how many seconds."""
         return [(path, one.seconds) for path, one in self._attempts.items() if not one.task.done()]
@@ -131,6 +136,11 @@ class _Attempt:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it failed, once it has."""
+        return self.task.exception() if self.task.done() and not self.task.cancelled() else None
 
 
 async def _load_in_time(load: Load, bundle: Path, settings: Settings) -> Engine:

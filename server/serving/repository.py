@@ -101,6 +101,12 @@ class Repository:
     def ready(self) -> bool:
         return self._complete
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a bundle is still being loaded, at the start or after its caller stopped to wait for it."""
+        is_late = self._late_load is not None and not self._late_load.done()
+        return not self._loaded or self._loader.is_loading or is_late
+
     def check_ready(self) -> None:
         """Raises NotReady while bundles are loading, or if one was refused at the start; the hint says which."""
         if not self._loaded:
@@ -109,7 +115,8 @@ class Repository:
                 hint = f"Bundle {bundle.name!r} has been loading for {seconds:.0f} s. {hint}"
             raise NotReady("the twins are being loaded", hint=hint, retry_after=1)
         if not self._complete:
-            raise NotReady("the server has bundles that it cannot serve", hint=self._problem, retry_after=30)
+            retry_after = 5 if self.is_loading else 30
+            raise NotReady("the server has bundles that it cannot serve", hint=self._problem, retry_after=retry_after)
 
     # Look-ups
 
@@ -239,10 +246,11 @@ class Repository:
         self._late_load = asyncio.create_task(self.load(), name="load late bundles")
 
     def close(self) -> None:
-        """Closes all engines, when the server stops."""
+        """Closes and frees all engines, when the server stops."""
         for bundle in _all(self._bundles):
             if bundle.engine is not None:
                 bundle.engine.close()
+                bundle.engine = None
 
     # Changes
 

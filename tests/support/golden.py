@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from support.checkout import REFERENCE
+from support.reference_cases import CASES, ENSEMBLES, RUNS, SENSORIUM
 
 from training.checkpoints.ensemble import Ensemble
 from training.checkpoints.importer import import_weights
@@ -16,16 +17,6 @@ from training.export.bundle import BundleOptions
 __all__ = ["CASES", "ENSEMBLES", "RUNS", "SENSORIUM", "WITH_GRADIENTS", "Golden", "export_golden", "load_golden"]
 
 
-def _names(pattern: str) -> list[str]:
-    found = {path.relative_to(REFERENCE).parts[0] for path in REFERENCE.glob(pattern)}
-    return sorted(found) or ["no-reference"]  # a case that the fixture `reference` skips or fails
-
-
-# Listed, so that new folders are tested too.
-RUNS = _names("*/args.yaml")
-ENSEMBLES = _names("*/member0/args.yaml")
-SENSORIUM = sorted(path.stem for path in REFERENCE.glob("sensorium-pretrained/*.pth")) or ["no-reference"]
-CASES = [*RUNS, *ENSEMBLES, *SENSORIUM]
 # What each adds: attention, behaviour as channels, shifter and crop, convolution, CNN, LN.
 WITH_GRADIENTS = (
     "v1t-small",

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-import httpx
 import numpy.typing as npt
 
 from v1t_client._answers.attention import Attention
@@ -15,6 +14,7 @@ from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
 from v1t_client._errors import V1TError
+from v1t_client._http_library import httpx
 from v1t_client._images import Image
 from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks_async
 from v1t_client._large_sets.collector import Collector

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import httpx
 import numpy.typing as npt
 
 from v1t_client._answers.attention import Attention
@@ -16,6 +15,7 @@ from v1t_client._answers.gradient import Gradient
 from v1t_client._answers.mice import Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.prediction import Prediction
 from v1t_client._errors import V1TError
+from v1t_client._http_library import httpx
 from v1t_client._images import Image
 from v1t_client._large_sets.chunks import ChunkedRequest, run_chunks
 from v1t_client._large_sets.collector import Collector

@@ -6,9 +6,7 @@ import ssl
 from collections.abc import Iterable
 from typing import Any
 
-import httpcore
-import httpx
-
+from v1t_client._http_library import httpcore, httpx
 from v1t_client._protocol.deadline import time_left
 
 __all__ = ["enforce_deadlines"]

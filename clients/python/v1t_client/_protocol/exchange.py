@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import httpx
-
 from v1t_client._errors import ReplyInvalid
+from v1t_client._http_library import httpx
 from v1t_client._protocol.deadline import deadline_after
 from v1t_client._protocol.http import send_options
 from v1t_client._protocol.operations import Send

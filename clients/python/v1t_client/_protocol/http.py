@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
-
 from v1t_client._errors import InvalidArgument, V1TError
+from v1t_client._http_library import httpx
 from v1t_client._protocol.operations import Send
 from v1t_client._version import __version__
 

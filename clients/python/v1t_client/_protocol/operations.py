@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +31,7 @@ from v1t_client._errors import (
     V1TError,
     check_count,
 )
+from v1t_client._http_library import httpx
 from v1t_client._images import image_names
 from v1t_client._protocol import replies, requests
 from v1t_client._protocol.arguments import GradientRequest, ImageRequest, NeuronFilters, PredictRequest, part_of

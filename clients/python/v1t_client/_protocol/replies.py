@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +16,7 @@ from v1t_client._answers.mice import BehaviorState, Channel, Mouse, MouseDetail,
 from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, Prediction
 from v1t_client._errors import ServerError, server_error_class
+from v1t_client._http_library import httpx
 from v1t_client._protocol.arguments import GradientRequest, ImageRequest, PredictRequest
 from v1t_client._protocol.reply_parts import (
     OTHER_PROGRAM,

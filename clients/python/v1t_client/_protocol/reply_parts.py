@@ -11,11 +11,11 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, ParamSpec, TypeVar
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
 from v1t_client._errors import ReplyInvalid, V1TError
+from v1t_client._http_library import httpx
 from v1t_client._protocol.requests import NPY
 
 __all__ = ["OTHER_PROGRAM", "field", "header", "invalid", "json_object", "npy_arrays", "reader", "retry_after"]

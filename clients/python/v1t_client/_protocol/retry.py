@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import httpx
-
 from v1t_client._errors import InvalidArgument, check_count
+from v1t_client._http_library import httpx
 
 __all__ = ["RETRIED_ERRORS", "RETRIED_STATUSES", "Retry"]
 

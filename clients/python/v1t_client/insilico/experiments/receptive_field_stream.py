@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import httpx
 import numpy as np
 
 from v1t_client._answers.prediction import Prediction
 from v1t_client._client import Client
 from v1t_client._errors import ConnectionFailed, ReplyInvalid, V1TError
+from v1t_client._http_library import httpx
 from v1t_client._protocol.deadline import deadline_after
 from v1t_client._protocol.exchange import read_bounded
 from v1t_client._protocol.replies import read_metadata, read_refusal, refusal_of

@@ -1,7 +1,8 @@
-"""Opens a predictor: a server by its URL, or a bundle with a private server on this machine."""
+"""Opens a predictor: a server by its URL, or a bundle, in this process or with a private server on this machine."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import socket
@@ -9,15 +10,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from v1t_client._client import Client
 from v1t_client._errors import ConnectionFailed, InvalidArgument, NotReady, TimedOut
+from v1t_client._protocol.in_process import URL, InProcessTransport
 
 __all__ = ["open_predictor"]
 
+_ENTRY_POINT = "v1t_client.in_process"
+_MODULE, _FUNCTION = "server.in_process", "open_bundle"  # the same in a checkout that is not installed
 _LOADING_TIMEOUT = 180.0  # seconds to load a bundle
 _LOADING_RETRY_AFTER = 5.0  # seconds; a server whose Retry-After is longer has refused the bundle
 _NOT_INHERITED = ("V1T_BUNDLES", "V1T_API_KEYS", "V1T_API_KEYS_FILE", "V1T_URL", "V1T_API_KEY", "V1T_HOME")
@@ -27,10 +33,16 @@ _NOT_INHERITED = ("V1T_BUNDLES", "V1T_API_KEYS", "V1T_API_KEYS_FILE", "V1T_URL",
 def open_predictor(
     where: str | os.PathLike[str], *, api_key: str | None = None, timeout: float = 60.0, retries: int = 3
 ) -> Iterator[Client]:
-    """A `Client` of the server at a URL, or of a private server for one bundle that stops at the end of the block.
+    """A `Client` of the server at a URL, or of one bundle until the end of the block.
 
-    The private server is `bentoml serve` in the checkout that contains the bundle or the working directory, or that
-    V1T_HOME names. It listens on a free port of the loopback interface, and inherits V1T_PROVIDER, V1T_THREADS etc.
+    A bundle is answered for in this process if the server's packages are installed here: by the server that is
+    installed in this environment, or else by that of the checkout that contains the bundle or the working directory. If
+    V1T_HOME names a checkout, it is that one. Requests take the same way as over HTTP, and have the same answers,
+    limits and errors. The engine has its own threads, which end with the block, and inherits V1T_PROVIDER,
+    V1T_THREADS etc. A forked process (`multiprocessing` with "fork") cannot use it, and has to open the bundle itself.
+
+    If another environment of the checkout has the packages (`make serve` makes one), a private server runs there: a
+    `bentoml serve` on a free port of the loopback interface, which stops at the end of the block.
 
     Args:
         where: "http://..." or the folder of a bundle.
@@ -38,7 +50,7 @@ def open_predictor(
 
     Raises:
         InvalidArgument: neither a URL nor a bundle, or there is no server package to serve the bundle with.
-        NotReady: the private server refused the bundle or did not start; the message has the reason.
+        NotReady: the bundle was refused, or the private server did not start; the message has the reason.
 
     Example:
         >>> with open_predictor("exported_models/demo") as twin:                 # doctest: +SKIP
@@ -54,11 +66,51 @@ def open_predictor(
         raise InvalidArgument(
             "this is neither a URL nor a bundle", got=text, expected="http://..., or a folder with a manifest.json"
         )
+    open_bundle = _installed() or _in_checkout(_home(bundle))
+    if open_bundle is not None:
+        with closing(_opened(open_bundle, bundle)) as server:
+            with Client(URL, timeout=timeout, retries=0, transport=InProcessTransport(server)) as client:
+                client.mice()  # raises NotReady with the reason if the bundle was refused
+            with Client(URL, timeout=timeout, retries=retries, transport=InProcessTransport(server)) as client:
+                yield client
+        return
     home = _home(bundle)
     with tempfile.TemporaryDirectory(prefix="v1t-") as place, _serving(bundle, home, Path(place)) as (url, process):
         _wait(url, process, Path(place) / "log", bundle)
         with Client(url, timeout=timeout, retries=retries) as client:
             yield client
+
+
+def _opened(open_bundle: Callable[[Path], Any], bundle: Path) -> Any:
+    try:
+        return open_bundle(bundle)
+    except ValueError as error:
+        raise InvalidArgument(f"a setting of the environment is wrong: {error}") from error
+
+
+def _installed() -> Callable[[Path], Any] | None:
+    """What opens a bundle in this process, by the server that is installed here."""
+    if os.environ.get("V1T_HOME"):
+        return None
+    for found in entry_points(group=_ENTRY_POINT):
+        try:
+            return found.load()  # type: ignore[no-any-return]
+        except ImportError:  # installed without the packages that it needs
+            continue
+    return None
+
+
+def _in_checkout(home: Path) -> Callable[[Path], Any] | None:
+    """The same by the server of a checkout, if Python finds everything that it imports."""
+    sys.path.insert(0, str(home))
+    try:
+        module = importlib.import_module(_MODULE)
+    except ImportError:
+        return None
+    finally:
+        sys.path.remove(str(home))
+    is_of_checkout = Path(str(module.__file__)).resolve().is_relative_to(home.resolve())
+    return getattr(module, _FUNCTION) if is_of_checkout else None  # type: ignore[no-any-return]
 
 
 def _home(bundle: Path) -> Path:
