@@ -10,7 +10,7 @@ from v1t_client._errors import MissingExtra
 __all__ = ["needed"]
 
 
-def needed(module: str, *, extra: str = "insilico") -> Any:
+def needed(module: str, extra: str = "insilico") -> Any:
     """Imports a module such as `xarray` or `scipy.optimize`.
 
     Raises:

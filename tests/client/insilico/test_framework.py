@@ -213,6 +213,23 @@ def test_a_run_leaves_labelled_arrays_a_table_figures_and_a_receipt(tmp_path: Pa
     xarray.testing.assert_identical(again.dataset, made.dataset)
 
 
+def test_a_result_becomes_a_frame_and_files_with_its_receipt(tmp_path: Path) -> None:
+    import pandas
+
+    result = Steps(mouse="BANK", seed=3).run(GaborBank())
+    for name in ("out.parquet", "out.nc", "out.zarr"):
+        result.save(tmp_path / name)
+    table = pandas.read_parquet(tmp_path / "out.parquet")
+    for frame in (result.to_pandas(), table):
+        assert Receipt.from_json(frame.attrs["receipt"]) == result.receipt
+        for name, values in result.table().items():
+            np.testing.assert_array_equal(frame[name], values)
+    for stored in (xarray.load_dataset(tmp_path / "out.nc"), xarray.open_zarr(tmp_path / "out.zarr").load()):
+        assert Receipt.from_json(stored.attrs.pop("receipt")) == result.receipt
+        xarray.testing.assert_equal(stored, result.dataset)
+        assert stored["response"].attrs == result.dataset["response"].attrs
+
+
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     bank = GaborBank(limit=3)
     experiment = Steps(mouse="BANK")

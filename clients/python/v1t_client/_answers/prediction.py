@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ import numpy.typing as npt
 
 from v1t_client._answers.html import html_card, origin_facts
 from v1t_client._answers.notes import Note, merged
+from v1t_client._answers.saving import save
 from v1t_client._errors import InvalidArgument, ModelChanged
 from v1t_client._extras import needed
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 __all__ = ["Model", "Prediction", "check_same_model", "concatenated", "count"]
@@ -92,7 +95,9 @@ class Prediction:
             lines.append(f"  notice      {self.model.notice}")
         lines += [f"  assumed     {line}" for line in self.assumed]
         lines += [f"  note        {note}" for note in self.notes]
-        lines.append("  more        .responses[image, neuron], .select(neuron_ids), .to_dict(), .to_xarray()")
+        lines.append(
+            "  more        .responses[image, neuron], .select(neuron_ids), .to_pandas(), .to_xarray(), .save(path)"
+        )
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -165,6 +170,48 @@ class Prediction:
             content["images"] = list(self.images)
         return content
 
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The responses, so that `numpy.asarray(prediction)` and numpy's functions take a prediction."""
+        if copy is False and dtype is not None and np.dtype(dtype) != self.responses.dtype:
+            raise ValueError(f"responses are {self.responses.dtype}: as {np.dtype(dtype)} they have to be copied")
+        return self.responses.astype(dtype or self.responses.dtype, copy=bool(copy))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A `pandas.DataFrame` with one row per image and neuron, image by image.
+
+        Its columns are `image` (0, 1, ...), `file` (where the images come from files), `neuron_id`, `response` and
+        `spread` (where it was asked for). Mouse, model, units, assumptions and notes are in its `attrs`. As a matrix:
+        `frame.pivot(index="image", columns="neuron_id", values="response")`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        pandas = needed("pandas", extra="tables")
+        n_images, n_neurons = self.responses.shape
+        columns: dict[str, Any] = {"image": np.repeat(np.arange(n_images), n_neurons)}
+        if self.images:
+            columns["file"] = pandas.Categorical(self.images).repeat(n_neurons)
+        columns |= {"neuron_id": np.tile(self.neuron_ids, n_images), "response": self.responses.ravel()}
+        if self.spread is not None:
+            columns["spread"] = self.spread.ravel()
+        frame = pandas.DataFrame(columns)
+        frame.attrs = {**self._labels(), "units": self.units}
+        return frame
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Saves `to_pandas()` as a .parquet, or `to_xarray()` as a .nc (NetCDF) or .zarr.
+
+        `pandas.read_parquet`, `xarray.open_dataset` and `xarray.open_zarr` read it, with its labels.
+
+        Args:
+            force: replace what is there.
+
+        Raises:
+            InvalidArgument: the path has another ending, exists, or cannot be written.
+            MissingExtra: a package that writes this kind of file is not installed.
+        """
+        save(path, frame=self.to_pandas, dataset=self.to_xarray, force=force)
+
     def to_xarray(self) -> xarray.Dataset:
         """An `xarray.Dataset` with dimensions `image` (file names or numbers) and `neuron`.
 
@@ -184,19 +231,23 @@ class Prediction:
                 "neuron": ("neuron", self.neuron_ids),
                 "image": ("image", np.array(self.images) if self.images else np.arange(len(self))),
             },
-            attrs={
-                "mouse": self.mouse,
-                "model": self.model.name,
-                "model_hash": self.model.hash,
-                "members": self.model.members,
-                "simulated": int(self.model.simulated),  # NetCDF attributes cannot be booleans
-                "notice": self.model.notice or "",
-                "state": self.state or "",
-                "assumed": "\n".join(self.assumed),
-                "notes": "\n".join(map(str, self.notes)),
-                "request_id": self.request_id or "",
-            },
+            attrs=self._labels(),
         )
+
+    def _labels(self) -> dict[str, Any]:
+        """How it was made, as attributes of NetCDF, which cannot be booleans or lists."""
+        return {
+            "mouse": self.mouse,
+            "model": self.model.name,
+            "model_hash": self.model.hash,
+            "members": self.model.members,
+            "simulated": int(self.model.simulated),
+            "notice": self.model.notice or "",
+            "state": self.state or "",
+            "assumed": "\n".join(self.assumed),
+            "notes": "\n".join(map(str, self.notes)),
+            "request_id": self.request_id or "",
+        }
 
 
 def check_same_model(model_hash: str, prediction: Prediction) -> None:

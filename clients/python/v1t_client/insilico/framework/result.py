@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from v1t_client._answers.html import html_card, model_facts
 from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, count
+from v1t_client._answers.saving import save
 from v1t_client._errors import InvalidArgument
 from v1t_client._extras import needed
 from v1t_client.insilico.framework.plotting import add_footer, styled
 from v1t_client.insilico.framework.receipt import RECEIPT, Receipt
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 __all__ = ["Result", "variable"]
@@ -51,6 +54,27 @@ class Result:
                 columns[str(name)] = self.dataset[name].values
         return columns
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """`table()` as a `pandas.DataFrame`, with the receipt in its `attrs`."""
+        frame = needed("pandas").DataFrame(self.table())
+        frame.attrs = {**{str(name): str(value) for name, value in self.dataset.attrs.items()}, **self._receipt()}
+        return frame
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Saves `to_pandas()` as a .parquet, or the dataset as a .nc (NetCDF) or .zarr, each with the receipt.
+
+        Args:
+            force: replace what is there.
+
+        Raises:
+            InvalidArgument: the path has another ending, exists, or cannot be written.
+            MissingExtra: a package that writes this kind of file is not installed.
+        """
+        save(path, frame=self.to_pandas, dataset=lambda: self.dataset.assign_attrs(self._receipt()), force=force)
+
+    def _receipt(self) -> dict[str, str]:
+        return {"receipt": self.receipt.to_json()}
+
     def _repr_html_(self) -> str:
         attributes, receipt = self.dataset.attrs, self.receipt
         known = {name: receipt.model[name] for name in Model.__dataclass_fields__ if name in receipt.model}
@@ -76,7 +100,7 @@ class Result:
     def write(self, folder: Path, figures: Mapping[str, Any]) -> None:
         """Writes a new folder: result.nc, neurons.parquet or images.parquet, receipt.json, figures as .png and .pdf."""
         folder.mkdir()
-        dataset = self.dataset.assign_attrs(receipt=self.receipt.to_json())
+        dataset = self.dataset.assign_attrs(self._receipt())
         encoding = {str(name): {"zlib": True, "complevel": 4} for name in _large(dataset)}
         needed("h5netcdf")
         dataset.to_netcdf(folder / ARRAYS, engine="h5netcdf", encoding=encoding)
