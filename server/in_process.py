@@ -34,7 +34,7 @@ __all__ = ["Exchange", "LocalServer", "open_bundle"]
 # Settings of a service that other programs ask; here there is one bundle, and one caller.
 _NOT_READ = tuple(
     f"{PREFIX}{name}"
-    for name in ("BUNDLES", "API_KEYS", "API_KEYS_FILE", "ADMIN_KEYS", "ADMIN_KEYS_FILE", "PUBLIC_URL", "TRACING")
+    for name in ("BUNDLES", "GRPC", "API_KEYS", "API_KEYS_FILE", "ADMIN_KEYS", "ADMIN_KEYS_FILE", "PUBLIC_URL", "TRACING")
 )
 _HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's, in the service
 _PARTS = 4  # of a reply that wait for their reader
