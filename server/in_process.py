@@ -32,10 +32,7 @@ from server.settings import PREFIX, Settings
 __all__ = ["Exchange", "LocalServer", "open_bundle"]
 
 # Settings of a service that other programs ask; here there is one bundle, and one caller.
-_NOT_READ = tuple(
-    f"{PREFIX}{name}"
-    for name in ("BUNDLES", "GRPC", "API_KEYS", "API_KEYS_FILE", "ADMIN_KEYS", "ADMIN_KEYS_FILE", "PUBLIC_URL", "TRACING")
-)
+_NOT_READ = ("BUNDLES", "GRPC", "API_KEYS", "API_KEYS_FILE", "ADMIN_KEYS", "ADMIN_KEYS_FILE", "PUBLIC_URL", "TRACING")
 _HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's, in the service
 _PARTS = 4  # of a reply that wait for their reader
 _LEFT = 10.0  # seconds for the requests that are cancelled at the end
@@ -51,7 +48,8 @@ def open_bundle(bundle: Path) -> LocalServer:
     Raises:
         SettingsError (a ValueError): a setting of the environment is wrong.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_READ}
+    not_read = {f"{PREFIX}{name}" for name in _NOT_READ}
+    environment = {name: value for name, value in os.environ.items() if name not in not_read}
     return LocalServer(Settings.from_environment(environment).model_copy(update={"bundles": (bundle,)}))
 
 

@@ -14,9 +14,8 @@ import pytest
 import xarray
 from matplotlib.figure import Figure
 from support.gabor_bank import GaborBank
-from support.live_server import ROOT
 from v1t_client import ConnectionFailed, InvalidArgument, Model, ReplyInvalid
-from v1t_client.insilico import Experiment, Monitor, Receipt, Result, Screen, Subject, Work, open_predictor, perform
+from v1t_client.insilico import Experiment, Monitor, Receipt, Result, Screen, Subject, Work, perform
 
 MONITOR = Monitor(width_cm=56.5, height_cm=31.8, distance_cm=15)
 
@@ -290,34 +289,3 @@ def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
         Receipt.load(tmp_path / "nothing.json")
     with pytest.raises(InvalidArgument, match="no such parameters; got colour"):
         Steps.from_dict({"mouse": "BANK", "colour": 1})
-
-
-# Opening
-
-
-def test_what_is_neither_url_nor_bundle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidArgument, match="neither a URL nor a bundle"), open_predictor(tmp_path):
-        pass
-    (tmp_path / "manifest.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("V1T_HOME", raising=False)
-    with pytest.raises(InvalidArgument, match="V1T_HOME"), open_predictor(tmp_path):
-        pass
-
-
-@pytest.mark.slow
-def test_a_bundle_opens_on_a_server_that_is_gone_afterwards(tmp_path: Path) -> None:
-    with open_predictor(ROOT / "exported_models" / "demo") as twin:
-        subject = Subject.of(twin, "SIM1", neuron_ids=[48, 369])
-        assert subject.respond(subject.screen.blank(2)).shape == (2, 2)
-        url = str(twin._http.base_url)
-    with pytest.raises(ConnectionFailed), open_predictor(url, retries=0) as gone:
-        gone.mice()
-
-
-@pytest.mark.slow
-def test_a_bundle_that_the_server_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "manifest.json").write_text('{"schema_version": 99}')
-    monkeypatch.setenv("V1T_HOME", str(ROOT))
-    with pytest.raises(Exception, match="schema_version"), open_predictor(tmp_path):
-        pass

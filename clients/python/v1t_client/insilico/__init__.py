@@ -12,16 +12,20 @@ result with figures and a receipt, and resumes after an interruption. Each is al
 
 from __future__ import annotations
 
-from v1t_client.insilico.catalogue import EXPERIMENTS
-from v1t_client.insilico.framework.checkpoint import Work
-from v1t_client.insilico.framework.experiment import Experiment, perform
-from v1t_client.insilico.framework.plotting import styled
-from v1t_client.insilico.framework.predictors import open_predictor
-from v1t_client.insilico.framework.receipt import Receipt
-from v1t_client.insilico.framework.result import Result
-from v1t_client.insilico.framework.subject import Subject
-from v1t_client.insilico.stimuli.monitor import Monitor
-from v1t_client.insilico.stimuli.screen import Screen
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from v1t_client.insilico.catalogue import EXPERIMENTS
+    from v1t_client.insilico.framework.checkpoint import Work
+    from v1t_client.insilico.framework.experiment import Experiment, perform
+    from v1t_client.insilico.framework.plotting import styled
+    from v1t_client.insilico.framework.predictors import open_predictor
+    from v1t_client.insilico.framework.receipt import Receipt
+    from v1t_client.insilico.framework.result import Result
+    from v1t_client.insilico.framework.subject import Subject
+    from v1t_client.insilico.stimuli.monitor import Monitor
+    from v1t_client.insilico.stimuli.screen import Screen
 
 __all__ = [
     "EXPERIMENTS",
@@ -36,3 +40,29 @@ __all__ = [
     "perform",
     "styled",
 ]
+
+# Name -> its module, which is imported when the name is first used: opening a predictor loads no experiment.
+_MODULES = {
+    "EXPERIMENTS": "catalogue",
+    "Experiment": "framework.experiment",
+    "Monitor": "stimuli.monitor",
+    "Receipt": "framework.receipt",
+    "Result": "framework.result",
+    "Screen": "stimuli.screen",
+    "Subject": "framework.subject",
+    "Work": "framework.checkpoint",
+    "open_predictor": "framework.predictors",
+    "perform": "framework.experiment",
+    "styled": "framework.plotting",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

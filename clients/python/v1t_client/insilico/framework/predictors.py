@@ -102,10 +102,15 @@ def _installed() -> Callable[[Path], Any] | None:
 
 def _in_checkout(home: Path) -> Callable[[Path], Any] | None:
     """The same by the server of a checkout, if Python finds everything that it imports."""
+    before = set(sys.modules)
     sys.path.insert(0, str(home))
     try:
         module = importlib.import_module(_MODULE)
     except ImportError:
+        package = _MODULE.partition(".")[0]
+        for name in set(sys.modules) - before:  # leaves the name to a package of the caller's own
+            if name.partition(".")[0] == package:
+                del sys.modules[name]
         return None
     finally:
         sys.path.remove(str(home))
