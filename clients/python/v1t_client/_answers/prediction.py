@@ -170,7 +170,7 @@ class Prediction:
             content["images"] = list(self.images)
         return content
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The responses, so that `numpy.asarray(prediction)` and numpy's functions take a prediction."""
         if copy is False and dtype is not None and np.dtype(dtype) != self.responses.dtype:
             raise ValueError(f"responses are {self.responses.dtype}: as {np.dtype(dtype)} they have to be copied")

@@ -94,7 +94,7 @@ def _installed() -> Callable[[Path], Any] | None:
         return None
     for found in entry_points(group=_ENTRY_POINT):
         try:
-            return found.load()  # type: ignore[no-any-return]
+            return found.load()
         except ImportError:  # installed without the packages that it needs
             continue
     return None
@@ -115,7 +115,7 @@ def _in_checkout(home: Path) -> Callable[[Path], Any] | None:
     finally:
         sys.path.remove(str(home))
     is_of_checkout = Path(str(module.__file__)).resolve().is_relative_to(home.resolve())
-    return getattr(module, _FUNCTION) if is_of_checkout else None  # type: ignore[no-any-return]
+    return getattr(module, _FUNCTION) if is_of_checkout else None
 
 
 def _home(bundle: Path) -> Path:
