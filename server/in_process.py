@@ -37,7 +37,7 @@ _HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's, in the service
 _PARTS = 4  # of a reply that wait for their reader
 _LEFT = 10.0  # seconds for the requests that are cancelled at the end
 
-logging.getLogger("bentoml.v1t").addHandler(logging.NullHandler())  # a library's: the program decides what is shown
+_QUIET = logging.NullHandler()  # as of any library: the program decides what of the log is shown
 
 
 def open_bundle(bundle: Path) -> LocalServer:
@@ -48,6 +48,7 @@ def open_bundle(bundle: Path) -> LocalServer:
     Raises:
         SettingsError (a ValueError): a setting of the environment is wrong.
     """
+    logging.getLogger("bentoml.v1t").addHandler(_QUIET)
     not_read = {f"{PREFIX}{name}" for name in _NOT_READ}
     environment = {name: value for name, value in os.environ.items() if name not in not_read}
     return LocalServer(Settings.from_environment(environment).model_copy(update={"bundles": (bundle,)}))

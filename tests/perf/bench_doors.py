@@ -39,9 +39,10 @@ Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]  # image (B, C, H, W), behavi
 Door = Callable[[Inputs], Any]
 FIRST = """
 import time; start = time.perf_counter()
+import sys
 from v1t_client.insilico import open_predictor
-with open_predictor({bundle!r}) as twin:
-    twin.predict({mouse!r}, {image!r}, resize="fit")
+with open_predictor(sys.argv[1]) as twin:
+    twin.predict(sys.argv[2], sys.argv[3], resize="fit")
     print(time.perf_counter() - start)
 """
 
@@ -78,14 +79,11 @@ def main() -> None:
             seconds = measured(doors, draws)
             cells = [f"{name} {1e3 * s:.1f} (+{1e3 * (s - seconds['engine']):.1f})" for name, s in seconds.items()]
             print(f"{size:>4} images: {'; '.join(cells)}")
-    image = str(ROOT / "docs" / "images" / "leaves.png")
-    code = FIRST.format(bundle=str(bundle), mouse=mouse, image=image)
+    command = [sys.executable, "-c", FIRST, str(bundle), mouse, str(ROOT / "docs" / "images" / "leaves.png")]
     path = os.pathsep.join([str(ROOT / "clients" / "python"), os.environ.get("PYTHONPATH", "")])
-    first = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT,
-                             env={**os.environ, "PYTHONPATH": path}).stdout)
-        for _ in range(5)
-    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": path}
+    runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT, env=environment) for _ in range(5)]
+    first = [float(run.stdout) for run in runs]
     print(f"first answer in process, with all imports: {statistics.median(first):.2f} s (best {min(first):.2f} s)")
 
 

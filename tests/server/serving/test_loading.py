@@ -118,3 +118,36 @@ async def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path, name
     (problem,) = change.problems
     assert name in problem
     assert "not a regular file" in problem
+
+
+async def test_bundle_that_is_still_being_loaded_is_not_called_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Retry-After is short: a program that waits for the server goes on to wait."""
+    monkeypatch.setattr(repository_module, "_PATIENCE", 0.0)
+    begin = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def load(bundle: Path, settings: Settings) -> Engine:
+        asyncio.run_coroutine_threadsafe(begin.wait(), loop).result(30)
+        return load_engine(bundle, settings)
+
+    bundle = write_tiny_bundle(tmp_path / "large").folder
+    repository = Repository(Settings(bundles=(bundle,), provider="cpu", threads=1), Metrics(), load)
+    await repository.load()
+    assert repository.is_loading
+    with pytest.raises(NotReady, match="cannot serve") as caught:
+        repository.check_ready()
+    assert caught.value.retry_after == 5
+    begin.set()
+    while repository.is_loading:
+        await asyncio.sleep(0.01)
+    repository.check_ready()
+    (bundle / MANIFEST).write_text("{}")
+    refusing = Repository(Settings(bundles=(bundle,), provider="cpu", threads=1), Metrics())
+    await refusing.load()
+    while refusing.is_loading:
+        await asyncio.sleep(0.01)
+    with pytest.raises(NotReady, match="cannot serve") as caught:
+        refusing.check_ready()
+    assert caught.value.retry_after == 30
