@@ -144,6 +144,7 @@ class LocalServer:
     async def _stop(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         context = self._context
+        context.repository.stop()
         await context.batcher.close()
         for task in others:
             task.cancel()

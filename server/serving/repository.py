@@ -245,6 +245,12 @@ class Repository:
     def _load_late(self) -> None:
         self._late_load = asyncio.create_task(self.load(), name="load late bundles")
 
+    def stop(self) -> None:
+        """Ends the runs in progress with an error. No engine can be used afterwards."""
+        for bundle in _all(self._bundles):
+            if bundle.engine is not None:
+                bundle.engine.stop()
+
     def close(self) -> None:
         """Closes and frees all engines, when the server stops."""
         for bundle in _all(self._bundles):

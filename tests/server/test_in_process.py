@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import weakref
 from collections.abc import Iterator
@@ -145,6 +146,24 @@ def test_call_ends_with_its_time(twin: TinyTwin, stuck: tuple[threading.Event, t
         with pytest.raises(TimedOut):
             opened.predict("A", np.zeros((1, 8, 12)))
         stuck[1].set()
+
+
+def test_end_of_the_block_ends_a_run_that_nobody_waits_for(twin: TinyTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+
+    def until_stopped(self: Engine, stimuli: Any) -> None:
+        deadline = time.monotonic() + 30
+        while not self._graphs.stop._stopped and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stopped.append(self._graphs.stop._stopped)
+        raise RuntimeError("stopped")
+
+    with open_predictor(twin.folder, timeout=0.2, retries=0) as opened:
+        monkeypatch.setattr(Engine, "predict_many", until_stopped)
+        with pytest.raises(TimedOut):
+            opened.predict("A", np.zeros((1, 8, 12)))
+        assert not stopped
+    assert stopped == [True]
 
 
 def test_refused_bundle_is_named_with_the_reason(twin: TinyTwin, tmp_path: Path) -> None:
