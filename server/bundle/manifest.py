@@ -13,7 +13,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, Self
 
@@ -22,10 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from server.errors import BundleError, brief
 
 __all__ = [
-    "BEHAVIOR_CHANNELS",
     "MANIFEST",
     "PUPIL_CENTER_CHANNELS",
-    "SCHEMA_VERSION",
+    "SCHEMA_VERSIONS",
     "BehaviorState",
     "Channel",
     "Crop",
@@ -36,20 +35,16 @@ __all__ = [
     "MouseRecord",
     "Parity",
     "Provenance",
+    "channels_text",
     "hash_file",
     "load_manifest",
     "open_regular",
 ]
 
-SCHEMA_VERSION = 1
+# 2: the behaviour channels of a mouse are not those of Sensorium 2022, which older servers take for granted.
+SCHEMA_VERSIONS = (1, 2)
 MANIFEST = "manifest.json"
 
-# The order on disk (Sensorium 2022): name, unit.
-BEHAVIOR_CHANNELS = (
-    ("pupil_dilation", "eye-camera px"),
-    ("pupil_dilation_derivative", "eye-camera px/s"),
-    ("running_speed", "cm/s"),
-)
 PUPIL_CENTER_CHANNELS = (("pupil_center_x", "eye-camera px"), ("pupil_center_y", "eye-camera px"))
 
 
@@ -111,6 +106,11 @@ class Channel(_Frozen):
             if range_ is not None and None not in range_ and range_[0] > range_[1]:  # type: ignore[operator]
                 raise ValueError(f"{name} of {self.name!r} are not a range: {range_}")
         return self
+
+
+def channels_text(channels: Sequence[Channel]) -> str:
+    """ "pupil_dilation [eye-camera px], running_speed [cm/s]"."""
+    return ", ".join(f"{channel.name} [{channel.unit}]" for channel in channels)
 
 
 class BehaviorState(_Frozen):
@@ -185,7 +185,7 @@ class MouseRecord(_Frozen):
     mouse_index: int = Field(ge=0, description="the core's mouse_index for this mouse")
     image_shape: tuple[int, int, int] = Field(description="(C, H, W), the recording's own")
     image_channels: list[Channel]
-    behavior: list[Channel]
+    behavior: list[Channel] = Field(min_length=1, description="in the order of the graphs' tensor `behavior`")
     pupil_center: list[Channel]
     states: list[BehaviorState] = Field(
         default_factory=list, description="those that the training trials hold; empty where they are not known"
@@ -214,6 +214,9 @@ class MouseRecord(_Frozen):
             raise ValueError(f"{len(self.image_channels)} image_channels do not fit image_shape {self.image_shape}")
         if not self.standardized_inputs and any(None in (one.mean, one.std) for one in self.image_channels):
             raise ValueError("image_channels lack mean or std, and standardized_inputs is false")
+        names = [one.name for one in (*self.image_channels, *self.behavior, *self.pupil_center)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a channel's name is given twice: {', '.join(names)}")
         for state in self.states:
             if (len(state.behavior), len(state.pupil_center)) != (len(self.behavior), len(self.pupil_center)):
                 raise ValueError(f"state {state.name!r} does not fit the channels of behavior and pupil_center")
@@ -223,7 +226,7 @@ class MouseRecord(_Frozen):
 class Manifest(_Frozen):
     """`manifest.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     members: int = Field(ge=1)
     simulated: bool = False
@@ -312,11 +315,11 @@ def load_manifest(bundle: Path) -> Manifest:
     if not isinstance(content, dict):
         raise BundleError(f"bundle {bundle.name!r}: {MANIFEST} is not a JSON object", hint="Export it again.")
     version = content.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in SCHEMA_VERSIONS:
         raise BundleError(
             f"bundle {bundle.name!r}: {MANIFEST} has an unknown schema_version",
             got=brief(version),
-            expected=SCHEMA_VERSION,
+            expected=" or ".join(map(str, SCHEMA_VERSIONS)),
             hint="Export it again with this version of the exporter, or upgrade the server.",
         )
     try:

@@ -1,8 +1,8 @@
 """The graphs of a bundle, and the names of their tensors.
 
     graph      file per             from -> to
-    stem       mouse (and member,   image (B, C, H, W), behavior (B, 3), pupil_center (B, 2), in the recording's units
-               if it has a shifter)  -> core_image (B, C', h, w), core_behavior (B, K), core_pupil_center (B, 2)
+    stem       mouse (and member,   image (B, C, H, W), behavior (B, K), pupil_center (B, 2), in the recording's units
+               if it has a shifter)  -> core_image (B, C', h, w), core_behavior (B, J), core_pupil_center (B, 2)
     core       member               core_image, core_behavior, mouse_index (B,) -> feature_map (B, rows, columns, D)
     attention  member               as the core -> attention_rollout (B, h, w), at the core's image size
     readout    mouse and member     feature_map, core_pupil_center, neurons (n,) -> pre_activation (B, n)
@@ -31,9 +31,9 @@ For use with onnxruntime alone, one graph per mouse with everything inside:
 
 A graph lists only the inputs that it uses: a core without behaviour has no core_behavior, and so on.
 
-B batch, C channels, H W image, K behaviour, D embedding, N neurons, M members. All floats are float32, `neurons` and
-`mouse_index` int64, as are `tokens`, positions in the map's rows. `neurons` are positions 0..N-1;
-`neurons.npz` has the neuron ids.
+B batch, C channels, H W image, K behaviour channels, J inputs of the B-MLP, D embedding, N neurons, M members. All
+floats are float32, `neurons` and `mouse_index` int64, as are `tokens`, positions in the map's rows. `neurons` are
+positions 0..N-1; `neurons.npz` has the neuron ids.
 """
 
 from __future__ import annotations

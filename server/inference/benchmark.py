@@ -115,9 +115,9 @@ def _cases(engine: Engine, mouse_id: str, *, with_gradient: bool) -> list[Case]:
     mouse = engine.manifest.mice[mouse_id]
 
     def stimulus(batch: int, neurons: int | None = None) -> Stimulus:
-        shape = mouse.image_shape
+        shapes = (mouse.image_shape, (len(mouse.behavior),), (len(mouse.pupil_center),))
         some = None if neurons is None else rng.permutation(mouse.n_neurons)[:neurons]
-        image, behavior, pupil_center = (rng.standard_normal((batch, *s)) for s in (shape, (3,), (2,)))
+        image, behavior, pupil_center = (rng.standard_normal((batch, *s)) for s in shapes)
         return engine.check(mouse_id, image, behavior, pupil_center, some)
 
     def predict(*stimuli: Stimulus) -> Callable[[], object]:

@@ -138,7 +138,7 @@ class Engine:
 
         Args:
             image: (B, C, H, W), in the recording's own units.
-            behavior: (B, 3): pupil dilation, its derivative, running speed.
+            behavior: (B, K), in the order of the manifest's behaviour channels.
             pupil_center: (B, 2): x, y.
             neurons: (n,) positions 0..N-1 in any order; None: all.
 

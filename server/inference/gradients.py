@@ -34,7 +34,7 @@ class Gradient(NamedTuple):
     Attributes:
         response: (B, n) float32, standardised.
         image: (B, C, H, W) float32, as `behavior` and `pupil_center` per unit of the recording.
-        behavior: (B, 3) float32.
+        behavior: (B, K) float32.
         pupil_center: (B, 2) float32.
     """
 

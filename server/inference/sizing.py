@@ -141,7 +141,8 @@ def measured(engine: Engine, mouse_id: str, *, request: float, rounds: int = 10)
     mouse = engine.manifest.mice[mouse_id]
 
     def stimulus(size: int) -> Stimulus:
-        image, behavior, pupil_center = (rng.standard_normal((size, *s)) for s in (mouse.image_shape, (3,), (2,)))
+        shapes = (mouse.image_shape, (len(mouse.behavior),), (len(mouse.pupil_center),))
+        image, behavior, pupil_center = (rng.standard_normal((size, *s)) for s in shapes)
         return engine.check(mouse_id, image, behavior, pupil_center)
 
     sizes = (1, max(2, engine.max_batch))

@@ -24,7 +24,7 @@ class Stimulus:
 
     Attributes:
         image: (B, C, H, W) float32.
-        behavior: (B, 3) float32: pupil dilation, its derivative, running speed.
+        behavior: (B, K) float32, in the order of the manifest's behaviour channels.
         pupil_center: (B, 2) float32, x and y.
         neurons: (n,) int64 positions 0..N-1; None: all.
     """

@@ -14,7 +14,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from server.bundle.manifest import (
-    BEHAVIOR_CHANNELS,
     MANIFEST,
     PUPIL_CENTER_CHANNELS,
     BehaviorState,
@@ -33,6 +32,11 @@ __all__ = ["TinyTwin", "with_ranges", "write_tiny_bundle"]
 MEMBERS = 2
 CORE = (4, 6)  # the core's image size
 D = 3
+BEHAVIOR = (  # of Sensorium 2022
+    ("pupil_dilation", "eye-camera px"),
+    ("pupil_dilation_derivative", "eye-camera px/s"),
+    ("running_speed", "cm/s"),
+)
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
@@ -46,8 +50,8 @@ class TinyMouse:
     image_mean: np.ndarray  # (C,)
     image_std: np.ndarray  # (C,)
     mix: np.ndarray  # (1, C): channels to the core's one
-    behavior_mean: np.ndarray  # (3,)
-    behavior_std: np.ndarray  # (3,)
+    behavior_mean: np.ndarray  # (K,)
+    behavior_std: np.ndarray  # (K,)
     pupil_mean: np.ndarray  # (2,)
     pupil_std: np.ndarray  # (2,)
     weights: list[np.ndarray]  # per member (N, 4 * 6 * D)
@@ -64,7 +68,7 @@ class TinyTwin:
     manifest: Manifest
     mice: dict[str, TinyMouse]
     core_weights: list[np.ndarray]  # per member (D,): of the 1 x 1 convolution
-    core_behavior: list[np.ndarray]  # per member (3, D)
+    core_behavior: list[np.ndarray]  # per member (K, D)
 
     def member_responses(
         self, mouse_id: str, image: np.ndarray, behavior: np.ndarray, pupil_center: np.ndarray
@@ -94,7 +98,7 @@ class TinyTwin:
         """Random image, behaviour and pupil centre in the mouse's units, float32."""
         mouse = self.mice[mouse_id]
         image = rng.uniform(0, 255, (B, *mouse.image_shape))
-        behavior = mouse.behavior_mean + mouse.behavior_std * rng.standard_normal((B, 3))
+        behavior = mouse.behavior_mean + mouse.behavior_std * rng.standard_normal((B, len(mouse.behavior_mean)))
         pupil = mouse.pupil_mean + mouse.pupil_std * rng.standard_normal((B, 2))
         return image.astype(np.float32), behavior.astype(np.float32), pupil.astype(np.float32)
 
@@ -111,6 +115,7 @@ def write_tiny_bundle(
     shape: tuple[int, int, int] = (1, 8, 12),
     n_neurons: int = 7,
     crop: float = 1.0,
+    behavior: tuple[tuple[str, str], ...] = BEHAVIOR,
 ) -> TinyTwin:
     """Writes a bundle.
 
@@ -122,13 +127,15 @@ def write_tiny_bundle(
         ranges: the manifest has medians, the ranges of the training trials (see `with_ranges`), and states.
         shape, n_neurons: of the mouse like A; H to W as 2 to 3.
         crop: what the configuration says that the core sees.
+        behavior: name and unit of the K behaviour channels.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     core_weights = [rng.standard_normal(D) for _ in range(MEMBERS)]
-    core_behavior = [0.3 * rng.standard_normal((3, D)) for _ in range(MEMBERS)]
+    K = len(behavior)
+    core_behavior = [0.3 * rng.standard_normal((K, D)) for _ in range(MEMBERS)]
     tiny = {
-        mouse_id: _draw_mouse(mouse_id, rng, i == 0 and not alike, standardized, shape, n_neurons)
+        mouse_id: _draw_mouse(mouse_id, rng, i == 0 and not alike, standardized, shape, n_neurons, K)
         for i, mouse_id in enumerate(mice)
     }
     if alike:
@@ -150,7 +157,7 @@ def write_tiny_bundle(
                 mouse.image_std,
                 standardized,
             ),
-            behavior=_channels(BEHAVIOR_CHANNELS, mouse.behavior_mean, mouse.behavior_std, standardized),
+            behavior=_channels(behavior, mouse.behavior_mean, mouse.behavior_std, standardized),
             pupil_center=_channels(PUPIL_CENTER_CHANNELS, mouse.pupil_mean, mouse.pupil_std, standardized),
             uses=mouse.uses,
             standardized_inputs=standardized,
@@ -165,6 +172,7 @@ def write_tiny_bundle(
         if ranges:
             records[mouse_id] = with_ranges(records[mouse_id])
     manifest = Manifest(
+        schema_version=1 if behavior == BEHAVIOR else 2,
         name=name,
         members=MEMBERS,
         simulated=True,
@@ -216,6 +224,7 @@ def _draw_mouse(
     standardized: bool,
     shape: tuple[int, int, int],
     n_neurons: int,
+    K: int,
 ) -> TinyMouse:
     C, H, W, N = (*shape, n_neurons) if like_a else (2, 4, 6, 5)
     uses = ["image", "behavior", "pupil_center"] if like_a else ["image", "behavior"]
@@ -227,8 +236,8 @@ def _draw_mouse(
         image_mean=zero(C) if standardized else rng.uniform(100, 130, C),
         image_std=one(C) if standardized else rng.uniform(50, 70, C),
         mix=rng.uniform(0.5, 1.5, (1, C)),
-        behavior_mean=zero(3) if standardized else np.array([40.0, 0.5, 3.0]),
-        behavior_std=one(3) if standardized else np.array([8.0, 2.0, 5.0]),
+        behavior_mean=zero(K) if standardized else np.resize([40.0, 0.5, 3.0], K),
+        behavior_std=one(K) if standardized else np.resize([8.0, 2.0, 5.0], K),
         pupil_mean=zero(2) if standardized else np.array([250.0, 180.0]),
         pupil_std=one(2) if standardized else np.array([15.0, 10.0]),
         weights=[0.2 * rng.standard_normal((N, CORE[0] * CORE[1] * D)) for _ in range(MEMBERS)],
@@ -266,7 +275,7 @@ def _value(name: str, shape: tuple[int | str, ...], kind: int = FLOAT) -> onnx.V
 
 
 def _stem(mouse: TinyMouse) -> onnx.GraphProto:
-    C, H, W = mouse.image_shape
+    (C, H, W), K = mouse.image_shape, len(mouse.behavior_mean)
     factor = H // CORE[0]
     return helper.make_graph(
         [
@@ -282,10 +291,10 @@ def _stem(mouse: TinyMouse) -> onnx.GraphProto:
             helper.make_node("Div", ["pupil_centred", "pupil_std"], ["core_pupil_center"]),
         ],
         "stem",
-        [_value("image", ("B", C, H, W)), _value("behavior", ("B", 3)), _value("pupil_center", ("B", 2))],
+        [_value("image", ("B", C, H, W)), _value("behavior", ("B", K)), _value("pupil_center", ("B", 2))],
         [
             _value("core_image", ("B", 1, *CORE)),
-            _value("core_behavior", ("B", 3)),
+            _value("core_behavior", ("B", K)),
             _value("core_pupil_center", ("B", 2)),
         ],
         [
@@ -311,7 +320,7 @@ def _core(weights: np.ndarray, behavior: np.ndarray) -> onnx.GraphProto:
             helper.make_node("Add", ["last", "shift_everywhere"], ["feature_map"]),
         ],
         "core",
-        [_value("core_image", ("B", 1, *CORE)), _value("core_behavior", ("B", 3))],
+        [_value("core_image", ("B", 1, *CORE)), _value("core_behavior", ("B", len(behavior)))],
         [_value("feature_map", ("B", *CORE, D))],
         [
             _constant("weights", weights[:, None, None, None]),

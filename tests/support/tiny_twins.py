@@ -12,7 +12,7 @@ import torch
 
 from training.checkpoints.checkpoint import Checkpoint
 from training.config import ModelConfig, TrainingConfig, parse_config
-from training.data.layout import BEHAVIOR_NAMES, channel_names
+from training.data.layout import SENSORIUM_BEHAVIOR, BehaviorChannel, channel_names
 from training.data.metadata import InputStatistics
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
@@ -64,7 +64,12 @@ def tiny_run(
 
 
 def tiny_mouse(
-    mouse_id: str, *, n_neurons: int = 5, image_shape: tuple[int, int, int] = IMAGE_SHAPE, seed: int = 0
+    mouse_id: str,
+    *,
+    n_neurons: int = 5,
+    image_shape: tuple[int, int, int] = IMAGE_SHAPE,
+    seed: int = 0,
+    behavior: tuple[BehaviorChannel, ...] = SENSORIUM_BEHAVIOR,
 ) -> Mouse:
     """A mouse like a recorded one, with random statistics and ids with gaps."""
     rng = np.random.default_rng([seed, *mouse_id.encode()])
@@ -81,11 +86,12 @@ def tiny_mouse(
         neuron_ids=np.sort(rng.permutation(10 * n_neurons)[:n_neurons]),
         neuron_coordinates=rng.uniform(-500, 500, (n_neurons, 3)).astype(np.float32),
         images=statistics(image_shape[0]),
-        behavior=statistics(3),
+        behavior_channels=behavior,
+        behavior=statistics(len(behavior)),
         pupil_center=statistics(2),
         response_mean=rng.uniform(0.5, 2, n_neurons).astype(np.float32),
         response_std=rng.uniform(0.5, 2, n_neurons).astype(np.float32),
-        percentiles={name: {"5": 1.0, "95": 3.0} for name in BEHAVIOR_NAMES},
+        percentiles={name: {"5": 1.0, "95": 3.0} for name, _ in behavior},
         data_hash=f"{rng.integers(2**32):064x}",
     )
 
@@ -106,9 +112,9 @@ def tiny_checkpoint(config: ModelConfig, mice: list[Mouse] | None = None, *, see
 
 
 def tiny_inputs(mouse: Mouse, n: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """image (n, C, H, W), behavior (n, 3), pupil_center (n, 2), random in the mouse's units."""
+    """image (n, C, H, W), behavior (n, K), pupil_center (n, 2), random in the mouse's units."""
     rng = np.random.default_rng([seed, *mouse.mouse_id.encode()])
-    shapes = (mouse.image_shape, (3,), (2,))
+    shapes = (mouse.image_shape, (mouse.n_behavior,), (2,))
     image, behavior, pupil_center = (
         torch.from_numpy(rng.normal(2, 2, (n, *shape)).astype(np.float32)) for shape in shapes
     )

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from training.checkpoints.ensemble import Ensemble
+from training.data.layout import behavior_text
 from training.data.recordings import Recording
 from training.errors import RecordingError
 from training.evaluation.evaluate import simulated_ceiling
@@ -27,6 +28,7 @@ from training.trainer.loop import predict_trials
 
 __all__ = ["PupilThirds", "accuracy_by_pupil", "draw", "over_mice"]
 
+DILATION = "pupil_dilation"
 LEAST = 4  # trials in a third; a correlation over fewer is meaningless
 
 
@@ -79,14 +81,19 @@ def accuracy_by_pupil(ensemble: Ensemble, recording: Recording) -> PupilThirds:
         RecordingError: the recording has no behaviour, or too few test trials.
     """
     trials = recording.scorable("test")
-    if not recording.has_behavior:
-        raise RecordingError(f"mouse {recording.mouse_id!r} has no pupil dilation: its recording has no behaviour")
+    names = [channel.name for channel in recording.behavior_channels]
+    if not recording.has_behavior or DILATION not in names:
+        raise RecordingError(
+            f"mouse {recording.mouse_id!r} has no pupil dilation",
+            got=behavior_text(recording.behavior_channels) if recording.has_behavior else "no behaviour",
+            expected=f"a behaviour channel {DILATION}",
+        )
     third = len(trials) // 3
     if third < LEAST:
         raise RecordingError(
             f"mouse {recording.mouse_id!r} has too few test trials for thirds", got=len(trials), expected=3 * LEAST
         )
-    dilation = recording.batch(trials.indices).behavior[:, 0]  # (T,)
+    dilation = recording.batch(trials.indices).behavior[:, names.index(DILATION)]  # (T,)
     order = np.argsort(dilation, kind="stable")
     small, large = trials.indices[order[:third]], trials.indices[order[-third:]]
     correlations = []

@@ -110,6 +110,7 @@ def _check_same_mice(first: dict[str, Mouse], other: dict[str, Mouse], member: i
     for mouse_id, mouse in first.items():
         same = (
             mouse.image_shape == other[mouse_id].image_shape
+            and mouse.behavior_channels == other[mouse_id].behavior_channels
             and np.array_equal(mouse.neuron_ids, other[mouse_id].neuron_ids)
             and mouse.data_hash == other[mouse_id].data_hash
             and mouse.standardized_inputs == other[mouse_id].standardized_inputs

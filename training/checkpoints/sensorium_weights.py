@@ -8,14 +8,14 @@ from typing import Literal
 from torch import Tensor
 
 from training.config import ModelConfig, parse_config
-from training.data.layout import paper_mouse_id
+from training.data.layout import SENSORIUM_BEHAVIOR, paper_mouse_id
 from training.errors import CheckpointError
 
 __all__ = ["IMAGE_SIZE", "infer_sensorium_config", "sensorium_mice"]
 
 # The competition's data loaders scale images to this size.
 IMAGE_SIZE = (36, 64)
-N_BEHAVIOR = 3
+N_BEHAVIOR = len(SENSORIUM_BEHAVIOR)
 
 
 def sensorium_mice(state: dict[str, Tensor], name: str) -> dict[str, tuple[str, str | None, int]]:

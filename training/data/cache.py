@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from training.data.layout import EXCLUDED, flat, float32
+from training.data.layout import EXCLUDED, SENSORIUM_BEHAVIOR, BehaviorChannel, flat, float32
+from training.data.metadata import behavior_hint
 from training.data.source import Source
 from training.errors import RecordingError
 from training.tables import counted
@@ -42,7 +43,7 @@ class PackedTrials:
     Attributes:
         images: (T, C, H, W) uint8 or float32, memory-mapped.
         responses: (T, N) float32, memory-mapped.
-        behavior: (T, 3) float32, or None if the recording has none.
+        behavior: (T, K) float32, or None if the recording has none.
         pupil_center: (T, 2) float32, or None.
         data_hash: SHA-256 over the recording's files (names and contents).
         not_finite: trial -> the inputs in which it has NaN or infinity, such as ("pupil_center",).
@@ -61,7 +62,14 @@ def is_packed(path: Path) -> bool:
     return path.suffix == ".packed" and (path / PACK).is_file()
 
 
-def open_packed(source: Source, *, folder: Path, excluded: np.ndarray, n_neurons: int) -> PackedTrials:
+def open_packed(
+    source: Source,
+    *,
+    folder: Path,
+    excluded: np.ndarray,
+    n_neurons: int,
+    behavior: tuple[BehaviorChannel, ...] = SENSORIUM_BEHAVIOR,
+) -> PackedTrials:
     """Opens the pack in `folder`. Writes it first if there is none, or if the recording has changed.
 
     Args:
@@ -81,7 +89,7 @@ def open_packed(source: Source, *, folder: Path, excluded: np.ndarray, n_neurons
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            _pack(source, temporary, fingerprint=fingerprint, excluded=excluded, n_neurons=n_neurons)
+            _pack(source, temporary, fingerprint=fingerprint, excluded=excluded, n_neurons=n_neurons, behavior=behavior)
             _put_in_place(temporary, folder, fingerprint)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -120,9 +128,18 @@ def _open(folder: Path, fingerprint: str) -> PackedTrials | None:
     )
 
 
-def _pack(source: Source, folder: Path, *, fingerprint: str, excluded: np.ndarray, n_neurons: int) -> None:
+def _pack(
+    source: Source,
+    folder: Path,
+    *,
+    fingerprint: str,
+    excluded: np.ndarray,
+    n_neurons: int,
+    behavior: tuple[BehaviorChannel, ...],
+) -> None:
     n_trials = len(excluded)
-    lengths = {"responses": n_neurons, "behavior": 3, "pupil_center": 2}
+    lengths = {"responses": n_neurons, "behavior": len(behavior), "pupil_center": 2}
+    hints = {"behavior": behavior_hint(source, behavior)}
     present = [name for name in ("images", *lengths) if source.numbered(f"data/{name}")]
     for name in present:
         _check_numbers(source, name, excluded)
@@ -156,8 +173,9 @@ def _pack(source: Source, folder: Path, *, fingerprint: str, excluded: np.ndarra
             with _ArrayFile(folder / f"{name}.npy", shapes[name], np.float32) as file:
                 for trial in range(n_trials):
                     where, row = read(f"data/{name}", trial)
-                    row = np.zeros(lengths[name], np.float32) if row is None else flat(row, lengths[name], where=where)
-                    file.append(note(name, trial, row))
+                    if row is None:
+                        row = np.zeros(lengths[name], np.float32)
+                    file.append(note(name, trial, flat(row, lengths[name], where=where, hint=hints.get(name))))
     for name in source.names():
         if name not in hashes:
             hashes[name] = hashlib.sha256(source.read(name)).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 
 from training.arguments import add_nan_trials
 from training.data.discovery import find_recordings
-from training.data.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES, STATISTICS, TIERS
+from training.data.layout import PUPIL_CENTER_NAMES, STATISTICS, TIERS
 from training.data.leaks import find_leaks, leaks_text
 from training.data.metadata import InputStatistics
 from training.data.recordings import Recording
@@ -58,9 +58,10 @@ def _describe(recording: Recording) -> str:
         ),
         f"  {'':<27} {'mean':>10} {'std':>10} {'min':>10} {'median':>10} {'max':>10}",
     ]
+    behavior = tuple(channel.name for channel in recording.behavior_channels)
     tables = (
         (recording.image_channels, recording.statistics.images),
-        (BEHAVIOR_NAMES if recording.has_behavior else (), recording.statistics.behavior),
+        (behavior if recording.has_behavior else (), recording.statistics.behavior),
         (PUPIL_CENTER_NAMES if recording.has_pupil_center else (), recording.statistics.pupil_center),
         (("responses (mean of neurons)",), _mean_over_neurons(recording.statistics.responses)),
     )

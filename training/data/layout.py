@@ -5,6 +5,7 @@ static21067-10-18-GrayImageNet-<hash>/        or a .zip of it, which is read wit
     meta/neurons/{unit_ids,cell_motor_coordinates}.npy
     meta/trials/{tiers,trial_idx,frame_image_id}.npy
     meta/statistics/{images,responses,behavior,pupil_center}/all/{mean,std,min,max,median}.npy
+    meta/behavior.json                        what the columns of data/behavior are; without it, Sensorium's three
     meta/simulated.json                       only if `training.simulation.simulate` wrote the recording
     simulated_truth.npz                       only in such a recording: what its neurons are
 """
@@ -13,22 +14,27 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from training.errors import RecordingError
 
 __all__ = [
-    "BEHAVIOR_NAMES",
+    "BEHAVIOR",
     "EXCLUDED",
     "IMAGE_ID_FILES",
     "INPUTS",
     "MOUSE_IDS",
     "PUPIL_CENTER_NAMES",
+    "SENSORIUM_BEHAVIOR",
     "SIMULATED",
     "STATISTICS",
     "TIERS",
     "TRUTH",
+    "BehaviorChannel",
+    "behavior_text",
     "channel_names",
     "checked_mouse_id",
     "data_key_of",
@@ -42,11 +48,25 @@ INPUTS = ("images", "responses", "behavior", "pupil_center")
 TIERS = ("train", "validation", "test", "final_test")
 EXCLUDED = "excluded"  # the tier of trials that nothing uses; their files may be missing
 STATISTICS = ("mean", "std", "min", "max", "median")
-BEHAVIOR_NAMES = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
 PUPIL_CENTER_NAMES = ("pupil_center_x", "pupil_center_y")
 IMAGE_ID_FILES = ("frame_image_id", "colorframeprojector_image_id")  # grey (Sensorium), colour (Franke)
+BEHAVIOR = "meta/behavior.json"
 SIMULATED = "meta/simulated.json"
 TRUTH = "simulated_truth.npz"
+
+
+class BehaviorChannel(NamedTuple):
+    """A column of `data/behavior`, by the name that requests to the served twin use."""
+
+    name: str
+    unit: str
+
+
+SENSORIUM_BEHAVIOR = (
+    BehaviorChannel("pupil_dilation", "eye-camera px"),
+    BehaviorChannel("pupil_dilation_derivative", "eye-camera px/s"),
+    BehaviorChannel("running_speed", "cm/s"),
+)
 
 
 # Data key (animal-session-scan) -> the paper's name: S0 and S1 of the competition, A-E Sensorium, F-O Franke.
@@ -108,12 +128,18 @@ def channel_names(n_channels: int) -> tuple[str, ...]:
     return ("gray",) if n_channels == 1 else tuple(f"channel_{i}" for i in range(n_channels))
 
 
-def flat(array: np.ndarray, length: int, *, where: str) -> np.ndarray:
+def behavior_text(channels: Sequence[BehaviorChannel]) -> str:
+    """ "pupil_dilation [eye-camera px], running_speed [cm/s]"."""
+    return ", ".join(f"{channel.name} [{channel.unit}]" for channel in channels)
+
+
+def flat(array: np.ndarray, length: int, *, where: str, hint: str | None = None) -> np.ndarray:
     """(length,) float32 from (length,) or (1, length): the data set's README and files disagree on the shape."""
     if array.dtype.kind not in "fiub":
         raise RecordingError(f"{where} is not numeric", got=f"dtype {array.dtype}", expected="float32")
     if array.shape not in ((length,), (1, length)):
-        raise RecordingError(f"{where} has a wrong shape", got=array.shape, expected=f"({length},) or (1, {length})")
+        expected = f"({length},) or (1, {length})"
+        raise RecordingError(f"{where} has a wrong shape", got=array.shape, expected=expected, hint=hint)
     return float32(array.reshape(length))
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from training.data.layout import (
+    BEHAVIOR,
     EXCLUDED,
     IMAGE_ID_FILES,
     INPUTS,
+    PUPIL_CENTER_NAMES,
+    SENSORIUM_BEHAVIOR,
     SIMULATED,
     STATISTICS,
     TIERS,
+    BehaviorChannel,
+    behavior_text,
+    channel_names,
     finite,
     flat,
     float32,
@@ -25,12 +32,16 @@ from training.errors import RecordingError
 __all__ = [
     "InputStatistics",
     "Statistics",
+    "behavior_hint",
+    "read_behavior_channels",
     "read_n_channels",
     "read_neurons",
     "read_simulated",
     "read_statistics",
     "read_trials",
 ]
+
+_CHANNELS = '[{"name": "whisking", "unit": "std"}, ...], one per column of data/behavior'
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +57,7 @@ class InputStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """images (C,), responses (N,), behavior (3,), pupil_center (2,); mean 0 and std 1 for inputs that are missing."""
+    """images (C,), responses (N,), behavior (K,), pupil_center (2,); mean 0 and std 1 for inputs that are missing."""
 
     images: InputStatistics
     responses: InputStatistics
@@ -114,6 +125,56 @@ def read_simulated(source: Source) -> dict[str, Any]:
     return about
 
 
+def read_behavior_channels(source: Source, *, n_channels: int) -> tuple[BehaviorChannel, ...]:
+    """The columns of `data/behavior`, from `meta/behavior.json`; Sensorium's three where there is none.
+
+    Args:
+        n_channels: of the images, whose names are taken.
+    """
+    if BEHAVIOR not in source:
+        return SENSORIUM_BEHAVIOR
+    try:
+        content = json.loads(source.read(BEHAVIOR))
+    except ValueError as error:
+        raise RecordingError(f"{BEHAVIOR} is not JSON: {error}", expected=_CHANNELS) from error
+    if not isinstance(content, list) or not content:
+        raise RecordingError(f"{BEHAVIOR} is not a list of channels", got=str(content)[:80], expected=_CHANNELS)
+    channels = tuple(_behavior_channel(one) for one in content)
+    names = [channel.name for channel in channels]
+    taken = {"pupil_center", *PUPIL_CENTER_NAMES, *channel_names(n_channels)}
+    for i, name in enumerate(names):
+        if name in names[:i] or name in taken:
+            raise RecordingError(
+                f"{BEHAVIOR}: {name!r} " + ("is the name of another input" if name in taken else "is listed twice"),
+                got=", ".join(names),
+                expected="a name of its own for each channel",
+            )
+    return channels
+
+
+def _behavior_channel(content: Any) -> BehaviorChannel:
+    if not isinstance(content, dict) or set(content) != {"name", "unit"}:
+        raise RecordingError(f"{BEHAVIOR}: not a channel", got=str(content)[:80], expected=_CHANNELS)
+    channel = BehaviorChannel(str(content["name"]), str(content["unit"]))
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", channel.name):
+        expected = "a letter, then letters, digits and _: at most 64"
+        raise RecordingError(f"{BEHAVIOR}: invalid name of a channel", got=ascii(channel.name[:80]), expected=expected)
+    if not (channel.unit.isprintable() and 1 <= len(channel.unit) <= 40):
+        raise RecordingError(
+            f"{BEHAVIOR}: invalid unit of channel {channel.name!r}",
+            got=ascii(channel.unit[:80]),
+            expected="1 to 40 printable characters, such as cm/s",
+        )
+    return channel
+
+
+def behavior_hint(source: Source, channels: tuple[BehaviorChannel, ...]) -> str:
+    """Where the number of behaviour channels comes from, for an array of another length."""
+    if BEHAVIOR in source:
+        return f"{BEHAVIOR} lists {behavior_text(channels)}."
+    return f"The channels are {behavior_text(channels)}; if yours are others, list them in {BEHAVIOR}."
+
+
 def read_n_channels(source: Source) -> int:
     """The number of channels of the first image. Packing checks that all images have the same shape."""
     where = source.trial("data/images", min(source.numbered("data/images"), default=0))
@@ -123,13 +184,18 @@ def read_n_channels(source: Source) -> int:
     return int(shape[0])
 
 
-def read_statistics(source: Source, *, n_channels: int, n_neurons: int) -> Statistics:
+def read_statistics(
+    source: Source, *, n_channels: int, n_neurons: int, behavior: tuple[BehaviorChannel, ...]
+) -> Statistics:
     """The statistics of every input; mean 0 and std 1 for behaviour or pupil centre that the recording lacks."""
-    lengths = {"images": n_channels, "responses": n_neurons, "behavior": 3, "pupil_center": 2}
+    lengths = {"images": n_channels, "responses": n_neurons, "behavior": len(behavior), "pupil_center": 2}
     present = {name: bool(source.numbered(f"data/{name}")) for name in INPUTS}
+    shape_hints = {"behavior": behavior_hint(source, behavior)}
     return Statistics(
         **{
-            name: _read_input_statistics(source, name, lengths[name]) if present[name] else _identity(lengths[name])
+            name: _read_input_statistics(source, name, lengths[name], shape_hints.get(name))
+            if present[name]
+            else _identity(lengths[name])
             for name in INPUTS
         }
     )
@@ -140,7 +206,7 @@ def _identity(length: int) -> InputStatistics:
     return InputStatistics(mean=zeros, std=ones, min=zeros, max=zeros, median=zeros)
 
 
-def _read_input_statistics(source: Source, name: str, length: int) -> InputStatistics:
+def _read_input_statistics(source: Source, name: str, length: int, shape_hint: str | None) -> InputStatistics:
     values: dict[str, np.ndarray] = {}
     for statistic in STATISTICS:
         where = f"meta/statistics/{name}/all/{statistic}.npy"
@@ -150,7 +216,7 @@ def _read_input_statistics(source: Source, name: str, length: int) -> InputStati
         elif name == "images" and array.shape == (length, 1, 1):
             array = array.reshape(length)
         hint = f"Compute it over the training trials without NaN, such as with numpy.nan{statistic}."
-        values[statistic] = finite(flat(array, length, where=where), where=where, hint=hint)
+        values[statistic] = finite(flat(array, length, where=where, hint=shape_hint), where=where, hint=hint)
     if (values["std"] < 0).any() or (name != "responses" and (values["std"] == 0).any()):
         where = f"meta/statistics/{name}/all/std.npy"
         raise RecordingError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from training.data.discovery import find_recordings
-from training.data.layout import STATISTICS, channel_names
+from training.data.layout import SENSORIUM_BEHAVIOR, STATISTICS, BehaviorChannel, channel_names
 from training.data.metadata import InputStatistics
 from training.data.recordings import NanTrials, Recording
 from training.data.training_ranges import Range, State, state_from
@@ -28,7 +28,8 @@ class Mouse:
         image_shape: (C, H, W) of the recording's images.
         neuron_ids: (N,) int64.
         neuron_coordinates: (N, 3) float32, cortical position [um]; NaN if unknown.
-        images, behavior, pupil_center: statistics over the training trials, (C,), (3,) and (2,); None if the recording
+        behavior_channels: name and unit of each of the K behaviour channels.
+        images, behavior, pupil_center: statistics over the training trials, (C,), (K,) and (2,); None if the recording
             lacks them, or if inputs are already standardised.
         percentiles: channel -> such as {"5": 12.1}, over the training trials.
         image_means, image_contrasts: per channel, the smallest and largest mean (and std over the pixels) of a training
@@ -44,6 +45,7 @@ class Mouse:
     neuron_coordinates: np.ndarray
     data_key: str | None = None
     image_channels: tuple[str, ...] = ("gray",)
+    behavior_channels: tuple[BehaviorChannel, ...] = SENSORIUM_BEHAVIOR
     images: InputStatistics | None = None
     behavior: InputStatistics | None = None
     pupil_center: InputStatistics | None = None
@@ -61,6 +63,10 @@ class Mouse:
         return len(self.neuron_ids)
 
     @property
+    def n_behavior(self) -> int:
+        return len(self.behavior_channels)
+
+    @property
     def standardized_inputs(self) -> bool:
         """Whether no statistics are known, so that the twin takes inputs that are already standardised."""
         return self.images is None
@@ -75,6 +81,7 @@ class Mouse:
             data_key=recording.data_key,
             image_shape=recording.image_shape,
             image_channels=recording.image_channels,
+            behavior_channels=recording.behavior_channels,
             neuron_ids=recording.neuron_ids,
             neuron_coordinates=recording.neuron_coordinates,
             images=statistics.images,
@@ -111,6 +118,7 @@ class Mouse:
             "data_key": self.data_key,
             "image_shape": list(self.image_shape),
             "image_channels": list(self.image_channels),
+            "behavior_channels": [channel._asdict() for channel in self.behavior_channels],
             "percentiles": self.percentiles,
             "image_means": self.image_means,
             "image_contrasts": self.image_contrasts,
@@ -142,6 +150,9 @@ class Mouse:
             image_channels=tuple(content["image_channels"]),
             percentiles=content["percentiles"],
             # Older checkpoints lack these.
+            behavior_channels=tuple(BehaviorChannel(**one) for one in content["behavior_channels"])
+            if "behavior_channels" in content
+            else SENSORIUM_BEHAVIOR,
             image_means=_ranges(content.get("image_means", [])),
             image_contrasts=_ranges(content.get("image_contrasts", [])),
             states=tuple(state_from(state) for state in content.get("states", [])),

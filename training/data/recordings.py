@@ -19,10 +19,10 @@ import numpy as np
 
 from training.data.cache import PackedTrials, open_packed
 from training.data.layout import (
-    BEHAVIOR_NAMES,
     EXCLUDED,
     PUPIL_CENTER_NAMES,
     TIERS,
+    BehaviorChannel,
     channel_names,
     checked_mouse_id,
     data_key_of,
@@ -30,6 +30,7 @@ from training.data.layout import (
 )
 from training.data.metadata import (
     Statistics,
+    read_behavior_channels,
     read_n_channels,
     read_neurons,
     read_simulated,
@@ -74,7 +75,7 @@ class Batch:
 
     Attributes:
         image: (B, C, H, W) float32, grey levels 0 to 255.
-        behavior: (B, 3) float32: pupil dilation, its derivative, running speed; zeros if `has_behavior` is False.
+        behavior: (B, K) float32, the recording's `behavior_channels`; zeros if `has_behavior` is False.
         pupil_center: (B, 2) float32, (x, y) eye-camera pixels; zeros if `has_pupil_center` is False.
         response: (B, N) float32, as recorded.
     """
@@ -94,6 +95,7 @@ class Recording:
         data_key: animal-session-scan, such as "21067-10-18".
         image_shape: (C, H, W).
         image_channels: ("gray",), or "channel_0", "channel_1" for colour recordings.
+        behavior_channels: name and unit of each of the K behaviour channels.
         neuron_ids: (N,) int64.
         neuron_coordinates: (N, 3) float32, cortical x, y, z [um].
         tiers, image_ids, trial_ids: (T,) by file number.
@@ -109,6 +111,7 @@ class Recording:
     data_key: str
     image_shape: tuple[int, int, int]
     image_channels: tuple[str, ...]
+    behavior_channels: tuple[BehaviorChannel, ...]
     neuron_ids: np.ndarray
     neuron_coordinates: np.ndarray
     tiers: np.ndarray
@@ -162,9 +165,11 @@ class Recording:
         neuron_ids, coordinates = read_neurons(source)
         tiers, image_ids, trial_ids = read_trials(source)
         simulated = read_simulated(source)
-        statistics = read_statistics(source, n_channels=read_n_channels(source), n_neurons=len(neuron_ids))
+        n_channels, n_neurons = read_n_channels(source), len(neuron_ids)
+        behavior = read_behavior_channels(source, n_channels=n_channels)
+        statistics = read_statistics(source, n_channels=n_channels, n_neurons=n_neurons, behavior=behavior)
         folder = _cache_folder(source, cache)
-        packed = open_packed(source, folder=folder, excluded=tiers == EXCLUDED, n_neurons=len(neuron_ids))
+        packed = open_packed(source, folder=folder, excluded=tiers == EXCLUDED, n_neurons=n_neurons, behavior=behavior)
         excluded_nan = {trial: names for trial, names in packed.not_finite.items() if tiers[trial] != EXCLUDED}
         data_hash = packed.data_hash
         if excluded_nan:
@@ -181,6 +186,7 @@ class Recording:
             data_key=data_key,
             image_shape=(C, H, W),
             image_channels=channel_names(C),
+            behavior_channels=behavior,
             neuron_ids=neuron_ids,
             neuron_coordinates=coordinates,
             tiers=tiers,
@@ -273,7 +279,7 @@ class Recording:
         packed, n = self._packed, len(indices)
         return Batch(
             image=packed.images[indices].astype(np.float32, copy=False),  # (B, C, H, W)
-            behavior=_rows(packed.behavior, indices, n, 3),
+            behavior=_rows(packed.behavior, indices, n, len(self.behavior_channels)),
             pupil_center=_rows(packed.pupil_center, indices, n, 2),
             response=np.asarray(packed.responses[indices]),  # (B, N)
         )
@@ -283,16 +289,17 @@ class Recording:
         return np.asarray(self._packed.responses[np.asarray(indices)])
 
     def states_of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B, 3) behaviour and (B, 2) pupil centre, without reading images; zeros where they were not recorded."""
+        """(B, K) behaviour and (B, 2) pupil centre, without reading images; zeros where they were not recorded."""
         indices, packed = np.asarray(indices), self._packed
-        return _rows(packed.behavior, indices, len(indices), 3), _rows(packed.pupil_center, indices, len(indices), 2)
+        n, K = len(indices), len(self.behavior_channels)
+        return _rows(packed.behavior, indices, n, K), _rows(packed.pupil_center, indices, n, 2)
 
     def behavior_percentiles(self) -> dict[str, dict[str, float]]:
         """Percentiles of the training trials: {"pupil_dilation": {"5": 12.1, ...}, ..., "pupil_center_y": ...}."""
         indices = self.tier("train").indices
         result: dict[str, dict[str, float]] = {}
         for names, values in (
-            (BEHAVIOR_NAMES, self._packed.behavior),
+            ([channel.name for channel in self.behavior_channels], self._packed.behavior),
             (PUPIL_CENTER_NAMES, self._packed.pupil_center),
         ):
             if values is None or len(indices) == 0:
@@ -315,7 +322,7 @@ class Recording:
         if packed.behavior is None:
             return ()
         pupil_center = None if packed.pupil_center is None else packed.pupil_center[indices]
-        return behavior_states(packed.behavior[indices], pupil_center)
+        return behavior_states(packed.behavior[indices], pupil_center, self.behavior_channels)
 
     def image_ranges(self) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
         """Per image channel, the ranges of the means and of the contrasts of the training images."""

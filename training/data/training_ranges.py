@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from training.data.layout import SENSORIUM_BEHAVIOR, BehaviorChannel
+
 __all__ = ["RUNNING", "Range", "State", "behavior_states", "image_ranges", "state_from"]
 
 Range = tuple[float, float]
 
+RUNNING_SPEED = SENSORIUM_BEHAVIOR[2]  # in the unit of the next line
 RUNNING = 1.0  # cm/s, the usual threshold of locomotion (Niell & Stryker 2010)
 LEAST_TRIALS = 10  # medians over fewer trials say little about a state
 
@@ -33,14 +36,19 @@ class State:
     pupil_center: tuple[float, ...]
 
 
-def behavior_states(behavior: np.ndarray, pupil_center: np.ndarray | None) -> tuple[State, ...]:
-    """The states with at least 10 trials.
+def behavior_states(
+    behavior: np.ndarray, pupil_center: np.ndarray | None, channels: Sequence[BehaviorChannel]
+) -> tuple[State, ...]:
+    """The states with at least 10 trials; none if the running speed was not recorded, in cm/s.
 
     Args:
-        behavior: (T, 3) of the training trials: pupil dilation, its derivative, running speed [cm/s].
+        behavior: (T, K) of the training trials.
         pupil_center: (T, 2), or None.
+        channels: of the columns of `behavior`.
     """
-    runs = np.abs(behavior[:, 2]) >= RUNNING  # (T,)
+    if RUNNING_SPEED not in channels:
+        return ()
+    runs = np.abs(behavior[:, channels.index(RUNNING_SPEED)]) >= RUNNING  # (T,)
     kinds = (
         ("rest", ~runs, f"training trials with a running speed below {RUNNING:g} cm/s"),
         ("running", runs, f"training trials with a running speed of at least {RUNNING:g} cm/s"),

@@ -48,7 +48,7 @@ def ask(teacher: Ensemble, questions: Questions, folder: Path, *, batch_size: in
     place = _place(folder, mouse)
     columns = {
         "images": (mouse.image_shape, questions.dtype),
-        "behavior": ((3,), np.dtype(np.float32)),
+        "behavior": ((mouse.n_behavior,), np.dtype(np.float32)),
         "pupil_center": ((2,), np.dtype(np.float32)),
         "responses": ((mouse.n_neurons,), np.dtype(np.float32)),
     }
@@ -118,6 +118,7 @@ def asked(teacher: Ensemble, questions: Questions, folder: Path) -> Recording:
         data_key=mouse.data_key or mouse.mouse_id,
         image_shape=mouse.image_shape,
         image_channels=mouse.image_channels,
+        behavior_channels=mouse.behavior_channels,
         neuron_ids=mouse.neuron_ids,
         neuron_coordinates=mouse.neuron_coordinates,
         tiers=questions.column("tier"),
@@ -126,7 +127,7 @@ def asked(teacher: Ensemble, questions: Questions, folder: Path) -> Recording:
         statistics=Statistics(
             images=mouse.images or nothing,
             responses=InputStatistics(neurons * 0, neurons, neurons * 0, neurons, neurons * 0),
-            behavior=mouse.behavior or _statistics(3),
+            behavior=mouse.behavior or _statistics(mouse.n_behavior),
             pupil_center=mouse.pupil_center or _statistics(2),
         ),
         has_behavior=True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from training.checkpoints.ensemble import Ensemble
-from training.data.layout import TRUTH
+from training.data.layout import TRUTH, behavior_text
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
 from training.evaluation.missing_inputs import predictor_for
@@ -126,6 +126,13 @@ def check_known(ensemble: Ensemble, recordings: Sequence[Recording]) -> None:
             raise RecordingError(
                 f"{recording.path} is of other neurons of mouse {recording.mouse_id!r}, or has them in another order",
                 hint="Give the recording that the twin was trained on.",
+            )
+        if recording.has_behavior and mouse.behavior_channels != recording.behavior_channels:
+            raise RecordingError(
+                f"{recording.path} has other behaviour channels than the twin of mouse {recording.mouse_id!r}",
+                got=behavior_text(recording.behavior_channels),
+                expected=behavior_text(mouse.behavior_channels),
+                hint="Give the recording that the twin was trained on, with the same meta/behavior.json.",
             )
         if mouse.standardized_inputs:
             raise RecordingError(

@@ -23,6 +23,7 @@ from training.arguments import add_checkpoints, add_output, add_recordings
 from training.checkpoints.attribution import NOT_STATED, V1T_CITATION
 from training.checkpoints.checkpoint import now, source_commit
 from training.checkpoints.ensemble import Ensemble, load_ensemble
+from training.data.layout import SENSORIUM_BEHAVIOR
 from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.evaluation.evaluate import MouseScores, evaluate
@@ -201,7 +202,9 @@ class _Writer:
     def _manifest(self, weights: list[File]) -> Manifest:
         cores, gradients = self._of_members("core"), self.options.gradients
         tapes = [self.files.get(f"members/{i}/core_tape.onnx", core) for i, core in enumerate(cores)]
+        channels = {mouse.behavior_channels for mouse in self.ensemble.mice.values()}
         return Manifest(
+            schema_version=1 if channels == {SENSORIUM_BEHAVIOR} else 2,
             name=self.name,
             members=len(self.twins),
             simulated=self.simulated,

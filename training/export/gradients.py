@@ -228,7 +228,7 @@ class StemGradient(nn.Module):
         assert isinstance(standardizer, Standardizer)
         self.standardizer = standardizer
         self.joins_pupil = twin.config.b_mlp.inputs == "behavior_and_pupil_center"
-        self.image_shape = twin.mice[mouse_id].image_shape
+        self.image_shape, self.n_behavior = twin.mice[mouse_id].image_shape, twin.n_behavior
         cropper = twin.cropper
         self.grayscale, self.append_behavior = cropper.grayscale, cropper.append_behavior
         self.samples, self.uses_behavior = cropper.samples, cropper.uses_behavior
@@ -248,12 +248,13 @@ class StemGradient(nn.Module):
         d_core_behavior: Tensor,
         d_core_pupil_center: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        d_behavior, d_pupil_center = d_core_behavior[:, :3], d_core_pupil_center
+        K = self.n_behavior
+        d_behavior, d_pupil_center = d_core_behavior[:, :K], d_core_pupil_center
         if self.joins_pupil:
-            d_pupil_center = d_pupil_center + d_core_behavior[:, 3:]
+            d_pupil_center = d_pupil_center + d_core_behavior[:, K:]
         if self.append_behavior:
-            d_behavior = d_behavior + d_core_image[:, -3:].sum((2, 3))
-            d_core_image = d_core_image[:, :-3]
+            d_behavior = d_behavior + d_core_image[:, -K:].sum((2, 3))
+            d_core_image = d_core_image[:, :-K]
         d_image = self.resize_rows.T @ d_core_image @ self.resize_columns
         if self.samples:
             _, behavior, pupil_center = self.standardizer(image, behavior, pupil_center)

@@ -171,17 +171,16 @@ def raw_examples(mouse: Mouse) -> dict[str, Tensor]:
     """Random raw inputs of a mouse."""
     return {
         tensor_names.IMAGE: torch.randn(BATCH, *mouse.image_shape),
-        tensor_names.BEHAVIOR: torch.randn(BATCH, 3),
+        tensor_names.BEHAVIOR: torch.randn(BATCH, mouse.n_behavior),
         tensor_names.PUPIL_CENTER: torch.randn(BATCH, 2),
     }
 
 
 def core_examples(twin: Twin, batch: int = BATCH) -> dict[str, Tensor]:
     """Random inputs of a core."""
-    n_behavior = 5 if twin.config.b_mlp.inputs == "behavior_and_pupil_center" else 3
     return {
         tensor_names.CORE_IMAGE: torch.randn(batch, *twin.cropper.output_shape),
-        tensor_names.CORE_BEHAVIOR: torch.randn(batch, n_behavior),
+        tensor_names.CORE_BEHAVIOR: torch.randn(batch, twin.n_core_behavior),
         tensor_names.MOUSE_INDEX: torch.zeros(batch, dtype=torch.int64),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from server.bundle.manifest import BEHAVIOR_CHANNELS, PUPIL_CENTER_CHANNELS, BehaviorState, Channel
+from server.bundle.manifest import PUPIL_CENTER_CHANNELS, BehaviorState, Channel
 from training.data.metadata import InputStatistics
 from training.data.mouse import Mouse
 
@@ -23,7 +23,7 @@ def image_channels(mouse: Mouse) -> list[Channel]:
 
 def behavior_channels(mouse: Mouse) -> list[Channel]:
     """A mouse's behaviour channels."""
-    return _channels(BEHAVIOR_CHANNELS, mouse.behavior, mouse)
+    return _channels(mouse.behavior_channels, mouse.behavior, mouse)
 
 
 def pupil_center_channels(mouse: Mouse) -> list[Channel]:

@@ -119,7 +119,7 @@ def float64_response(ensemble: Ensemble, mouse_id: str, inputs: list[torch.Tenso
 
 
 def random_inputs(mouse: Mouse, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gaussian image (n, C, H, W), behavior (n, 3) and pupil_center (n, 2), with the mouse's means and stds."""
+    """Gaussian image (n, C, H, W), behavior (n, K) and pupil_center (n, 2), with the mouse's means and stds."""
 
     def draw(statistics: InputStatistics | None, shape: tuple[int, ...]) -> np.ndarray:
         values = rng.standard_normal(shape)
@@ -130,6 +130,6 @@ def random_inputs(mouse: Mouse, n: int, rng: np.random.Generator) -> tuple[np.nd
 
     return (
         draw(mouse.images, (n, *mouse.image_shape)),
-        draw(mouse.behavior, (n, 3)),
+        draw(mouse.behavior, (n, mouse.n_behavior)),
         draw(mouse.pupil_center, (n, 2)),
     )

@@ -82,6 +82,7 @@ class Cropper(nn.Module):
                 hint="Train mice of Dataset S and Dataset F separately.",
             )
         channels, height, width = shapes.pop()
+        n_behavior = mice[0].n_behavior  # of all of them: `Twin` checks it
         self.grayscale = cropper.grayscale
         self.size = cropper.size
         self.append_behavior = config.behavior == "channels"
@@ -102,12 +103,13 @@ class Cropper(nn.Module):
             self.shifters = ModulesByMouse(
                 {
                     mouse.mouse_id: Shifter(
-                        n_inputs=5 if self.uses_behavior else 2, hidden=self.HIDDEN, scale=1 - self.crop
+                        n_inputs=2 + (n_behavior if self.uses_behavior else 0), hidden=self.HIDDEN, scale=1 - self.crop
                     )
                     for mouse in mice
                 }
             )
-        out_channels = (1 if self.grayscale else channels) + (3 if self.append_behavior else 0)
+        self.n_appended = n_behavior if self.append_behavior else 0
+        out_channels = (1 if self.grayscale else channels) + self.n_appended
         self.image_size, self.crop_size = (height, width), (crop_height, crop_width)
         self.output_shape = (out_channels, *(self.size or self.crop_size))
 

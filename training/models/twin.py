@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import CCTConfig, CNNConfig, ModelConfig, ViTConfig
+from training.data.layout import behavior_text
 from training.data.mouse import Mouse
 from training.errors import ConfigError
 from training.models.cnn import CNNCore
@@ -35,7 +36,7 @@ def core_inputs(
     behavior: Tensor,
     pupil_center: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Raw inputs -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil centre (B, 2)."""
+    """Raw inputs -> the core's image (B, C', h, w), the B-MLP's input (B, J), standardised pupil centre (B, 2)."""
     image, behavior, pupil_center = standardizer(image, behavior, pupil_center)
     image = cropper(image, behavior, pupil_center, mouse_id)
     if config.b_mlp.inputs == "behavior_and_pupil_center":
@@ -46,7 +47,7 @@ def core_inputs(
 class Twin(nn.Module):
     """One member: a core that all mice share, and the parts of each mouse.
 
-    Inputs are in the recording's own units: image (B, C, H, W), behavior (B, 3), pupil_center (B, 2).
+    Inputs are in the recording's own units: image (B, C, H, W), behavior (B, K), pupil_center (B, 2).
     """
 
     READOUT_SHIFTER_HIDDEN = 5
@@ -62,7 +63,7 @@ class Twin(nn.Module):
         self._check_mice()
         self.standardizers = ModulesByMouse({mouse.mouse_id: Standardizer(mouse) for mouse in mice})
         self.cropper = Cropper(config=config, mice=list(mice))
-        self.core = _build_core(config, self.cropper.output_shape, n_mice=len(mice))
+        self.core = _build_core(config, self.cropper.output_shape, n_behavior=self.n_core_behavior, n_mice=len(mice))
         self.shifters: ModulesByMouse | None = None
         if config.shifter:
             self.shifters = ModulesByMouse(
@@ -77,7 +78,23 @@ class Twin(nn.Module):
             }
         )
 
+    @property
+    def n_behavior(self) -> int:
+        """K, the number of behaviour channels, which all mice share."""
+        return next(iter(self.mice.values())).n_behavior
+
+    @property
+    def n_core_behavior(self) -> int:
+        """J, the number of inputs of the B-MLP."""
+        return self.n_behavior + (2 if self.config.b_mlp.inputs == "behavior_and_pupil_center" else 0)
+
     def _check_mice(self) -> None:
+        if len({mouse.behavior_channels for mouse in self.mice.values()}) > 1:
+            raise ConfigError(
+                "the mice of one twin must share their behaviour channels, in the same order",
+                got="; ".join(f"{m.mouse_id}: {behavior_text(m.behavior_channels)}" for m in self.mice.values()),
+                hint="Train them separately, or write the columns that they share as recordings of their own.",
+            )
         uses = self.config.uses()
         for mouse in self.mice.values():
             for name in ("behavior", "pupil_center"):
@@ -102,7 +119,7 @@ class Twin(nn.Module):
     def stem(
         self, mouse_id: str, image: Tensor, behavior: Tensor, pupil_center: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw inputs -> the core's image (B, C', h, w), the B-MLP's input (B, K), standardised pupil centre (B, 2)."""
+        """Raw inputs -> the core's image (B, C', h, w), the B-MLP's input (B, J), standardised pupil centre (B, 2)."""
         standardizer = self.standardizer(mouse_id)
         return core_inputs(self.config, standardizer, self.cropper, mouse_id, image, behavior, pupil_center)
 
@@ -184,12 +201,13 @@ class Twin(nn.Module):
         return self
 
 
-def _build_core(config: ModelConfig, image_shape: tuple[int, int, int], n_mice: int) -> ViTCore | CCTCore | CNNCore:
+def _build_core(
+    config: ModelConfig, image_shape: tuple[int, int, int], *, n_behavior: int, n_mice: int
+) -> ViTCore | CCTCore | CNNCore:
     core = config.core
     if isinstance(core, CNNConfig):
         return CNNCore(config=core, image_shape=image_shape)
     b_mlp = config.b_mlp if config.behavior == "b_mlp" else None
-    n_behavior = 5 if config.b_mlp.inputs == "behavior_and_pupil_center" else 3
     if isinstance(core, ViTConfig):
         return ViTCore(config=core, image_shape=image_shape, b_mlp=b_mlp, n_behavior=n_behavior, n_mice=n_mice)
     assert isinstance(core, CCTConfig)

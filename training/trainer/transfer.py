@@ -13,6 +13,7 @@ from torch import Tensor
 from training.checkpoints.checkpoint import Checkpoint
 from training.config import ModelConfig, with_options
 from training.data.batches import batches_of
+from training.data.layout import behavior_text
 from training.data.recordings import Recording
 from training.errors import ConfigError
 from training.models import Twin
@@ -50,7 +51,7 @@ def take_core(twin: Twin, checkpoint: Checkpoint) -> None:
     """Copies the checkpoint's core into a twin of other mice; B-MLPs per mouse stay as initialised.
 
     Raises:
-        ConfigError: the core does not fit the images of these mice, or this model.
+        ConfigError: the core does not fit the images or behaviour of these mice, or this model.
     """
     if twin.cropper.output_shape != checkpoint.twin.cropper.output_shape:
         raise ConfigError(
@@ -59,15 +60,23 @@ def take_core(twin: Twin, checkpoint: Checkpoint) -> None:
             expected=checkpoint.twin.cropper.output_shape,
             hint="To transfer a core from Dataset F to Dataset S, train it with cropper.grayscale.",
         )
+    ours, theirs = ({m.behavior_channels for m in one.mice.values()}.pop() for one in (twin, checkpoint.twin))
+    if twin.config.behavior != "none" and ours != theirs:
+        raise ConfigError(
+            "the core was trained with other behaviour channels than these recordings have",
+            got=behavior_text(ours),
+            expected=behavior_text(theirs),
+            hint="Write the core's channels, in its order, into recordings of their own; or train a core on these.",
+        )
     own = set(twin.own_core_parameters())
-    theirs, ours = checkpoint.twin.core.state_dict(), twin.core.state_dict()
-    if wrong := [name for name in ours if name not in own and _shape(theirs, name) != _shape(ours, name)]:
+    their_core, our_core = checkpoint.twin.core.state_dict(), twin.core.state_dict()
+    if wrong := [name for name in our_core if name not in own and _shape(their_core, name) != _shape(our_core, name)]:
         raise ConfigError(
             f"the core's {wrong[0]} does not fit this model",
-            got=_shape(theirs, wrong[0]),
-            expected=_shape(ours, wrong[0]),
+            got=_shape(their_core, wrong[0]),
+            expected=_shape(our_core, wrong[0]),
         )
-    twin.core.load_state_dict({name: ours[name] if name in own else theirs[name] for name in ours})
+    twin.core.load_state_dict({name: our_core[name] if name in own else their_core[name] for name in our_core})
 
 
 class FeatureMaps:

@@ -10,7 +10,7 @@ import numpy as np
 from server.api.codecs.arrays import as_float32, is_number, shape_of
 from server.api.codecs.recorded_range import Outside, check_values
 from server.api.codecs.schemas import State
-from server.bundle.manifest import BEHAVIOR_CHANNELS, BehaviorState, Channel, MouseRecord
+from server.bundle.manifest import BehaviorState, Channel, MouseRecord, channels_text
 from server.errors import InvalidInput, brief
 
 __all__ = ["BehaviorReader"]
@@ -38,15 +38,22 @@ class BehaviorReader:
         self._named = _named_state(self.record, self.asked)
 
     def behavior(self, given: dict[str, Any]) -> np.ndarray:
-        """(B, 3) float32.
+        """(B, K) float32.
 
         Args:
             given: channel -> a number, a list of one per image, or None.
         """
-        channels = {channel.name: channel for channel in self.record.behavior}
+        channels = self.record.behavior
+        if unknown := [name for name in given if name not in {channel.name for channel in channels}]:
+            raise InvalidInput(
+                f"mouse {self.record.mouse_id!r} has no behaviour channel {brief(unknown[0])}",
+                got=", ".join(map(brief, unknown)),
+                expected=channels_text(channels),
+                hint=f"GET /mice/{self.record.mouse_id} lists them under behavior.",
+            )
         columns = []
-        for i, (name, unit) in enumerate(BEHAVIOR_CHANNELS):
-            channel = channels.get(name, Channel(name=name, unit=unit))
+        for i, channel in enumerate(channels):
+            name = channel.name
             if (value := given.get(name)) is None:
                 in_state = self._named.behavior[i : i + 1] if self._named else []
                 filled = self._fill_in(name, [channel], in_state, "behavior")
@@ -55,7 +62,7 @@ class BehaviorReader:
             column = _per_image(value, name, self.n_images)
             columns.append(column)
             self._check(name, column, [channel], "behavior")
-        return np.stack(columns, axis=1)  # (B, 3)
+        return np.stack(columns, axis=1)  # (B, K)
 
     def pupil_center(self, value: Any) -> np.ndarray:
         """(B, 2) float32 of a pair, a list of one pair per image, or None."""

@@ -24,11 +24,12 @@ from server.api.codecs.schemas import (
     Note,
     PredictForm,
     PredictRequest,
+    SensoriumBehavior,
     State,
     Units,
 )
 from server.api.codecs.validation import unknown_fields, validated
-from server.bundle.manifest import BEHAVIOR_CHANNELS, MouseRecord
+from server.bundle.manifest import MouseRecord
 from server.bundle.neurons import NeuronTable
 from server.errors import InvalidInput, NotFound, TooLarge, brief
 from server.inference.stimulus import Stimulus
@@ -198,7 +199,7 @@ def question_about(
     stimulus = Stimulus(
         mouse_id=record.mouse_id,
         image=image,
-        behavior=reader.behavior({name: getattr(request, name) for name, _ in BEHAVIOR_CHANNELS}),
+        behavior=reader.behavior(_behavior_of(request)),
         pupil_center=reader.pupil_center(request.pupil_center),
         neurons=positions,
     )
@@ -242,6 +243,19 @@ def questions_about(
                 hint="Send them in several requests.",
             )
     return questions
+
+
+def _behavior_of(request: ImageRequest) -> dict[str, Any]:
+    """Channel -> its value, of `behavior` and of the fields for single channels."""
+    named = {} if request.behavior is None else request.behavior
+    if not isinstance(named, dict):
+        expected = 'channels and their values, such as {"running_speed": 3}'
+        raise InvalidInput("behavior is not an object", got=brief(named), expected=expected)
+    single = {name: value for name in SensoriumBehavior.model_fields if (value := getattr(request, name)) is not None}
+    if twice := sorted(single.keys() & named.keys()):
+        expected = "one value, in behavior or as a field of its own"
+        raise InvalidInput(f"{twice[0]} is given twice", got=f"{twice[0]} and behavior", expected=expected)
+    return {**single, **{name: value for name, value in named.items() if value is not None}}
 
 
 def _weights(value: Any, n_images: int, n_neurons: int) -> np.ndarray:

@@ -215,7 +215,9 @@ def gradient_answer(engine: Engine, question: Question, gradient: Gradient, requ
     check_finite(question, *derivatives.values())
     arrays = _neuron_arrays(engine, question, gradient.response)
     stack = [derivatives["image"], arrays["responses"], derivatives["behavior"], derivatives["pupil_center"]]
-    return Answer(head_of(engine, question, request_id), arrays | {"gradient": derivatives}, stack)
+    channels = [channel.name for channel in engine.manifest.mice[question.mouse_id].behavior]
+    head = head_of(engine, question, request_id) | {"behavior_channels": channels}
+    return Answer(head, arrays | {"gradient": derivatives}, stack)
 
 
 class Attention(NamedTuple):

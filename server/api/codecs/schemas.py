@@ -39,6 +39,7 @@ __all__ = [
     "ProtocolError",
     "RequestedOutput",
     "Resize",
+    "SensoriumBehavior",
     "State",
     "Tensor",
     "TensorMetadata",
@@ -54,6 +55,7 @@ State = Literal["median", "mean", "rest", "running"]
 Row = list[float]
 Plane = list[Row]
 PerImage = Annotated[float | list[float] | None, SkipValidation]
+Behavior = Annotated[dict[str, float | list[float]] | None, SkipValidation]
 Pairs = Annotated[list[float] | list[list[float]] | None, SkipValidation]
 
 
@@ -94,10 +96,21 @@ class _Filled(_Request):
     )
 
 
-class _Shown(_Filled):
+class SensoriumBehavior(_Request):
+    """The channels of Sensorium 2022, as fields of their own."""
+
     pupil_dilation: PerImage = Field(default=None, description="eye-camera px; one for all images, or one each")
     pupil_dilation_derivative: PerImage = Field(default=None, description="eye-camera px/s")
     running_speed: PerImage = Field(default=None, description="cm/s")
+
+
+class _Shown(_Filled, SensoriumBehavior):
+    behavior: Behavior = Field(
+        default=None,
+        description="any behaviour channels of the mouse, as listed by GET /mice/{mouse}, by name: one value for all "
+        "images, or one each",
+        examples=[{"running_speed": 3}],
+    )
     resize: Resize | None = Field(
         default=None,
         description="how an image of another size is brought to the mouse's: `fit` pads with the mean intensity, "
@@ -177,6 +190,9 @@ class NoiseRequest(_Filled, _OneMouse):
     pupil_dilation: float | None = Field(default=None, description="eye-camera px")
     pupil_dilation_derivative: float | None = Field(default=None, description="eye-camera px/s")
     running_speed: float | None = Field(default=None, description="cm/s")
+    behavior: dict[str, float] | None = Field(
+        default=None, description="any behaviour channels of the mouse, as listed by GET /mice/{mouse}, by name"
+    )
     pupil_center: list[float] | None = Field(default=None, description="[x, y] in eye-camera px")
 
 
@@ -252,12 +268,13 @@ class PredictMiceReply(_Reply):
 
 class Derivatives(_Closed):
     image: list[list[Plane]] = Field(description="(B, C, H, W), per unit of the recording")
-    behavior: list[Row] = Field(description="(B, 3): pupil dilation, its derivative, running speed")
+    behavior: list[Row] = Field(description="(B, K), in the order of behavior_channels")
     pupil_center: list[Row] = Field(description="(B, 2)")
 
 
 class GradientReply(_Responses, _Reply):
     units: Units
+    behavior_channels: list[str] = Field(description="the mouse's, as listed by GET /mice/{mouse}")
     gradient: Derivatives = Field(description="of the sum over neurons of weight times response, for each image")
 
 
@@ -378,7 +395,7 @@ class InferParameters(_Filled):
 
 
 class InferRequest(_Request):
-    """image FP32 (B, C, H, W); if given, behavior FP32 (B, 3), pupil_center FP32 (B, 2), neuron_ids INT64 (n)."""
+    """image FP32 (B, C, H, W); if given, behavior FP32 (B, K), pupil_center FP32 (B, 2), neuron_ids INT64 (n)."""
 
     id: str | None = None
     parameters: InferParameters = InferParameters()
@@ -408,7 +425,9 @@ class TensorMetadata(_Closed):
     name: str
     datatype: str
     shape: list[int] = Field(description="-1: any size")
-    parameters: dict[str, bool] = {}
+    parameters: dict[str, bool | str] = Field(
+        default={}, description="optional: whether it can be left out; channels: name and unit of each column"
+    )
 
 
 class ModelMetadata(_Closed):

@@ -23,12 +23,13 @@ from server.api.codecs.schemas import API_VERSION, PredictRequest
 from server.api.codecs.tensors import INPUTS, OUTPUTS, InferenceRequest, read_request, write_reply
 from server.api.codecs.validation import validated
 from server.api.endpoints.dispatch import LARGE, read_body, respond
+from server.bundle.manifest import channels_text
 from server.errors import InvalidInput, NotFound, brief
 from server.serving.context import Context
 from server.serving.limits.memory_budget import Reservation
 
 if TYPE_CHECKING:
-    from server.bundle.manifest import MouseRecord
+    from server.bundle.manifest import Channel, MouseRecord
     from server.inference.engine import Engine, Prediction
     from server.serving.repository import Bundle
 
@@ -147,7 +148,8 @@ async def model_metadata(request: Request, context: Context) -> Response:
                     "name": tensor,
                     "datatype": datatype,
                     "shape": shapes[tensor],
-                    "parameters": {"optional": tensor not in required},
+                    "parameters": {"optional": tensor not in required}
+                    | ({"channels": channels_text(record.behavior)} if tensor == "behavior" else {}),
                 }
                 for tensor, datatype in INPUTS.items()
             ],
@@ -304,10 +306,10 @@ def _read(
         expected = f"(B, {', '.join(map(str, record.image_shape))})"
         raise InvalidInput("image is not a batch", got=str(image.shape), expected=expected)
     if (behavior := arrays.get("behavior")) is not None:
-        columns = _columns(behavior, "behavior", len(record.behavior))
-        fields |= {channel.name: column.tolist() for channel, column in zip(record.behavior, columns, strict=True)}
+        columns = _columns(behavior, "behavior", record.behavior)
+        fields["behavior"] = {one.name: column.tolist() for one, column in zip(record.behavior, columns, strict=True)}
     if (pupil_center := arrays.get("pupil_center")) is not None:
-        _columns(pupil_center, "pupil_center", len(record.pupil_center))
+        _columns(pupil_center, "pupil_center", record.pupil_center)
         fields["pupil_center"] = pupil_center.tolist()
     if (neuron_ids := arrays.get("neuron_ids")) is not None:
         if neuron_ids.ndim != 1:
@@ -317,7 +319,8 @@ def _read(
     return asked, question_about(record, request, engine.neurons[record.mouse_id], context.settings)
 
 
-def _columns(array: np.ndarray, name: str, n: int) -> np.ndarray:
-    if array.ndim != 2 or array.shape[1] != n:
-        raise InvalidInput(f"{name} has another shape", got=str(array.shape), expected=f"(B, {n})")
+def _columns(array: np.ndarray, name: str, channels: list[Channel]) -> np.ndarray:
+    if array.ndim != 2 or array.shape[1] != len(channels):
+        expected = f"(B, {len(channels)}): {channels_text(channels)}"
+        raise InvalidInput(f"{name} has another shape", got=str(array.shape), expected=expected)
     return array.T

@@ -160,7 +160,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         gradient,
         "How a weighted sum of responses changes with image, behaviour and pupil centre",
         f"{_NPY_REPLY} four arrays one after another, as numpy.load reads them from one file: the gradient with "
-        "respect to the image (B, C, H, W), the responses (B, n), the gradient with respect to behaviour (B, 3), and "
+        "respect to the image (B, C, H, W), the responses (B, n), the gradient with respect to behaviour (B, K), and "
         "to the pupil centre (B, 2)",
         schemas.GradientForm,
         schemas.GradientRequest,

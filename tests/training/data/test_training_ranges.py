@@ -10,6 +10,7 @@ import pytest
 from support.tiny_twins import tiny_config, tiny_recordings, tiny_twin
 
 from training.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.data.layout import SENSORIUM_BEHAVIOR
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.data.training_ranges import behavior_states
@@ -65,9 +66,13 @@ def test_a_checkpoint_keeps_them_and_an_older_one_loads_without(recording: Recor
 
 def test_a_state_needs_ten_trials_and_backward_steps_count_as_running() -> None:
     behavior = np.array([[40.0, 0.0, speed] for speed in [0.5] * 9 + [-20.0, 1.0] * 5 + [4.0]], np.float32)
-    (running,) = behavior_states(behavior, None)
+    (running,) = behavior_states(behavior, None, SENSORIUM_BEHAVIOR)
     assert (running.name, running.trials, running.pupil_center) == ("running", 11, ())
     assert running.behavior == (40.0, 0.0, 1.0)
+    swapped = behavior[:, [2, 1, 0]]
+    (again,) = behavior_states(swapped, None, SENSORIUM_BEHAVIOR[::-1])
+    assert again.behavior == (1.0, 0.0, 40.0)
+    assert behavior_states(swapped, None, SENSORIUM_BEHAVIOR[:2]) == ()
 
 
 def test_a_recording_without_behavior_has_no_states(recording: Recording, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from training.checkpoints.ensemble import Ensemble, load_ensemble
 from training.config import TrainingConfig
-from training.data.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES
+from training.data.layout import PUPIL_CENTER_NAMES, SENSORIUM_BEHAVIOR
 from training.data.mouse import Mouse, by_mouse
 from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError
@@ -119,7 +119,7 @@ def test_the_manifest_says_the_units_and_statistics_of_every_input(trained: Trai
         statistics = recording.statistics
         for channels, names, values in (
             (mouse.image_channels, ("gray",), statistics.images),
-            (mouse.behavior, BEHAVIOR_NAMES, statistics.behavior),
+            (mouse.behavior, [name for name, _ in SENSORIUM_BEHAVIOR], statistics.behavior),
             (mouse.pupil_center, PUPIL_CENTER_NAMES, statistics.pupil_center),
         ):
             assert [channel.name for channel in channels] == list(names)

@@ -126,7 +126,7 @@ def _core_images(twin: Twin, recording: Recording, trials: np.ndarray, device: t
     progress = f"receptive fields of mouse {recording.mouse_id}"
     for _, (*inputs, _) in batches_of(recording, trials, device, size=IMAGES, progress=progress):
         image = twin.stem(recording.mouse_id, *inputs)[0]
-        image = image[:, : image.shape[1] - (3 if twin.cropper.append_behavior else 0)]
+        image = image[:, : image.shape[1] - twin.cropper.n_appended]
         height, width = image.shape[2:]
         if width > WIDTH:
             image = F.interpolate(image, size=(max(1, round(height * WIDTH / width)), WIDTH), mode="area")
