@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from training.data.layout import INPUTS, SIMULATED, data_key_of
+from training.data.layout import BEHAVIOR, INPUTS, SIMULATED, data_key_of
 from training.data.object_arrays import read_words
 from training.errors import RecordingError
 from training.file_kinds import HEAD, broken_link, head_of, kind_of
@@ -262,7 +262,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _belongs(name: str) -> bool:
-    return (name.startswith(_ARRAYS) and name.endswith(".npy")) or name == SIMULATED
+    return (name.startswith(_ARRAYS) and name.endswith(".npy")) or name in (BEHAVIOR, SIMULATED)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:

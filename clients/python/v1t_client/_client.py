@@ -107,6 +107,8 @@ class Client:
             pupil_dilation: () or (B,), in the recording's units (eye-camera pixels).
             pupil_dilation_derivative: () or (B,), eye-camera pixels per second.
             running_speed: () or (B,), cm/s.
+            behavior: behaviour channels by name, () or (B,) each, such as {"whisking": 0.3}: for mice that were
+                recorded with other channels than these three. `MouseDetail.behavior` lists a mouse's channels.
             pupil_center: (2,) or (B, 2), x and y in eye-camera pixels.
             neuron_ids: (n,), the recording's unit ids; the responses keep this order. All neurons by default.
             units: "standardized" (the default: divided by the neuron's response std) or "raw".
@@ -190,7 +192,7 @@ class Client:
             image: as for `predict`.
             weights: (n,) for all images, or (B, n): the weight of each neuron, in the order of `neuron_ids`.
             options: as for `predict`, without `spread`: pupil_dilation, pupil_dilation_derivative, running_speed,
-                pupil_center, neuron_ids, units, resize, model, state, strict.
+                behavior, pupil_center, neuron_ids, units, resize, model, state, strict.
 
         Raises:
             NotFound: this bundle was exported without gradients.
@@ -204,8 +206,8 @@ class Client:
 
         Args:
             image: as for `predict`.
-            options: as for `predict`: pupil_dilation, pupil_dilation_derivative, running_speed, pupil_center, resize,
-                model, state, strict.
+            options: as for `predict`: pupil_dilation, pupil_dilation_derivative, running_speed, behavior, pupil_center,
+                resize, model, state, strict.
 
         Raises:
             NotFound: this bundle has no attention maps; those of convolutional cores have none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-__all__ = ["count", "integers", "number", "numbers", "positive", "words"]
+__all__ = ["count", "integers", "named_number", "number", "numbers", "positive", "words"]
 
 
 def number(text: str) -> float:
@@ -17,6 +17,14 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
+
+
+def named_number(text: str) -> tuple[str, float]:
+    """A name and a finite number, such as whisking=0.3."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as whisking=0.3")
+    return name, number(value)
 
 
 def positive(text: str) -> float:

@@ -16,8 +16,8 @@ const quote = (text) => `'${String(text).replaceAll("'", `'\\''`)}'`;
 
 /** @param {Told} told */
 export function asCurl(told) {
-  const fields = { ...fieldsOf(told), ...(told.pupilCenter && { pupil_center: JSON.stringify(told.pupilCenter) }) };
-  const parts = Object.entries(fields).map(([name, value]) => `-F ${quote(`${name}=${value}`)}`);
+  const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  const parts = Object.entries(fieldsOf(told)).map(([name, value]) => `-F ${quote(`${name}=${text(value)}`)}`);
   const key = told.needsKey ? ['-H "Authorization: Bearer $V1T_API_KEY"'] : [];
   const file = told.png ? "@-" : "@stimulus.npy";
   const command = ["curl -s", quote(`${told.url}predict`), ...key, ...parts, `-F ${quote(`image=${file}`)}`].join(" ");
@@ -26,9 +26,8 @@ export function asCurl(told) {
 
 /** @param {Told} told */
 export function asPython(told) {
-  const more = Object.entries({ ...choicesOf(told), ...told.behavior });
-  const keywords = more.map(([name, value]) => `, ${name}=${JSON.stringify(value)}`).join("");
-  const gaze = told.pupilCenter ? `, pupil_center=${JSON.stringify(told.pupilCenter)}` : "";
+  const { mouse: _, ...more } = fieldsOf(told);
+  const keywords = Object.entries(more).map(([name, value]) => `, ${name}=${JSON.stringify(value)}`).join("");
   const image = told.png ? `base64.b64decode("${told.png}")  # a PNG` : 'np.load("stimulus.npy")';
   const key = told.needsKey ? ', api_key=os.environ["V1T_API_KEY"]' : "";
   const imports = [
@@ -42,7 +41,7 @@ from v1t_client import Client  # pip install v1t-client
 
 image = ${image}
 with Client(${JSON.stringify(told.url)}${key}) as client:
-    prediction = client.predict(${JSON.stringify(told.mouse)}, image${keywords}${gaze})
+    prediction = client.predict(${JSON.stringify(told.mouse)}, image${keywords})
 print(prediction)
 print(prediction.responses)
 `.replace(/^\n+/, "");
@@ -51,7 +50,8 @@ print(prediction.responses)
 /** @param {Told} told */
 export function asMatlab(told) {
   const text = (value) => (typeof value === "string" ? `'${value.replaceAll("'", "''")}'` : JSON.stringify(value));
-  const fields = { ...fieldsOf(told), ...(told.pupilCenter && { pupil_center: told.pupilCenter }) };
+  const { behavior = {}, ...others } = fieldsOf(told);
+  const fields = { ...others, ...Object.fromEntries(Object.entries(behavior).map(([name, value]) => [`behavior.${name}`, value])) };
   const lines = Object.entries(fields).map(([name, value]) => `question.${name} = ${text(value)};`);
   const image = told.png
     ? `question.image = struct('base64', '${told.png}');  % a PNG`
@@ -67,11 +67,13 @@ plot(reply.responses); xlabel('neuron'); ylabel('response / std');
 `;
 }
 
-function fieldsOf(told) {
-  return { mouse: told.mouse, ...choicesOf(told), ...told.behavior };
-}
-
-/** What is not as the server does it by itself. */
-function choicesOf({ model, state }) {
-  return { ...(model && { model }), ...(state !== "median" && { state }) };
+/** The request's fields, beside the image, that are not as the server has them by itself. */
+function fieldsOf({ mouse, model, state, behavior, pupilCenter }) {
+  return {
+    mouse,
+    ...(model && { model }),
+    ...(state !== "median" && { state }),
+    ...(Object.keys(behavior).length && { behavior }),
+    ...(pupilCenter && { pupil_center: pupilCenter }),
+  };
 }

@@ -122,7 +122,8 @@ export class Twin {
  */
 function formOf(question, more) {
   const { mouse, model, state, behavior, pupilCenter, pixels, shape } = question;
-  const fields = { mouse, model, state, ...behavior, pupil_center: pupilCenter, ...more };
+  const named = Object.keys(behavior).length ? behavior : undefined;
+  const fields = { mouse, model, state, behavior: named, pupil_center: pupilCenter, ...more };
   const parts = Object.entries(fields)
     .filter(([, value]) => value !== undefined)
     .map(([name, value]) => part(name, typeof value === "string" ? value : JSON.stringify(value)));

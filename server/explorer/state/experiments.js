@@ -116,7 +116,7 @@ export function measureFields() {
     mouse: about.mouse,
     model: about.model,
     state: question.peek().state,
-    ...behavior,
+    behavior,
     ...(pupilCenter && { pupil_center: pupilCenter }),
     noise: "balanced",
     seed: 1,

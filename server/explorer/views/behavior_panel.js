@@ -1,4 +1,4 @@
-/** What the mouse does: pupil, running and gaze, with what was recorded under each slider. */
+/** What the mouse does: its behaviour channels and gaze, with what was recorded under each slider. */
 
 import { html } from "../library.js";
 import { chosen } from "../state/mice.js";
@@ -18,7 +18,7 @@ const STATES = { median: "Median", mean: "Mean", rest: "Rest", running: "Running
 
 /** A channel's name for readers. */
 export function channelName({ name }) {
-  return NAMES[name] ?? name;
+  return NAMES[name] ?? `${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`;
 }
 
 export function BehaviorPanel() {

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from v1t_client._answers.html import html_card, origin_facts
+from v1t_client._answers.mice import SENSORIUM_BEHAVIOR
 from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, count
 
-__all__ = ["BEHAVIOR_NAMES", "Gradient"]
-
-BEHAVIOR_NAMES: Final = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
+__all__ = ["Gradient"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -23,7 +21,8 @@ class Gradient:
 
     Attributes:
         image: (B, C, H, W) float32, per grey level.
-        behavior: (B, 3) float32: per eye-camera pixel of dilation, per pixel/s of its derivative, per cm/s of running.
+        behavior: (B, K) float32, per unit of each behaviour channel.
+        behavior_channels: names of the K columns of `behavior`; `MouseDetail.behavior` has their units.
         pupil_center: (B, 2) float32, x and y, per eye-camera pixel.
         responses: (B, n) float32, in `units`, as in a prediction.
         neuron_ids: (n,) int64, of the columns of `responses`.
@@ -43,6 +42,7 @@ class Gradient:
     mouse: str
     units: str
     model: Model
+    behavior_channels: tuple[str, ...] = SENSORIUM_BEHAVIOR
     assumed: tuple[str, ...] = field(default=())
     state: str | None = None
     notes: tuple[Note, ...] = field(default=())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,10 @@ import numpy.typing as npt
 from v1t_client._answers.prediction import Model, count
 from v1t_client._errors import InvalidArgument
 
-__all__ = ["BehaviorState", "Channel", "Mouse", "MouseDetail", "NeuronTable"]
+__all__ = ["SENSORIUM_BEHAVIOR", "BehaviorState", "Channel", "Mouse", "MouseDetail", "NeuronTable"]
+
+# The behaviour channels of Sensorium 2022, in its order: those that `predict` also takes as keyword arguments.
+SENSORIUM_BEHAVIOR: Final = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
 
 
 @dataclass(frozen=True)

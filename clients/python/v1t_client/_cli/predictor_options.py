@@ -5,14 +5,26 @@ from __future__ import annotations
 import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
-from v1t_client._options import number
+from v1t_client._options import named_number, number
 from v1t_client._protocol.arguments import State
 
 __all__ = ["add_behavior", "add_bundle", "open_from"]
+
+
+class _Channels(argparse.Action):
+    """Collects NAME=VALUE pairs in a dictionary."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        (name, value), given = values, getattr(namespace, self.dest) or {}
+        if name in given:
+            parser.error(f"argument {option}: {name} is given twice")
+        setattr(namespace, self.dest, {**given, name: value})
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +41,13 @@ def add_behavior(group: argparse._ArgumentGroup, *, state: State | None = None) 
     group.add_argument("--pupil-dilation", type=number, metavar="PX", help="eye-camera pixels")
     group.add_argument("--pupil-dilation-derivative", type=number, metavar="PX/S", help="eye-camera pixels/s")
     group.add_argument("--running-speed", type=number, metavar="CM/S")
+    group.add_argument(
+        "--behavior",
+        type=named_number,
+        action=_Channels,
+        metavar="NAME=VALUE",
+        help="any behaviour channel, as `v1t mouse` lists them, in its unit; may be repeated",
+    )
     group.add_argument("--pupil-center", type=number, nargs=2, metavar=("X", "Y"), help="eye-camera pixels")
     group.add_argument(
         "--state",

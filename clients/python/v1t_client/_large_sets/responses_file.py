@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ def digest(request: PredictRequest, images: ImageSet) -> str | None:
     of_all = hashlib.sha256(images.digest().encode())
     for field in fields(request):
         value = getattr(request, field.name)
+        if isinstance(value, Mapping):
+            value = {name: array.tolist() for name, array in value.items()}
         if field.name != "image" and value is not None:
             of_all.update(f"{field.name}={np.asarray(value).tolist()};".encode())
     return of_all.hexdigest()

@@ -6,15 +6,16 @@ The methods of `Client` document what they mean.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from v1t_client._answers.gradient import BEHAVIOR_NAMES
+from v1t_client._answers.mice import SENSORIUM_BEHAVIOR
 from v1t_client._arrays import as_array
+from v1t_client._errors import InvalidArgument
 from v1t_client._images import Image
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "State",
     "StreamOptions",
     "Units",
+    "channel_arguments",
     "part_of",
     "per_image",
 ]
@@ -46,6 +48,7 @@ class ImageOptions(TypedDict, total=False):
     pupil_dilation: npt.ArrayLike | None
     pupil_dilation_derivative: npt.ArrayLike | None
     running_speed: npt.ArrayLike | None
+    behavior: Mapping[str, npt.ArrayLike] | None
     pupil_center: npt.ArrayLike | None
     resize: Resize | None
     model: str | None
@@ -112,6 +115,7 @@ class ImageRequest:
     pupil_dilation: npt.ArrayLike | None = None
     pupil_dilation_derivative: npt.ArrayLike | None = None
     running_speed: npt.ArrayLike | None = None
+    behavior: Mapping[str, npt.ArrayLike] | None = None
     pupil_center: npt.ArrayLike | None = None
     resize: Resize | None = None
     model: str | None = None
@@ -119,10 +123,29 @@ class ImageRequest:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in (*BEHAVIOR_NAMES, "pupil_center", "weights", "neuron_ids"):
+        self._sort_behavior()
+        for name in (*SENSORIUM_BEHAVIOR, "pupil_center", "weights", "neuron_ids"):
             value = getattr(self, name, None)
             if value is not None:
                 object.__setattr__(self, name, as_array(value, name))
+
+    def _sort_behavior(self) -> None:
+        """Leaves in `behavior` only the channels without an argument of their own: older servers know the others."""
+        if self.behavior is None:
+            return
+        if not isinstance(self.behavior, Mapping) or not all(isinstance(name, str) for name in self.behavior):
+            raise InvalidArgument(
+                "behavior is not a mapping",
+                got=repr(self.behavior)[:60],
+                expected="channels and their values, such as {'whisking': 0.3}",
+            )
+        if twice := [name for name in SENSORIUM_BEHAVIOR if name in self.behavior and getattr(self, name) is not None]:
+            raise InvalidArgument(f"{twice[0]} is given twice", got=f"{twice[0]} and behavior", expected="one of them")
+        arguments = {"behavior": None, **channel_arguments(self.behavior)}
+        if arguments["behavior"] is not None:
+            arguments["behavior"] = {name: as_array(value, name) for name, value in arguments["behavior"].items()}
+        for name, value in arguments.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +166,23 @@ class GradientRequest(ImageRequest):
     units: Units = "standardized"
 
 
+def channel_arguments(channels: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `predict` for these behaviour channels: their own where they have one, and `behavior` for others."""
+    others = {name: value for name, value in sorted(channels.items()) if name not in SENSORIUM_BEHAVIOR}
+    own = {name: value for name, value in channels.items() if name in SENSORIUM_BEHAVIOR}
+    return own | ({"behavior": others} if others else {})
+
+
 def per_image(request: PredictRequest) -> dict[str, npt.NDArray[Any]]:
-    """The arguments that hold one value per image rather than one for all images."""
-    values = {name: np.asarray(getattr(request, name)) for name in (*BEHAVIOR_NAMES, "pupil_center")}
+    """The behaviour and gaze that hold one value per image rather than one for all images."""
+    values = {name: np.asarray(getattr(request, name)) for name in (*SENSORIUM_BEHAVIOR, "pupil_center")}
+    values |= {name: np.asarray(value) for name, value in (request.behavior or {}).items()}
     return {name: value for name, value in values.items() if value.ndim > (name == "pupil_center")}
 
 
 def part_of(request: PredictRequest, image: Image, rows: slice) -> PredictRequest:
     """The same request for some of its images: `image` holds those of `rows`."""
     parts: dict[str, Any] = {name: value[rows] for name, value in per_image(request).items()}
+    if request.behavior is not None:
+        parts["behavior"] = {name: parts.pop(name, value) for name, value in request.behavior.items()}
     return replace(request, image=image, **parts)

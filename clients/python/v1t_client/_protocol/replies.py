@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client._answers.attention import Attention
-from v1t_client._answers.gradient import BEHAVIOR_NAMES, Gradient
-from v1t_client._answers.mice import BehaviorState, Channel, Mouse, MouseDetail, NeuronTable
+from v1t_client._answers.gradient import Gradient
+from v1t_client._answers.mice import SENSORIUM_BEHAVIOR, BehaviorState, Channel, Mouse, MouseDetail, NeuronTable
 from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import Model, Prediction
 from v1t_client._errors import ServerError, server_error_class
@@ -139,7 +139,8 @@ def read_gradient(response: httpx.Response, request: GradientRequest, n_images: 
     """A binary `/gradient` reply; see `read_prediction`."""
     reply = header(response)
     image, responses, behavior, pupil_center = npy_arrays(response, 4)
-    n, K = len(responses), len(BEHAVIOR_NAMES)
+    channels = tuple(field(reply, "behavior_channels", list)) if "behavior_channels" in reply else SENSORIUM_BEHAVIOR
+    n, K = len(responses), len(channels)
     shapes = (image.shape, responses.shape, behavior.shape, pupil_center.shape)
     if (image.ndim, responses.ndim) != (4, 2) or len(image) != n or shapes[2:] != ((n, K), (n, 2)):
         expected = f"({n}, C, H, W), ({n}, n), ({n}, {K}), ({n}, 2)"
@@ -147,6 +148,7 @@ def read_gradient(response: httpx.Response, request: GradientRequest, n_images: 
     return Gradient(
         image=image,
         behavior=behavior,
+        behavior_channels=channels,
         pupil_center=pupil_center,
         responses=responses,
         neuron_ids=_neuron_ids(reply, request, responses),

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from v1t_client._answers.gradient import BEHAVIOR_NAMES
+from v1t_client._answers.mice import SENSORIUM_BEHAVIOR
 from v1t_client._errors import InvalidArgument
 from v1t_client._images import ImagePart, encode_images
 from v1t_client._protocol.arguments import GradientRequest, ImageRequest, NeuronFilters, PredictRequest
@@ -59,7 +59,7 @@ class HttpRequest:
 # The fields that hold numbers: how many dimensions they may have, and what to say otherwise.
 _PER_IMAGE = ((0, 1), "a number, or one per image: (B,)")
 _NUMBERS = {
-    **dict.fromkeys(BEHAVIOR_NAMES, _PER_IMAGE),
+    **dict.fromkeys(SENSORIUM_BEHAVIOR, _PER_IMAGE),
     "pupil_center": ((1, 2), "[x, y], or one per image: (B, 2)"),
     "weights": ((1, 2), "one per neuron: (n,), or (B, n) for B images"),
 }
@@ -111,6 +111,13 @@ def _build(path: str, request: ImageRequest, n_mice: int = 1) -> tuple[HttpReque
         if name in _NUMBERS and value is not None:
             dimensions, expected = _NUMBERS[name]
             form[name] = _numbers(name, value, dimensions=dimensions, expected=expected)
+        elif name == "behavior" and value is not None:
+            dimensions, expected = _PER_IMAGE
+            values = [
+                f"{json.dumps(channel)}: {_numbers(channel, array, dimensions=dimensions, expected=expected)}"
+                for channel, array in value.items()
+            ]
+            form[name] = f"{{{', '.join(values)}}}"
         elif name in ("units", "resize", "model", "state") and value is not None:
             form[name] = _word(name, value)
         elif name == "neuron_ids" and value is not None:

@@ -6,6 +6,7 @@ the checkpoint. Recordings are folders in the Sensorium 2022 layout.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.mice import SENSORIUM_BEHAVIOR
 from v1t_client._answers.notes import Note, merged
 from v1t_client._errors import InvalidArgument
 from v1t_client._predictor import Predictor
+from v1t_client._protocol.arguments import channel_arguments
 
 __all__ = ["Scores", "evaluate"]
 
 BATCH = 64  # trials of one request
-BEHAVIOR = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +107,31 @@ def _inputs(recording: Path, trials: npt.NDArray[np.int64], model: str | None) -
     """Behaviour and gaze of the trials. What was not recorded is at the training mean, as in `training evaluate`."""
     inputs: dict[str, Any] = {"state": "mean"} | ({} if model is None else {"model": model})
     if (recording / "data/behavior").is_dir():
-        behavior = _stacked(recording, "behavior", trials).reshape(len(trials), -1)  # (B, 3)
-        inputs |= dict(zip(BEHAVIOR, behavior.T, strict=True))
+        behavior = _stacked(recording, "behavior", trials).reshape(len(trials), -1)  # (B, K)
+        inputs |= channel_arguments(dict(zip(_channels(recording, behavior.shape[1]), behavior.T, strict=True)))
     if (recording / "data/pupil_center").is_dir():
         inputs["pupil_center"] = _stacked(recording, "pupil_center", trials).reshape(len(trials), 2)
     return inputs
+
+
+def _channels(recording: Path, K: int) -> list[str]:
+    """The names of the behaviour channels, in the order of the columns."""
+    path = recording / "meta/behavior.json"
+    try:
+        names = [str(one["name"]) for one in json.loads(path.read_text())] if path.exists() else [*SENSORIUM_BEHAVIOR]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InvalidArgument(
+            f"{path} cannot be read: {error!r}", expected='[{"name": ..., "unit": ...}, ...]'
+        ) from error
+    if len(names) != K:
+        hint = "meta/behavior.json names the columns of data/behavior."
+        raise InvalidArgument(
+            f"the behaviour of {recording} has another number of channels",
+            got=K,
+            expected=f"{len(names)}: {', '.join(names)}",
+            hint=hint,
+        )
+    return names
 
 
 def _stacked(recording: Path, name: str, trials: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -49,8 +49,9 @@ examples:
   v1t attention A --images images.npy --trial-pupil-center gaze.npy --output attention
   v1t attention A --images photographs/ --running-speed 10 --output attention
 
-trials/ contains images.npy (B, H, W) and, optionally, behavior.npy (B, 3: pupil dilation, its derivative, running
-speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins with a cls token have attention maps.
+trials/ contains images.npy (B, H, W) and, optionally, behavior.npy (a row per image, a column per behaviour
+channel as `v1t mouse` lists them) and pupil_center.npy (B, 2). The table has one row per image. Only twins with a cls
+token have attention maps.
 """
 
     images: str
@@ -62,6 +63,7 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
         trials = Trials.open(
             Path(self.images),
             subject.mouse.image_shape,
+            channels=[channel.name for channel in subject.mouse.behavior],
             behavior=None if self.trial_behavior is None else Path(self.trial_behavior),
             pupil_center=None if self.trial_pupil_center is None else Path(self.trial_pupil_center),
             standardized=subject.mouse.standardized_inputs,
@@ -79,7 +81,7 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
             variables[f"center_{axis}"] = variable(
                 of_mean[:, i], "1", "of the map's width or height, from its middle", dims="image"
             )
-        pupil = trials.state.get("pupil_center")
+        pupil = trials.pupil_center
         if pupil is not None:
             for i, axis in enumerate("xy"):
                 r, p = correlation(of_mean[:, i], pupil[:n, i])
@@ -120,7 +122,7 @@ speed) and pupil_center.npy (B, 2). The table has one row per image. Only twins 
         trials.add_argument(
             "--images", required=True, metavar="PATH", help="a .npy file, or a folder of images or arrays"
         )
-        trials.add_argument("--trial-behavior", metavar="FILE", help="a .npy of (B, 3)")
+        trials.add_argument("--trial-behavior", metavar="FILE", help="a .npy of (B, K), a column per behaviour channel")
         trials.add_argument("--trial-pupil-center", metavar="FILE", help="a .npy of (B, 2)")
         trials.add_argument("--limit", type=count, metavar="N", help="only the first N")
 
@@ -138,9 +140,8 @@ def _maps(subject: Subject, trials: Trials, n: int, work: Work) -> npt.NDArray[n
             parts = [state["maps"]] if state else []
             for start in range(piece.start, piece.stop, BATCH):
                 images, behavior = trials.read(slice(start, min(start + BATCH, piece.stop)))
-                answer: Attention = attend(
-                    subject.mouse.mouse_id, images, model=subject.mouse.model, **{**subject.state, **behavior}
-                )
+                arguments = subject.arguments(**behavior)
+                answer: Attention = attend(subject.mouse.mouse_id, images, model=subject.mouse.model, **arguments)
                 subject.note(answer)
                 parts.append(answer.maps)
                 loop.advance(len(images))

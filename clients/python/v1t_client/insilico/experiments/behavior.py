@@ -18,6 +18,8 @@ from v1t_client._answers.notes import Note
 from v1t_client._answers.prediction import count as counted
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import count, words
+from v1t_client._predictor import Predictor
+from v1t_client._protocol.arguments import channel_arguments
 from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Behavior", "pink_noise"]
 
 Array = npt.NDArray[np.float64]
-BEHAVIOR = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
 GAZE = ("pupil_center_x", "pupil_center_y")
 PERCENTILES = ("5", "25", "50", "75", "95")
 QUANTILES = dict(zip(PERCENTILES, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True))  # of a normal distribution
@@ -66,10 +67,6 @@ examples:
     n_images: int = 32
 
     def __post_init__(self) -> None:
-        known = (*BEHAVIOR, *GAZE)
-        for name in (*(self.channels or ()), *(self.grid or ()), *(value.partition("=")[0] for value in self.values)):
-            if name not in known:
-                raise InvalidArgument("no such behaviour channel", got=name, expected=", ".join(known))
         varied = [value.partition("=")[0] for value in self.values]
         if len(set(varied)) < len(varied):
             raise InvalidArgument("the values of a channel are given twice", got=" ".join(self.values))
@@ -78,12 +75,23 @@ examples:
         if self.n_images < 1:
             raise InvalidArgument("n_images is too small", got=self.n_images, expected="1 or more")
 
+    def subject(self, predictor: Predictor) -> Subject:
+        subject = super().subject(predictor)
+        known = {channel.name: channel.unit for channel in (*subject.mouse.behavior, *subject.mouse.pupil_center)}
+        for name in (*(self.channels or ()), *(self.grid or ()), *(value.partition("=")[0] for value in self.values)):
+            if name not in known:
+                raise InvalidArgument(
+                    f"mouse {self.mouse!r} has no such behaviour channel",
+                    got=name,
+                    expected=", ".join(f"{channel} [{unit}]" for channel, unit in known.items()),
+                )
+        return subject
+
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         own = parser.add_argument_group("behaviour")
-        own.add_argument(
-            "--channels", nargs="+", type=words, metavar="NAME", help=f"of {', '.join((*BEHAVIOR, *GAZE))} (all used)"
-        )
+        channels = "which of those that `v1t mouse` lists under behavior and pupil_center (all that the twin uses)"
+        own.add_argument("--channels", nargs="+", type=words, metavar="NAME", help=channels)
         own.add_argument(
             "--values", nargs="+", default=(), metavar="NAME=V,V", help="values to use instead of percentiles"
         )
@@ -160,8 +168,10 @@ def pink_noise(screen: Screen, n: int, rng: np.random.Generator) -> npt.NDArray[
 
 
 def _used(subject: Subject) -> tuple[str, ...]:
-    uses = subject.mouse.uses
-    return (*(BEHAVIOR if "behavior" in uses else ()), *(GAZE if "pupil_center" in uses else ()))
+    mouse = subject.mouse
+    return tuple(
+        channel.name for use in ("behavior", "pupil_center") if use in mouse.uses for channel in getattr(mouse, use)
+    )
 
 
 def _axis(subject: Subject, name: str, given: str | None) -> Array:
@@ -225,7 +235,7 @@ def _responses(
 
 def _behavior(subject: Subject, state: dict[str, float]) -> dict[str, Any]:
     """Arguments of `predict`. Where one coordinate of the gaze varies, the other stays as it is for the subject."""
-    arguments: dict[str, Any] = {name: float(value) for name, value in state.items() if name in BEHAVIOR}
+    arguments = channel_arguments({name: float(value) for name, value in state.items() if name not in GAZE})
     if set(state) & set(GAZE):
         held = subject.held
         arguments["pupil_center"] = [float(state.get(name, held.get(name, 0.0))) for name in GAZE]
@@ -233,7 +243,7 @@ def _behavior(subject: Subject, state: dict[str, float]) -> dict[str, Any]:
 
 
 def _measured(result: Result) -> list[str]:
-    return [name for name in (*BEHAVIOR, *GAZE) if f"response_{name}" in result.dataset]
+    return [str(name).removeprefix("modulation_") for name in result.dataset if str(name).startswith("modulation_")]
 
 
 def _curves(result: Result) -> Any:

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from v1t_client._answers.mice import SENSORIUM_BEHAVIOR
 from v1t_client._errors import InvalidArgument
 from v1t_client._files import cannot_write
 from v1t_client._predictor import Predictor
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Experiment", "perform"]
 
 Self = TypeVar("Self", bound="Experiment")
-STATE = ("pupil_dilation", "pupil_dilation_derivative", "running_speed", "pupil_center", "state", "strict")
+STATE = (*SENSORIUM_BEHAVIOR, "behavior", "pupil_center", "state", "strict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Experiment(ABC):
         luminance: background level; the training images' mean if None.
         seed: of all random numbers.
         pupil_dilation, ..., pupil_center: behaviour during the experiment; where None, that of `state`.
+        behavior: any behaviour channels by name, beside or instead of the arguments for single channels.
         state: a named state of the mouse: "median" and "mean" of the training trials, "rest", "running".
         strict: refuse stimuli and behaviour outside what was recorded; by default a note says so.
     """
@@ -73,6 +75,7 @@ class Experiment(ABC):
     pupil_dilation: float | None = None
     pupil_dilation_derivative: float | None = None
     running_speed: float | None = None
+    behavior: Mapping[str, float] | None = None
     pupil_center: tuple[float, float] | None = None
     state: State = "median"
     strict: bool = False

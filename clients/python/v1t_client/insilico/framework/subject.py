@@ -18,6 +18,7 @@ from v1t_client._answers.prediction import Model, Prediction
 from v1t_client._errors import InvalidArgument, ReplyInvalid
 from v1t_client._extras import needed
 from v1t_client._predictor import Predictor
+from v1t_client._protocol.arguments import channel_arguments
 from v1t_client.insilico.stimuli.monitor import Monitor
 from v1t_client.insilico.stimuli.pictures import Pictures
 from v1t_client.insilico.stimuli.screen import Screen
@@ -75,10 +76,12 @@ class Subject:
             state: see the attribute; None is left out.
 
         Raises:
-            InvalidArgument: a neuron does not exist, no test scores are known, or the mouse has no such state.
+            InvalidArgument: a neuron does not exist, no test scores are known, or the mouse has no such state or
+                behaviour channel.
         """
         detail = predictor.mouse(mouse, model=model)
-        if state is not None and state.get("state") is not None:
+        state = _arguments(state or {}, detail)
+        if "state" in state:
             detail.state_values(state["state"])  # refused before any work
         neurons = predictor.neurons(mouse, model=detail.model)
         if neuron_ids is not None and best is not None:
@@ -93,7 +96,7 @@ class Subject:
             mouse=detail,
             neurons=chosen,
             screen=Screen.of(detail, monitor=monitor, luminance=luminance),
-            state={name: value for name, value in (state or {}).items() if value is not None},
+            state=state,
             all_neurons=np.array_equal(chosen.neuron_ids, neurons.neuron_ids),
         )
 
@@ -111,6 +114,8 @@ class Subject:
         for name, value in self.state.items():
             if name == "pupil_center":
                 values |= {channel.name: float(x) for channel, x in zip(self.mouse.pupil_center, value, strict=True)}
+            elif name == "behavior":
+                values |= {channel: float(x) for channel, x in value.items()}
             elif name not in ("state", "strict"):
                 values[name] = float(value)
         return values
@@ -119,6 +124,13 @@ class Subject:
         """The same subject with the neurons at these positions; `assumed` and `notes` are shared."""
         rows = np.atleast_1d(np.asarray(rows))
         return replace(self, neurons=self.neurons.rows(rows), all_neurons=False)
+
+    def arguments(self, **state: Any) -> dict[str, Any]:
+        """The subject's `state` with other values for what is given, unless that is None."""
+        arguments = {**self.state, **{name: value for name, value in state.items() if value is not None}}
+        if "behavior" in arguments:
+            arguments["behavior"] = {**self.state.get("behavior", {}), **arguments["behavior"]}
+        return arguments
 
     def respond(self, images: npt.NDArray[Any], **state: Any) -> npt.NDArray[np.float32]:
         """(B, n) standardised responses.
@@ -134,11 +146,11 @@ class Subject:
         B, C = len(images), self.mouse.image_shape[0]
         if images.ndim == 3:
             images = np.broadcast_to(images[:, None], (B, C, *images.shape[1:]))
-        state = {**self.state, **{name: value for name, value in state.items() if value is not None}}
+        arguments = self.arguments(**state)
         parts = []
         for start in range(0, B, BATCH):
             piece = slice(start, start + BATCH)
-            values = {name: _piece(value, piece, B, pair=name == "pupil_center") for name, value in state.items()}
+            values = {name: _piece(value, piece, B, pair=name == "pupil_center") for name, value in arguments.items()}
             prediction = self.predictor.predict(
                 self.mouse.mouse_id,
                 images[piece],
@@ -213,8 +225,26 @@ class Subject:
         return needed("xarray").Dataset(dict(variables), coords={**own, **(coords or {})}, attrs=self.attributes)
 
 
+def _arguments(state: Mapping[str, Any], mouse: MouseDetail) -> dict[str, Any]:
+    """What is not None, with `behavior` only for channels that have no argument of their own."""
+    given = {name: value for name, value in state.items() if value is not None}
+    behavior = given.pop("behavior", {})
+    known = {channel.name: channel.unit for channel in mouse.behavior}
+    for name in behavior:
+        if name in given:
+            raise InvalidArgument(f"{name} is given twice", got=f"{name} and behavior", expected="one of them")
+        if name not in known:
+            expected = ", ".join(f"{channel} [{unit}]" for channel, unit in known.items())
+            raise InvalidArgument(
+                f"mouse {mouse.mouse_id!r} has no such behaviour channel", got=name, expected=expected
+            )
+    return given | channel_arguments(behavior)
+
+
 def _piece(value: Any, piece: slice, n_images: int, *, pair: bool) -> Any:
     """The part of a behaviour value that belongs to some of the images."""
+    if isinstance(value, Mapping):
+        return {name: _piece(one, piece, n_images, pair=False) for name, one in value.items()}
     array = np.asarray(value)
     per_image = array.ndim == (2 if pair else 1) and len(array) == n_images
     return array[piece] if per_image else value
