@@ -24,7 +24,7 @@ from v1t_client._cli import command as cli
 from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.parser import Parser
 from v1t_client._large_sets.image_sets import image_files, natural_order
-from v1t_client._options import integers, numbers, words
+from v1t_client._options import integers, named_number, numbers, words
 
 
 @pytest.fixture
@@ -69,6 +69,8 @@ def values_of(action: argparse.Action) -> tuple[list[str], list[str]]:
         one, two = "1,2", "3"
     elif action.type is words:
         one, two = "a,b", "c"
+    elif action.type is named_number:
+        one, two = "whisking=1", "licking=2"
     elif action.dest == "monitor":
         one, two = "50x30@10", "50x30@20"
     else:
@@ -93,6 +95,8 @@ def test_no_option_replaces_an_earlier_one(parser, action, capsys):
         parser.parse_args([option, *one, option, *two], seen)
     refused = f"argument {option}: given twice" in capsys.readouterr().err
     held = getattr(seen, action.dest, None)
+    if isinstance(held, dict):
+        held = [f"{name}={value:g}" for name, value in held.items()]
     expected = [part for text in (*one, *two) for part in text.split(",")]
     assert refused or [x if isinstance(x, str) else f"{x:g}" for x in held] == expected
     once = Namespace()

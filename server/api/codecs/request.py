@@ -53,6 +53,7 @@ _FORMS: Mapping[type[ImageRequest], type[BaseModel]] = {
     GradientRequest: GradientForm,
     AttentionRequest: AttentionForm,
 }
+_BEHAVIOR_EXPECTED = 'channels and their values, such as {"running_speed": 3}'
 _WORDS = frozenset({"mouse", "model", "units", "resize", "state"})  # form fields that are text, not JSON
 
 
@@ -125,6 +126,7 @@ def _json_text(name: str, text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         expected = "true or false" if name in ("spread", "strict") else "a number, or a list such as [1, 2]"
+        expected = _BEHAVIOR_EXPECTED if name == "behavior" else expected
         raise InvalidInput(f"{name} cannot be read", got=brief(text), expected=expected) from None
 
 
@@ -249,8 +251,7 @@ def _behavior_of(request: ImageRequest) -> dict[str, Any]:
     """Channel -> its value, of `behavior` and of the fields for single channels."""
     named = {} if request.behavior is None else request.behavior
     if not isinstance(named, dict):
-        expected = 'channels and their values, such as {"running_speed": 3}'
-        raise InvalidInput("behavior is not an object", got=brief(named), expected=expected)
+        raise InvalidInput("behavior is not an object", got=brief(named), expected=_BEHAVIOR_EXPECTED)
     single = {name: value for name in SensoriumBehavior.model_fields if (value := getattr(request, name)) is not None}
     if twice := sorted(single.keys() & named.keys()):
         expected = "one value, in behavior or as a field of its own"

@@ -31,10 +31,13 @@ def validated(model: type[M], fields: dict[str, Any]) -> M:
 
 def unknown_fields(names: list[str], known: list[str]) -> InvalidInput:
     """The error for fields that the request does not have."""
+    of_mouse = "behavior" in known and names[0].isidentifier()
+    hint = f'If it is a behaviour channel of the mouse: behavior={{"{names[0]}": 1}}.' if of_mouse else None
     return InvalidInput(
         f"unknown field{'s'[: len(names) > 1]} {', '.join(map(brief, names[:5]))}",
         got=brief(names),
         expected=", ".join(sorted(known)),
+        hint=hint,
     )
 
 
