@@ -26,7 +26,10 @@ from support.tiny_bundle import write_tiny_bundle
 from v1t_client import AsyncClient, Client, ModelChanged, NotReady, Prediction, TooLarge
 from v1t_client._cli import main
 from v1t_client._errors import InvalidArgument
+from v1t_client._large_sets.image_sets import open_images
 from v1t_client._large_sets.progress import Progress
+from v1t_client._large_sets.responses_file import digest
+from v1t_client._protocol.arguments import PredictRequest
 from v1t_client._protocol.retry import Retry
 
 N = 37
@@ -524,3 +527,19 @@ def test_a_stream_outlives_the_death_of_the_server_s_worker(rng, tmp_path):
             killer.join()
         assert killed.is_set()
     np.testing.assert_allclose(prediction.responses, twin.answer("A", image, behavior, pupil_center), atol=1e-4)
+
+
+def test_a_file_is_resumed_only_with_the_same_values_of_every_channel(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3000, *SHAPE), np.uint8))
+    images = open_images(tmp_path / "images.npy")
+    whisking = np.linspace(0, 1, 3000)
+
+    def identity(**behavior):
+        return digest(PredictRequest(mouse="A", image=None, behavior=behavior), images)
+
+    same = identity(whisking=whisking, licks=2)
+    assert identity(licks=2, whisking=whisking.copy()) == same
+    changed = whisking.copy()
+    changed[1500] += 1e-9  # numpy would leave it out of a long array's text
+    assert identity(whisking=changed, licks=2) != same
+    assert identity(whisking=whisking) != same

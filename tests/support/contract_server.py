@@ -29,6 +29,7 @@ FORM_FIELDS = {
     "pupil_dilation",
     "pupil_dilation_derivative",
     "running_speed",
+    "behavior",
     "pupil_center",
     "neuron_ids",
     "weights",

@@ -35,7 +35,7 @@ def card(manifest: Manifest) -> str:
     what = "simulated mouse" if manifest.simulated else "mouse"
     whats = "simulated mice" if manifest.simulated else "mice"
     about = f"A digital twin of {counted(len(mice), what, whats)} with {counted(neurons, 'neuron')} in all: it predicts"
-    about += " each neuron's response to an image, from the image, the pupil, the running speed and the gaze."
+    about += " each neuron's response to an image, from the image, the mouse's behaviour and its gaze."
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
         f"# {manifest.name}",

@@ -145,12 +145,16 @@ def test_values_outside_of_the_training_range_are_said() -> None:
 
 
 def test_what_is_no_behaviour_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="no such behaviour channel"):
-        Behavior(mouse="BANK", channels=("whisking",))
+    bank = GaborBank(n=2, shape=SHAPE)
+    for wrong in ({"channels": ("whisking",)}, {"behavior": {"whisking": 1.0}}):
+        with pytest.raises(InvalidArgument, match=r"no such behaviour channel.*whisking.*running_speed \[cm/s\]"):
+            Behavior(mouse="BANK", **wrong).run(bank)
+    with pytest.raises(InvalidArgument, match="running_speed is given twice"):
+        Behavior(mouse="BANK", running_speed=1, behavior={"running_speed": 2}).run(bank)
     with pytest.raises(InvalidArgument, match="two different"):
         Behavior(mouse="BANK", grid=("running_speed", "running_speed"))
     with pytest.raises(InvalidArgument, match="are not a curve"):
-        Behavior(mouse="BANK", values=("running_speed=3,1",)).run(GaborBank(n=2, shape=SHAPE))
+        Behavior(mouse="BANK", values=("running_speed=3,1",)).run(bank)
 
 
 def test_pink_noise_has_the_training_images_mean_contrast_and_a_falling_spectrum() -> None:

@@ -141,7 +141,8 @@ class ImageRequest:
             )
         if twice := [name for name in SENSORIUM_BEHAVIOR if name in self.behavior and getattr(self, name) is not None]:
             raise InvalidArgument(f"{twice[0]} is given twice", got=f"{twice[0]} and behavior", expected="one of them")
-        arguments = {"behavior": None, **channel_arguments(self.behavior)}
+        given = {name: value for name, value in self.behavior.items() if value is not None}
+        arguments = {"behavior": None, **channel_arguments(given)}
         if arguments["behavior"] is not None:
             arguments["behavior"] = {name: as_array(value, name) for name, value in arguments["behavior"].items()}
         for name, value in arguments.items():
