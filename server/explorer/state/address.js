@@ -15,11 +15,12 @@ const PAUSE = 250; // ms: browsers limit how often the URL changes
 export function addressOf() {
   const parameters = new URLSearchParams();
   if (!chosen.value) return parameters;
+  // First, so that a channel which has the name of one of the others does not replace it.
+  for (const [name, value] of Object.entries(given.value)) parameters.set(name, String(value));
   parameters.set("mouse", chosen.value.mouse);
   parameters.set("model", chosen.value.model);
   for (const [name, value] of Object.entries(stimulus.value)) parameters.set(`show.${name}`, String(value));
   parameters.set("state", state.value);
-  for (const [name, value] of Object.entries(given.value)) parameters.set(name, String(value));
   if (pinned.value) parameters.set("b", JSON.stringify(pinned.value));
   if (other.value) parameters.set("other", JSON.stringify([other.value.mouse, other.value.model]));
   const ids = selected.value.map((i) => chosen.value.neurons.ids[i]);
@@ -46,7 +47,9 @@ export async function openAddress(text) {
   }
   const { neurons, detail } = chosen.value;
   const names = [...detail.behavior, ...detail.pupil_center].map(({ name }) => name);
-  const set = names.filter((name) => parameters.has(name)).map((name) => [name, Number(parameters.get(name))]);
+  const set = names
+    .filter((name) => parameters.has(name) && Number.isFinite(Number(parameters.get(name))))
+    .map((name) => [name, Number(parameters.get(name))]);
   batch(() => {
     if (shown) stimulus.value = shown;
     state.value = parameters.get("state") ?? "median";
