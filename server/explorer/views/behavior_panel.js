@@ -72,7 +72,8 @@ function ChannelSlider({ channel }) {
   const { min, max, step, known } = limitsOf(channel);
   const isSet = channel.name in given.value;
   const value = isSet ? given.value[channel.name] : valueIn(detail, channel, state.value);
-  const unit = detail.standardized_inputs ? "std" : channel.unit.replace("eye-camera ", "");
+  const named = channel.unit === "1" ? "" : channel.unit.replace("eye-camera ", "");
+  const unit = detail.standardized_inputs ? "std" : named;
   return html`<${Slider}
     label=${channelName(channel)}
     unit=${unit}
