@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.analyses import behavior_mlp, pupil, readout_start, retinotopy
+from training.analyses import behavior_mlp, behavior_worth, pupil, readout_start, retinotopy
 from training.arguments import add_checkpoints, add_device, add_output, add_recordings
 from training.checkpoints.checkpoint import source_commit
 from training.checkpoints.ensemble import ENSEMBLE, Ensemble, load_ensemble, member_checkpoints
@@ -34,12 +34,14 @@ class Analysis:
         rows: the rows of the table, as dictionaries of numbers, words or None.
         notes: sentences that a reader of the table needs.
         over_mice: means and sds over mice, by name.
+        more: rows of further tables, by name.
     """
 
     rows: Sequence[dict[str, Any]]
     figure: Figure
     notes: Sequence[str] = ()
     over_mice: dict[str, float] = field(default_factory=dict)
+    more: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
 
 
 def _retinotopy(ensemble: Ensemble, recordings: Sequence[Recording], _: Sequence[Path]) -> Analysis:
@@ -70,6 +72,23 @@ def _pupil(ensemble: Ensemble, recordings: Sequence[Recording], _: Sequence[Path
     )
 
 
+def _behavior(ensemble: Ensemble, recordings: Sequence[Recording], _: Sequence[Path]) -> Analysis:
+    found, left_out = scorable(recordings, "test")
+    if not found:
+        raise ScoringError("; ".join(left_out.values()))
+    results = [behavior_worth.behavior_worth(ensemble, recording) for recording in found]
+    return Analysis(
+        rows=[row for result in results for row in result.rows()],
+        figure=behavior_worth.draw(results),
+        notes=[
+            *behavior_worth.notes(results),
+            *(f"Mouse {mouse_id} was left out: {reason}" for mouse_id, reason in left_out.items()),
+        ],
+        over_mice=behavior_worth.over_mice(results),
+        more={"partition": [row for result in results for row in result.partition_rows()]},
+    )
+
+
 def _b_mlp(ensemble: Ensemble, recordings: Sequence[Recording], _: Sequence[Path]) -> Analysis:
     results = [behavior_mlp.b_mlp_activations(ensemble, recording) for recording in recordings]
     return Analysis(
@@ -94,6 +113,7 @@ def _readout_start(ensemble: Ensemble, recordings: Sequence[Recording], checkpoi
 # name -> (description, function of the ensemble, the recordings and the members' checkpoints)
 ANALYSES: dict[str, tuple[str, Callable[[Ensemble, Sequence[Recording], Sequence[Path]], Analysis]]] = {
     "pupil": ("single-trial correlation with the largest pupils against the smallest (Figure A.4)", _pupil),
+    "behavior": ("what behaviour and gaze are worth: scores without them, parts of the variance", _behavior),
     "b-mlp": ("what behaviour adds to the tokens of each block (Figure A.1)", _b_mlp),
     "retinotopy": ("readout positions against cortical positions (A.8)", _retinotopy),
     "readout-start": ("readout positions at the start and at the end, on energy maps (darker: higher)", _readout_start),
@@ -117,22 +137,27 @@ def write_analysis(folder: Path, name: str, analysis: Analysis, about: dict[str,
         "analysis": name,
         **about,
         "rows": analysis.rows,
+        **analysis.more,
         "over_mice": analysis.over_mice,
         "notes": analysis.notes,
     }
-    text = "\n\n".join([table(analysis), *analysis.notes]) + "\n"
+    text = "\n\n".join([*tables(analysis), *analysis.notes]) + "\n"
     paths = write_files(folder, {f"{name}.md": text, f"{name}.json": content})
     return paths + save_figure(analysis.figure, folder, name, caption=caption)
 
 
-def table(analysis: Analysis) -> str:
-    """The rows in Markdown, with numbers to three places."""
+def tables(analysis: Analysis) -> list[str]:
+    """The rows in Markdown, with numbers to three places, then the further tables."""
+    return [_table(analysis.rows), *(_table(rows) for rows in analysis.more.values())]
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
 
     def cell(value: Any) -> str:
         return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    names = list(dict.fromkeys(name for row in analysis.rows for name in row))
-    return markdown_table(names, [[cell(row.get(name)) for name in names] for row in analysis.rows])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return markdown_table(names, [[cell(row.get(name)) for name in names] for row in rows])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     neurons = {row["mouse"]: ensemble.mice[row["mouse"]].n_neurons for row in analysis.rows}
     about_figure = caption(args.checkpoints[0].name, neurons, trials=ANALYSES[args.what][0], simulated=simulated)
     paths = write_analysis(args.output, args.what, analysis, about, caption=about_figure)
-    print("\n\n".join([table(analysis), *analysis.notes]))
+    print("\n\n".join([*tables(analysis), *analysis.notes]))
     print(f"written: {', '.join(str(path) for path in paths)}")
     return 0
 
