@@ -25,7 +25,7 @@ from training.metrics import single_trial_correlation
 def test_parts_of_known_functions_are_their_closed_forms() -> None:
     """r = (x + y g) exp(s b) + noise, and others: variances of independent normal variables."""
     rng = np.random.default_rng(0)
-    T = 200_000
+    T = 100_000
     x, y, b, g = rng.normal(size=(4, T, 1))
     x, y, g = 1 + x, 0.5 + 0.3 * y, 0.2 + g  # x, y belong to the image
     s = np.array([0.0, 0.3, 0.5])  # neurons with more and more gain
@@ -50,7 +50,7 @@ def test_parts_of_known_functions_are_their_closed_forms() -> None:
     }
     total = sum(expected.values())
     for name, part in expected.items():
-        np.testing.assert_allclose(found[name], part / total, atol=0.012, err_msg=name)
+        np.testing.assert_allclose(found[name], part / total, atol=0.015, err_msg=name)
     np.testing.assert_allclose(sum(found.values()), 1, atol=1e-12)
     alone = partition(prediction, prediction, means)
     for name in ("image", "behavior", "image_x_behavior", "gaze"):
@@ -72,7 +72,7 @@ def test_a_prediction_that_is_too_large_explains_less_and_a_silent_neuron_has_no
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     folder = tmp_path_factory.mktemp("recordings")
-    return tiny_recordings(folder, n_train=(12,), n_neurons=40, n_test_images=40, n_test_repeats=10)
+    return tiny_recordings(folder, n_train=(12,), n_neurons=40, n_test_images=30, n_test_repeats=4)
 
 
 def ensemble_of(recordings: list[Recording], **options: object) -> Ensemble:
@@ -88,7 +88,7 @@ def test_the_truths_parts_are_those_of_its_gain(recordings: list[Recording], mon
     monkeypatch.setattr(module, "load_cortex", lambda path: still)
     trials = recording.tier("test")
     monkeypatch.setattr(Recording, "responses", lambda self, indices: np.zeros((len(indices), 40)) + indices[:, None])
-    truth = behavior_worth(ensemble_of(recordings), recording, draws=40).truth
+    truth = behavior_worth(ensemble_of(recordings), recording, draws=8).truth
     assert truth is not None
     batch = recording.batch(trials.indices)
     evoked = still.baseline + still.amplitude * still.drive(batch.image, batch.pupil_center) ** still.exponent
@@ -99,15 +99,15 @@ def test_the_truths_parts_are_those_of_its_gain(recordings: list[Recording], mon
     responds = total > 0
     for name, part in (("image", image), ("behavior", behavior), ("image_x_behavior", both)):
         share = (part[responds] / total[responds]).mean()
-        assert truth.of_prediction[name] == pytest.approx(share, abs=0.03), name
+        assert truth.of_prediction[name] == pytest.approx(share, abs=0.05), name
     assert truth.of_prediction["gaze"] == pytest.approx(0, abs=1e-6)
     assert truth.needs["pupil_dilation_derivative"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_truth_explains_what_repeats_say_is_of_the_image(recordings: list[Recording]) -> None:
-    truth = behavior_worth(ensemble_of(recordings), recordings[0]).truth
+    truth = behavior_worth(ensemble_of(recordings), recordings[0], draws=2).truth
     assert truth is not None
-    assert truth.image_of_explainable == pytest.approx(1, abs=0.1)
+    assert truth.image_of_explainable == pytest.approx(1, abs=0.2)
     # What needs an input, and its parts, agree on behaviour and gaze together.
     parts = truth.of_prediction
     assert truth.needs["behavior and pupil_center"] == pytest.approx(1 - parts["image"], abs=1e-9)
