@@ -228,6 +228,10 @@ class TrainingConfig(_Frozen):
     """How a member is trained; the defaults are the paper's (section 4.2 and Table A.2), except `readout_start`."""
 
     batch_size: int = Field(default=16, ge=1, description="trials of each mouse in one update")
+    update_after: Literal["all_mice", "each_mouse"] = Field(
+        default="all_mice",
+        description="one update with the summed gradients of all mice's batches, or one after each mouse's batch",
+    )
     micro_batch: int | None = Field(default=None, ge=1, description="trials in memory at once; the update is the same")
     learning_rate: float = Field(default=0.0016, gt=0)
     warmup: int = Field(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -252,6 +253,28 @@ class Recording:
         tiers[np.random.default_rng([seed, n]).permutation(train)[n:]] = "unused"
         digest = hashlib.sha256(f"{self.data_hash} {seed} {n}".encode()).hexdigest()
         return replace(self, tiers=tiers, data_hash=digest)
+
+    def without(self, inputs: Sequence[str]) -> Recording:
+        """The same recording with some inputs held at their means over the training trials, so that they say nothing.
+
+        Only for this process: a recording that is sent to another process is opened again, with all inputs.
+
+        Args:
+            inputs: names of behaviour, such as "running_speed", or "pupil_center".
+
+        Raises:
+            RecordingError: an input was not recorded.
+        """
+        changed: dict[str, np.ndarray] = {}
+        for name in inputs:
+            part, columns = ("behavior", [BEHAVIOR_NAMES.index(name)]) if name in BEHAVIOR_NAMES else (name, [0, 1])
+            values = changed.get(part, getattr(self._packed, part))
+            if values is None:
+                raise RecordingError(f"mouse {self.mouse_id!r} has no {part} to hold at its mean", got=name)
+            changed[part] = np.array(values)
+            changed[part][:, columns] = getattr(self.statistics, part).mean[columns]
+        digest = hashlib.sha256(f"{self.data_hash} without {sorted(inputs)}".encode()).hexdigest()
+        return replace(self, _packed=replace(self._packed, **changed), data_hash=digest)
 
     def scorable(self, name: str) -> Trials:
         """The trials of a tier, if predictions can be compared with their responses.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from training.config import TrainingConfig
+from training.data.layout import BEHAVIOR_NAMES
 
 __all__ = ["CEILING", "SCALES", "STUDIES", "TRIALS", "Scale", "Study", "Variant"]
 
@@ -38,6 +39,9 @@ class Variant:
         start: how readouts start (`training.readout_start`): at random as in the paper, where the training trials say
             that neurons look, or, on a frozen core, from a regression.
         steps: share of the scale's epochs, rounded down.
+        training: options of training, such as {"update_after": "each_mouse"}.
+        without: names of behaviour or "pupil_center", held at their means in training and in the score, so that the
+            twin cannot use them.
         shown: False for variants that are trained only for their core.
     """
 
@@ -50,6 +54,8 @@ class Variant:
     core: str | None = None
     start: Start = "random"
     steps: float = 1.0
+    training: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
     shown: bool = True
 
 
@@ -93,6 +99,11 @@ SYSTEM_PAIRS = (("V1T", "CNN"), ("V1T", "ViT"), ("ViT", "CNN"))
 
 _POSITIONS: tuple[tuple[str, Start], ...] = ((", from the trials", "trials"), (", at random", "random"))
 _CNN_AND_V1T = (("CNN", "cnn"), ("V1T", "v1t"))
+# of the inputs, as recordings name them -> in words
+_LEFT_OUT = (
+    *((name, name.replace("_", " ")) for name in BEHAVIOR_NAMES),
+    ("pupil_center", "gaze"),
+)
 _STARTS: tuple[tuple[str, Start], ...] = (("transfer", "random"), ("transfer, regression first", "regression"))
 
 STUDIES: dict[str, Study] = {
@@ -239,7 +250,25 @@ STUDIES: dict[str, Study] = {
             Variant("B-MLP, tied", options={"b_mlp.blocks": "tied"}),
             Variant("B-MLP, no pupil centre", options={"b_mlp.inputs": "behavior"}),
             Variant("B-MLP, per mouse", options={"b_mlp.mice": "per_mouse"}),
+            *(Variant(f"V1T without {words}", without=(name,)) for name, words in _LEFT_OUT),
             Variant("B-MLP (V1T)"),
+        ),
+        relative=("B-MLP (V1T)",),
+    ),
+    "updates": Study(
+        question="whether the core should be updated once for all mice, or after each mouse's batch",
+        where="section 4.2",
+        paper="one update of the core with the gradients of all mice's batches, summed.",
+        variants=tuple(
+            Variant(f"{label}, {words}", system, training=options)
+            for label, system in _CNN_AND_V1T
+            for words, options in (
+                ("one update for all mice", {}),
+                ("an update after each mouse", {"update_after": "each_mouse"}),
+            )
+        ),
+        tests=tuple(
+            (f"{label}, an update after each mouse", f"{label}, one update for all mice") for label, _ in _CNN_AND_V1T
         ),
     ),
     "distillation": Study(

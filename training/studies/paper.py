@@ -70,6 +70,7 @@ TRIALS_SHOWN = " --images IMAGES --trial-behavior BEHAVIOR.npy --trial-pupil-cen
 ITEMS: tuple[Item, ...] = (
     Item("Table 1", "The systems", study="comparison"),
     Item("Fig. 2", "How many trials each system needs", study="sample-efficiency"),
+    Item("Section 4.2", "One update for all mice, or one after each mouse", study="updates"),
     _experiment("Fig. 3a-b", "Receptive fields", "rf"),
     _experiment("Fig. 3c-d, Fig. A.3 and Table 2", "Attention rollout, and its correlation with the gaze", "attention",
                 TRIALS_SHOWN),
@@ -80,6 +81,7 @@ ITEMS: tuple[Item, ...] = (
         study="center-crop",
         paper={("V1T, fixed crop", 1.0): 0.426, ("V1T, fixed crop", 0.8): 0.430},
     ),
+    _analysis("Discussion", "What behaviour and gaze are worth", "behavior"),
     Item("Table A.2", "Hyperparameters", command=SWEEP,
          files=("sweep/sweep.json",)),
     Item("Table A.3", "Importance of the hyperparameters, and their correlation with the score",

@@ -52,6 +52,7 @@ class Run:
             "training": self.training.model_dump(mode="json", exclude_defaults=True),
             "mice": dict(self.mice),
             "trials": self.variant.trials,
+            **({"without": self.variant.without} if self.variant.without else {}),
             "seed": self.seed,
             "from": None if self.core is None else self.core.name,
         }
@@ -125,8 +126,8 @@ def _model(variant: Variant, scale: Scale, options: Mapping[str, Any]) -> ModelC
 
 def _training(study: Study, variant: Variant, scale: Scale, options: Mapping[str, Any]) -> TrainingConfig:
     transfer = {} if variant.core is None else scale.transfer.get(variant.start, {})
-    start = {"readout_start": variant.start}
-    training = parse_training({**scale.training.model_dump(), **start, **transfer, **options})
+    own = {"readout_start": variant.start, **variant.training}
+    training = parse_training({**scale.training.model_dump(), **own, **transfer, **options})
     longer = scale.trials / variant.x if scale.same_updates and study.axis == TRIALS and variant.x else 1.0
     return training.model_copy(
         update={

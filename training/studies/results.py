@@ -111,8 +111,14 @@ def draw(study: Study, lines: Sequence[Line]) -> Figure:
             if line.label == CEILING:
                 axes.axhline(line.over_seeds(SHOWN[0])[0], color="0.4", linestyle="--", linewidth=1, label=CEILING)
         axes.set_ylabel("single-trial correlation")
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend()
+        handles, labels = axes.get_legend_handles_labels()
+        # Above the axes, since curves may cross any place inside; the noise ceiling is last.
+        entries = sorted(zip(handles, labels, strict=True), key=lambda entry: entry[1] == CEILING)
+        if entries:
+            columns = min(len(entries), 2 if figure.get_figwidth() < PAGE else 4)
+            rows = -(-len(entries) // columns)
+            figure.set_figheight(figure.get_figheight() + 0.14 * rows)
+            figure.legend(*zip(*entries, strict=True), loc="outside upper center", ncols=columns)
     return figure
 
 

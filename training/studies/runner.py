@@ -127,6 +127,8 @@ def _train(run: Run, recordings: Mapping[str, Recording], folder: Path, hardware
     """Trains and scores a run."""
     tqdm.write(f"{run.label}: {folder / RUNS / run.name}")
     own = [recordings[mouse_id] for mouse_id in run.mice]
+    own = [recording.without(run.variant.without) if run.variant.without else recording for recording in own]
+    scored = own
     if run.variant.trials is not None:
         own = [recording.with_train_trials(run.variant.trials, seed=run.seed) for recording in own]
     spec = RunSpec(
@@ -145,8 +147,10 @@ def _train(run: Run, recordings: Mapping[str, Recording], folder: Path, hardware
     if not run.variant.shown:
         return RunScores(run, {})
     ensemble = load_ensemble([checkpoint]).to(hardware.resolved())
-    scores = score(ensemble, [recordings[mouse_id] for mouse_id in run.mice])
+    scores = score(ensemble, scored)
     steps = steps_per_epoch(spec.recordings, run.training.batch_size)
+    if run.training.update_after == "each_mouse":
+        steps *= len(own)
     for mouse in scores.values():
         mouse[UPDATES] = float(ensemble.members[0].provenance["epoch"] * steps)
     write_files(folder / RUNS / run.name, {RUN_SCORES: scores})

@@ -1,4 +1,4 @@
-"""Trains one member (paper, section 4.2): all mice in every update, early stopping, resumable after a kill."""
+"""Trains one member (paper, section 4.2): batches of all mice in every step, early stopping, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -191,16 +191,20 @@ def _step(
     if updates < training.warmup or training.schedule == "cosine":
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * _share_of_rate(training, updates, training.max_epochs * steps)
-    optimizer.zero_grad()
-    loss = update.gradients(trials, batch)
-    if not np.isfinite(loss):
-        raise DivergenceError(
-            f"the loss is {loss} at epoch {epoch}, update {state.step + 1}; the last good weights are kept",
-            got={mouse_id: indices.tolist() for mouse_id, indices in trials.items()},
-            hint="Check these trials, or lower the learning rate.",
-        )
-    update.fabric.strategy.precision.optimizer_step(optimizer)
-    return loss
+    each = [{mouse_id: indices} for mouse_id, indices in trials.items()]
+    total = 0.0
+    for together in [trials] if training.update_after == "all_mice" else each:
+        optimizer.zero_grad()
+        loss = update.gradients(together, batch)
+        if not np.isfinite(loss):
+            raise DivergenceError(
+                f"the loss is {loss} at epoch {epoch}, update {state.step + 1}; the last good weights are kept",
+                got={mouse_id: indices.tolist() for mouse_id, indices in together.items()},
+                hint="Check these trials, or lower the learning rate.",
+            )
+        update.fabric.strategy.precision.optimizer_step(optimizer)
+        total += loss
+    return total
 
 
 def _share_of_rate(training: TrainingConfig, updates: int, total: int) -> float:

@@ -18,7 +18,7 @@ __all__ = ["RunSpec"]
 
 
 # Options that older runs do not name, with their values there: so these can still be resumed.
-NEW_OPTIONS = {"schedule": "plateau", "norm_momentum": 0.9}
+NEW_OPTIONS = {"schedule": "plateau", "norm_momentum": 0.9, "update_after": "all_mice"}
 
 
 def _without(options: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Update:
     def gradients(
         self, trials: Mapping[str, np.ndarray], batches: Mapping[str, tuple[np.ndarray, MouseBatch]] | None = None
     ) -> float:
-        """Sets the gradients of the sum of all mice's losses; returns that sum."""
+        """Sets the gradients of the sum of these mice's losses; returns that sum."""
         batches = self.read(trials) if batches is None else batches
         loss = torch.zeros((), device=self.fabric.device)
         for mouse_id, indices in trials.items():
@@ -114,10 +114,13 @@ class Update:
     def _sum_over_processes(self, loss: Tensor) -> Tensor:
         trained = [parameter for parameter in self.twin.parameters() if parameter.requires_grad]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        flat = torch.cat([loss.view(1), *(grad.flatten() for grad in grads)])
+        # How many processes have a gradient: a weight without one, such as another mouse's, must stay without.
+        has = loss.new_tensor([parameter.grad is not None for parameter in trained])
+        flat = torch.cat([loss.view(1), has, *(grad.flatten() for grad in grads)])
         total = self.fabric.all_reduce(flat, reduce_op="sum")
         assert isinstance(total, Tensor)
-        parts = total[1:].split([grad.numel() for grad in grads])
-        for parameter, part in zip(trained, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        have, summed = total[1 : 1 + len(trained)], total[1 + len(trained) :]
+        parts = summed.split([grad.numel() for grad in grads])
+        for parameter, part, n in zip(trained, parts, have.tolist(), strict=True):
+            parameter.grad = part.view_as(parameter) if n else None
         return total[0]

@@ -20,15 +20,18 @@ from support.tiny_twins import NO_DROPOUT, TINY_CORES, tiny_recordings
 
 from training.__main__ import main
 from training.checkpoints.checkpoint import load_checkpoint
+from training.checkpoints.ensemble import load_ensemble
 from training.config import TrainingConfig
 from training.data.mouse import by_mouse, data_hashes
+from training.errors import RecordingError
 from training.evaluation.evaluate import perfect_scores
+from training.metrics import single_trial_correlation
 from training.simulation.simulate import simulate
 from training.studies import runner
-from training.studies.catalog import SCALES, STUDIES, Scale
+from training.studies.catalog import SCALES, STUDIES, Scale, Variant
 from training.studies.lines import Line, lines_of
 from training.studies.plan import plan
-from training.studies.results import results_table
+from training.studies.results import draw, results_table
 from training.studies.runner import RunScores, checkpoint_of, run_all
 
 SMALL = {"cropper.size": (12, 20), "readout.hidden": 4}
@@ -264,6 +267,80 @@ def test_fewer_training_trials_leave_the_other_tiers_alone(folder: Path) -> None
         np.testing.assert_array_equal(fewer.tier(tier).indices, recording.tier(tier).indices)
     hashes = {recording.data_hash, fewer.data_hash, recording.with_train_trials(7, seed=4).data_hash}
     assert len(hashes) == 3
+
+
+def test_an_input_that_is_left_out_says_nothing_in_training_nor_in_the_score(tmp_path: Path, folder: Path) -> None:
+    mice = by_mouse(tiny_recordings(folder, n_train=(20, 16)))
+    study = replace(STUDIES["behavior"], variants=(Variant("a", without=("running_speed",)), Variant("b")))
+    runs = plan(study, TINY, data_hashes(mice.values()), seeds=1, n_trials=16)
+    assert runs[0].name != runs[1].name
+    scores = {result.run.variant.label: result.scores for result in run_all(runs, mice, tmp_path)}
+    ensemble = load_ensemble([checkpoint_of(runs[0], tmp_path)])
+    for mouse_id, recording in mice.items():
+        trials = recording.tier("test")
+        batch = recording.batch(trials.indices)
+        batch.behavior[:, 2] = recording.statistics.behavior.mean[2]
+        inputs = (torch.from_numpy(x) for x in (batch.image, batch.behavior, batch.pupil_center))
+        with torch.no_grad():
+            predictions = ensemble(mouse_id, *inputs).numpy()
+        expected = single_trial_correlation(batch.response, predictions).mean()
+        assert scores["a"][mouse_id]["single_trial_correlation"] == pytest.approx(expected, abs=1e-6)
+    with_it = load_checkpoint(checkpoint_of(runs[1], tmp_path))
+    assert with_it.weights_hash != ensemble.weights_hashes[0]
+
+
+def test_a_recording_without_an_input_keeps_the_others(folder: Path) -> None:
+    recording = tiny_recordings(folder, n_train=(20, 16))[0]
+    held = recording.without(("pupil_dilation", "pupil_center"))
+    every = np.arange(recording.n_trials)
+    behavior, pupil_center = held.states_of(every)
+    was, _ = recording.states_of(every)
+    np.testing.assert_array_equal(behavior[:, 1:], was[:, 1:])
+    assert (np.ptp(behavior[:, 0]), *np.ptp(pupil_center, axis=0)) == (0, 0, 0)
+    np.testing.assert_allclose(behavior[0, 0], was[recording.tiers == "train", 0].mean(), rtol=1e-5)
+    assert np.ptp(was[:, 0]) > 0  # the recording itself is as it was
+    assert held.data_hash != recording.data_hash
+    with pytest.raises(RecordingError, match="no pupil_center"):
+        replace(recording, _packed=replace(recording._packed, pupil_center=None)).without(("pupil_center",))
+
+
+def test_an_update_after_each_mouse_is_counted_as_one(tmp_path: Path, folder: Path) -> None:
+    mice = by_mouse(tiny_recordings(folder, n_train=(20, 16)))
+    runs = plan(STUDIES["updates"], TINY, data_hashes(mice.values()), seeds=1, n_trials=16)
+    assert [run.training.update_after for run in runs] == ["all_mice", "each_mouse"] * 2
+    for result in run_all(runs[:2], mice, tmp_path):
+        epoch = load_checkpoint(checkpoint_of(result.run, tmp_path)).provenance["epoch"]
+        steps = 3 * epoch  # 20 trials in batches of 8
+        wanted = steps * (2 if result.run.training.update_after == "each_mouse" else 1)
+        assert {mouse[runner.UPDATES] for mouse in result.scores.values()} == {wanted}
+
+
+def test_a_legend_does_not_lie_on_a_curve() -> None:
+    """Curves that leave no place free: V1T rises from the lower left to the upper right."""
+    study, lines = STUDIES["readout-start"], []
+    for label in dict.fromkeys(variant.label for variant in study.variants):
+        start = {"V1T, at random": 0.17, "ViT, at random": 0.3}.get(label, 0.45)
+        scores = (start, 0.47)
+        lines += [
+            Line(label, x, tuple({"A": {"single_trial_correlation": y + sd}} for sd in (0, 0.01)))
+            for x, y in zip((500.0, 1500.0), scores, strict=True)
+        ]
+    lines.append(Line("noise ceiling", None, ({"A": {"single_trial_correlation": 0.6}},)))
+    figure = draw(study, lines)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    legends = [*figure.legends, *filter(None, [axes.get_legend()])]
+    assert len(legends[0].get_texts()) == 7
+    boxes = [legend.get_window_extent() for legend in legends]
+    for curve in axes.get_lines():
+        places = curve.get_transform().transform(curve.get_path().interpolated(50).vertices)
+        for box in boxes:
+            assert not any(box.contains(*place) for place in places), curve.get_label()
+    for box in boxes:
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+        assert not box.overlaps(axes.title.get_window_extent())
 
 
 def test_nothing_beats_the_perfect_model(folder: Path) -> None:

@@ -174,6 +174,44 @@ def test_one_update_moves_weights_as_adam_says(recordings: dict[str, Recording])
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("update_after", ["all_mice", "each_mouse"])
+def test_an_epoch_is_that_of_a_plain_loop(recordings: dict[str, Recording], update_after: Any) -> None:
+    """Three steps, with an update for both mice or one after each mouse, against a loop in plain torch."""
+    training = TrainingConfig(batch_size=8, learning_rate=0.01, update_after=update_after)
+    twins = [twin_of(recordings, core={"l1": 0.02}, readout={"hidden": 4, "l1": 0.01}).train() for _ in range(2)]
+    optimizers = [
+        torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.9999), weight_decay=0.0) for twin in twins
+    ]
+    update = update_of(twins[0], training, recordings)
+    state = RunState(twins[0], optimizers[0], Plateau(1, 1), update.fabric)
+    reported, _ = loop._train_epoch(update, state, Path("nowhere"), seed=3, label="test")
+
+    twin, optimizer, losses = twins[1], optimizers[1], []
+    torch.manual_seed(3 * 1_000_003 + 1)  # as `RunState.seed_epoch` does
+    for trials in epoch_batches(recordings, batch_size=8, seed=3, epoch=1):
+        optimizer.zero_grad()
+        for mouse_id, indices in trials.items():
+            recording = recordings[mouse_id]
+            batch = recording.batch(indices)
+            inputs = (torch.from_numpy(x) for x in (batch.image, batch.behavior, batch.pupil_center))
+            y = twin(mouse_id, *inputs) + torch.finfo(torch.float32).eps
+            r = torch.from_numpy(batch.response / recording.response_std) + torch.finfo(torch.float32).eps
+            scale = math.sqrt(len(recording.tier("train")) / len(indices))
+            weights = sum(parameter.abs().sum() for parameter in twin.core.parameters())
+            loss = scale * (y - r * y.log()).sum() + 0.02 * weights
+            loss = loss + 0.01 * twin.readout(mouse_id).features.abs().sum()
+            loss.backward()
+            losses.append(float(loss.detach()))
+            if update_after == "each_mouse":
+                optimizer.step()
+                optimizer.zero_grad()
+        if update_after == "all_mice":
+            optimizer.step()
+    assert reported == pytest.approx(sum(losses) / 3, rel=1e-5)
+    for (name, found), wanted in zip(twins[0].named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_responses_are_divided_by_their_std(recordings: dict[str, Recording]) -> None:
     recording = recordings["SIM1"]
     indices = recording.tier("train").indices[[4, 1]]
