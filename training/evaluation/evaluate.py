@@ -11,6 +11,7 @@ from training.checkpoints.ensemble import Ensemble
 from training.data.layout import TRUTH, behavior_text
 from training.data.recordings import Recording
 from training.errors import RecordingError, ScoringError
+from training.evaluation.image_kinds import monochrome_trials
 from training.evaluation.missing_inputs import predictor_for
 from training.metrics import (
     FEV_THRESHOLD,
@@ -37,6 +38,8 @@ __all__ = [
     "simulated_ceiling",
 ]
 
+LEAST = 4  # trials of each kind of image; a correlation over fewer is meaningless
+
 # The scores that a mouse's summary may contain, in the order of tables.
 SCORES = {
     "single_trial_correlation": "single-trial correlation (equation 5)",
@@ -44,6 +47,8 @@ SCORES = {
     "fev": "fraction of explainable variance (FEV)",
     "feve": f"explained share of the explainable variance (FEVE), neurons with FEV of {FEV_THRESHOLD} or more",
     "ccnorm": f"CCnorm (Schoppe et al. 2016), neurons with FEV of {FEV_THRESHOLD} or more",
+    "colored": "single-trial correlation over the trials of coloured images, of a recording with both kinds",
+    "monochrome": "single-trial correlation over the trials of monochrome images, of a recording with both kinds",
     "ceiling": "single-trial correlation of a simulated mouse's true expected responses: no model can do better",
 }
 
@@ -154,6 +159,12 @@ def evaluate_mouse(ensemble: Ensemble, recording: Recording, *, tier: str = "tes
     predictor, inputs = predictor_for(ensemble, recording)
     predictions = predict_trials(predictor, recording, trials.indices, progress=f"mouse {recording.mouse_id}")
     neurons, summary, notes = score_trials(responses, predictions, trials.image_ids)
+    monochrome = monochrome_trials(recording, trials.indices)
+    if min(monochrome.sum(), (~monochrome).sum()) >= LEAST:
+        for name, kind in (("colored", ~monochrome), ("monochrome", monochrome)):
+            neurons[name] = single_trial_correlation(responses[kind], predictions[kind])
+            summary[name] = _mean(neurons[name])
+        notes.append(f"{counted(int(monochrome.sum()), 'trial')} of {len(trials)} had a monochrome image")
     ceiling = simulated_ceiling(recording, trials.indices)
     if ceiling is not None:
         summary["ceiling"] = _mean(ceiling)

@@ -55,6 +55,7 @@ def simulate(
     n_test_repeats: int = 10,
     seed: int = 0,
     image_shape: tuple[int, int, int] = (1, 144, 256),
+    monochrome_share: float = 0.0,
 ) -> Path:
     """Writes one mouse's recording; returns its folder in `output`. The same arguments give the same files.
 
@@ -66,6 +67,7 @@ def simulate(
         data_key: animal-session-scan, three numbers such as "90001-1-1".
         n_test_images: each of them is shown `n_test_repeats` times.
         image_shape: (C, H, W).
+        monochrome_share: share of the images with equal channels; Dataset F showed coloured and monochrome ones.
 
     Raises:
         ConfigError: a parameter is invalid.
@@ -82,6 +84,7 @@ def simulate(
         "n_test_repeats": n_test_repeats,
         "seed": seed,
         "image_shape": list(image_shape),
+        **({"monochrome_share": monochrome_share} if monochrome_share else {}),
     }
     _check(parameters)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
@@ -100,6 +103,9 @@ def simulate(
             dead_leaves(own, image_shape=image_shape, rng=image_rng, description="train"),
         ]
     )  # (I, C, H, W)
+    for part, stream in ((images[:n_test_images], [seed, 1]), (images[n_test_images:], [seed, mouse, 1])):
+        chosen = np.random.default_rng(stream).permutation(len(part))[: round(monochrome_share * len(part))]
+        part[chosen] = part[chosen, :1]
     image_ids = np.concatenate([np.arange(n_test_images), (1 + mouse) * 10**6 + np.arange(own)])
     tiers = np.repeat(["test", "train", "validation"], [n_test_images, n_train, n_validation])
     repeats = np.where(tiers == "test", n_test_repeats, 1)
@@ -144,6 +150,9 @@ def _check(parameters: dict[str, Any]) -> None:
     shape = parameters["image_shape"]
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 16:
         raise ConfigError("image_shape is invalid", got=shape, expected="(C, H, W) with at least 16 rows and columns")
+    share = parameters.get("monochrome_share", 0)
+    if not 0 <= share <= 1 or (share and shape[0] == 1):
+        raise ConfigError("monochrome_share is invalid", got=share, expected="0 to 1, for images of several channels")
     numbers = parameters["data_key"].split("-")
     if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
         raise ConfigError(
@@ -244,6 +253,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-shape", type=int, nargs=3, default=(1, 144, 256), metavar=("C", "H", "W"), help="(default: 1 144 256)"
     )
+    share = "share of the images with equal channels, for images of several channels (default: %(default)s)"
+    parser.add_argument("--monochrome-share", type=float, default=0.0, metavar="SHARE", help=share)
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 
 
@@ -265,6 +276,7 @@ def run(args: argparse.Namespace) -> int:
             n_test_repeats=args.test_repeats,
             seed=args.seed,
             image_shape=tuple(args.image_shape),
+            monochrome_share=args.monochrome_share,
         )
         means = json.loads((folder / SIMULATED).read_text())["responsive_neurons_mean"]
         print(
