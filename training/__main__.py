@@ -17,6 +17,7 @@ VERBS = {
         "write simulated recordings in the Sensorium layout, with known ground truth",
     ),
     "inspect": ("training.data.inspection", "print what a recording contains, and check it"),
+    "trials": ("training.data.exported_trials", "write the trials of a tier as arrays, for v1t and other programs"),
     "import": (
         "training.checkpoints.importer",
         "convert weights of the reference code or of the Sensorium baselines to a checkpoint",

@@ -223,6 +223,11 @@ class Recording:
         return len(self.tiers)
 
     @property
+    def image_dtype(self) -> np.dtype[Any]:
+        """How images are kept: bytes, or float32."""
+        return self._packed.images.dtype
+
+    @property
     def response_std(self) -> np.ndarray:
         """(N,) the std that responses are divided by: at least 1 % of the mean std, because of silent neurons."""
         std = self.statistics.responses.std.astype(np.float64)

@@ -58,14 +58,14 @@ def _analysis(where: str, title: str, name: str) -> Item:
     return Item(where, title, command=command, files=(f"analyses/{name}.md", f"analyses/{name}.png"))
 
 
-def _experiment(where: str, title: str, verb: str, options: str = "") -> Item:
-    return Item(
-        where, title, command=f"v1t {verb} MOUSE{options} --output FOLDER/{verb}-MOUSE", files=(f"{verb}-*/*.png",)
-    )
+def _experiment(where: str, title: str, verb: str, options: str = "", first: str = "") -> Item:
+    command = f"{first}v1t {verb} MOUSE{options} --output FOLDER/{verb}-MOUSE"
+    return Item(where, title, command=command, files=(f"{verb}-*/*.png",))
 
 
 SWEEP = "python -m training sweep --recordings RECORDINGS --output FOLDER/sweep"
-TRIALS_SHOWN = " --images IMAGES --trial-behavior BEHAVIOR.npy --trial-pupil-center PUPIL_CENTER.npy"
+TRIALS_SHOWN = " --images FOLDER/trials-MOUSE"
+WRITE_TRIALS = "python -m training trials RECORDING --tier test --output FOLDER/trials-MOUSE\n"
 
 ITEMS: tuple[Item, ...] = (
     Item("Table 1", "The systems", study="comparison"),
@@ -73,7 +73,7 @@ ITEMS: tuple[Item, ...] = (
     Item("Section 4.2", "One update for all mice, or one after each mouse", study="updates"),
     _experiment("Fig. 3a-b", "Receptive fields", "rf"),
     _experiment("Fig. 3c-d, Fig. A.3 and Table 2", "Attention rollout, and its correlation with the gaze", "attention",
-                TRIALS_SHOWN),
+                TRIALS_SHOWN, first=WRITE_TRIALS),
     Item("Section 5", "Patch size and stride", study="patches"),
     Item(
         "Section 5, crop",
