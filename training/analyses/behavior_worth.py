@@ -203,17 +203,14 @@ def _worth(predict: Predict, recording: Recording, names: Sequence[str], *, draw
                 for _ in range(draws)
             ]
             shuffled[name] = [score(one) for one in found]
-            means[name] = np.mean(found, axis=0, dtype=np.float64)
-        of_behavior = np.mean(
+            means[name] = _average(found)
+        of_behavior = _average(
             [
                 run(
-                    rng.permutation(trials.indices),
-                    _replaced(states, [3, 4], states[rng.permutation(len(states)), 3:]),
+                    rng.permutation(trials.indices), _replaced(states, [3, 4], states[rng.permutation(len(states)), 3:])
                 )
                 for _ in range(draws)
-            ],
-            axis=0,
-            dtype=np.float64,
+            ]
         )
     # An input that the predictor does not use has no shuffles: they would change nothing.
     by_image = means.get("behavior and pupil_center", means.get("behavior", means.get("pupil_center")))
@@ -235,6 +232,10 @@ def _replaced(states: np.ndarray, columns: list[int], values: np.ndarray) -> np.
     states = states.copy()
     states[:, columns] = values
     return states
+
+
+def _average(predictions: Sequence[np.ndarray]) -> np.ndarray:
+    return np.asarray(np.mean(predictions, axis=0, dtype=np.float64))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -270,7 +270,7 @@ class Recording:
         Raises:
             RecordingError: an input was not recorded.
         """
-        changed: dict[str, np.ndarray] = {}
+        changed: dict[str, Any] = {}
         for name in inputs:
             part, columns = ("behavior", [BEHAVIOR_NAMES.index(name)]) if name in BEHAVIOR_NAMES else (name, [0, 1])
             values = changed.get(part, getattr(self._packed, part))
