@@ -143,9 +143,13 @@ STUDIES: dict[str, Study] = {
         paper="V1T and CNN with 500 to about 4,500 training trials of each mouse, from random positions.",
         variants=tuple(
             Variant(label + words, system, trials=trials, start=start)
-            for label, system in (("CNN", "cnn"), ("ViT", "vit"), ("V1T", "v1t"))
+            for label, system in SYSTEMS
             for words, start in _POSITIONS
             for trials in (500, 1500, None)
+        ),
+        tests=(
+            *((f"{label}, from the trials", f"{label}, at random") for label, _ in SYSTEMS),
+            ("V1T, from the trials", "CNN, from the trials"),
         ),
         axis=TRIALS,
         simulated={"trials": 4500},

@@ -100,16 +100,19 @@ def draw(study: Study, lines: Sequence[Line]) -> Figure:
     """Single-trial correlation against the study's axis, or as a column of seeds per line; the noise ceiling dashed."""
     shown = [line for line in lines if line.label != CEILING]
     with styled():
-        figure = Figure(figsize=(COLUMN if study.axis is not None or len(shown) < 5 else PAGE, 2.4))
+        many = study.axis is None and len(shown) >= 5
+        named = study.axis is not None and any(len(one + other) > 20 for one, other in study.tests)  # beside the stars
+        figure = Figure(figsize=(PAGE if many or named else COLUMN, 2.4))
         axes = figure.subplots()
         if study.axis is None:
             _draw_columns(axes, shown)
         else:
             _draw_curves(axes, shown, study.axis)
-            draw_stars(axes, study.tests, shown, SHOWN[0])
         for line in lines:
             if line.label == CEILING:
                 axes.axhline(line.over_seeds(SHOWN[0])[0], color="0.4", linestyle="--", linewidth=1, label=CEILING)
+        if study.axis is not None:
+            draw_stars(axes, study.tests, shown, SHOWN[0])  # last, as it fixes the axis
         axes.set_ylabel("single-trial correlation")
         handles, labels = axes.get_legend_handles_labels()
         # Above the axes, since curves may cross any place inside; the noise ceiling is last.

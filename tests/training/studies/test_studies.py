@@ -329,6 +329,8 @@ def test_a_legend_does_not_lie_on_a_curve() -> None:
     figure = draw(study, lines)
     figure.draw_without_rendering()
     (axes,) = figure.axes
+    assert any(text.get_text().startswith("*") for text in axes.texts)
+    assert axes.get_ylim()[1] > 0.6  # the noise ceiling is inside, also with stars
     legends = [*figure.legends, *filter(None, [axes.get_legend()])]
     assert len(legends[0].get_texts()) == 7
     boxes = [legend.get_window_extent() for legend in legends]
