@@ -32,7 +32,8 @@ class TTest:
         interval: of the difference.
         t, p: NaN if all differences are equal.
         effect: the difference in units of the standard deviation, with Hedges' correction for few values: of the
-            differences for a paired test (d_z), pooled for an independent one (Hedges' g).
+            differences for a paired test (d_z), pooled for an independent one (Hedges' g). NaN with one degree of
+            freedom, such as of two pairs.
         effect_interval: from the noncentral t distribution.
     """
 
@@ -113,7 +114,8 @@ def _test(n: int, difference: float, sd: float, size: float, degrees: int, confi
         interval=(difference - half, difference + half),
         t=float(statistic),
         p=float(2 * t.sf(abs(statistic), degrees)),
-        effect=float(difference / sd * (1 - 3 / (4 * degrees - 1))),  # Hedges (1981)
+        # Hedges (1981); with one degree of freedom the correction is 0, and so there is no estimate.
+        effect=float(difference / sd * (1 - 3 / (4 * degrees - 1))) if degrees > 1 else float("nan"),
         effect_interval=(float(low), float(high)),
     )
 

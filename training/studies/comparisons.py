@@ -120,13 +120,17 @@ def comparisons_text(
                 _p(found.independent.p),
                 _p(paired.p),
                 _p(found.p_holm),
-                f"{paired.effect:.1f}{_interval(paired, paired.effect_interval, 1)}" if np.isfinite(paired.p) else "-",
+                _effect(paired),
             ]
         )
     if not rows:
         return []
     header = ["", *([] if axis is None else [axis]), "pairs", "difference", "t-test", "paired", "Holm", "effect"]
     return [f"Tests of the {score.replace('_', ' ')} over seeds:", markdown_table(header, rows), TESTS_NOTE]
+
+
+def _effect(test: TTest) -> str:
+    return f"{test.effect:.1f}{_interval(test, test.effect_interval, 1)}" if np.isfinite(test.effect) else "-"
 
 
 def _interval(test: TTest, interval: tuple[float, float], places: int) -> str:

@@ -74,6 +74,14 @@ def test_the_interval_of_the_effect_is_that_of_the_noncentral_t(t: float, degree
     assert at == pytest.approx([0.975, 0.025], abs=1e-4)
 
 
+def test_two_pairs_have_no_effect_size() -> None:
+    """The correction is 0 with one degree of freedom, which would call every effect none."""
+    test = paired_test([1.0, 1.3], [0.0, 0.1])
+    assert np.isnan(test.effect)
+    assert test.difference == pytest.approx(1.1)
+    assert np.isfinite([test.p, *test.effect_interval]).all()
+
+
 def test_hedges_correction_makes_the_effect_unbiased() -> None:
     rng = np.random.default_rng(3)
     effects = [
