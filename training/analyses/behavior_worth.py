@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from training.analyses.variance_partition import PARTS, partition, share_that_needs
 from training.checkpoints.ensemble import Ensemble
-from training.data.layout import BEHAVIOR_NAMES, TRUTH
+from training.data.layout import TRUTH, BehaviorChannel
 from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError
 from training.figures import COLORS, PAGE, styled
@@ -32,20 +32,12 @@ from training.metrics import FEV_THRESHOLD, fev_feve, single_trial_correlation
 from training.simulation.cortex import load_cortex
 from training.tables import mean_and_sd
 
-__all__ = ["INPUTS", "BehaviorWorth", "Worth", "behavior_worth", "draw", "notes", "over_mice"]
+__all__ = ["BehaviorWorth", "Worth", "behavior_worth", "draw", "inputs_of", "notes", "over_mice"]
 
 DRAWS = 5  # shuffles of each input
 BATCH = 64
 
-# name -> which of behaviour (0 to 2) and pupil centre (3, 4) it is
-INPUTS: dict[str, tuple[int, ...]] = {
-    **{name: (column,) for column, name in enumerate(BEHAVIOR_NAMES)},
-    "behavior": (0, 1, 2),
-    "pupil_center": (3, 4),
-    "behavior and pupil_center": (0, 1, 2, 3, 4),
-}
-
-# The trials' indices of the images (T,), behaviour and pupil centre (T, 5) -> standardised responses (T, N)
+# The trials' indices of the images (T,), behaviour and pupil centre (T, K + 2) -> standardised responses (T, N)
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -126,20 +118,31 @@ def behavior_worth(ensemble: Ensemble, recording: Recording, *, draws: int = DRA
     recorded = {"behavior": recording.has_behavior, "pupil_center": recording.has_pupil_center}
     if missing := [name for name in uses if not recorded[name]]:
         raise RecordingError(f"mouse {recording.mouse_id!r} has no {missing[0]}, which the twin uses")
-    used = [name for name, columns in INPUTS.items() if _of(columns) <= set(uses)]
+    inputs = inputs_of(recording.behavior_channels)
+    K = len(recording.behavior_channels)
+    usable = set(range(K) if "behavior" in uses else ()) | set((K, K + 1) if "pupil_center" in uses else ())
+    used = {name: columns for name, columns in inputs.items() if set(columns) <= usable}
     twin = _worth(_twin(ensemble, recording), recording, used, draws=draws, seed=seed, label="twin")
     true = _truth(recording)
-    truth = None if true is None else _worth(true, recording, list(INPUTS), draws=draws, seed=seed, label="truth")
+    truth = None if true is None else _worth(true, recording, inputs, draws=draws, seed=seed, label="truth")
     return BehaviorWorth(recording.mouse_id, len(trials), twin, truth)
 
 
-def _of(columns: Sequence[int]) -> set[str]:
-    return {"behavior" if column < 3 else "pupil_center" for column in columns}
+def inputs_of(channels: Sequence[BehaviorChannel]) -> dict[str, tuple[int, ...]]:
+    """Name -> which of the K behaviour channels (0 to K - 1) and of the pupil centre (K, K + 1) it is."""
+    K = len(channels)
+    return {
+        **{channel.name: (column,) for column, channel in enumerate(channels)},
+        "behavior": tuple(range(K)),
+        "pupil_center": (K, K + 1),
+        "behavior and pupil_center": tuple(range(K + 2)),
+    }
 
 
 def _twin(ensemble: Ensemble, recording: Recording) -> Predict:
     device = next(ensemble.parameters()).device
     ensemble.eval()
+    K = len(recording.behavior_channels)
 
     def predict(images: np.ndarray, states: np.ndarray) -> np.ndarray:
         parts = []
@@ -147,7 +150,7 @@ def _twin(ensemble: Ensemble, recording: Recording) -> Predict:
             for start in range(0, len(images), BATCH):
                 image = recording.batch(images[start : start + BATCH]).image
                 state = states[start : start + BATCH]
-                inputs = (torch.from_numpy(np.ascontiguousarray(x)) for x in (image, state[:, :3], state[:, 3:]))
+                inputs = (torch.from_numpy(np.ascontiguousarray(x)) for x in (image, state[:, :K], state[:, K:]))
                 parts.append(ensemble(recording.mouse_id, *(x.to(device) for x in inputs)).cpu().numpy())
         return np.concatenate(parts)
 
@@ -159,14 +162,14 @@ def _truth(recording: Recording) -> Predict | None:
     path = recording.path / TRUTH
     if not recording.simulated or not path.is_file():
         return None
-    cortex = load_cortex(path)
+    cortex, K = load_cortex(path), len(recording.behavior_channels)
 
     def predict(images: np.ndarray, states: np.ndarray) -> np.ndarray:
         parts = [
             cortex.expected_responses(
                 recording.batch(images[start : start + BATCH]).image,
-                states[start : start + BATCH, :3],
-                states[start : start + BATCH, 3:],
+                states[start : start + BATCH, :K],
+                states[start : start + BATCH, K:],
             )
             for start in range(0, len(images), BATCH)
         ]
@@ -175,10 +178,20 @@ def _truth(recording: Recording) -> Predict | None:
     return predict
 
 
-def _worth(predict: Predict, recording: Recording, names: Sequence[str], *, draws: int, seed: int, label: str) -> Worth:
+def _worth(
+    predict: Predict,
+    recording: Recording,
+    inputs: Mapping[str, Sequence[int]],
+    *,
+    draws: int,
+    seed: int,
+    label: str,
+) -> Worth:
     trials = recording.scorable("test")
     responses = recording.responses(trials.indices) / recording.response_std
-    states = np.concatenate(recording.states_of(trials.indices), axis=1)  # (T, 5)
+    states = np.concatenate(recording.states_of(trials.indices), axis=1)  # (T, K + 2)
+    K = len(recording.behavior_channels)
+    gaze = [K, K + 1]
     statistics = recording.statistics
     typical = np.concatenate([statistics.behavior.mean, statistics.pupil_center.mean]).astype(states.dtype)
     rng = np.random.default_rng(seed)
@@ -186,7 +199,7 @@ def _worth(predict: Predict, recording: Recording, names: Sequence[str], *, draw
     def score(prediction: np.ndarray) -> float:
         return float(single_trial_correlation(responses, prediction).mean())
 
-    n_passes, label = 1 + (1 + draws) * len(names) + draws, f"mouse {recording.mouse_id}, {label}"
+    n_passes, label = 1 + (1 + draws) * len(inputs) + draws, f"mouse {recording.mouse_id}, {label}"
     with tqdm(total=n_passes, desc=label, unit="pass", leave=False, disable=None) as bar:
 
         def run(images: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -195,20 +208,17 @@ def _worth(predict: Predict, recording: Recording, names: Sequence[str], *, draw
 
         prediction = run(trials.indices, states)
         held, shuffled, means = {}, {}, {}
-        for name in names:
-            columns = list(INPUTS[name])
-            held[name] = score(run(trials.indices, _replaced(states, columns, typical[columns])))
+        for name, columns in inputs.items():
+            held[name] = score(run(trials.indices, _replaced(states, columns, typical[list(columns)])))
             found = [
-                run(trials.indices, _replaced(states, columns, states[rng.permutation(len(states))][:, columns]))
+                run(trials.indices, _replaced(states, columns, states[rng.permutation(len(states))][:, list(columns)]))
                 for _ in range(draws)
             ]
             shuffled[name] = [score(one) for one in found]
             means[name] = _average(found)
         of_behavior = _average(
             [
-                run(
-                    rng.permutation(trials.indices), _replaced(states, [3, 4], states[rng.permutation(len(states)), 3:])
-                )
+                run(rng.permutation(trials.indices), _replaced(states, gaze, states[rng.permutation(len(states)), K:]))
                 for _ in range(draws)
             ]
         )
@@ -228,9 +238,9 @@ def _worth(predict: Predict, recording: Recording, names: Sequence[str], *, draw
     )
 
 
-def _replaced(states: np.ndarray, columns: list[int], values: np.ndarray) -> np.ndarray:
+def _replaced(states: np.ndarray, columns: Sequence[int], values: np.ndarray) -> np.ndarray:
     states = states.copy()
-    states[:, columns] = values
+    states[:, list(columns)] = values
     return states
 
 
@@ -291,7 +301,7 @@ TICKS = {
     "pupil_dilation": "pupil\ndilation",
     "pupil_dilation_derivative": "its\nderivative",
     "running_speed": "running\nspeed",
-    "behavior": "all\nthree",
+    "behavior": "all\nbehaviour",
     "pupil_center": "gaze",
     "behavior and pupil_center": "all and\ngaze",
 }
@@ -322,7 +332,7 @@ def _draw_losses(axes: Axes, results: Sequence[BehaviorWorth]) -> None:
             if true:
                 axes.hlines(float(np.mean(true)), place - 0.17, place + 0.17, color=COLORS[1], linewidth=1.5, zorder=3)
     axes.axhline(0, color="0.3", linewidth=0.8)
-    axes.set_xticks(range(len(names)), [TICKS[name] for name in names])
+    axes.set_xticks(range(len(names)), [TICKS.get(name, name.replace("_", "\n")) for name in names])
     axes.tick_params(axis="x", labelsize=6)
     axes.set_ylabel("change of the single-trial correlation")
     handles: list[Artist] = [

@@ -271,8 +271,13 @@ class Recording:
             RecordingError: an input was not recorded.
         """
         changed: dict[str, Any] = {}
+        names = [channel.name for channel in self.behavior_channels]
         for name in inputs:
-            part, columns = ("behavior", [BEHAVIOR_NAMES.index(name)]) if name in BEHAVIOR_NAMES else (name, [0, 1])
+            part, columns = ("behavior", [names.index(name)]) if name in names else ("pupil_center", [0, 1])
+            if name not in (*names, "pupil_center"):
+                raise RecordingError(
+                    f"mouse {self.mouse_id!r} has no {name}", got=name, expected=", ".join((*names, "pupil_center"))
+                )
             values = changed.get(part, getattr(self._packed, part))
             if values is None:
                 raise RecordingError(f"mouse {self.mouse_id!r} has no {part} to hold at its mean", got=name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from training.config import TrainingConfig
-from training.data.layout import BEHAVIOR_NAMES
+from training.data.layout import SENSORIUM_BEHAVIOR
 
 __all__ = ["CEILING", "SCALES", "STUDIES", "TRIALS", "Scale", "Study", "Variant"]
 
@@ -101,7 +101,7 @@ _POSITIONS: tuple[tuple[str, Start], ...] = ((", from the trials", "trials"), ("
 _CNN_AND_V1T = (("CNN", "cnn"), ("V1T", "v1t"))
 # of the inputs, as recordings name them -> in words
 _LEFT_OUT = (
-    *((name, name.replace("_", " ")) for name in BEHAVIOR_NAMES),
+    *((channel.name, channel.name.replace("_", " ")) for channel in SENSORIUM_BEHAVIOR),
     ("pupil_center", "gaze"),
 )
 _STARTS: tuple[tuple[str, Start], ...] = (("transfer", "random"), ("transfer, regression first", "regression"))

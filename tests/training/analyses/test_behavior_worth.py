@@ -12,10 +12,11 @@ from support.tiny_twins import competition_recording, tiny_checkpoint, tiny_conf
 
 from training.__main__ import main
 from training.analyses import behavior_worth as module
-from training.analyses.behavior_worth import INPUTS, behavior_worth
+from training.analyses.behavior_worth import behavior_worth, inputs_of
 from training.analyses.variance_partition import partition, share_that_needs
 from training.checkpoints.checkpoint import save_checkpoint
 from training.checkpoints.ensemble import Ensemble
+from training.data.layout import SENSORIUM_BEHAVIOR
 from training.data.mouse import Mouse
 from training.data.recordings import Recording
 from training.errors import ConfigError, RecordingError, ScoringError
@@ -118,10 +119,11 @@ def test_scores_are_those_of_trials_whose_input_is_held(recordings: list[Recordi
     (recording,) = recordings
     ensemble = ensemble_of(recordings)
     found = behavior_worth(ensemble, recording, draws=2).twin
-    assert set(found.held) == set(INPUTS)
+    inputs = inputs_of(recording.behavior_channels)
+    assert set(found.held) == set(inputs)
     indices = recording.tier("test").indices
     responses = recording.responses(indices)
-    for name, columns in INPUTS.items():
+    for name, columns in inputs.items():
         batch = recording.batch(indices)
         for column in columns:
             target, at = (batch.behavior, column) if column < 3 else (batch.pupil_center, column - 3)
@@ -159,7 +161,7 @@ def test_the_command_writes_both_tables(recordings: list[Recording], tmp_path: P
     output = tmp_path / "out"
     assert main(["analyze", "behavior", path, "--recordings", str(recordings[0].path), "--output", str(output)]) == 0
     content = json.loads((output / "behavior.json").read_text())
-    assert [row["input"] for row in content["rows"]] == list(INPUTS)
+    assert [row["input"] for row in content["rows"]] == list(inputs_of(SENSORIUM_BEHAVIOR))
     assert len(content["partition"]) == 4  # twin and truth, of predictions and responses
     assert "image_x_behavior" in (output / "behavior.md").read_text()
     assert (output / "behavior.png").read_bytes()[:4] == b"\x89PNG"

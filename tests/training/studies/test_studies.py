@@ -302,6 +302,8 @@ def test_a_recording_without_an_input_keeps_the_others(folder: Path) -> None:
     assert held.data_hash != recording.data_hash
     with pytest.raises(RecordingError, match="no pupil_center"):
         replace(recording, _packed=replace(recording._packed, pupil_center=None)).without(("pupil_center",))
+    with pytest.raises(RecordingError, match="has no whisking"):
+        recording.without(("whisking",))
 
 
 def test_an_update_after_each_mouse_is_counted_as_one(tmp_path: Path, folder: Path) -> None:
