@@ -23,6 +23,7 @@ from server.api.cors import cors_options
 from server.api.middleware import RequestMiddleware
 from server.bundle.snapshot import remove_abandoned
 from server.errors import NotReady
+from server.grpc_api import addresses
 from server.serving import malloc
 from server.serving.access import listening_hosts, port_problem, refusal
 from server.serving.context import Context
@@ -48,6 +49,8 @@ def create_service(settings: Settings) -> Any:
     context = Context.open(settings)
     access, repository, batcher = context.access, context.repository, context.batcher
     app = create_app(context)
+    if settings.grpc:
+        addresses.check_installed()
     bentoml_patches.remove_timers()
     bentoml_patches.use_protocol(partial(Connection, connections=context.connections))
 
@@ -78,15 +81,17 @@ def create_service(settings: Settings) -> Any:
             host, port = bentoml_patches.bound_address()
             if (workers := bentoml_patches.workers_asked(_NAME)) != 1:
                 sys.exit(f"The server cannot start: {_SEVERAL_WORKERS.format(workers=workers)}")
-            if not access.may_listen([host]):
-                sys.exit(f"The server cannot start:\n{refusal([host])}")
-            if (problem := port_problem(host, port)) is not None:
+            exposed = [host, *addresses.hosts(settings.grpc)]
+            if not access.may_listen(exposed):
+                sys.exit(f"The server cannot start:\n{refusal(exposed)}")
+            if (problem := port_problem(host, port) or addresses.address_problem(settings.grpc)) is not None:
                 sys.exit(f"The server cannot start: {problem}")
             bentoml_patches.tune_supervisor()
 
         @bentoml.on_startup
         async def start(self) -> None:
             logger.info("settings: %s", settings.describe())
+            self._grpc = await self._start_grpc()
             # The check above is only in `bentoml serve`; this one covers every other way to start the process.
             access.listen(listening_hosts())
             if access.problem is not None:
@@ -101,6 +106,15 @@ def create_service(settings: Settings) -> Any:
             self._watchdog.start()
             context.shutdown.handle_signals(lambda: batcher.fail_pending("the server is shutting down"))
             self._loading = asyncio.create_task(self._load(), name="repository")
+
+        async def _start_grpc(self) -> Any:
+            if not settings.grpc:
+                return None
+            from server.grpc_api.service import GRPCServer  # in the worker: gRPC's threads do not outlive a fork
+
+            server = GRPCServer(context, RequestMiddleware(app, context=context))
+            await server.start()
+            return server
 
         async def _load(self) -> None:
             await asyncio.to_thread(remove_abandoned)
@@ -117,6 +131,8 @@ def create_service(settings: Settings) -> Any:
             self._loading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._loading
+            if self._grpc is not None:
+                await self._grpc.stop()
             await batcher.close()
             await context.connections.stop()
             self._watchdog.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +27,7 @@ PREFIX = "V1T_"
 # Variables of the client and of training, which may be set in the same shell.
 _OF_OTHERS = frozenset({"V1T_URL", "V1T_API_KEY", "V1T_HOME", "V1T_CACHE"})
 _SECRET = frozenset({"api_keys", "admin_keys"})
+_GRPC_ADDRESS = re.compile(r"unix:/.+|(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}")
 DEFAULT_BUNDLES = Path(__file__).resolve().parent.parent / "exported_models"
 
 
@@ -137,6 +139,11 @@ class Settings(BaseModel):
         default=(),
         description="origins of web pages that may ask this server from a browser, separated by commas; *: any",
     )
+    grpc: tuple[str, ...] = Field(
+        default=(),
+        description="where the gRPC service listens, such as 127.0.0.1:3001 or unix:/run/v1t.sock, separated by "
+        "commas; needs `server/requirements-grpc.txt`; empty: nowhere",
+    )
     log: Literal["text", "json"] = Field(default="text", description="format of the log")
     access_log: bool = Field(default=False, description="write a log line per request")
     tracing: bool = Field(default=False, description="write OpenTelemetry spans, as BentoML's configuration says")
@@ -148,7 +155,7 @@ class Settings(BaseModel):
             return tuple(Path(part).expanduser() for part in bundles.split(os.pathsep) if part.strip())
         return bundles
 
-    @field_validator("api_keys", "admin_keys", "hosts", "cors_origins", mode="before")
+    @field_validator("api_keys", "admin_keys", "hosts", "cors_origins", "grpc", mode="before")
     @classmethod
     def _split_list(cls, values: Any) -> Any:
         return (
@@ -175,6 +182,14 @@ class Settings(BaseModel):
                     f"{origin!r} is not an origin, such as https://lab.example.org or http://localhost:8888"
                 )
         return origins
+
+    @field_validator("grpc")
+    @classmethod
+    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            if not _GRPC_ADDRESS.fullmatch(address):
+                raise ValueError(f"{address!r} is not an address, such as 127.0.0.1:3001 or unix:/run/v1t.sock")
+        return addresses
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
@@ -233,6 +248,6 @@ class Settings(BaseModel):
         """One line for the log, without keys."""
         shown = {name: getattr(self, name) for name in type(self).model_fields}
         shown["bundles"] = os.pathsep.join(map(str, self.bundles))
-        shown["hosts"], shown["cors_origins"] = ",".join(self.hosts), ",".join(self.cors_origins)
+        shown |= {name: ",".join(getattr(self, name)) for name in ("hosts", "cors_origins", "grpc")}
         shown |= {name: f"({len(getattr(self, name))} hidden)" for name in _SECRET}
         return " ".join(f"{PREFIX}{name.upper()}={'' if value is None else value}" for name, value in shown.items())

@@ -30,7 +30,6 @@ from server.errors import (
     too_busy,
 )
 from server.serving.context import Context
-from server.serving.limits.concurrency_limiter import ConcurrencyLimiter
 from server.serving.telemetry import tracing
 from server.serving.telemetry.logs import REQUEST_ID
 from server.serving.telemetry.metrics import OTHER
@@ -65,7 +64,6 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, *, context: Context) -> None:
         self._app = app
         self._context = context
-        self._limiter = ConcurrencyLimiter(context.settings.max_concurrent)
         self._prefix = urlsplit(context.settings.public_url or "").path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,16 +73,14 @@ class RequestMiddleware:
         path = scope["path"]
         if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
             scope = {**scope, "path": path[len(self._prefix) :] or "/"}  # a proxy that does not remove it
-        await _Exchange(self._app, self._context, self._limiter, scope, receive, send).run()
+        await _Exchange(self._app, self._context, scope, receive, send).run()
 
 
 class _Exchange:
     """One request and its reply."""
 
-    def __init__(
-        self, app: ASGIApp, context: Context, limiter: ConcurrencyLimiter, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        self._app, self._limiter = app, limiter
+    def __init__(self, app: ASGIApp, context: Context, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app, self._limiter = app, context.limiter
         self._settings, self._access, self._metrics = context.settings, context.access, context.metrics
         self._shutdown, self._origins = context.shutdown, context.origins
         self._scope, self._receive, self._send = scope, receive, send
@@ -139,6 +135,7 @@ class _Exchange:
         seconds = time.perf_counter() - self._start
         method, path = self._scope["method"], self._scope["path"][:200]
         fields = {
+            "scheme": self._scope["scheme"],  # http, or grpc for a call that became a request
             "method": method,
             "path": path,
             "route": self._state["route"],

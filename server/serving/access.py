@@ -174,26 +174,30 @@ def refusal(hosts: Iterable[str]) -> str:
     )
 
 
-def port_problem(host: str, port: int) -> str | None:
-    """Why the server cannot listen on an address, or None."""
+def port_problem(host: str, port: int, setting: str | None = None) -> str | None:
+    """Why the server cannot listen on an address, or None.
+
+    Args:
+        setting: that has the address; None: the options --host and --port.
+    """
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return f"--host is {host!r}, which is not an IP address, such as 127.0.0.1 or 0.0.0.0"
+        return f"{setting or '--host'} is {host!r}, which is not an IP address, such as 127.0.0.1 or 0.0.0.0"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server's own socket
         try:
             probe.bind((host, port))
         except OverflowError as error:
-            return f"--port is {port}: {error}"
+            return f"{setting or '--port'} is {port}: {error}"
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 other = f"--port {port + 1}"
-                return (
-                    f"port {port} of {host} is in use. Stop the program that uses it, or choose another port: "
-                    f'bentoml serve {other}, or make serve SERVE_ARGS="{other}"'
-                )
+                choice = f'bentoml serve {other}, or make serve SERVE_ARGS="{other}"'
+                if setting is not None:
+                    choice = f"{setting}={host}:{port + 1}"
+                return f"port {port} of {host} is in use. Stop the program that uses it, or choose another: {choice}"
             return f"it cannot listen on port {port} of {host}: {error.strerror}"
     return None
 

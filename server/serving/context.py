@@ -12,6 +12,7 @@ from server.errors import NotReady
 from server.serving.access import Access
 from server.serving.batcher import Batcher
 from server.serving.decode_pool import DecodePool
+from server.serving.limits.concurrency_limiter import ConcurrencyLimiter
 from server.serving.limits.connections import Connections
 from server.serving.limits.memory_budget import MemoryBudget, default_budget
 from server.serving.limits.origins import Origins
@@ -35,6 +36,7 @@ class Context:
     settings: Settings
     access: Access
     connections: Connections
+    limiter: ConcurrencyLimiter
     memory: MemoryBudget
     origins: Origins
     repository: Repository
@@ -67,6 +69,7 @@ class Context:
             settings=settings,
             access=access,
             connections=Connections(memory, metrics),
+            limiter=ConcurrencyLimiter(settings.max_concurrent),
             memory=MemoryBudget(memory, metrics),
             origins=Origins(settings),
             repository=Repository(settings, metrics, load),
