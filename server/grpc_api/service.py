@@ -360,10 +360,15 @@ async def _received(messages: Messages) -> bytes:
 async def _errors(servicer: Servicer) -> AsyncIterator[None]:
     """Ends the call with the status of an error."""
     try:
-        yield
-    except (TwinError, Refusal) as error:
-        refusal = refused(error) if isinstance(error, TwinError) else error
-        await servicer.abort(refusal.code, refusal.text, refusal.trailers)
-    except Exception:
-        logger.exception("a gRPC call failed")
-        await servicer.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")
+        try:
+            yield
+        except (TwinError, Refusal) as error:
+            refusal = refused(error) if isinstance(error, TwinError) else error
+            await servicer.abort(refusal.code, refusal.text, refusal.trailers)
+        except (grpc.aio.AbortError, grpc.aio.InternalError):
+            raise
+        except Exception:
+            logger.exception("a gRPC call failed")
+            await servicer.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")
+    except grpc.aio.InternalError:  # the call has ended: the client left, or gRPC itself refused its message
+        raise asyncio.CancelledError from None

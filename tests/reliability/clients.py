@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from reliability.protocols import PROTOCOLS, Connections, Protocol, fitting
+from reliability.protocols import Connections, Protocol, fitting
 from reliability.questions import Question
 from reliability.tally import Tally
 
@@ -40,16 +40,18 @@ async def run_clients(
     *,
     clients: int,
     keep_running: Callable[[], bool],
-    protocols: Sequence[str] = tuple(PROTOCOLS),
+    protocols: Sequence[str] | None = None,
     pause: float = 0.0,
     seed: int = 0,
 ) -> None:
     """Runs `clients` concurrent clients, each with one question at a time, until `keep_running()` is False.
 
     Args:
+        protocols: None: all that the server speaks.
         pause: mean seconds between a reply and the client's next question.
     """
-    pairs = [(question, ways) for question in questions if (ways := fitting(question, protocols))]
+    names = connections.protocols if protocols is None else protocols
+    pairs = [(question, ways) for question in questions if (ways := fitting(question, names))]
 
     async def client(number: int) -> None:
         rng = np.random.default_rng([seed, number])

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
 
-from reliability import questions
+from reliability import grpc_calls, questions
 from reliability.clients import ask
-from reliability.protocols import PROTOCOLS, Connections, fitting
+from reliability.protocols import Connections, fitting
 from reliability.served_bundles import ServedBundles, serve_bundles, worker_of
 from reliability.tally import Report, Tally, markdown
 
@@ -289,8 +289,8 @@ def run(*, cases: int, seed: int = 0) -> Report:
     with serve_bundles() as served, httpx.Client(base_url=served.server.url, timeout=HUNG, trust_env=False) as http:
         memory = []
         for turn, share in enumerate((0.1, 0.45, 0.45)):
-            tests = {**_bodies(http, seen), **_operations(served, seen)}
-            n_bodies = len(KINDS)
+            bodies = {**_bodies(http, seen), **_messages(served.grpc, seen)}
+            tests, n_bodies = {**bodies, **_operations(served, seen)}, len(bodies)
             counts = [cases / 2 / (n_bodies if i < n_bodies else len(tests) - n_bodies) for i in range(len(tests))]
             for (name, test), count in zip(tests.items(), counts, strict=True):
                 try:
@@ -336,14 +336,32 @@ def _bodies(http: httpx.Client, seen: defaultdict[str, Seen]) -> dict[str, Any]:
             path, body, headers = sent
             start = time.perf_counter()
             response = http.post(path, content=body, headers=[(k, v.encode("latin-1")) for k, v in headers.items()])
-            _record(seen[name], response.status_code, start, response.text[:300])
+            _record(seen[name], response.status_code, response.text[:300], start=start)
 
         return test
 
     return {name: test_of(name, strategy()) for name, strategy in KINDS.items()}
 
 
-def _record(seen: Seen, status: int, start: float, text: str) -> None:
+def _messages(address: str, seen: defaultdict[str, Seen]) -> dict[str, Any]:
+    """Messages of gRPC, broken as bytes or in their fields."""
+
+    def test_of(name: str, strategy: st.SearchStrategy[bytes]) -> Any:
+        @given(strategy)
+        def test(content: bytes) -> None:
+            start = time.perf_counter()
+            _record(seen[name], *grpc_calls.send(address, content, timeout=HUNG), start=start)
+
+        return test
+
+    whole = grpc_calls.infer_message("tiny.A", {"image": IMAGES.astype(np.float32)})
+    return {
+        "gRPC, bytes": test_of("gRPC, bytes", _broken(whole)),
+        "gRPC, fields": test_of("gRPC, fields", grpc_calls.broken_fields(whole)),
+    }
+
+
+def _record(seen: Seen, status: int, text: str, *, start: float) -> None:
     seen.statuses[status] += 1
     seen.slowest = max(seen.slowest, time.perf_counter() - start)
     assert status < 500, f"status {status}: {text}"
@@ -373,7 +391,7 @@ def _operations(served: ServedBundles, seen: defaultdict[str, Seen]) -> dict[str
                     del case.headers["X-Request-Timeout"]
             start = time.perf_counter()
             response = case.call(base_url=served.server.url, timeout=HUNG)
-            _record(seen[name], response.status_code, start, response.text[:300])
+            _record(seen[name], response.status_code, response.text[:300], start=start)
             case.validate_response(response, checks=conforming)
 
         return test
@@ -405,9 +423,9 @@ async def _ask_again(served: ServedBundles) -> list[str]:
     """Problems of the answers to good questions, after all the broken ones."""
     asked = questions.draw_questions(questions.load(served.bundles), np.random.default_rng(0), sizes=(1, 3))
     tally = Tally()
-    async with Connections(served.server.url) as connections:
+    async with Connections(served.server.url, grpc=served.grpc) as connections:
         for question in asked:
-            for protocol in fitting(question, tuple(PROTOCOLS)):
+            for protocol in fitting(question, connections.protocols):
                 await ask(connections, question, protocol, tally)
     tally.allow(200)
     return tally.problems

@@ -26,7 +26,7 @@ async def _run(served: ServedBundles, seconds: float, clients: int, seed: int) -
     asked = questions.draw_questions(
         questions.load(served.bundles), np.random.default_rng(seed), each=3 if seconds > 60 else 1
     )
-    async with Connections(served.server.url) as connections:
+    async with Connections(served.server.url, grpc=served.grpc) as connections:
         tally = Tally()
         end = time.monotonic() + seconds
         await run_clients(

@@ -21,6 +21,7 @@ import orjson
 from PIL import Image
 from v1t_client import AsyncClient, ModelChanged, Prediction, ServerError
 
+from reliability import grpc_calls
 from reliability.questions import Question
 
 with warnings.catch_warnings():
@@ -59,9 +60,12 @@ class Connections:
     Args:
         retries: number of retries of the published client; the others never retry.
         keep: keep connections open between requests.
+        grpc: address of the same server's gRPC service; None: it has none, and those protocols are not used.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 8, keep: bool = True) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 60.0, retries: int = 8, keep: bool = True, grpc: str | None = None
+    ) -> None:
         # The server closes connections that are idle for 5 s. Close them earlier: no request then meets a closed one.
         idle = 2.0
         limits = httpx.Limits(
@@ -73,6 +77,8 @@ class Connections:
         self._bodies: dict[tuple[Question, Body], tuple[bytes, str]] = {}
         self.triton = triton.InferenceServerClient(url.removeprefix("http://"), conn_limit=512, conn_timeout=timeout)
         self.triton._stub.connector._keepalive_timeout = idle  # there is no argument for it
+        self.timeout = timeout
+        self.grpc = None if grpc is None else grpc_calls.client(grpc)
 
     def body(self, question: Question, body_of: Body) -> tuple[bytes, str]:
         """The body and its media type, encoded once per question, so that clients need little of the CPU."""
@@ -80,6 +86,11 @@ class Connections:
         if key not in self._bodies:
             self._bodies[key] = body_of(question)
         return self._bodies[key]
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Names of all protocols that the server speaks."""
+        return tuple(name for name, protocol in PROTOCOLS.items() if self.grpc is not None or not protocol.over_grpc)
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,6 +101,8 @@ class Connections:
         await self.http.aclose()
         await self.client.aclose()
         await self.triton.close()
+        if self.grpc is not None:
+            await self.grpc.close()
         await asyncio.sleep(0.05)  # aiohttp closes its connections shortly after close() returns
 
 
@@ -105,6 +118,7 @@ class Protocol:
         max_images: most images per request in these tests; more are possible, but slow to encode.
         grey: whether it can only send images with one channel.
         together: whether it asks all mice of the bundle about the same images.
+        over_grpc: whether it needs a server with a gRPC service.
     """
 
     name: str
@@ -113,6 +127,7 @@ class Protocol:
     max_images: int
     grey: bool = False
     together: bool = False
+    over_grpc: bool = False
 
 
 # Bodies
@@ -299,6 +314,20 @@ def _triton(binary: bool) -> Ask:
     return ask
 
 
+def _grpc(call: grpc_calls.GRPCCall) -> Ask:
+    async def ask(connections: Connections, question: Question, headers: Mapping[str, str]) -> Reply:
+        assert connections.grpc is not None
+        model, tensors = f"{question.model}.{question.mouse}", _v2_tensors(question)
+        status, arrays, text, said = await call(
+            connections.grpc, model, tensors, {"units": question.units}, headers, connections.timeout
+        )
+        if arrays is None:
+            return Reply(status, text=text)
+        return Reply(status, [np.stack(arrays)], said["hash"], said["mouse"])
+
+    return ask
+
+
 async def _v2_by_hand(connections: Connections, question: Question, headers: Mapping[str, str]) -> Reply:
     tensors = _v2_tensors(question)
     described = [
@@ -348,6 +377,8 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             Protocol("tritonclient, JSON", _triton(False), _PREDICT, 4),
             Protocol("tritonclient, binary", _triton(True), _PREDICT, 64),
             Protocol("v2 by hand, binary", _v2_by_hand, _PREDICT, 64),
+            Protocol("tritonclient, gRPC", _grpc(grpc_calls.infer), _PREDICT, 64, over_grpc=True),
+            Protocol("tritonclient, gRPC stream", _grpc(grpc_calls.stream_one), _PREDICT, 64, over_grpc=True),
         )
     }
 )

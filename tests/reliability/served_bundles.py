@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from support.live_server import ROOT, Server, serving
+from support.live_server import ROOT, Server, free_port, serving
 from support.tiny_bundle import write_tiny_bundle
 
 __all__ = ["DEMO", "ServedBundles", "serve_bundles", "worker_of"]
@@ -20,11 +20,16 @@ DEMO = ROOT / "exported_models" / "demo"
 
 @dataclass(frozen=True)
 class ServedBundles:
-    """A server that is ready, and its bundles."""
+    """A server that is ready, and its bundles.
+
+    Attributes:
+        grpc: address of its gRPC service.
+    """
 
     server: Server
     bundles: Sequence[Path]
     folder: Path
+    grpc: str
 
 
 @contextmanager
@@ -47,10 +52,16 @@ def serve_bundles(
         if keys is not None:
             (folder / "keys").write_text(keys)
             environment["V1T_API_KEYS_FILE"] = str(folder / "keys")
-        environment = {"V1T_BUNDLES": os.pathsep.join(map(str, bundles)), "V1T_THREADS": "1", **environment}
+        grpc = f"127.0.0.1:{free_port()}"
+        environment = {
+            "V1T_GRPC": grpc,
+            "V1T_BUNDLES": os.pathsep.join(map(str, bundles)),
+            "V1T_THREADS": "1",
+            **environment,
+        }
         with serving(bundles[0], home, cwd=cwd, **environment) as server:
             server.wait_for("/readyz", 200)
-            yield ServedBundles(server, bundles, folder)
+            yield ServedBundles(server, bundles, folder, grpc)
 
 
 def worker_of(server: Server) -> psutil.Process:

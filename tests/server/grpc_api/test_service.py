@@ -336,12 +336,17 @@ async def test_bad_calls_are_refused_with_their_status_and_our_message(twin: Tin
         await call(address, f"{SERVICE}ModelInfer", _message())  # unharmed
 
 
-async def test_a_message_over_the_limit_is_refused_unread(twin: TinyTwin) -> None:
+async def test_a_message_over_the_limit_is_refused_unread(twin: TinyTwin, caplog: pytest.LogCaptureFixture) -> None:
     async with served(twin.folder, max_body=100_000) as (address, _):
         large = _message(lambda r: r.raw_input_contents.append(bytes(200_000)))
-        error = await refusal_of(call(address, f"{SERVICE}ModelInfer", large))
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "larger than max (" in error.details()
+        for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
+            error = await refusal_of(call(address, f"{SERVICE}ModelInfer", large, compression=compression))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "larger than max" in error.details()
+        async with grpc.aio.insecure_channel(address) as channel:
+            error = await refusal_of(channel.stream_unary(f"{SERVICE}ModelInfer")(iter([])))
+        assert (error.code(), error.details()) == (INVALID, "the call has no message")
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
         await call(address, f"{SERVICE}ModelInfer", _message())
 
 
