@@ -53,7 +53,9 @@ def _inputs(tensors: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
 
 def _reply(result: Any, error: InferenceServerException | None) -> GRPCReply:
     if error is not None:
-        return _STATUSES.get(str(error.status()).removeprefix("StatusCode."), 500), None, str(error), {}
+        code = error.status()  # None: in a stream, where an error has no code
+        status = 0 if code is None else _STATUSES.get(code.removeprefix("StatusCode."), 500)
+        return status, None, str(error), {}
     parameters = result.get_response().parameters
     said = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in parameters.items()}
     return 200, [result.as_numpy(name) for name in _OUTPUTS], "", said
