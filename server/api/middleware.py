@@ -30,6 +30,7 @@ from server.errors import (
     too_busy,
 )
 from server.serving.context import Context
+from server.serving.jobs import Priority
 from server.serving.telemetry import tracing
 from server.serving.telemetry.logs import REQUEST_ID
 from server.serving.telemetry.metrics import OTHER
@@ -89,7 +90,7 @@ class _Exchange:
         self._request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
         route = scope["path"] if scope["path"] in _SYSTEM_ROUTES else OTHER
         self._state: dict[str, Any] = scope.setdefault("state", {})
-        self._state.update(request_id=self._request_id, route=route, mouse="")
+        self._state.update(request_id=self._request_id, route=route, mouse="", priority="interactive")
         self._connection = self._state.get("connection")  # None over anything but uvicorn, as in tests
         self._memory = self._state["memory"] = context.memory.reservation()
         self._received = 0
@@ -109,6 +110,7 @@ class _Exchange:
                 with self._counted(), self._admitted():
                     self._check_path()
                     self._set_deadline()
+                    self._state["priority"] = _request_priority(self._headers.get("v1t-priority"))
                     self._reserve_memory()
                     await self._app(self._scope, self._receive_counted, self._send_marked)
         except ClientDisconnect:
@@ -284,3 +286,11 @@ def _request_timeout(header: str | None) -> float:
     if not 0 < seconds < math.inf:
         raise InvalidInput("X-Request-Timeout is not a time", got=brief(header), expected="seconds, such as 2.5")
     return seconds
+
+
+def _request_priority(header: str | None) -> Priority:
+    if header in (None, "interactive"):
+        return "interactive"
+    if header == "bulk":
+        return "bulk"
+    raise InvalidInput("V1T-Priority is not a priority", got=brief(header), expected="interactive or bulk")

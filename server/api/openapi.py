@@ -107,6 +107,8 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     parameters += _query_parameters(endpoint.query)
     if endpoint.timeout is not None:
         parameters.append(_header("X-Request-Timeout", endpoint.timeout, {"type": "number", "exclusiveMinimum": 0}))
+        priorities = {"type": "string", "enum": ["interactive", "bulk"], "default": "interactive"}
+        parameters.append(_header("V1T-Priority", "bulk: to be answered after interactive requests", priorities))
     if endpoint.reply_headers == _HEADER_LENGTH:
         description = "the bytes of the JSON, where binary tensors follow it"
         parameters.append(_header(_HEADER_LENGTH, description, {"type": "integer", "minimum": 0}))

@@ -12,6 +12,7 @@ from server.errors import NotReady
 from server.serving.access import Access
 from server.serving.batcher import Batcher
 from server.serving.decode_pool import DecodePool
+from server.serving.jobs import Priority
 from server.serving.limits.concurrency_limiter import ConcurrencyLimiter
 from server.serving.limits.connections import Connections
 from server.serving.limits.memory_budget import MemoryBudget, default_budget
@@ -90,6 +91,6 @@ class Context:
         self.batcher.check()
         self.connections.check()
 
-    def admit(self, deadline: float) -> None:
+    def admit(self, deadline: float, priority: Priority = "interactive") -> None:
         """Raises Busy, with `retry_after`, if the estimated wait exceeds the request's deadline."""
-        self.batcher.admit(deadline=deadline - self.decode_pool.estimated_wait)
+        self.batcher.admit(deadline=deadline - self.decode_pool.estimated_wait, priority=priority)

@@ -388,7 +388,7 @@ class InferParameters(_Filled):
         default=0,
         ge=0,
         le=2**64 - 1,
-        description="has no effect: requests are answered in the order of arrival",
+        description="1: interactive; more: bulk, answered after interactive requests; 0: as V1T-Priority says",
     )
     units: Units = "standardized"
     binary_data_output: bool = Field(default=False, description="whether outputs come in binary unless they say")

@@ -27,8 +27,8 @@ from server.api.codecs.request import (
 from server.api.codecs.response import JSON
 from server.api.codecs.schemas import PredictRequest
 from server.errors import TwinError, Unauthorized, UnsupportedMedia, brief, out_of_time
-from server.serving.batcher import PREDICTION, Work
 from server.serving.context import Context
+from server.serving.jobs import PREDICTION, Work
 from server.serving.limits.memory_budget import Reservation
 from server.serving.telemetry.metrics import SEVERAL, UNKNOWN
 from server.serving.telemetry.statistics import Timing
@@ -68,7 +68,7 @@ def admit(request: Request, context: Context) -> None:
     """Refuses, before the body is read, a request that cannot be answered now."""
     request.state.mouse = UNKNOWN  # until it is known to be one of ours: metrics have no other labels
     context.repository.check_ready()
-    context.admit(request.state.deadline)
+    context.admit(request.state.deadline, request.state.priority)
 
 
 def media_type_of(request: Request) -> str:
@@ -114,7 +114,7 @@ async def read_questions(
             hint="curl: -H 'Content-Type: application/json', or -F name=value for a form.",
         )
     body = await read_body(request, context)
-    context.admit(request.state.deadline)  # again: others may have arrived with it
+    context.admit(request.state.deadline, request.state.priority)  # again: others may have arrived with it
     memory: Reservation = request.state.memory
 
     def read_fields() -> dict[str, Any]:
@@ -211,7 +211,10 @@ async def respond(
     images = {stimulus.mouse_id: len(stimulus.image) for stimulus in stimuli}
     try:
         async with asyncio.timeout(timeout):
-            computing = context.batcher.compute(engine, stimuli, work, deadline=deadline, timing=timing)
+            priority = request.state.priority
+            computing = context.batcher.compute(
+                engine, stimuli, work, deadline=deadline, timing=timing, priority=priority
+            )
             results = await _unless_disconnected(request, computing)
         computed = time.perf_counter()
         is_large = sum(array.size for result in results for array in result) > LARGE

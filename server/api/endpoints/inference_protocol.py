@@ -234,10 +234,10 @@ def _stats(context: Context, name: str, bundle: Bundle, mouse_id: str) -> dict[s
 async def infer(request: Request, context: Context) -> Response:
     """Responses and their spread."""
     name, bundle, record = _find(request, context)
-    context.admit(request.state.deadline)
+    context.admit(request.state.deadline, request.state.priority)
     engine = await context.repository.engine(bundle)
     body = await read_body(request, context)  # of any type: clients of the protocol differ
-    context.admit(request.state.deadline)  # again: others may have arrived with it
+    context.admit(request.state.deadline, request.state.priority)  # again: others may have arrived with it
     compression = wanted_encoding(request.headers.get("accept-encoding"))
     arguments = (
         body,
@@ -276,6 +276,8 @@ async def infer(request: Request, context: Context) -> Response:
             content, headers["Content-Encoding"] = compressed(content, compression), compression
         return Response(content, headers=headers, media_type=JSON if header_length is None else _BINARY)
 
+    if asked.parameters.priority:
+        request.state.priority = "interactive" if asked.parameters.priority == 1 else "bulk"
     timeout = asked.parameters.timeout / 1e6 if asked.parameters.timeout else None
     in_text = not all(asked.outputs.values())
     return await respond(request, context, engine, [question], encode, timeout=timeout, in_text=in_text)

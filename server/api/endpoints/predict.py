@@ -20,8 +20,8 @@ from server.api.codecs.response import (
 )
 from server.api.codecs.schemas import AttentionRequest, GradientRequest, PredictRequest
 from server.api.endpoints.dispatch import admit, read_questions, respond
-from server.serving.batcher import Work
 from server.serving.context import Context
+from server.serving.jobs import Work
 
 if TYPE_CHECKING:
     from server.inference.engine import Engine, Gradient, Prediction

@@ -144,7 +144,10 @@ class _Mapping:
 
         async def predict() -> Prediction:
             batcher = self._context.batcher
-            (prediction,) = await batcher.compute(self._engine, [stimulus], deadline=deadline, timing=self._timing)
+            priority = self._request.state.priority
+            (prediction,) = await batcher.compute(
+                self._engine, [stimulus], deadline=deadline, timing=self._timing, priority=priority
+            )
             return prediction
 
         # The first piece is refused as any request would be; later ones wait for space in the queue.

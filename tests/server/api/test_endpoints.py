@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from support.checkout import ROOT
-from support.in_process import serving
+from support.in_process import cpu_settings, serving
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.api.codecs import schemas
@@ -704,3 +704,41 @@ def test_the_crop_of_members_that_differ_is_not_known(twin: TinyTwin) -> None:
         ([{"cropper": {"crop": 7, "shifter": "none"}}] * 2, None),
     ):
         assert twin.manifest.model_copy(update={"configs": configs}).crop == expected
+
+
+async def test_a_bulk_request_is_answered_after_interactive_ones(
+    twin: TinyTwin, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, inside = threading.Event(), threading.Event()
+    order: list[int] = []
+    compute = Engine.predict_many
+
+    def recorded(self: Engine, stimuli: Any) -> Any:
+        inside.set()
+        assert go_on.wait(30)
+        order.append(sum(len(one.image) for one in stimuli))
+        return compute(self, stimuli)
+
+    async with serving(cpu_settings(twin.folder, max_batch=8)) as client:
+        monkeypatch.setattr(Engine, "predict_many", recorded)
+
+        def ask(n_images: int, route: str = "/predict", **headers: str) -> asyncio.Task[httpx.Response]:
+            image = twin.draw("A", rng, n_images)[0]
+            body: dict[str, Any] = {"mouse": "A", "image": image.tolist()}
+            if route != "/predict":
+                tensor = {"name": "image", "datatype": "FP32", "shape": image.shape, "data": image.ravel().tolist()}
+                body = {"inputs": [tensor], "parameters": {"priority": 2}}
+            return asyncio.create_task(client.post(route, json=body, headers=headers))
+
+        asked = [ask(1)]
+        await asyncio.to_thread(inside.wait, 30)
+        asked += [ask(2, **{"V1T-Priority": "bulk"}), ask(3, "/v2/models/tiny.A/infer"), ask(4), ask(4)]
+        while "v1t_queue_images 13.0" not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.005)
+        go_on.set()
+        assert [response.status_code for response in await asyncio.gather(*asked)] == [200] * 5
+        refused = await ask(1, **{"V1T-Priority": "soon"})
+    assert order[:2] == [1, 8]
+    assert sum(order[2:]) == 5
+    assert refused.status_code == 422
+    assert refused.json()["error"]["expected"] == "interactive or bulk"

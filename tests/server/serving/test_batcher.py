@@ -14,7 +14,8 @@ import pytest
 
 from server.errors import Busy, DeadlineExceeded, NotReady, Overloaded
 from server.inference.engine import Prediction, Stimulus
-from server.serving.batcher import Batcher, Work
+from server.serving.batcher import Batcher
+from server.serving.jobs import Work
 from server.serving.telemetry.metrics import Metrics
 
 
@@ -425,3 +426,106 @@ async def test_more_mice_than_fit_a_run_are_answered_and_cancelled_like_others(
             await batcher.compute(engine, [stimulus(rng, B=20) for _ in range(6)])
         engine.open.set()
         await held
+
+
+class Recorder(SumEngine):
+    """Records who is computed, by the number in the first pixel."""
+
+    def predict_many(self, stimuli: Any) -> list[Prediction]:
+        answers = super().predict_many(stimuli)
+        self.order = [*getattr(self, "order", []), [int(stimulus.image[0, 0, 0, 0]) for stimulus in stimuli]]
+        return answers
+
+
+def numbered(number: int, B: int = 1) -> Stimulus:
+    one = stimulus(np.random.default_rng(number), B)
+    one.image[:, 0, 0, 0] = number
+    return one
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_interactive_requests_go_first_and_every_fourth_run_is_bulk(seed: int) -> None:
+    """Against a model of the two queues, with arrivals in random order: numbers from 1000 on are bulk requests."""
+    rng = np.random.default_rng(seed)
+    engine = Recorder()
+    engine.open.clear()
+    n = {"interactive": int(rng.integers(8, 20)), "bulk": int(rng.integers(4, 8))}
+    arrivals = rng.permutation([*range(1, n["interactive"] + 1), *range(1001, 1001 + n["bulk"])])
+    async with running(max_batch=1) as (batcher, _):
+        asked = [asyncio.create_task(predict(batcher, engine, numbered(0)))]
+        await settle()  # it runs while all others arrive
+        for number in arrivals:
+            priority = "bulk" if number > 1000 else "interactive"
+            asked.append(asyncio.create_task(predict(batcher, engine, numbered(number), priority=priority)))
+            await settle()
+        engine.open.set()
+        await asyncio.gather(*asked)
+    interactive = [int(one) for one in arrivals if one < 1000]
+    bulk = [int(one) for one in arrivals if one > 1000]
+    expected: list[int] = []
+    while interactive or bulk:
+        ahead, interactive = interactive[:3], interactive[3:]
+        expected += ahead + bulk[:1] if interactive or ahead else bulk[:1]
+        bulk = bulk[1:]
+    assert [number for (number,) in engine.order[1:]] == expected
+
+
+async def test_bulk_requests_never_share_a_run_with_interactive_ones_and_are_not_starved() -> None:
+    engine = Recorder()
+    is_over = False
+    async with running(max_batch=8, max_queue=1000) as (batcher, _):
+
+        async def ask_again(number: int) -> None:
+            while not is_over:
+                await predict(batcher, engine, numbered(number))
+
+        clients = [asyncio.create_task(ask_again(number)) for number in range(1, 20)]
+        await settle()
+        bulk = [asyncio.create_task(predict(batcher, engine, numbered(1000, B=16), priority="bulk")) for _ in range(3)]
+        async with asyncio.timeout(20):
+            answers = await asyncio.gather(*bulk)  # although interactive requests wait at all times
+        is_over = True
+        await asyncio.gather(*clients)
+    np.testing.assert_allclose(answers[0].response, answer(numbered(1000, B=16)), rtol=1e-6)
+    kinds = ["".join(sorted({"b" if number == 1000 else "i" for number in run})) for run in engine.order]
+    assert set(kinds) == {"b", "i"}
+    during = "".join(kinds)[kinds.index("b") : len(kinds) - kinds[::-1].index("b")]
+    assert all(1 <= len(gap) <= 3 for gap in during.split("b") if gap)
+
+
+async def test_a_run_of_bulk_requests_is_short_while_interactive_ones_come(rng: np.random.Generator) -> None:
+    class Slow(SumEngine):
+        def predict_many(self, stimuli: Any) -> list[Prediction]:
+            time.sleep(0.004 * sum(len(stimulus.image) for stimulus in stimuli))
+            return super().predict_many(stimuli)
+
+    engine = Slow()
+    async with running(max_batch=16) as (batcher, _):
+        await predict(batcher, engine, stimulus(rng, B=16), priority="bulk")
+        assert engine.runs == [[16]]  # nobody else: a whole batch
+        for _ in range(20):
+            await predict(batcher, engine, stimulus(rng))
+        engine.runs.clear()
+        await predict(batcher, engine, stimulus(rng, B=16), priority="bulk")
+    assert max(map(sum, engine.runs)) <= 2  # 10 ms, at 4 ms or more an image
+
+
+async def test_the_queue_of_bulk_requests_does_not_refuse_interactive_ones(
+    engine: SumEngine, rng: np.random.Generator
+) -> None:
+    engine.open.clear()
+    async with running(max_queue=8) as (batcher, metrics):
+        first = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
+        await settle()
+        bulk = asyncio.create_task(predict(batcher, engine, stimulus(rng, B=8), priority="bulk"))
+        await settle()
+        with pytest.raises(Busy, match="the queue is full"):
+            await predict(batcher, engine, stimulus(rng), priority="bulk")
+        interactive = asyncio.create_task(predict(batcher, engine, stimulus(rng)))
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 9
+        bulk.cancel()
+        await settle()
+        assert value(metrics, "v1t_queue_images") == 1
+        engine.open.set()
+        await asyncio.gather(first, interactive)
