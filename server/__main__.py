@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from server import paced
 from server.errors import TwinError
 from server.inference import benchmark as bench
 from server.inference import sizing
@@ -13,6 +14,7 @@ from server.inference import sizing
 EPILOG = """examples:
   python -m server bench exported_models/demo
   python -m server bench exported_models/mine --threads 2 --rounds 20
+  python -m server bench http://127.0.0.1:3000 --paced 30 --minutes 5
   python -m server size exported_models/mine --users 30 --each 2 --within 0.3
   bentoml serve                                 # the service itself
 """
@@ -26,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    bench.add_arguments(
-        verbs.add_parser(
-            "bench",
-            help="how fast a bundle runs here, and how fast it could",
-            description=bench.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    benchmark = verbs.add_parser(
+        "bench",
+        help="how fast a bundle runs here, and how fast it could; whether a closed loop is answered in time",
+        description=bench.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    bench.add_arguments(benchmark)
+    paced.add_arguments(benchmark)
     sizing.add_arguments(
         verbs.add_parser(
             "size",
@@ -44,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        if args.verb == "bench" and args.paced is not None:
+            return paced.run(args)
         return {"bench": bench.run, "size": sizing.run}[args.verb](args)
     except TwinError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ _SENT = (
     "Content-Encoding",
     "Content-Type",
     "Inference-Header-Content-Length",
+    "V1T-Priority",
     "X-Request-Id",
     "X-Request-Timeout",
 )

@@ -47,7 +47,7 @@ class Case:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="folder with a manifest.json, as `python -m training export` writes")
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder with a manifest.json, as the exporter writes it")
     parser.add_argument("--mouse", help="whose images to time (default: the first mouse)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of one graph on the CPU (default: one per core)")
     parser.add_argument("--provider", choices=get_args(Provider), default="auto", help="where the graphs run")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     before = resident_mb()
     start = time.perf_counter()
     engine = Engine.load(
-        args.bundle,
+        Path(args.bundle),
         provider=args.provider,
         precision=args.precision,
         threads=args.threads,
