@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from server.errors import InvalidInput, NotReady, brief
+from server.inference.benchmark import positive
 from server.inference.engine import Engine
 from server.serving.batcher import Batcher
 from server.serving.jobs import Priority
@@ -34,7 +35,8 @@ _WARM_UP = 20  # turns before those that count
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a closed loop, in place of the above; BUNDLE may be a server's address")
-    group.add_argument("--paced", type=_number, metavar="HZ", help="turns a second, of one image each")
+    group.add_argument("--paced", type=_number, metavar="HZ", help="turns a second")
+    group.add_argument("--images", type=positive, default=1, metavar="B", help="in a turn (default: %(default)s)")
     group.add_argument("--minutes", type=_number, default=1.0, metavar="M", help="of turns (default: %(default)g)")
     group.add_argument("--within", type=_number, metavar="S", help="deadline of a turn in seconds (default: 1 / HZ)")
     group.add_argument(
@@ -93,13 +95,13 @@ def run(args: argparse.Namespace) -> int:
     within = args.within or 1 / args.paced
     turns = max(1, round(60 * args.minutes * args.paced))
     with contextlib.closing(_target(args)) as target:
-        print(f"twin      {target.described}; one image a turn, all neurons")
+        print(f"twin      {target.described}; {args.images} image{'s'[: args.images > 1]} a turn, all neurons")
         length = f"{turns / args.paced:.0f} s"
         print(f"pace      {args.paced:g} turns/s for {length}, each to be answered in {within * 1e3:.4g} ms")
         print(f"\n{'':<24}{'turns':>9}{'p50 ms':>10}{'p99 ms':>10}{'worst ms':>10}{'missed':>9}", flush=True)
         missed = 0
         for n_clients in (0, args.bulk)[: 1 + (args.bulk > 0)]:
-            ask = target.opened(1, "interactive")
+            ask = target.opened(args.images, "interactive")
             for _ in range(_WARM_UP):
                 ask()
             with _load(target, n_clients) as answered:

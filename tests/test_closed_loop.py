@@ -192,8 +192,7 @@ def _is_choice_of_the_twin(rows: list[dict[str, str]], twin: TinyTwin, neuron: i
     """The rig's images and state, drawn again: each chosen image is the twin's, and its predicted response."""
     rng = np.random.default_rng(0)
     record = twin.manifest.mice["A"]
-    derivative = record.behavior[1].median
-    center = [channel.median for channel in record.pupil_center]
+    derivative, center = 0.5, [250.0, 180.0]  # of the tiny twin, where they are left out
     position = list(twin.mice["A"].neurons.ids).index(neuron)
     sys.path.insert(0, str(FOLDER))
     try:

@@ -37,7 +37,7 @@ def test_a_bundle_is_paced_in_this_process(twin: TinyTwin, capsys: pytest.Captur
     options = ["--paced", "50", "--minutes", "0.01", "--provider", "cpu", "--threads", "1"]
     assert main(["bench", str(twin.folder), *options, "--within", "60", "--bulk", "1"]) == 0
     said = capsys.readouterr().out
-    assert "tiny in this process, mouse A, 7 neurons" in said
+    assert "tiny in this process, mouse A, 7 neurons; 1 image a turn" in said
     assert re.search(r"^alone +30 .* 0$", said, re.MULTILINE)
     assert re.search(r"^beside 1 bulk client +30 .* 0   \d+ bulk images/s$", said, re.MULTILINE)
     assert main(["bench", str(twin.folder), *options, "--within", "1e-9", "--bulk", "0"]) == 1
@@ -62,7 +62,7 @@ def test_a_server_is_paced_over_http_grpc_and_a_unix_socket(
     with serving(twin.folder.parent, tmp_path, V1T_GRPC=f"127.0.0.1:{port},{socket}") as server:
         server.wait_for("/readyz", 200)
         for address in (server.url, f"grpc://127.0.0.1:{port}", socket):
-            options = ["--paced", "20", "--minutes", "0.02", "--within", "60", "--mouse", "B"]
+            options = ["--paced", "20", "--minutes", "0.02", "--within", "60", "--mouse", "B", "--images", "3"]
             assert main(["bench", address, *options]) == 0, capsys.readouterr()
             assert re.search(
                 r"^beside 2 bulk clients +24 .* 0   \d+ bulk images/s$", capsys.readouterr().out, re.MULTILINE
