@@ -235,6 +235,15 @@ def test_impossible_settings_are_refused(options):
         Client(**options)
 
 
+def test_the_priority_is_sent_where_it_is_not_the_servers_own(server):
+    for priority, sent in (("interactive", None), ("bulk", "bulk")):
+        with Client(transport=server.transport(), priority=priority) as client:
+            client.mice()
+        assert server.seen[-1].headers.get("v1t-priority") == sent
+    with pytest.raises(v1t_client.InvalidArgument, match="priority is not known; got 'soon'"):
+        Client(priority="soon")
+
+
 def test_the_api_key_is_sent_and_not_shown(server):
     with Client(transport=server.transport(), api_key="a-secret") as client:
         client.mice()

@@ -31,7 +31,7 @@ from v1t_client._protocol.arguments import (
     StreamOptions,
 )
 from v1t_client._protocol.exchange import exchange_async
-from v1t_client._protocol.http import cannot_send, http_options
+from v1t_client._protocol.http import Priority, cannot_send, http_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
 from v1t_client._protocol.retry import Retry
 
@@ -58,10 +58,11 @@ class AsyncClient:
         api_key: str | None = None,
         timeout: float = 60.0,
         retries: int = 3,
+        priority: Priority = "interactive",
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._operations = Operations(url=url, retry=Retry(retries=retries, timeout=timeout))
-        self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key))
+        self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key, priority))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._http.base_url)!r})"

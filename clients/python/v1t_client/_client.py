@@ -32,7 +32,7 @@ from v1t_client._protocol.arguments import (
     StreamOptions,
 )
 from v1t_client._protocol.exchange import exchange
-from v1t_client._protocol.http import CONNECT_TIMEOUT, cannot_send, http_options
+from v1t_client._protocol.http import CONNECT_TIMEOUT, Priority, cannot_send, http_options
 from v1t_client._protocol.operations import Flow, Operations, Sleep
 from v1t_client._protocol.retry import Retry
 
@@ -54,6 +54,8 @@ class Client:
             there. (A receptive field that the server computes may take longer, as long as events arrive.)
         retries: how often to send a request again when the server cannot be reached or is busy (429, 502, 503, 504).
             A Retry-After of the server is honoured within `timeout`.
+        priority: "bulk": the server answers this client's requests after the interactive ones of others, for example of
+            a rig that waits for them.
         transport: an httpx transport in place of the network, for tests.
 
     Example:
@@ -69,11 +71,12 @@ class Client:
         api_key: str | None = None,
         timeout: float = 60.0,
         retries: int = 3,
+        priority: Priority = "interactive",
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._operations = Operations(url=url, retry=Retry(retries=retries, timeout=timeout))
         self._timeout = timeout
-        self._http = httpx.Client(transport=transport, **http_options(url, api_key))
+        self._http = httpx.Client(transport=transport, **http_options(url, api_key, priority))
         # Not at the top: it imports httpcore, as httpx does only now.
         from v1t_client._protocol.connections import enforce_deadlines
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from v1t_client._errors import InvalidArgument, V1TError
 from v1t_client._http_library import httpx
 from v1t_client._protocol.operations import Send
 from v1t_client._version import __version__
 
-__all__ = ["CONNECT_TIMEOUT", "cannot_send", "http_options", "send_options"]
+__all__ = ["CONNECT_TIMEOUT", "Priority", "cannot_send", "http_options", "send_options"]
+
+Priority: TypeAlias = Literal["interactive", "bulk"]
 
 CONNECT_TIMEOUT = 10.0  # seconds; a machine that is up accepts a connection at once
 
 
-def http_options(url: str, api_key: str | None) -> dict[str, Any]:
+def http_options(url: str, api_key: str | None, priority: str) -> dict[str, Any]:
     """Options of `httpx.Client` and `httpx.AsyncClient`."""
     try:
         parsed = httpx.URL(url)
@@ -29,6 +31,10 @@ def http_options(url: str, api_key: str | None) -> dict[str, Any]:
         if not isinstance(api_key, str) or not api_key or not api_key.isascii() or not api_key.isprintable():
             raise InvalidArgument("api_key is empty or has characters that a header cannot carry")
         headers["Authorization"] = f"Bearer {api_key}"
+    if priority not in get_args(Priority):
+        raise InvalidArgument("priority is not known", got=repr(priority), expected="'interactive' or 'bulk'")
+    if priority != "interactive":
+        headers["V1T-Priority"] = priority
     return {
         "base_url": parsed,
         "headers": headers,
