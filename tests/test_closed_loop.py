@@ -162,7 +162,7 @@ def test_a_thousand_turns_go_on_over_a_restart_of_the_server(twin: TinyTwin, tmp
             time.sleep(0.05)
 
     with bridged(f"http://127.0.0.1:{server_port}") as port, out.open("wb") as stream:
-        more: dict[str, Any] = {"cwd": tmp_path, "stdout": stream, "stderr": subprocess.PIPE, "text": True}
+        more: dict[str, Any] = {"cwd": tmp_path, "stdout": stream, "stderr": subprocess.DEVNULL}
         options = ["--bridge", f"tcp://127.0.0.1:{port}", "--blank", "5", "--turns", "1000"]
         settings: dict[str, Any] = {"port": server_port, "V1T_MAX_BATCH": "64"}
         rig = None
