@@ -14,22 +14,69 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from server.api.codecs.tensors import DTYPES, OUTPUTS
-from server.errors import InvalidInput, MalformedBody, NotFound, brief
+from server.errors import InvalidInput, MalformedBody, NotFound, TooLarge, brief
 from server.grpc_api.messages import message
 
-__all__ = ["infer_body", "infer_response", "model_path", "parsed", "response_of"]
+__all__ = ["infer_body", "infer_response", "model_path", "parsed", "parsed_size", "response_of"]
 
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents"}  # field of the typed contents
 _FINAL = "triton_final_response"  # of an answer in a stream: none follows to the same question
+_SMALL = 64 * 1024  # bytes of a message other than a question
+_MOST_FIELDS = 256  # of a question
+_PARSED = 40  # bytes that a byte of a message may become: an empty tensor is two bytes, and an object
+_RAW, _BYTES = 7, 2  # number of the field raw_input_contents, and the wire type of bytes
 _MODEL = re.compile(r"[^/\s]+\.[^/\s]+")
 
 
 def parsed(kind: str, content: bytes) -> Any:
-    """The message of this kind. Raises MalformedBody where the bytes are not one."""
+    """The message of this kind.
+
+    Raises:
+        TooLarge: it is larger than such a message needs to be; a question's size is checked before, by `parsed_size`.
+        MalformedBody: the bytes are not one.
+    """
+    if kind != "ModelInferRequest" and len(content) > _SMALL:
+        raise TooLarge(f"the {kind} is too large", got=f"{len(content)} bytes", expected=f"at most {_SMALL} bytes")
     try:
         return message(kind).FromString(content)
     except DecodeError:
         raise MalformedBody(f"the message is not a {kind}", got=f"{len(content)} bytes", expected=kind) from None
+
+
+def parsed_size(content: bytes) -> int:
+    """Bytes that a ModelInferRequest and the body made of it take at most, without parsing it.
+
+    Raises:
+        MalformedBody: it has more fields than a question needs, each of which would take memory.
+    """
+    position, raw = 0, 0
+    for _ in range(_MOST_FIELDS):
+        if position >= len(content):
+            return 3 * raw + _PARSED * (len(content) - raw)
+        tag, position = _varint(content, position)
+        if tag & 7 == _BYTES:
+            size, position = _varint(content, position)
+            raw += min(size, len(content) - position) if tag >> 3 == _RAW else 0
+            position += size
+        elif tag & 7 == 0:
+            _, position = _varint(content, position)
+        else:
+            return _PARSED * len(content)  # no field of ours is of this type
+    raise MalformedBody("the message has too many fields", expected=f"at most {_MOST_FIELDS}")
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """A number, and where it ends; wrong bytes give any number, and are refused by the parser."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(content):
+            break
+        byte = content[position]
+        value |= (byte & 127) << shift
+        position += 1
+        if byte < 128:
+            break
+    return value, position
 
 
 def response_of(kind: str, body: bytes | Mapping[str, Any]) -> Any:

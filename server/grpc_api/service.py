@@ -26,7 +26,7 @@ from server.errors import (
     TwinError,
     brief,
 )
-from server.grpc_api.codecs import infer_body, infer_response, model_path, parsed, response_of
+from server.grpc_api.codecs import infer_body, infer_response, model_path, parsed, parsed_size, response_of
 from server.grpc_api.exchange import Call, Refusal, refused
 from server.grpc_api.messages import POOL, SERVICE, message
 from server.serving.context import Context
@@ -267,7 +267,7 @@ class GRPCServer:
     async def _infer(self, call: Call, received: bytes) -> Any:
         memory = self._context.memory.reservation()
         try:
-            memory.set(3 * len(received), "a message")  # itself, its fields, and the body that is made of them
+            memory.set(parsed_size(received), "a message")
             if len(received) > LARGE:
                 in_thread = memory.used_by(infer_body)
                 asked, body, json_length = await self._context.decode_pool.run(len(received), in_thread, received)
@@ -301,7 +301,7 @@ class GRPCServer:
             return answer(infer_response=await self._infer(call, received))
         except (TwinError, Refusal) as error:
             text = (refused(error) if isinstance(error, TwinError) else error).text
-            with contextlib.suppress(MalformedBody):
+            if len(received) <= LARGE and not isinstance(error, MalformedBody):
                 asked = parsed("ModelInferRequest", received)
                 about = message("ModelInferResponse")(model_name=asked.model_name, id=asked.id)
                 return answer(error_message=text, infer_response=about)
