@@ -137,7 +137,7 @@ class _Exchange:
         seconds = time.perf_counter() - self._start
         method, path = self._scope["method"], self._scope["path"][:200]
         fields = {
-            "scheme": self._scope["scheme"],  # http, or grpc for a call that became a request
+            "scheme": self._scope.get("scheme", "http"),  # or grpc, for a call that became a request
             "method": method,
             "path": path,
             "route": self._state["route"],
