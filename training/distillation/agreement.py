@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.checkpoints.ensemble import Ensemble
+from training.data.mouse import Mouse
 from training.data.recordings import Recording
+from training.distillation.most_exciting import most_exciting, responses_to
 from training.distillation.questions import DIRECTIONS, HELD_OUT, MAP_SHAPE, TUNING_SHAPE, Questions, map_grid
 from training.errors import ScoringError
 from training.files import write_files
@@ -39,6 +41,7 @@ __all__ = [
 AGREEMENT = "agreement"
 RELIABLE = 0.5  # split-half reliability on repeats of the recording's test images
 SELECTIVE = 0.2  # orientation selectivity below which a preferred orientation means little
+SEARCHED = 20  # neurons whose most exciting inputs are compared, evenly from the reliable ones
 FLOOR = 0.2  # of the largest response: what a map has below is not part of the receptive field
 
 # The columns of a neuron, and what they mean.
@@ -52,13 +55,19 @@ COLUMNS = {
     "orientation_difference": "between the preferred orientations of student and teacher [degrees, 0 to 90]",
     "running_modulation": "of the teacher: (running - rest) / (running + rest), over natural images",
     "running_difference": "the student's running modulation minus the teacher's",
+    "mei_response": "the teacher's response to the student's most exciting input, divided by that to its own; NaN for "
+    "neurons that were not searched",
     "reliability": "split-half reliability of the recorded responses; NaN where it is not known",
 }
 Neurons = dict[str, np.ndarray]
 
 
 def agreement_of(
-    student: Ensemble, questions: Questions, answers: Recording, recording: Recording | None = None
+    student: Ensemble,
+    teacher: Ensemble,
+    questions: Questions,
+    answers: Recording,
+    recording: Recording | None = None,
 ) -> Neurons:
     """(N,) values for every column of `COLUMNS`, of one mouse.
 
@@ -83,6 +92,11 @@ def agreement_of(
     theirs, ours = (_running_modulation(responses) for responses in pairs["running"])
     neurons |= {"running_modulation": theirs, "running_difference": ours - theirs}
     neurons["reliability"] = _reliability(recording, questions.mouse.n_neurons)
+    neurons["mei_response"] = np.full(questions.mouse.n_neurons, np.nan)
+    some = np.flatnonzero(_reliable(neurons))
+    some = some[np.linspace(0, len(some) - 1, min(SEARCHED, len(some))).round().astype(int)]
+    if len(some):
+        neurons["mei_response"][some] = _mei_response(student, teacher, questions.mouse, some)
     return {name: neurons[name] for name in COLUMNS}
 
 
@@ -121,6 +135,13 @@ def _running_modulation(responses: np.ndarray) -> np.ndarray:
     return np.asarray((running - rest) / np.maximum(running + rest, 1e-9))
 
 
+def _mei_response(student: Ensemble, teacher: Ensemble, mouse: Mouse, neurons: np.ndarray) -> np.ndarray:
+    ours, theirs = (
+        responses_to(teacher, mouse, neurons, most_exciting(system, mouse, neurons)) for system in (student, teacher)
+    )
+    return np.asarray(ours / np.maximum(theirs, 1e-9))
+
+
 def _reliability(recording: Recording | None, n: int) -> np.ndarray:
     if recording is None:
         return np.full(n, np.nan)
@@ -133,8 +154,7 @@ def _reliability(recording: Recording | None, n: int) -> np.ndarray:
 
 def summarize(neurons: Neurons) -> dict[str, float]:
     """One mouse in a few numbers. Centres and orientations are over reliable neurons, or over all if none are known."""
-    known = np.isfinite(neurons["reliability"]).any()
-    reliable = neurons["reliability"] >= RELIABLE if known else np.ones(len(neurons["reliability"]), bool)
+    reliable = _reliable(neurons)
     selective = reliable & (neurons["orientation_selectivity"] >= SELECTIVE)
     mapped = reliable & np.isfinite(neurons["center_distance"])
     summary = {f"{kind}_median": float(np.median(neurons[kind])) for kind in HELD_OUT}
@@ -145,8 +165,15 @@ def summarize(neurons: Neurons) -> dict[str, float]:
         "orientation_difference_median_degrees": _median(neurons["orientation_difference"][selective]),
         "orientation_within_5_degrees": _share(neurons["orientation_difference"][selective] <= 5),
         "running_difference_median": _median(np.abs(neurons["running_difference"])),
+        "mei_response_median": _median(neurons["mei_response"][np.isfinite(neurons["mei_response"])]),
     }
     return {name: value for name, value in summary.items() if np.isfinite(value)}
+
+
+def _reliable(neurons: Neurons) -> np.ndarray:
+    """Which neurons are reliable, or all if that is not known of any."""
+    known = np.isfinite(neurons["reliability"]).any()
+    return neurons["reliability"] >= RELIABLE if known else np.ones(len(neurons["reliability"]), bool)
 
 
 def _median(values: np.ndarray) -> float:

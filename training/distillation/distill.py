@@ -43,7 +43,7 @@ __all__ = ["TRAINING", "Distillation", "add_arguments", "distill", "run"]
 # The answers are free of noise and as many as one asks for: the student is trained to the end, without regularisation.
 TRAINING: dict[str, Any] = {
     "batch_size": 32,
-    "learning_rate": 0.004,
+    "learning_rate": 0.01,
     "warmup": 100,
     "beta2": 0.99,
     "schedule": "cosine",
@@ -134,7 +134,7 @@ def distill(what: Distillation, folder: Path) -> dict[str, dict[str, float]]:
         (checkpoint,) = train_ensemble(replace(spec, recordings=answers, start=start), folder)
         found = Ensemble([load_checkpoint(checkpoint)]).to(what.hardware.resolved())
         neurons = {
-            mouse_id: agreement.agreement_of(found, one, answers[mouse_id], what.recordings.get(mouse_id))
+            mouse_id: agreement.agreement_of(found, teacher, one, answers[mouse_id], what.recordings.get(mouse_id))
             for mouse_id, one in questions.items()
         }
         summaries = agreement.write(folder, neurons, {m: mouse.neuron_ids for m, mouse in teacher.mice.items()})

@@ -87,6 +87,8 @@ class _Ensemble(nn.Module):
 
     def forward(self, pre_activation: Tensor) -> tuple[Tensor, Tensor]:
         combined = (pre_activation * self.weights).sum(0) + self.bias
+        if len(self.weights) == 1:
+            return response_from(combined), torch.zeros_like(combined)
         members = response_from(pre_activation)
         spread = (members - members.mean(0, keepdim=True)).square().mean(0).sqrt()
         return response_from(combined), spread

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models import Twin
@@ -72,9 +73,45 @@ class GatherReadout(nn.Module):
         return [self.mu, self.features, self.bias]
 
     def forward(self, feature_map: Tensor, pupil_center: Tensor, neurons: Tensor) -> Tensor:
-        corners = self.corners(pupil_center, neurons)
-        seen = self.seen(feature_map, corners, self.features.index_select(0, neurons))
-        return (corners.weight * seen).sum(0) + self.bias.index_select(0, neurons)  # (B, n)
+        token, (left, right), (top, bottom) = self.square(pupil_center, neurons)
+        batch, n_tokens = feature_map.shape[0], self.rows * self.columns
+        tokens, features = feature_map.flatten(0, 2), self.features.index_select(0, neurons)
+        first = (torch.arange(batch, device=token.device)[:, None] * n_tokens + token).flatten()  # (B n,)
+        # One corner at a time: all four would take 20 MB per image with 8,000 neurons.
+        seen = [
+            (tokens.index_select(0, first + step).unflatten(0, (batch, -1)) * features).sum(-1) for step in self.steps
+        ]
+        upper, lower = left * seen[0] + right * seen[2], left * seen[1] + right * seen[3]
+        return top * upper + bottom * lower + self.bias.index_select(0, neurons)  # (B, n)
+
+    def square(
+        self, pupil_center: Tensor, neurons: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Four tokens inside the map with those that each neuron reads: the first one's position, and the weights of
+        the left and right column and of the top and bottom row, each (B, n); B is 1 without a shifter.
+
+        A neuron that looks past the edge reads from the outermost tokens what is left of their weight, as far as one
+        token away. That is grid_sample's zero padding, without a mask.
+        """
+        mu = self.mu.index_select(0, neurons)  # (n, 2)
+        shift = None if self.shifter is None else self.shifter(pupil_center)  # (B, 2)
+        places = []
+        for axis, size in enumerate((self.columns, self.rows)):
+            half = 0.5 * (size - 1)  # [-1, 1] is from the centre of the first row to that of the last (align_corners)
+            place = ((mu[:, axis] + 1) * half)[None]
+            if shift is not None:
+                place = place + (shift[:, axis] * half)[:, None]  # (B, n)
+            first = place.floor().clamp(0, max(0, size - 2))
+            away = place - first
+            places.append((first, (F.relu(1 - away.abs()), F.relu(1 - (away - 1).abs()))))
+        (column, horizontal), (row, vertical) = places
+        return (row * self.columns + column).to(torch.int64), horizontal, vertical
+
+    @property
+    def steps(self) -> list[int]:
+        """From the first token of a square to each: left top, left bottom, right top, right bottom."""
+        down, right = self.columns * min(1, self.rows - 1), min(1, self.columns - 1)
+        return [0, down, right, down + right]
 
     def seen(self, feature_map: Tensor, corners: Corners, features: Tensor) -> Tensor:
         """The product of each neuron's features (n, D) with the token at each of its corners, (4, B, n)."""

@@ -336,8 +336,8 @@ SCALES: dict[str, Scale] = {
         mice=2,
         neurons=150,
         trials=1500,
-        generated=6000,
-        student={"max_epochs": 12},
+        generated=30_000,
+        student={"max_epochs": 6, "learning_rate": 0.02},
         same_updates=True,
     ),
     "paper": Scale(

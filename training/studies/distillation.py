@@ -36,7 +36,7 @@ __all__ = ["LINES", "study_distillation"]
 BUDGET = 20.0
 LINES = ("ensemble", "student", "its size, from responses")
 ROUNDS, IMAGES = 51, 32  # of the measured times
-SIZE = ("patch_stride", "n_blocks", "n_heads", "dim", "mlp_dim")
+SIZE = ("patch_size", "patch_stride", "n_blocks", "n_heads", "dim", "mlp_dim")
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ def study_distillation(
             hardware=hardware,
         )
         place = folder / RUNS / f"student-seed{seed}-{_digest(what)}"
-        distill(what, place)
+        summaries = distill(what, place)
         student = load_ensemble([member_folder(place, 0) / CHECKPOINT]).to(hardware.resolved())
         core = student.members[0].config.core
         assert isinstance(core, ViTConfig)
         size = {f"core.{name}": getattr(core, name) for name in SIZE}
-        alone = train((Variant(LINES[2], options=size),), seeds)[seed]
-        found.append(_compare(what, place, student, alone.run, folder))
+        alone = train((Variant(LINES[2], options=size, start="trials"),), seeds)[seed]
+        found.append(_compare(what, place, student, summaries, alone.run, folder))
     lines = [Line(label, None, tuple(seed.scores[label] for seed in found)) for label in LINES]
     return lines, _notes(study, found)
 
@@ -108,17 +108,21 @@ def _digest(what: Distillation) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:10]
 
 
-def _compare(what: Distillation, place: Path, student: Ensemble, alone: Run, folder: Path) -> _Seed:
+def _compare(
+    what: Distillation,
+    place: Path,
+    student: Ensemble,
+    summaries: dict[str, dict[str, float]],
+    alone: Run,
+    folder: Path,
+) -> _Seed:
     questions, recordings = what.questions(), list(what.recordings.values())
     systems = dict(zip(LINES, (what.teacher, student, ensemble_of([alone], folder)), strict=True))
-    agreement: dict[str, dict[str, dict[str, float]]] = {}
-    for label in LINES[1:]:
-        agreement[label] = {
-            mouse_id: summarize(
-                agreement_of(systems[label], one, asked(what.teacher, one, place), what.recordings[mouse_id])
-            )
-            for mouse_id, one in questions.items()
-        }
+    agreement = {LINES[1]: summaries, LINES[2]: {}}
+    for mouse_id, one in questions.items():
+        answers = asked(what.teacher, one, place)
+        neurons = agreement_of(systems[LINES[2]], what.teacher, one, answers, what.recordings[mouse_id])
+        agreement[LINES[2]][mouse_id] = summarize(neurons)
     return _Seed(
         scores={label: score(system, recordings) for label, system in systems.items()},
         agreement=agreement,
@@ -158,7 +162,7 @@ def _notes(study: Study, found: list[_Seed]) -> list[str]:
         agreement[label] = {name: mean_and_sd([one.get(name, np.nan) for one in every])[0] for name in every[0]}
     return [
         f"An ensemble has {counted(study.members or 1, 'member')}; seeds share none. The model of the student's size "
-        "is trained like a member.",
+        "is trained like a member, but its readouts start where the training trials say that neurons look.",
         f"Time per image, exported, in onnxruntime, {IMAGES} images at once:",
         markdown_table(header, rows),
         "Agreement with the ensemble on images that no model was trained on, mean over mice and seeds. Centres and "

@@ -265,9 +265,12 @@ def test_agreement_of_a_teacher_with_itself_is_whole(tmp_path: Path, recordings:
     teacher = teacher_of(recordings)
     asked_ = of(teacher, recordings).questions()["SIM1"]
     ask(teacher, asked_, tmp_path)
-    neurons = distill.agreement.agreement_of(teacher, asked_, asked(teacher, asked_, tmp_path), recordings["SIM1"])
+    neurons = distill.agreement.agreement_of(teacher, teacher, asked_, asked(teacher, asked_, tmp_path), recordings["SIM1"])
     for kind in ("natural", "noise", "gratings"):
         np.testing.assert_allclose(neurons[kind], 1, atol=1e-6)
+    searched = neurons["mei_response"][np.isfinite(neurons["mei_response"])]
+    np.testing.assert_allclose(searched, 1)
+    assert len(searched)
     for name in ("center_distance", "orientation_difference", "running_difference"):
         np.testing.assert_allclose(neurons[name], 0, atol=1e-3)
     json.dumps(distill.agreement.summarize(neurons), allow_nan=False)
