@@ -34,9 +34,9 @@ GRADIENT_SAMPLES = 2  # a gradient costs about four predictions
 UNMEASURED = Parity(max_abs_error=math.inf, bound=PARITY_BOUND, samples=SAMPLES, worst_neuron=0)
 
 
-def open_engine(folder: Path, manifest: Manifest, *, max_batch: int = SAMPLES) -> Engine:
-    """The engine that a server would use for this bundle on a CPU."""
-    return Engine(GraphLoader(folder, manifest, folder, "cpu", "fp32", threads=None), max_batch=max_batch)
+def open_engine(folder: Path, manifest: Manifest, *, max_batch: int = SAMPLES, threads: int | None = None) -> Engine:
+    """The engine that a server would use for this bundle on a CPU; by default with a thread per physical core."""
+    return Engine(GraphLoader(folder, manifest, folder, "cpu", "fp32", threads=threads), max_batch=max_batch)
 
 
 def measure_parity(ensemble: Ensemble, engine: Engine) -> dict[str, Parity]:

@@ -138,7 +138,7 @@ def _milliseconds(systems: Mapping[str, Ensemble]) -> dict[str, float]:
         for i, (label, system) in enumerate(systems.items()):
             place = Path(folder) / f"bundle{i}"
             manifest = export_bundle(system.to("cpu"), place, options=BundleOptions(gradients=False))
-            engines[label] = open_engine(place, manifest, max_batch=IMAGES)
+            engines[label] = open_engine(place, manifest, max_batch=IMAGES, threads=1)
         mouse = next(iter(next(iter(systems.values())).mice.values()))
         inputs = random_inputs(mouse, IMAGES, np.random.default_rng(0))
         seconds: dict[str, list[float]] = {label: [] for label in engines}
@@ -163,7 +163,7 @@ def _notes(study: Study, found: list[_Seed]) -> list[str]:
     return [
         f"An ensemble has {counted(study.members or 1, 'member')}; seeds share none. The model of the student's size "
         "is trained like a member, but its readouts start where the training trials say that neurons look.",
-        f"Time per image, exported, in onnxruntime, {IMAGES} images at once:",
+        f"Time per image, exported, in onnxruntime with one thread, {IMAGES} images at once:",
         markdown_table(header, rows),
         "Agreement with the ensemble on images that no model was trained on, mean over mice and seeds. Centres and "
         "orientations are over neurons with a split-half reliability of 0.5 or more:",

@@ -265,7 +265,9 @@ def test_agreement_of_a_teacher_with_itself_is_whole(tmp_path: Path, recordings:
     teacher = teacher_of(recordings)
     asked_ = of(teacher, recordings).questions()["SIM1"]
     ask(teacher, asked_, tmp_path)
-    neurons = distill.agreement.agreement_of(teacher, teacher, asked_, asked(teacher, asked_, tmp_path), recordings["SIM1"])
+    neurons = distill.agreement.agreement_of(
+        teacher, teacher, asked_, asked(teacher, asked_, tmp_path), recordings["SIM1"]
+    )
     for kind in ("natural", "noise", "gratings"):
         np.testing.assert_allclose(neurons[kind], 1, atol=1e-6)
     searched = neurons["mei_response"][np.isfinite(neurons["mei_response"])]
