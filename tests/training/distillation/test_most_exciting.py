@@ -57,8 +57,7 @@ def test_a_linear_neurons_most_exciting_input_is_its_filter() -> None:
 def test_most_exciting_inputs_stay_within_the_recordings_images() -> None:
     mouse = tiny_mouse("A")
     assert mouse.images is not None
-    C, H, W = mouse.image_shape
-    filters = np.random.default_rng(1).normal(size=(3, H, W))
+    filters = np.random.default_rng(1).normal(size=(3, *mouse.image_shape[1:]))
     images = most_exciting(Filters(filters), mouse, np.arange(3))
     assert images.min() >= mouse.images.min.min()
     assert images.max() <= mouse.images.max.max()
