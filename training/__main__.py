@@ -16,7 +16,11 @@ VERBS = {
         "training.simulation.simulate",
         "write simulated recordings in the Sensorium layout, with known ground truth",
     ),
-    "inspect": ("training.data.inspection", "print what a recording contains, and check it"),
+    "convert": (
+        "training.convert.convert",
+        "make a recording from NWB files or from arrays of your own, or an NWB file from a recording",
+    ),
+    "inspect": ("training.quality.inspection", "print what a recording contains, and check it"),
     "trials": ("training.data.exported_trials", "write the trials of a tier as arrays, for v1t and other programs"),
     "import": (
         "training.checkpoints.importer",

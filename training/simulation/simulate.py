@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from training.data.layout import IMAGE_ID_FILES, SIMULATED, STATISTICS, TRUTH
+from training.data.layout import SIMULATED, TRUTH
+from training.data.recording_files import write_neurons, write_statistics, write_trial_meta, write_trials
 from training.errors import ConfigError, RecordingError
 from training.metrics import single_trial_correlation, split_half_reliability
 from training.simulation.behavior import simulate_behavior
@@ -132,10 +132,10 @@ def simulate(
     }
     summary = {name: float(truth[name][cortex.responsive].mean()) for name in ("ceiling", "reliability")}
     with _written(folder) as temporary:
-        _write_trials(temporary, images, shown, inputs)
-        _write_trial_meta(temporary, tiers=tiers, trial_ids=time, image_ids=image_ids[shown], color=image_shape[0] > 1)
-        _write_neurons(temporary, cortex, animal=int(data_key.split("-")[0]), rng=cortex_rng)
-        _write_statistics(temporary, images[shown[train]], {name: values[train] for name, values in inputs.items()})
+        write_trials(temporary, images, shown, inputs)
+        write_trial_meta(temporary, tiers=tiers, trial_ids=time, image_ids=image_ids[shown], color=image_shape[0] > 1)
+        write_neurons(temporary, _neurons(cortex, animal=int(data_key.split("-")[0]), rng=cortex_rng))
+        write_statistics(temporary, images[shown[train]], {name: values[train] for name, values in inputs.items()})
         np.savez(temporary / TRUTH, **truth, **cortex.arrays())  # type: ignore[arg-type]
         about = {"mouse_id": mouse_id, "parameters": parameters, "responsive_neurons_mean": summary}
         (temporary / SIMULATED).write_text(json.dumps(about, indent=2) + "\n")
@@ -177,66 +177,14 @@ def _written(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_trials(folder: Path, images: np.ndarray, shown: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
-    for name in ("images", *inputs):
-        (folder / "data" / name).mkdir(parents=True)
-    for trial in tqdm(range(len(shown)), desc="writing", unit="trial", disable=None, leave=False):
-        np.save(folder / f"data/images/{trial}.npy", images[shown[trial]])
-        for name, values in inputs.items():
-            np.save(folder / f"data/{name}/{trial}.npy", values[trial])
-
-
-def _write_trial_meta(
-    folder: Path, *, tiers: np.ndarray, trial_ids: np.ndarray, image_ids: np.ndarray, color: bool
-) -> None:
-    arrays = {"tiers": tiers, "trial_idx": trial_ids, IMAGE_ID_FILES[color]: image_ids}
-    (folder / "meta/trials").mkdir(parents=True)
-    for name, values in arrays.items():
-        np.save(folder / f"meta/trials/{name}.npy", values)
-
-
-def _write_neurons(folder: Path, cortex: Cortex, *, animal: int, rng: np.random.Generator) -> None:
+def _neurons(cortex: Cortex, *, animal: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     N = cortex.n_neurons
-    arrays = {
+    return {
         "unit_ids": np.sort(rng.permutation(10 * N)[:N] + 1),  # with gaps: an id is not an index
         "cell_motor_coordinates": cortex.coordinates,
         "animal_ids": np.full(N, animal),
         "area": np.full(N, "V1"),
         "layer": np.where(cortex.coordinates[:, 2] < 310, "L2/3", "L4"),
-    }
-    (folder / "meta/neurons").mkdir(parents=True)
-    for name, values in arrays.items():
-        np.save(folder / f"meta/neurons/{name}.npy", values)
-
-
-def _write_statistics(folder: Path, images: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
-    """Statistics of the training trials: of images one number per channel, of the other inputs one per entry."""
-    C = images.shape[1]
-    statistics = {name: {s: getattr(np, s)(values, axis=0) for s in STATISTICS} for name, values in inputs.items()}
-    channels = [_byte_statistics(images[:, c]) for c in range(C)]
-    statistics["images"] = {
-        s: np.reshape([channel[s] for channel in channels], () if C == 1 else (C, 1, 1)) for s in STATISTICS
-    }
-    for name, values in statistics.items():
-        target = folder / "meta/statistics" / name / "all"
-        target.mkdir(parents=True)
-        for statistic, value in values.items():
-            np.save(target / f"{statistic}.npy", np.asarray(value, dtype=np.float32))
-
-
-def _byte_statistics(pixels: np.ndarray) -> dict[str, float]:
-    """Exact statistics from the histogram, without a float copy of every pixel."""
-    counts = sum(np.bincount(image.ravel(), minlength=256) for image in pixels)
-    levels, total = np.arange(256), np.sum(counts)
-    mean = float((counts * levels).sum() / total)
-    present = np.flatnonzero(counts)
-    middle = np.searchsorted(np.cumsum(counts), [(total - 1) // 2 + 1, total // 2 + 1])
-    return {
-        "mean": mean,
-        "std": float(np.sqrt((counts * (levels - mean) ** 2).sum() / total)),
-        "min": float(present[0]),
-        "max": float(present[-1]),
-        "median": float(middle.mean()),
     }
 
 

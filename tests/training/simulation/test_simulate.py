@@ -306,7 +306,7 @@ def test_a_full_disk_leaves_no_half_recording(tmp_path: Path, monkeypatch: pytes
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(simulate_module, "_write_statistics", full)
+    monkeypatch.setattr(simulate_module, "write_statistics", full)
     with pytest.raises(RecordingError, match="No space left"):
         simulate(tmp_path, **MOUSE, **TINY)
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,8 @@ from training.data.layout import PUPIL_CENTER_NAMES, STATISTICS, TIERS
 from training.data.leaks import find_leaks, leaks_text
 from training.data.metadata import InputStatistics
 from training.data.recordings import Recording
+from training.quality.checks import quality_of
+from training.quality.report import write_report
 from training.tables import counted
 
 __all__ = ["add_arguments", "run"]
@@ -25,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder for caches (default: $V1T_CACHE, or beside the recording)")
     leaks = "also look for images that occur in two tiers, of one recording or of two of them"
     parser.add_argument("--leaks", action="store_true", help=leaks)
+    report = "also write a quality report into this folder, and print what needs a look before training"
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help=report)
     add_nan_trials(parser)
 
 
@@ -41,6 +45,12 @@ def run(args: argparse.Namespace) -> int:
         recordings.append(recording)
     if args.leaks:
         print(leaks_text(find_leaks(recordings)))
+    if args.report:
+        reported = [(recording, quality_of(recording)) for recording in recordings]
+        for recording, quality in reported:
+            for flag in quality.flags:
+                print(f"warning: {recording.mouse_id}: {flag}")
+        print(f"report: {write_report(args.report, reported)[0]}")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Whether a recording is worth training on: its checks, its report, and `inspect`."""
