@@ -18,8 +18,9 @@ from PIL import Image, UnidentifiedImageError
 from training.convert.extras import needed
 from training.convert.images import resized
 from training.convert.not_finite import NotFinite, finite_part
-from training.convert.session import BEHAVIOR_UNITS, Session
+from training.convert.session import Session
 from training.data.layout import BEHAVIOR_NAMES
+from training.data.recording_files import BEHAVIOR_UNITS
 from training.errors import RecordingError
 from training.tables import counted
 
@@ -174,7 +175,7 @@ def _images(
     given: dict[str, np.ndarray], path: Path, folder: Path | None, size: tuple[int, int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(I, C, H, W) images and (I,) ids."""
-    if folder is None and path.is_dir() and (path / "images").is_dir():
+    if folder is None and path.suffix.lower() != ".zarr" and (path / "images").is_dir():
         folder = path / "images"
     if (folder is None) == ("images" not in given):
         got = "both" if folder else "neither"
@@ -234,7 +235,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
         raise RecordingError(f"{path} cannot be read as .npz: {error}") from error

@@ -26,7 +26,7 @@ class Mapping:
         blanks: indices that stand for no image.
         image_size: height and width to which images are resized; empty to keep them.
         responses: one series per plane; empty to guess.
-        response_samples: "times", windows are cut from them; "trials", row i is trial i.
+        response_samples: "times", windows are cut from them; "trials", row i is trial i; empty to guess.
         planes: a name for each of the series; by default those of their imaging planes.
         keep: a column of the ROI table that is true for the cells to take.
         neuron_id: a column of the ROI table with integers; by default its ids.
@@ -46,7 +46,7 @@ class Mapping:
     blanks: tuple[int, ...] = ()
     image_size: tuple[int, ...] = ()
     responses: tuple[str, ...] = ()
-    response_samples: str = "times"
+    response_samples: str = ""
     planes: tuple[str, ...] = ()
     keep: str = ""
     neuron_id: str = ""
@@ -62,7 +62,7 @@ class Mapping:
     def __post_init__(self) -> None:
         choices = {
             "stimulus_samples": ("onsets", "frames"),
-            "response_samples": ("times", "trials"),
+            "response_samples": ("", "times", "trials"),
             "statistic": STATISTICS,
         }
         for name, allowed in choices.items():

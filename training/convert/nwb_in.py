@@ -25,9 +25,10 @@ from training.convert.nwb_responses import (
     response_span,
 )
 from training.convert.nwb_stimulus import Presentations, guess_stimulus, read_presentations
-from training.convert.session import BEHAVIOR_UNITS, Session
+from training.convert.session import Session
 from training.convert.windows import trace_change, trace_mean
 from training.data.layout import BEHAVIOR_NAMES
+from training.data.recording_files import BEHAVIOR_UNITS
 from training.errors import RecordingError
 from training.tables import counted
 
@@ -58,6 +59,8 @@ def read_nwb(paths: Sequence[Path], mapping: Mapping, *, not_finite: NotFinite) 
         seen = read_presentations(first, mapping)
         planes = _planes(files, mapping)
         ids, coordinates, columns, about_ids = neurons_of(planes)
+        if not mapping.response_samples:
+            mapping = replace(mapping, response_samples=_guess_samples(planes, seen))
         if mapping.response_samples == "trials":
             parts = [_rows(plane.series, seen)[:, plane.kept] for plane in planes]
         else:
@@ -145,6 +148,15 @@ def _planes(files: Sequence[NwbFile], mapping: Mapping) -> list[Plane]:
         )
     names: Sequence[str | None] = mapping.planes or [None] * len(places)
     return [plane_of(file, path, mapping, name) for (file, path), name in zip(places, names, strict=True)]
+
+
+def _guess_samples(planes: list[Plane], seen: Presentations) -> str:
+    """ "trials" if every series has one sample at the onset of each presentation."""
+    times = [times_of(plane.series) for plane in planes]
+    if any(len(one) <= seen.row.max() for one in times):
+        return "times"
+    at_onsets = all(np.allclose(one[seen.row], seen.onsets, rtol=0, atol=1e-6) for one in times)
+    return "trials" if at_onsets and all(len(one) == len(times[0]) for one in times) else "times"
 
 
 def _has(file: NwbFile, path: str) -> bool:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from training.convert.extras import needed
-from training.convert.session import BEHAVIOR_UNITS
-from training.data.layout import BEHAVIOR_NAMES, EXCLUDED
+from training.data.layout import EXCLUDED
 from training.data.metadata import read_simulated
+from training.data.recording_files import behavior_channels_of
 from training.data.recordings import Recording
 from training.data.source import Source
 from training.errors import RecordingError
@@ -27,6 +27,7 @@ __all__ = ["write_nwb"]
 SECONDS = 1.0  # between onsets, nominal
 TIMES = {"starting_time": 0.0, "rate": 1 / SECONDS}
 SHOWN = 0.5  # each image was shown for 500 ms (Willeke et al. 2022)
+MICROMETRE = 1e-6
 CHUNK = 64  # images read at once
 
 
@@ -60,7 +61,7 @@ def write_nwb(recording: Recording, output: Path, *, session_start: datetime) ->
             trial_id=recording.trial_ids[trial],
             file_number=int(number),
         )
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.nwb")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with pynwb.NWBHDF5IO(str(partial), mode="w") as io:
@@ -141,7 +142,7 @@ def _add_images(pynwb: Any, nwb: Any, recording: Recording, kept: np.ndarray) ->
         name="images",
         description="The images that were shown.",
         images=images,
-        order_of_images=pynwb.base.ImageReferences("order_of_images", images),
+        order_of_images=pynwb.base.ImageReferences(name="order_of_images", data=images),
     )
     nwb.add_stimulus_template(container)
     nwb.add_stimulus(
@@ -157,6 +158,7 @@ def _add_images(pynwb: Any, nwb: Any, recording: Recording, kept: np.ndarray) ->
 
 
 def _add_responses(pynwb: Any, nwb: Any, recording: Recording, kept: np.ndarray) -> None:
+    lowest = np.floor(recording.neuron_coordinates.min(0).astype(np.float64))
     device = nwb.create_device(name="Microscope", description="two-photon microscope")
     channel = pynwb.ophys.OpticalChannel(name="channel", description="green", emission_lambda=520.0)
     plane = nwb.create_imaging_plane(
@@ -167,35 +169,44 @@ def _add_responses(pynwb: Any, nwb: Any, recording: Recording, kept: np.ndarray)
         excitation_lambda=920.0,
         indicator="unknown",
         location="VISp",
+        origin_coords=(lowest * MICROMETRE).tolist(),
+        grid_spacing=[MICROMETRE] * 3,
+        reference_frame="cortical x, y, z of the microscope's motors",
     )
     table = pynwb.ophys.PlaneSegmentation(
         name="PlaneSegmentation",
-        description="The neurons, without masks: a recording in the Sensorium layout does not hold them.",
+        description="The neurons. The recording holds their positions, not their masks: each mask is the voxel of 1 um "
+        "at the neuron's position.",
         imaging_plane=plane,
-        id=np.arange(recording.n_neurons),
-        columns=_neuron_columns(pynwb, recording),
     )
+    columns = _neuron_columns(recording)
+    for name, (description, _) in columns.items():
+        table.add_column(name=name, description=description)
+    voxels = np.rint(recording.neuron_coordinates - lowest).astype(int)  # (N, 3)
+    for row in range(recording.n_neurons):
+        table.add_roi(
+            voxel_mask=[(*voxels[row].tolist(), 1.0)],
+            **{name: values[row] for name, (_, values) in columns.items()},
+        )
     module = nwb.create_processing_module(name="ophys", description="Responses of neurons.")
     module.add(pynwb.ophys.ImageSegmentation(plane_segmentations=[table]))
     responses = recording.responses(kept)
     parts = np.array_split(np.arange(recording.n_neurons), -(-recording.n_neurons // len(kept)))
-    series = [
-        pynwb.ophys.RoiResponseSeries(  # not wider than long, which nwbinspector takes for a transposed array
+    fluorescence = pynwb.ophys.Fluorescence()
+    module.add(fluorescence)
+    for i, part in enumerate(parts):
+        fluorescence.create_roi_response_series(  # not wider than long, which nwbinspector takes for a transposed array
             name="responses" if len(parts) == 1 else f"responses_{i:03d}",
             description="One number per trial and neuron, as in the recording.",
             data=responses[:, part],
-            rois=table.create_roi_table_region(
-                name="rois", description=f"neurons {part[0]} to {part[-1]}", region=part.tolist()
-            ),
+            rois=table.create_roi_table_region(description=f"neurons {part[0]} to {part[-1]}", region=part.tolist()),
             unit="a.u.",
             **TIMES,
         )
-        for i, part in enumerate(parts)
-    ]
-    module.add(pynwb.ophys.Fluorescence(roi_response_series=series))
 
 
-def _neuron_columns(pynwb: Any, recording: Recording) -> list[Any]:
+def _neuron_columns(recording: Recording) -> dict[str, tuple[str, Any]]:
+    """Column -> description and values, of everything that the recording knows of its neurons."""
     source = Source(recording.path, recording.inside)
     prefix = "meta/neurons/"
     try:
@@ -213,16 +224,14 @@ def _neuron_columns(pynwb: Any, recording: Recording) -> list[Any]:
         "unit_id": "the neuron's id in the recording",
         **{f"{axis}_um": f"cortical {axis} [um], from the motors of the microscope" for axis in "xyz"},
     }
-    column = needed("hdmf.common", extra="nwb").VectorData
-    return [
-        column(
-            name=name,
-            description=about.get(name, f"{name}, as in the recording"),
-            data=values.tolist() if values.dtype.kind in "OSU" else values,
+    return {
+        name: (
+            about.get(name, f"{name}, as in the recording"),
+            values.tolist() if values.dtype.kind in "OSU" else values,
         )
         for name, values in found.items()
-        if len(values) == recording.n_neurons
-    ]
+        if values.shape == (recording.n_neurons,)
+    }
 
 
 def _add_behavior(pynwb: Any, nwb: Any, recording: Recording, kept: np.ndarray) -> None:
@@ -233,7 +242,7 @@ def _add_behavior(pynwb: Any, nwb: Any, recording: Recording, kept: np.ndarray) 
     if recording.has_behavior:
         series = [
             pynwb.TimeSeries(name=name, description="mean of each trial", data=values, unit=unit, **TIMES)
-            for name, unit, values in zip(BEHAVIOR_NAMES, BEHAVIOR_UNITS, behavior.T, strict=True)
+            for name, unit, values in zip(*behavior_channels_of(recording), behavior.T, strict=True)
         ]
         module.add(pynwb.behavior.BehavioralTimeSeries(time_series=series))
     if recording.has_pupil_center:
@@ -241,7 +250,7 @@ def _add_behavior(pynwb: Any, nwb: Any, recording: Recording, kept: np.ndarray) 
             name="pupil_center",
             description="x and y of the pupil's centre, the mean of each trial",
             data=pupil_center,
-            unit="eye-camera px",
+            unit="pixels",
             reference_frame="pixels of the eye camera",
             **TIMES,
         )

@@ -110,7 +110,8 @@ def _column(table: Any, name: str) -> np.ndarray:
         raise RecordingError(
             f"ROI table {table.name} has no column {name!r}", got=listed([str(one) for one in table.colnames])
         )
-    return np.asarray(table[name][:])
+    values = np.asarray(table[name][:])
+    return values.astype(str) if values.dtype.kind in "OS" and values.ndim == 1 else values
 
 
 def _ids(table: Any, mapping: Mapping) -> np.ndarray:

@@ -76,13 +76,13 @@ def read_presentations(file: NwbFile, mapping: Mapping) -> Presentations:
         images = _images(file.find(mapping.images, "images"))
     else:
         series = file.find(mapping.stimulus, "series")
-        onsets = times_of(series, offset)
         if isinstance(series, pynwb.image.IndexSeries):
             index = np.asarray(series.data[:], dtype=np.float64)
             template = series.indexed_images if series.indexed_images is not None else series.indexed_timeseries
             images = _images(template)
         else:
             images, index = _distinct(_images(series))
+        onsets = times_of(series, offset)
     return _presentations(images, index, onsets, mapping)
 
 

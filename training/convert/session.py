@@ -12,6 +12,7 @@ import numpy as np
 from training.convert.split import Split, split_by_image
 from training.data.layout import BEHAVIOR_NAMES, SIMULATED, TIERS
 from training.data.recording_files import (
+    BEHAVIOR_UNITS,
     write_behavior_channels,
     write_neurons,
     write_statistics,
@@ -26,7 +27,6 @@ __all__ = ["CONVERTED", "LEAST_TRIALS", "Session"]
 
 CONVERTED = "meta/converted.json"  # from which files, and how
 LEAST_TRIALS = 10
-BEHAVIOR_UNITS = ("eye-camera px", "eye-camera px/s", "cm/s")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,9 +9,21 @@ import numpy as np
 from tqdm import tqdm
 
 from training.data.layout import BEHAVIOR_NAMES, IMAGE_ID_FILES, STATISTICS
+from training.data.recordings import Recording
 from training.errors import RecordingError
 
-__all__ = ["write_behavior_channels", "write_neurons", "write_statistics", "write_trial_meta", "write_trials"]
+__all__ = [
+    "BEHAVIOR_UNITS",
+    "behavior_channels_of",
+    "write_behavior_channels",
+    "write_neurons",
+    "write_statistics",
+    "write_trial_meta",
+    "write_trials",
+]
+
+
+BEHAVIOR_UNITS = ("eye-camera px", "eye-camera px/s", "cm/s")  # of Sensorium's three channels
 
 
 def write_trials(folder: Path, images: np.ndarray, shown: np.ndarray, inputs: Mapping[str, np.ndarray]) -> None:
@@ -51,6 +63,11 @@ def write_behavior_channels(folder: Path, names: Sequence[str], units: Sequence[
             expected=", ".join(BEHAVIOR_NAMES),
             hint="Leave out behaviour, or give all three channels in this order.",
         )
+
+
+def behavior_channels_of(recording: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and units of the columns of `data/behavior`; none if the recording has no behaviour."""
+    return (BEHAVIOR_NAMES, BEHAVIOR_UNITS) if recording.has_behavior else ((), ())
 
 
 def write_statistics(folder: Path, images: np.ndarray, inputs: Mapping[str, np.ndarray]) -> None:

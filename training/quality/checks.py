@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.layout import BEHAVIOR_NAMES, PUPIL_CENTER_NAMES
+from training.data.layout import PUPIL_CENTER_NAMES
 from training.data.leaks import Leak, find_leaks
+from training.data.recording_files import behavior_channels_of
 from training.data.recordings import Recording
 from training.data.training_ranges import RUNNING
 from training.errors import ScoringError
@@ -40,7 +41,7 @@ class Quality:
         drift: (BINS,) mean response of all neurons in time, each over its mean; empty without the order in time.
         dead: ids of neurons that do not respond.
         saturated, blank: file numbers of trials with such images.
-        coverage: per channel of behaviour and gaze its 1st, 50th and 99th percentile.
+        coverage: per channel of behaviour and gaze its 1st, 50th and 99th percentile, and its std.
         running: the share of trials in which the mouse runs; None without running speed.
         leaks: images in two tiers; None if they were not looked for.
         flags: what needs a look before training, a sentence each.
@@ -55,7 +56,7 @@ class Quality:
     dead: np.ndarray
     saturated: np.ndarray
     blank: np.ndarray
-    coverage: dict[str, tuple[float, float, float]]
+    coverage: dict[str, tuple[float, float, float, float]]
     running: float | None
     leaks: list[Leak] | None
     flags: tuple[str, ...]
@@ -165,18 +166,18 @@ def _drift(responses: np.ndarray) -> np.ndarray:
 
 def _coverage(
     recording: Recording, trials: np.ndarray
-) -> tuple[dict[str, tuple[float, float, float]], float | None, list[str]]:
+) -> tuple[dict[str, tuple[float, float, float, float]], float | None, list[str]]:
     behavior, pupil_center = recording.states_of(trials)
-    coverage: dict[str, tuple[float, float, float]] = {}
+    coverage: dict[str, tuple[float, float, float, float]] = {}
     flags: list[str] = []
     running = None
     for names, values, present in (
-        (BEHAVIOR_NAMES, behavior, recording.has_behavior),
+        (behavior_channels_of(recording)[0], behavior, recording.has_behavior),
         (PUPIL_CENTER_NAMES, pupil_center, recording.has_pupil_center),
     ):
         for name, column in zip(names, values.T, strict=True) if present else ():
             low, middle, high = np.percentile(column.astype(np.float64), (1, 50, 99))
-            coverage[name] = (float(low), float(middle), float(high))
+            coverage[name] = (float(low), float(middle), float(high), float(column.std()))
             if column.std() <= 1e-6 * max(1.0, float(np.abs(column).max())):
                 flags.append(f"{name} is constant: a twin learns nothing of it")
             if name == "running_speed":

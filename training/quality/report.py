@@ -56,7 +56,7 @@ def _text(found: Sequence[tuple[Recording, Quality]]) -> list[str]:
         lines += [f"![quality of {recording.mouse_id}]({_name(recording)}.png)", ""]
         lines += [markdown_table(("check", "found", "means"), _rows(recording, quality)), ""]
         if quality.coverage:
-            header = ("behaviour", "1st percentile", "median", "99th percentile")
+            header = ("behaviour", "1st percentile", "median", "99th percentile", "SD")
             rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in quality.coverage.items()]
             lines += [markdown_table(header, rows), ""]
         if quality.leaks is not None:
@@ -103,7 +103,7 @@ def _rows(recording: Recording, quality: Quality) -> list[tuple[str, str, str]]:
 
 def _figure(quality: Quality) -> Figure:
     with styled():
-        figure = Figure(figsize=(PAGE, 1.7))
+        figure = Figure(figsize=(PAGE, 1.9))
         reliability, shifts, drift, behavior = figure.subplots(1, 4)
         if quality.reliability is None:
             _nothing(reliability, "no repeated images")
@@ -117,18 +117,18 @@ def _figure(quality: Quality) -> Figure:
             drift.set_ylim(0, max(2.0, 1.1 * float(quality.drift.max())))
         else:
             _nothing(drift, "order in time not known")
-        drift.set(xlabel="part of the session", ylabel="mean response (relative)", title="Drift")
+        drift.set(xlabel="part of the session", ylabel="relative", title="Mean response")
         if quality.coverage:
             names = list(quality.coverage)
-            for place, (low, middle, high) in enumerate(quality.coverage.values()):
-                scale = max(abs(low), abs(high), 1e-12)
-                behavior.plot([low / scale, high / scale], [place, place], color=COLORS[0], linewidth=2)
-                behavior.plot([middle / scale], [place], "o", color=COLORS[1], markersize=3)
+            for place, (low, middle, high, std) in enumerate(quality.coverage.values()):
+                ends = [(low - middle) / max(std, 1e-12), (high - middle) / max(std, 1e-12)]
+                behavior.plot(ends, [place, place], color=COLORS[0], linewidth=2)
+                behavior.plot([0], [place], "o", color=COLORS[1], markersize=3)
             behavior.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
             behavior.set_ylim(len(names) - 0.5, -0.5)
         else:
             _nothing(behavior, "not recorded")
-        behavior.set(xlabel="1st to 99th percentile / largest", title="Behaviour")
+        behavior.set(xlabel="1st to 99th percentile [SD]", title="Behaviour")
     return figure
 
 
@@ -141,7 +141,7 @@ def _draw_shifts(axes: Axes, quality: Quality) -> None:
         if measure is not None:
             axes.plot(range(-SHIFTS, SHIFTS + 1), measure.values, ".-", color=color, label=name)
     axes.axvline(0, color="0.7", linewidth=0.6, zorder=0)
-    axes.set(xlabel="images shifted by (trials)", ylabel="correlation", title="Trials and images")
+    axes.set(xlabel="shift of images [trials]", ylabel="correlation", title="Trials and images")
     if axes.lines[1:]:
         axes.set_ylim(top=1.45 * max(float(m.values.max()) for _, m in measures if m is not None) + 0.01)
         axes.legend(loc="upper left")
