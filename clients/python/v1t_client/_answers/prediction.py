@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy.typing as npt
 
 from v1t_client._answers.html import html_card, origin_facts
 from v1t_client._answers.notes import Note, merged
+from v1t_client._answers.nwb import write_nwb
 from v1t_client._answers.saving import save
 from v1t_client._errors import InvalidArgument, ModelChanged
 from v1t_client._extras import needed
@@ -248,6 +251,28 @@ class Prediction:
             "notes": "\n".join(map(str, self.notes)),
             "request_id": self.request_id or "",
         }
+
+    def to_nwb(self, path: Path | str, *, force: bool = False) -> None:
+        """Writes an NWB file, as a whole or not at all: a table of neurons with their responses, and one of images.
+
+        `metadata()` becomes its notes.
+
+        Raises:
+            InvalidArgument: the path exists and `force` is not set, or cannot be written.
+            MissingExtra: pynwb or xarray is not installed.
+        """
+        n_images, n_neurons = self.responses.shape
+        write_nwb(
+            self.to_xarray(),
+            Path(path),
+            title="responses",
+            description=f"Mouse {self.mouse}, {count(n_images, 'image')}, {count(n_neurons, 'neuron')}, model "
+            f"{self.model.name} {self.model.hash[:12]}.",
+            provenance=json.dumps(self.metadata()),
+            created="",
+            simulated=self.model.simulated,
+            force=force,
+        )
 
 
 def check_same_model(model_hash: str, prediction: Prediction) -> None:

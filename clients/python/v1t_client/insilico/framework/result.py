@@ -12,6 +12,7 @@ import numpy as np
 
 from v1t_client._answers.html import html_card, model_facts
 from v1t_client._answers.notes import Note
+from v1t_client._answers.nwb import write_nwb
 from v1t_client._answers.prediction import Model, count
 from v1t_client._answers.saving import save
 from v1t_client._errors import InvalidArgument
@@ -114,6 +115,24 @@ class Result:
                 figure.set_layout_engine("none")  # keep the layout of the PNG: computing it takes most of the time
                 figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         (folder / RECEIPT).write_text(self.receipt.to_json(), encoding="utf-8")
+
+    def to_nwb(self, path: Path | str, *, force: bool = False) -> None:
+        """Writes an NWB file, as a whole or not at all: a table of neurons, other dimensions, and the receipt as notes.
+
+        Raises:
+            InvalidArgument: the path exists and `force` is not set, or cannot be written.
+            MissingExtra: pynwb is not installed.
+        """
+        write_nwb(
+            self.dataset,
+            Path(path),
+            title=self.receipt.experiment,
+            description=self.caption(),
+            provenance=self.receipt.to_json(),
+            created=self.receipt.created,
+            simulated=bool(self.receipt.model.get("simulated")),
+            force=force,
+        )
 
     def drawn(self, draw: Callable[[Result], dict[str, Any]]) -> dict[str, Any]:
         """The figures of `draw` by name, in the style of all figures and with the caption at their foot."""
