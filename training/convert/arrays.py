@@ -19,8 +19,7 @@ from training.convert.extras import needed
 from training.convert.images import resized
 from training.convert.not_finite import NotFinite, finite_part
 from training.convert.session import Session
-from training.data.layout import BEHAVIOR_NAMES
-from training.data.recording_files import BEHAVIOR_UNITS
+from training.data.recording_files import BEHAVIOR_NAMES, BEHAVIOR_UNITS
 from training.errors import RecordingError
 from training.tables import counted
 
@@ -138,7 +137,7 @@ def _channels(given: dict[str, np.ndarray], behavior: np.ndarray | None) -> tupl
         units = tuple(map(str, given["behavior_units"]))
     else:
         usual = dict(zip(BEHAVIOR_NAMES, BEHAVIOR_UNITS, strict=True))
-        units = tuple(usual.get(name, "") for name in names)
+        units = tuple(usual.get(name, "a.u.") for name in names)
     if len(units) != len(names):
         raise RecordingError("behavior_units and behavior_names differ in length", got=len(units), expected=len(names))
     return names, units

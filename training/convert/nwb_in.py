@@ -27,8 +27,7 @@ from training.convert.nwb_responses import (
 from training.convert.nwb_stimulus import Presentations, guess_stimulus, read_presentations
 from training.convert.session import Session
 from training.convert.windows import trace_change, trace_mean
-from training.data.layout import BEHAVIOR_NAMES
-from training.data.recording_files import BEHAVIOR_UNITS
+from training.data.recording_files import BEHAVIOR_NAMES, BEHAVIOR_UNITS
 from training.errors import RecordingError
 from training.tables import counted
 
@@ -36,6 +35,7 @@ __all__ = ["read_nwb"]
 
 PUPIL, DERIVATIVE, RUNNING = BEHAVIOR_NAMES
 GAZE = "pupil_center"
+OWN_BEHAVIOR = "behavior/BehavioralTimeSeries"  # where `to-nwb` writes channels
 # Words in the path of a series, all of one of the groups; the first that fits is taken.
 WORDS = {
     PUPIL: (("pupil_dilation",), ("pupil", "size"), ("pupil", "area"), ("pupil", "diameter"), ("pupil", "radius")),
@@ -108,8 +108,9 @@ def _completed(files: Sequence[NwbFile], mapping: Mapping) -> Mapping:
     if not mapping.responses:
         found = [guess_responses(file) for file in files]
         guessed["responses"] = tuple(dict.fromkeys(path for paths in found for path in paths))
-    behavior = dict(mapping.behavior)
-    for channel in WORDS:
+    own = _notes(files[0]).get("behavior_channels", [])
+    behavior = {name: f"{OWN_BEHAVIOR}/{name}" for name in own} | mapping.behavior
+    for channel in WORDS if not own else (GAZE,):
         if channel not in behavior and (path := _guess_trace(files[0], channel)):
             behavior[channel] = path
     return replace(mapping, behavior=behavior, **guessed)
@@ -191,8 +192,9 @@ def _behavior(
     """(T,) of each channel, their units, (T, 2) gaze, and notes. NaN where too much is missing."""
     notes: list[str] = []
     chosen = {name: path for name, path in mapping.behavior.items() if path != "none"}
-    names = [*(name for name in BEHAVIOR_NAMES if name in chosen), *(n for n in chosen if n not in WORDS)]
-    if PUPIL in chosen and DERIVATIVE not in mapping.behavior:
+    own = [name for name in _notes(file).get("behavior_channels", []) if name in chosen]
+    names = own or [*(name for name in BEHAVIOR_NAMES if name in chosen), *(n for n in chosen if n not in WORDS)]
+    if PUPIL in chosen and DERIVATIVE not in mapping.behavior and not own:
         names.insert(1, DERIVATIVE)
         notes.append(f"{DERIVATIVE} computed from {PUPIL}")
     found, units = {}, []
@@ -261,14 +263,19 @@ def _trial_columns(file: NwbFile, seen: Presentations) -> dict[str, np.ndarray]:
 
 def _origin(files: Sequence[NwbFile], mapping: Mapping) -> dict[str, Any]:
     """Provenance; and what marks a simulated recording, if `to-nwb` wrote the file from one."""
-    about = {}
-    with contextlib.suppress(TypeError, ValueError):
-        about = json.loads(files[0].nwb.notes)
-    simulated = about.get("simulated", {}) if isinstance(about, dict) else {}
+    simulated = _notes(files[0]).get("simulated", {})
     sources = [
         {"file": file.path.name, "sha256": _sha256(file.path), "identifier": str(file.nwb.identifier)} for file in files
     ]
     return {"simulated": simulated, "provenance": {"nwb": sources, "mapping": mapping.as_dict()}}
+
+
+def _notes(file: NwbFile) -> dict[str, Any]:
+    """What `to-nwb` wrote into the notes; empty for files of others."""
+    about = None
+    with contextlib.suppress(TypeError, ValueError):
+        about = json.loads(file.nwb.notes)
+    return about if isinstance(about, dict) and "converted_from" in about else {}
 
 
 def _sha256(path: Path) -> str:

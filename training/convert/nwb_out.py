@@ -91,6 +91,7 @@ def _file(pynwb: Any, recording: Recording, session_start: datetime) -> Any:
         "data_hash": recording.data_hash,
         "mouse_id": recording.mouse_id,
         "simulated": simulated,
+        "behavior_channels": list(behavior_channels_of(recording)[0]),
         "times": f"nominal: the recording holds none; trials are in the order of time, {SECONDS:g} s apart",
     }
     return pynwb.NWBFile(

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from training.convert.split import Split, split_by_image
-from training.data.layout import BEHAVIOR_NAMES, SIMULATED, TIERS
+from training.data.layout import SIMULATED, TIERS
+from training.data.metadata import read_behavior_channels
 from training.data.recording_files import (
+    BEHAVIOR_NAMES,
     BEHAVIOR_UNITS,
     write_behavior_channels,
     write_neurons,
@@ -19,6 +21,7 @@ from training.data.recording_files import (
     write_trial_meta,
     write_trials,
 )
+from training.data.source import Source
 from training.errors import RecordingError
 from training.replacing import replacing
 from training.tables import counted
@@ -184,6 +187,11 @@ class Session:
                 if self.behavior is not None:
                     write_behavior_channels(folder, self.behavior_names, self.behavior_units)
                 write_statistics(folder, images[self.shown[train]], {name: v[train] for name, v in inputs.items()})
+                source = Source(folder)
+                try:
+                    read_behavior_channels(source, n_channels=images.shape[1])  # refuses names that it does not take
+                finally:
+                    source.close()
                 if self.simulated:
                     (folder / SIMULATED).write_text(json.dumps(self.simulated, indent=2) + "\n")
                 about = json.dumps({**self.provenance, "seed_of_split": split.seed}, indent=2)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from training.data.layout import BEHAVIOR_NAMES, IMAGE_ID_FILES, STATISTICS
+from training.data.layout import BEHAVIOR, IMAGE_ID_FILES, SENSORIUM_BEHAVIOR, STATISTICS, BehaviorChannel
 from training.data.recordings import Recording
-from training.errors import RecordingError
 
 __all__ = [
+    "BEHAVIOR_NAMES",
     "BEHAVIOR_UNITS",
     "behavior_channels_of",
     "write_behavior_channels",
@@ -23,7 +24,9 @@ __all__ = [
 ]
 
 
-BEHAVIOR_UNITS = ("eye-camera px", "eye-camera px/s", "cm/s")  # of Sensorium's three channels
+# Of Sensorium's three channels.
+BEHAVIOR_NAMES = tuple(channel.name for channel in SENSORIUM_BEHAVIOR)
+BEHAVIOR_UNITS = tuple(channel.unit for channel in SENSORIUM_BEHAVIOR)
 
 
 def write_trials(folder: Path, images: np.ndarray, shown: np.ndarray, inputs: Mapping[str, np.ndarray]) -> None:
@@ -56,18 +59,15 @@ def write_neurons(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def write_behavior_channels(folder: Path, names: Sequence[str], units: Sequence[str]) -> None:
     """What the columns of `data/behavior` are. Nothing is written for Sensorium's three, in the data set's units."""
-    if tuple(names) != BEHAVIOR_NAMES:
-        raise RecordingError(
-            "these behaviour channels cannot be written",
-            got=", ".join(names),
-            expected=", ".join(BEHAVIOR_NAMES),
-            hint="Leave out behaviour, or give all three channels in this order.",
-        )
+    channels = [BehaviorChannel(*one) for one in zip(names, units, strict=True)]
+    if tuple(channels) != SENSORIUM_BEHAVIOR:
+        (folder / BEHAVIOR).write_text(json.dumps([channel._asdict() for channel in channels]) + "\n")
 
 
 def behavior_channels_of(recording: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names and units of the columns of `data/behavior`; none if the recording has no behaviour."""
-    return (BEHAVIOR_NAMES, BEHAVIOR_UNITS) if recording.has_behavior else ((), ())
+    channels = recording.behavior_channels if recording.has_behavior else ()
+    return tuple(channel.name for channel in channels), tuple(channel.unit for channel in channels)
 
 
 def write_statistics(folder: Path, images: np.ndarray, inputs: Mapping[str, np.ndarray]) -> None:

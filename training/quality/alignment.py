@@ -75,15 +75,14 @@ class Alignment:
 
     def flags(self) -> list[str]:
         """What is wrong, a sentence each."""
-        shifted, related_at = (0 if one is None else one.shift for one in (self.repeats, self.relation))
-        if shift := shifted or (0 if self.parts else related_at):
+        if self.parts:
+            told = ", ".join(f"{first} to {last} (by {shift:+d})" for first, last, shift in self.parts)
+            return [f"trials are misaligned with their images in a part of the session: {told} in the order of time"]
+        if shift := next((one.shift for one in (self.repeats, self.relation) if one is not None and one.shift), 0):
             return [
                 f"trials are misaligned with their images by {abs(shift)}: the response of trial t fits the image of "
                 f"trial t{shift:+d} in the order of time, not its own"
             ]
-        if self.parts:
-            told = ", ".join(f"{first} to {last} (by {shift:+d})" for first, last, shift in self.parts)
-            return [f"trials are misaligned with their images in a part of the session: {told} in the order of time"]
         repeated = None if self.repeats is None else self.repeats.present
         related = None if self.relation is None else self.relation.present
         if not repeated and not related:
@@ -123,7 +122,7 @@ def align(responses: np.ndarray, image_ids: np.ndarray, features: np.ndarray | N
         relation = _measure(
             lambda order: _relation(z, features[order], fold[index[order]], some), index, rng, only=None
         )
-    parts = () if repeats is None or repeats.shift else _shifted_parts(z, index, rng)
+    parts = () if repeats is None else _shifted_parts(z, index, rng)
     return Alignment(repeats, relation, parts)
 
 

@@ -67,6 +67,9 @@ def quality_of(recording: Recording, *, leaks: bool = True) -> Quality:
 
     Args:
         leaks: also look for images in two tiers.
+
+    Raises:
+        ScoringError: there are none with responses.
     """
     trials, in_time = _trials(recording)
     responses = recording.responses(trials)
@@ -122,6 +125,10 @@ def _trials(recording: Recording) -> tuple[np.ndarray, bool]:
                 found.append((recording.scorable(tier) if tier == "test" else recording.tier(tier)).indices)
             except ScoringError:
                 continue  # withheld
+    if not found:
+        raise ScoringError(
+            f"mouse {recording.mouse_id!r} has no trials with responses", expected="train, validation, test"
+        )
     trials = np.sort(np.concatenate(found))
     ids = recording.trial_ids[trials]
     in_time = ids.dtype.kind in "iu" and len(np.unique(ids)) == len(ids)

@@ -128,7 +128,7 @@ def _figure(quality: Quality) -> Figure:
             behavior.set_ylim(len(names) - 0.5, -0.5)
         else:
             _nothing(behavior, "not recorded")
-        behavior.set(xlabel="1st to 99th percentile [SD]", title="Behaviour")
+        behavior.set(xlabel="from the median [SD]", title="Behaviour")
     return figure
 
 

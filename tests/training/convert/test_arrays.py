@@ -151,6 +151,31 @@ def test_the_split_is_by_image_seeded_and_has_a_test_where_everything_is_repeate
     assert set(split_by_image(np.arange(40), Split())) == {"train", "validation", "test"}
 
 
+def test_other_behaviour_channels_keep_their_names_and_units_through_nwb_and_back(tmp_path: Path) -> None:
+    given = arrays() | {
+        "behavior": np.random.default_rng(2).normal(size=(T, 2)),
+        "behavior_names": np.array(["whisking", "running_speed"]),
+        "behavior_units": np.array(["std", "cm/s"]),
+    }
+    recording = converted(npz(tmp_path, given), tmp_path / "a")
+    assert recording.behavior_channels == (("whisking", "std"), ("running_speed", "cm/s"))
+    assert main(["convert", "to-nwb", str(tmp_path / "a"), "--output", str(tmp_path / "a.nwb")]) == 0
+    assert main(["convert", "nwb", str(tmp_path / "a.nwb"), "--output", str(tmp_path / "b")]) == 0
+    back = Recording.open(tmp_path / "b")
+    assert back.behavior_channels == recording.behavior_channels
+    trials = np.arange(T)
+    assert (back.states_of(trials)[0] == recording.states_of(trials)[0]).all()
+
+
+def test_a_name_that_requests_cannot_use_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arrays() | {"behavior_names": np.array(["running_speed", "whisking", "lick rate"])}
+    assert main(["convert", "arrays", str(npz(tmp_path, given)), "--output", str(tmp_path / "out/m")]) == 1
+    assert "invalid name of a channel; got 'lick rate'" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_tiers_that_are_given_are_kept(tmp_path: Path) -> None:
     given = arrays() | {"tiers": np.array((["train", "test", "validation"] * T)[:T])}
     assert (converted(npz(tmp_path, given), tmp_path / "a").tiers == given["tiers"]).all()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.recordings import NAME, write_recording
+from support.tiny_twins import competition_recording
 
 from training.__main__ import main
 from training.data.recordings import Recording
@@ -142,7 +144,7 @@ def test_every_fault_is_flagged_by_its_name(folder: Path, tmp_path: Path) -> Non
         "responses drift: the last tenth of the session is at",
         "running_speed is constant",
         "the mouse runs in 0% of trials",
-        "images in two tiers",
+        "1 image in two tiers",
     ):
         assert words in flags, (words, flags)
 
@@ -164,6 +166,16 @@ def test_inspect_writes_a_report_and_prints_what_needs_a_look(
     assert "Mouse SIM1 is simulated" in text
     assert "![quality of SIM1](quality-SIM1.png)" in text
     assert sorted(path.name for path in report.iterdir()) == ["quality-SIM1.pdf", "quality-SIM1.png", "report.md"]
+
+
+def test_recordings_of_a_few_random_trials_and_with_withheld_responses_are_reported(tmp_path: Path) -> None:
+    write_recording(tmp_path / NAME)
+    flags = quality_of(Recording.open(tmp_path / NAME)).flags
+    assert any("misaligned with their images, or the neurons do not respond" in flag for flag in flags)
+    withheld = quality_of(competition_recording(tmp_path / "s", "26872-17-20", behavior=False))
+    assert not withheld.in_time  # trial ids are hashed
+    assert withheld.reliability is None  # the test responses are zeros
+    assert withheld.coverage == {}
 
 
 def test_converting_prints_the_same_warnings(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
