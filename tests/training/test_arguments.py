@@ -58,7 +58,7 @@ def test_the_help_of_a_verb_is_printed(verb: str, capsys: pytest.CaptureFixture[
         main([verb, "--help"])
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    assert ("NAME=PATH" in printed) == ("--recordings" in printed or verb == "inspect")
+    assert ("NAME=PATH" in printed) == ("--recordings" in printed or verb in ("inspect", "trials"))
 
 
 def test_an_option_of_a_model_is_set_once() -> None:
