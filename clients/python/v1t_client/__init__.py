@@ -47,6 +47,7 @@ if typing.TYPE_CHECKING:
     from v1t_client._large_sets.image_sets import Images
     from v1t_client._predictor import DifferentiablePredictor, Predictor
     from v1t_client._protocol.arguments import Resize, State, Units
+    from v1t_client._replicas import Replicas
 
 __all__ = [
     "AsyncClient",
@@ -75,6 +76,7 @@ __all__ = [
     "OutsideRecording",
     "Prediction",
     "Predictor",
+    "Replicas",
     "ReplyInvalid",
     "Resize",
     "ServerError",
@@ -116,6 +118,7 @@ _MODULES = {
     "OutsideRecording": "_errors",
     "Prediction": "_answers.prediction",
     "Predictor": "_predictor",
+    "Replicas": "_replicas",
     "ReplyInvalid": "_errors",
     "Resize": "_protocol.arguments",
     "ServerError": "_errors",

@@ -251,6 +251,10 @@ class Client:
         """
         self._run(self._operations.wait_until_ready(timeout))
 
+    def _predict_chunk(self, request: PredictRequest) -> Prediction:
+        """As `predict`, retried until the timeout, and in halves where all is too much."""
+        return self._run(self._operations.predict_chunk(request))
+
     def _stream(self, path: str, content: Any, *, accept: str) -> AbstractContextManager[httpx.Response]:
         """A POST of JSON whose reply is read while it arrives, for experiments that run on the server."""
         if self._http.is_closed:

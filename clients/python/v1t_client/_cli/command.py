@@ -15,7 +15,8 @@ from v1t_client._cli import tables
 from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output_file, write_prediction
 from v1t_client._cli.parser import Parser
-from v1t_client._cli.predictor_options import add_behavior
+from v1t_client._cli.predict_set import is_for_zarr, predict_set
+from v1t_client._cli.predictor_options import add_behavior, add_bundle, only_url, open_from
 from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument, ServerError, V1TError
 from v1t_client._large_sets.chunks import CHUNK
@@ -23,6 +24,7 @@ from v1t_client._large_sets.image_sets import open_images
 from v1t_client._large_sets.responses_file import can_resume
 from v1t_client._options import count, integers, number, positive
 from v1t_client._protocol.arguments import NeuronFilters, PredictOptions
+from v1t_client._replicas import Replicas
 from v1t_client._version import __version__
 
 __all__ = ["main"]
@@ -53,13 +55,16 @@ examples:
                                          writes responses.A.npy and responses.B.npy
   v1t predict stimulus.npy --mouse A --pupil-center 3.5 -1.2 --units raw --output responses.npy
                                          any number of images; if interrupted, run the command again to resume
+  v1t predict --dataset images.zarr --mouse A --output responses.zarr --url http://a:3000 --url http://b:3000
+                                         by several servers; --bundle FOLDER --ray ADDRESS: by a Ray cluster
 
 Behaviour that is left out is filled in from --state; lines `assumed:` on stderr list it. Lines `note:` say which inputs
 are outside what was recorded; `v1t mouse A` shows the range of each. The images of a folder are taken in natural order
 (1, 2, 10), and every output has their file names.
 
 A .npy or .csv file comes with a JSON file beside it (responses.csv.json): mouse, model and version, whether it is
-simulated, state, what was assumed, notes, neuron ids and file names. A .json file has them itself.
+simulated, state, what was assumed, notes, neuron ids and file names. A .json file has them itself, and a .zarr folder
+in its attributes and coordinates.
 """
 
 
@@ -85,7 +90,10 @@ def _run(options: argparse.Namespace) -> int:
             from v1t_client._cli import experiments
 
             return experiments.run(options)
-        with Client(options.url, api_key=options.api_key, timeout=options.timeout, retries=options.retries) as client:
+        if options.verb == "predict":
+            return _predict_with(options)
+        call = {"api_key": options.api_key, "timeout": options.timeout, "retries": options.retries}
+        with Client(only_url(options), **call) as client:
             return _COMMANDS[options.verb](client, options)
     except V1TError as error:
         print(_format_error(error), file=sys.stderr)
@@ -98,6 +106,19 @@ def _run(options: argparse.Namespace) -> int:
         return 1
 
 
+def _predict_with(options: argparse.Namespace) -> int:
+    """`v1t predict` on the server or servers that the options choose."""
+    if bool(options.images) == (options.dataset is not None):
+        raise InvalidArgument("`v1t predict` needs images", expected="either IMAGE ... or --dataset PATH")
+    options.images = options.images or [options.dataset]
+    into_zarr = is_for_zarr(options)
+    with open_from(options) as predictor:
+        if into_zarr:
+            return predict_set(options, _chosen_mice(predictor, options), predictor)
+        assert isinstance(predictor, Client)
+        return _predict(predictor, options)
+
+
 def _predict(client: Client, options: argparse.Namespace) -> int:
     images = options.images if len(options.images) > 1 else options.images[0]
     arguments = cast("PredictOptions", {name: getattr(options, name) for name in PredictOptions.__optional_keys__})
@@ -107,7 +128,8 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
         check_output_file(output, force=options.force)
     images_opened = open_images(images)
     is_set = isinstance(images, str) and Path(images).is_dir()
-    if isinstance(images, str) and images.lower().endswith(".npy") and images_opened.n_images == 1:
+    ending = images.lower()[-4:] if isinstance(images, str) else ""
+    if ending == "zarr" or (ending == ".npy" and images_opened.n_images == 1):
         # A stack of images (B, H, W), or one image (C, H, W)? That depends on the mouse.
         channels = client.mouse(mice[0], model=options.model).image_shape[0]
         images_opened = open_images(images, channels=channels)
@@ -144,7 +166,7 @@ def _predict(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen_mice(client: Client, options: argparse.Namespace) -> list[str]:
+def _chosen_mice(client: Client | Replicas, options: argparse.Namespace) -> list[str]:
     if "*" not in options.mouse:
         return list(dict.fromkeys(options.mouse))
     known = [mouse for mouse in client.mice() if options.model in (None, mouse.model)]
@@ -199,10 +221,11 @@ def _ready(client: Client, options: argparse.Namespace) -> int:
         client.wait_until_ready(options.wait)
     elif not client.ready():
         print(
-            f"{options.url} is not ready yet: its models are not loaded (use --wait SECONDS to wait)", file=sys.stderr
+            f"{only_url(options)} is not ready yet: its models are not loaded (use --wait SECONDS to wait)",
+            file=sys.stderr,
         )
         return 1
-    print(f"{options.url} is ready")
+    print(f"{only_url(options)} is ready")
     return 0
 
 
@@ -269,11 +292,15 @@ def _parser(*, experiments: bool = True) -> Parser:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or .npy file, a stack of images as .npy, or a folder"
+        "images", nargs="*", metavar="IMAGE", help="PNG, JPEG or .npy file, a stack of images as .npy, or a folder"
+    )
+    parser.add_argument(
+        "--dataset", metavar="PATH", help="instead: a set of images of any size, as .zarr, .npy or a folder"
     )
     parser.add_argument(
         "--mouse", required=True, action="append", help="mouse id, from `v1t mice`; may be repeated, or '*' for all"
     )
+    add_bundle(parser)
     inputs = parser.add_argument_group("behaviour, in the recording's own units")
     add_behavior(inputs)
     answer = parser.add_argument_group("answer")
@@ -283,7 +310,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     answer.add_argument("--resize", choices=("fit", "fill", "crop"), help="how to fit an image of another size")
     answer.add_argument("--model", help="bundle name, if several bundles contain this mouse")
     answer.add_argument("--top", type=count, default=10, metavar="N", help="print the N strongest per image (10)")
-    answer.add_argument("--output", type=Path, metavar="FILE", help="write all responses to a .npy, .csv or .json file")
+    answer.add_argument("--output", type=Path, metavar="FILE", help="write all responses: .npy, .csv, .json or .zarr")
     answer.add_argument("--force", action="store_true", help="overwrite FILE")
 
 

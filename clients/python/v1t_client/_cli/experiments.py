@@ -10,7 +10,7 @@ from pathlib import Path
 
 from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output
-from v1t_client._cli.predictor_options import add_behavior, add_bundle, open_from
+from v1t_client._cli.predictor_options import add_behavior, add_bundle, chosen, open_from
 from v1t_client._cli.tools import TOOLS, add_tools
 from v1t_client._errors import ConnectionFailed, InvalidArgument, TimedOut
 from v1t_client._options import count, integers, number
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
                 options.output,
                 force=options.force,
                 quiet=options.quiet,
-                where=str(options.bundle or options.url),
+                where=chosen(options),
                 command=shlex.join(["v1t", *sys.argv[1:]]),
             )
     except (ConnectionFailed, TimedOut) as error:

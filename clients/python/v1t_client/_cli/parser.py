@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from v1t_client._options import count, positive
+from v1t_client._options import count, positive, words
 
 __all__ = ["Parser"]
 
@@ -39,7 +39,13 @@ class Parser(argparse.ArgumentParser):
         """
         server = self.add_argument_group("server")
         text = url_default.replace("%", "%%")
-        server.add_argument("--url", default=url, help=f"address of the server (default: {text})")
+        server.add_argument(
+            "--url",
+            type=words,
+            default=None if url is None else words(url),
+            help=f"address of the server (default: {text}); experiments and `predict` into .zarr divide their "
+            "work among several: --url URL --url URL",
+        )
         server.add_argument("--timeout", type=positive, default=60.0, metavar="SECONDS", help="for the whole call (60)")
         server.add_argument(
             "--retries", type=count, default=3, metavar="N", help="retries if the server is busy or unreachable (3)"

@@ -1,9 +1,10 @@
-"""Options of several verbs: --bundle, which chooses the predictor of an experiment, and what the mouse does."""
+"""Options of several verbs: --bundle and --ray, which choose a predictor, and what the mouse does."""
 
 from __future__ import annotations
 
 import argparse
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +12,11 @@ from v1t_client._client import Client
 from v1t_client._errors import InvalidArgument
 from v1t_client._options import named_number, number
 from v1t_client._protocol.arguments import State
+from v1t_client._replicas import Replicas
 
-__all__ = ["add_behavior", "add_bundle", "open_from"]
+__all__ = ["add_behavior", "add_bundle", "chosen", "only_url", "open_from"]
+
+_BETWEEN = ", "  # two URLs in a receipt
 
 
 class _Channels(argparse.Action):
@@ -28,8 +32,13 @@ class _Channels(argparse.Action):
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """Adds --bundle; --url is an option of every verb."""
+    """Adds --bundle and --ray; --url is an option of every verb."""
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="serve a local bundle instead of using --url")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="serve the bundle on each GPU, or else each machine, of a Ray cluster; `local` starts one here",
+    )
 
 
 def add_behavior(group: argparse._ArgumentGroup, *, state: State | None = None) -> None:
@@ -58,15 +67,49 @@ def add_behavior(group: argparse._ArgumentGroup, *, state: State | None = None) 
     group.add_argument("--strict", action="store_true", help="refuse inputs outside what was recorded")
 
 
-def open_from(options: argparse.Namespace, *, default: str = "") -> AbstractContextManager[Client]:
+@contextmanager
+def open_from(options: argparse.Namespace, *, default: str = "") -> Iterator[Client | Replicas]:
     """The predictor that the options choose.
 
     Args:
-        default: URL or bundle to use without --bundle and --url: that of a receipt.
+        default: what `chosen` gave, to use without --bundle and --url: that of a receipt.
     """
-    from v1t_client.insilico.framework.predictors import open_predictor  # slow, and not needed to ask a server
-
-    where = str(options.bundle or options.url or default)
+    call = {"timeout": options.timeout, "retries": options.retries}
+    where = chosen(options) or default
     if not where:
         raise InvalidArgument("the receipt does not name a server or bundle", hint="Give --url or --bundle.")
-    return open_predictor(where, api_key=options.api_key, timeout=options.timeout, retries=options.retries)
+    if options.ray and options.bundle is None:
+        raise InvalidArgument("--ray needs a bundle to serve on the cluster", hint="Add --bundle FOLDER.")
+    with ExitStack() as stack:
+        if options.ray:
+            from v1t_client.insilico.framework.ray_workers import ray_workers
+
+            workers = stack.enter_context(ray_workers(options.bundle, options.ray, **call))
+            yield stack.enter_context(Replicas(workers=workers))
+        elif options.bundle is None and where.startswith(("http://", "https://")):
+            clients = [
+                stack.enter_context(Client(url, api_key=options.api_key, **call)) for url in where.split(_BETWEEN)
+            ]
+            yield clients[0] if len(clients) == 1 else stack.enter_context(Replicas(clients))
+        else:
+            from v1t_client.insilico.framework.predictors import open_predictor  # slow, and not needed for a server
+
+            yield stack.enter_context(open_predictor(where, api_key=options.api_key, **call))
+
+
+def chosen(options: argparse.Namespace) -> str:
+    """The URLs or the bundle of the options, for receipts; empty if there are none."""
+    return str(options.bundle or _BETWEEN.join(options.url or ()))
+
+
+def only_url(options: argparse.Namespace) -> str:
+    """The URL, for a verb that asks one server.
+
+    Raises:
+        InvalidArgument: there are several.
+    """
+    if len(options.url) > 1:
+        raise InvalidArgument(
+            f"`v1t {options.verb}` asks one server", got=" ".join(f"--url {url}" for url in options.url)
+        )
+    return str(options.url[0])

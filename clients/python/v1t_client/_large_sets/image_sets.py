@@ -1,4 +1,4 @@
-"""Large sets of images that are read in chunks: a .npy file, a folder, an array, a list or an iterator."""
+"""Large sets of images that are read in chunks: a .npy or Zarr file, a folder, an array, a list or an iterator."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from v1t_client._arrays import as_array, is_tensor
 from v1t_client._errors import InvalidArgument
 from v1t_client._file_types import NPY_MAGIC, described
 from v1t_client._images import Image, image_names
+from v1t_client._large_sets.zarr_images import ZarrImages
 
 __all__ = ["Chunk", "ImageSet", "Images", "image_files", "natural_order", "open_images"]
 
-# An array of images or the path of such a .npy file, a folder of image files, a single image, or an iterable of images.
+# An array of images or the path of such a .npy or .zarr, a folder of image files, an image, or an iterable of images.
 Images: TypeAlias = Image | Iterable[Any]
 Chunk: TypeAlias = list[Any] | npt.NDArray[Any]
 
@@ -45,6 +46,19 @@ class ImageSet:
     read: Callable[[int, int], Iterator[Chunk]]
     names: tuple[str, ...] = ()
 
+    def rows(self, rows: slice) -> Chunk:
+        """The images of these rows at once."""
+        parts: list[Chunk] = []
+        start = rows.start
+        for part in self.read(rows.start, rows.stop - rows.start):
+            parts.append(part)
+            start += len(part)
+            if start >= rows.stop:
+                break
+        if len(parts) == 1:
+            return parts[0]
+        return [image for part in parts for image in part] if isinstance(parts[0], list) else np.concatenate(parts)
+
     def digest(self) -> str:
         """Identifies the set by its size, its names and its first image. An iterator is not read."""
         first = b"" if self.n_images is None else _content(next(self.read(0, 1)))
@@ -53,7 +67,7 @@ class ImageSet:
 
 
 def open_images(images: Images | ImageSet, *, channels: int | None = None) -> ImageSet:
-    """Opens a set of images. Only the header of a .npy file is read.
+    """Opens a set of images. Only the header of a .npy or .zarr is read.
 
     Args:
         channels: of one image of the mouse. If it is 1, a .npy file of three dimensions is a stack (B, H, W).
@@ -65,6 +79,9 @@ def open_images(images: Images | ImageSet, *, channels: int | None = None) -> Im
         return images
     if isinstance(images, (str, os.PathLike)):
         path = Path(os.fsdecode(images))
+        if path.suffix.lower() == ".zarr":
+            stored = ZarrImages(path, channels)
+            return ImageSet(stored.shape[0], lambda first, size: stored.read(first, _fitting(size, stored.row_bytes)))
         if path.is_dir():
             return _listed(image_files(path))
         if path.suffix.lower() == ".npy":

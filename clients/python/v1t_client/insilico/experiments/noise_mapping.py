@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from v1t_client._answers.prediction import Prediction
 from v1t_client._client import Client
+from v1t_client._errors import InvalidRequest
+from v1t_client._replicas import Replicas
 from v1t_client.insilico.experiments.receptive_field_stream import server_sums
-from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.framework.subject import Subject
 from v1t_client.insilico.stimuli.noise import NoiseKind, NoiseSums, block_size, enlarge, noise_images
 
 __all__ = ["Halves", "Noise", "noise_sums"]
@@ -116,33 +122,68 @@ def noise_sums(
     n: int,
     progress: Callable[[int], object] = lambda n: None,
 ) -> NoiseSums:
-    """The sums over noise images first to first + n - 1, accumulated by the server, or here without a server."""
+    """The sums over noise images first to first + n - 1.
+
+    Accumulated by the server, by several (each a part of the images), or here: without a server, and with an older one
+    that does not know this kind of noise.
+    """
     screen = subject.screen
     std = noise.contrast * screen.noise_std
-    if isinstance(subject.predictor, Client):
-        arguments = {
-            "mouse": subject.mouse.mouse_id,
-            "model": subject.mouse.model,
-            "seed": noise.seed,
-            "first_image": first,
-            "n_images": n,
-            "grid": list(noise.grid),
-            "noise": noise.kind,
-            "luminance": screen.luminance,
-            "contrast": std,
-            **({} if subject.all_neurons else {"neuron_ids": subject.neurons.neuron_ids.tolist()}),
-            **subject.state,
-        }
-        sums, about = server_sums(subject.predictor, arguments, progress=progress)
-        subject.note(about)
-        return sums
+    predictor = subject.predictor
+    if isinstance(predictor, (Client, Replicas)):
+        size = n if isinstance(predictor, Client) else BLOCK * math.ceil(n / BLOCK / predictor.n_replicas)
+        parts = [
+            {
+                "mouse": subject.mouse.mouse_id,
+                "model": subject.mouse.model,
+                "seed": noise.seed,
+                "first_image": start,
+                "n_images": min(size, first + n - start),
+                "grid": list(noise.grid),
+                # Servers before 0.1.0 refuse this field, and know white noise.
+                **({} if noise.kind == "white" else {"noise": noise.kind}),
+                "luminance": screen.luminance,
+                "contrast": std,
+                **({} if subject.all_neurons else {"neuron_ids": subject.neurons.neuron_ids.tolist()}),
+                **subject.state,
+            }
+            for start in range(first, first + n, size)
+        ]
+        with suppress(_UnknownNoise):
+            if isinstance(predictor, Client):
+                found = [_server_sums(predictor, parts[0], progress=progress)]
+            else:
+                found = predictor.in_order([partial(_server_sums, arguments=part) for part in parts])
+                progress(n)
+            for _, about in found:
+                subject.note(about)
+            total = found[0][0]
+            for sums, _ in found[1:]:
+                total.add(sums)
+            return total
     sums = NoiseSums.empty(len(subject), noise.grid)
     for start in range(first, first + n, BLOCK):
         shown = noise_images(noise.kind, noise.seed, start, min(BLOCK, first + n - start), noise.grid)
         responses = []
-        for piece in range(0, len(shown), BATCH):
-            images = screen.luminance + std * enlarge(shown[piece : piece + BATCH], subject.mouse.image_shape)
+        for piece in range(0, len(shown), subject.batch):
+            images = screen.luminance + std * enlarge(shown[piece : piece + subject.batch], subject.mouse.image_shape)
             responses.append(subject.respond(images))
             progress(len(images))
         sums.show(shown, np.concatenate(responses))
     return sums
+
+
+class _UnknownNoise(InvalidRequest):
+    """The server does not have this kind of noise."""
+
+
+def _server_sums(
+    client: Client, arguments: Mapping[str, Any], *, progress: Callable[[int], object] = lambda n: None
+) -> tuple[NoiseSums, Prediction]:
+    try:
+        return server_sums(client, arguments, progress=progress)
+    except InvalidRequest as refusal:
+        # Older servers name the field, and have no code of its own for it.
+        if "noise" in arguments and refusal.message == "unknown field noise":
+            raise _UnknownNoise(refusal.message, status=refusal.status, code=refusal.code) from refusal
+        raise

@@ -17,7 +17,7 @@ from v1t_client.insilico.framework import plotting as figures
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.experiment import Experiment
 from v1t_client.insilico.framework.result import Result, variable
-from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.framework.subject import Subject
 from v1t_client.insilico.framework.top_images import TopImages
 from v1t_client.insilico.stimuli.pictures import Pictures
 
@@ -72,7 +72,7 @@ examples:
             "listed": listed, "sums": np.zeros(n), "squares": np.zeros(n),
             "best": best.responses, "best_index": best.index, "worst": worst.responses, "worst_index": worst.index,
         }  # fmt: skip
-        with work.resume("screen", state, total, batch=BATCH, every=SAVED_EVERY, label="images") as loop:
+        with work.resume("screen", state, total, batch=subject.batch, every=SAVED_EVERY, label="images") as loop:
             if str(state["listed"]) != listed:
                 raise InvalidArgument(
                     "the images have changed since this run began", got=self.images, hint="--force starts again."

@@ -20,13 +20,27 @@ from v1t_client._client import Client
 from v1t_client._errors import ConnectionFailed, InvalidArgument, NotReady, TimedOut
 from v1t_client._protocol.in_process import URL, InProcessTransport
 
-__all__ = ["open_predictor"]
+__all__ = ["NOT_INHERITED", "open_predictor"]
 
 _ENTRY_POINT = "v1t_client.in_process"
 _MODULE, _FUNCTION = "server.in_process", "open_bundle"  # the same in a checkout that is not installed
 _LOADING_TIMEOUT = 180.0  # seconds to load a bundle
 _LOADING_RETRY_AFTER = 5.0  # seconds; a server whose Retry-After is longer has refused the bundle
-_NOT_INHERITED = ("V1T_BUNDLES", "V1T_API_KEYS", "V1T_API_KEYS_FILE", "V1T_URL", "V1T_API_KEY", "V1T_HOME")
+NOT_INHERITED = ("V1T_BUNDLES", "V1T_API_KEYS", "V1T_API_KEYS_FILE", "V1T_URL", "V1T_API_KEY", "V1T_HOME")
+# A server that ends with the process that started it, however that ends: its end of the pipe is closed for it.
+_UNTIL_STDIN_CLOSES = """
+import subprocess, sys, threading
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+def end():
+    sys.stdin.buffer.read()
+    server.terminate()
+    try:
+        server.wait(15)
+    except subprocess.TimeoutExpired:
+        server.kill()
+threading.Thread(target=end, daemon=True).start()
+sys.exit(server.wait())
+"""
 
 
 @contextmanager
@@ -154,26 +168,26 @@ def _serving(bundle: Path, home: Path, place: Path) -> Iterator[tuple[str, subpr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     environment |= {"V1T_BUNDLES": str(bundle), "BENTOML_HOME": str(place / "bentoml")}
+    python = _python(home)
+    server = [python, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with (place / "log").open("wb") as log:
         process = subprocess.Popen(
-            [_python(home), "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)],
+            [python, "-c", _UNTIL_STDIN_CLOSES, *server],
             cwd=home,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C ends this program first, which then ends the server
         )
+    assert process.stdin is not None
     try:
         yield f"http://127.0.0.1:{port}", process
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.stdin.close()
+        process.wait()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path, bundle: Path) -> None:

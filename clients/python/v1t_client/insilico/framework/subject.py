@@ -148,8 +148,8 @@ class Subject:
             images = np.broadcast_to(images[:, None], (B, C, *images.shape[1:]))
         arguments = self.arguments(**state)
         parts = []
-        for start in range(0, B, BATCH):
-            piece = slice(start, start + BATCH)
+        for start in range(0, B, self.batch):
+            piece = slice(start, start + self.batch)
             values = {name: _piece(value, piece, B, pair=name == "pupil_center") for name, value in arguments.items()}
             prediction = self.predictor.predict(
                 self.mouse.mouse_id,
@@ -161,6 +161,11 @@ class Subject:
             self.note(prediction)
             parts.append(prediction.responses)
         return np.concatenate(parts)
+
+    @property
+    def batch(self) -> int:
+        """Images per call of the predictor: enough for each of several servers."""
+        return BATCH * int(getattr(self.predictor, "n_replicas", 1))
 
     def pictures(self, path: Path | str) -> Pictures:
         """A folder or a .npy file of images for this mouse."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v1t_client.insilico.framework.checkpoint import Work
-from v1t_client.insilico.framework.subject import BATCH, Subject
+from v1t_client.insilico.framework.subject import Subject
 from v1t_client.insilico.framework.top_images import TopImages
 from v1t_client.insilico.most_exciting_inputs.ascent import respond_each
 from v1t_client.insilico.most_exciting_inputs.canvas import Array, Canvas, blurred
@@ -36,7 +36,7 @@ def best_baselines(subject: Subject, work: Work, read: Read, n_images: int, *, n
     """The strongest few of images 0 .. n_images - 1 for each neuron; memory holds one batch."""
     top = TopImages.empty(len(subject), min(TOP, n_images))
     state: dict[str, Any] = {"responses": top.responses, "index": top.index}
-    with work.resume(name, state, n_images, batch=BATCH, every=SAVED_EVERY) as loop:
+    with work.resume(name, state, n_images, batch=subject.batch, every=SAVED_EVERY) as loop:
         top = TopImages(state["responses"], state["index"])
         for piece in loop:
             top.add(subject.respond(read(np.arange(piece.start, piece.stop))), piece.start)
