@@ -66,7 +66,11 @@ def test_a_zarr_of_any_chunking_is_answered_as_its_array(server, twins, images, 
         np.testing.assert_array_equal(found["neuron"], server.neuron_ids["A"])
         assert found["responses"].dims == ("image", "neuron")
         assert found.attrs["model_hash"] == server.hash
-        assert (found.attrs["state"], found.attrs["units"], found.attrs["simulated"]) == ("median", "standardized", True)
+        assert (found.attrs["state"], found.attrs["units"], found.attrs["simulated"]) == (
+            "median",
+            "standardized",
+            True,
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images.zarr", "r.zarr"]
     assert n_asked(server) == N
 
@@ -263,13 +267,13 @@ def test_when_all_servers_fail_the_error_is_theirs(images, tmp_path):
     servers = [ContractServer(), ContractServer()]
     for server in servers:
         server._predict = lambda seen: error_reply(422, "invalid_input", "too bright")
-    with Client(transport=servers[0].transport()) as a, Client(transport=servers[1].transport()) as b:
-        with Replicas([a, b]) as twins:
-            with pytest.raises(Exception, match="too bright"):
-                twins.predict_to_zarr("A", images, tmp_path / "r.zarr")
-            for server in servers:
-                del server._predict
-            twins.predict_to_zarr("A", images, tmp_path / "r.zarr")  # they are asked again
+    a, b = (Client(transport=server.transport()) for server in servers)
+    with a, b, Replicas([a, b]) as twins:
+        with pytest.raises(Exception, match="too bright"):
+            twins.predict_to_zarr("A", images, tmp_path / "r.zarr")
+        for server in servers:
+            del server._predict
+        twins.predict_to_zarr("A", images, tmp_path / "r.zarr")  # they are asked again
 
 
 def test_a_twin_that_changes_everywhere_is_refused(server, twins, images, tmp_path):

@@ -60,6 +60,7 @@ def study_distillation(
     training: Mapping[str, Any],
     hardware: Hardware,
     workers: int,
+    ray: str | None = None,
 ) -> tuple[list[Line], list[str]]:
     """Trains ensembles and students; returns the lines of the table, without the ceiling, and what follows it."""
 
@@ -74,7 +75,7 @@ def study_distillation(
             training=training,
         )
         order = {run.name: i for i, run in enumerate(runs)}
-        found = run_all(runs, recordings, folder, hardware=hardware, workers=workers)
+        found = run_all(runs, recordings, folder, hardware=hardware, workers=workers, ray=ray)
         return sorted(found, key=lambda result: order[result.run.name])
 
     assert study.members is not None

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from training.data.recordings import Recording
 from training.errors import CheckpointError, DivergenceError
 from training.evaluation.evaluate import evaluate
 from training.files import write_files
+from training.ray_pool import RayPool
 from training.studies.plan import Run
 from training.trainer.hardware import Hardware
-from training.trainer.members import member_folder, worker_pool
+from training.trainer.members import gpus_of, member_folder, worker_pool
 from training.trainer.run import SCORES as VALIDATION
 from training.trainer.run import train_ensemble
 from training.trainer.run_spec import RunSpec
@@ -63,6 +64,7 @@ def run_all(
     *,
     hardware: Hardware | None = None,
     workers: int = 1,
+    ray: str | None = None,
 ) -> Iterator[RunScores]:
     """Trains and scores runs, and yields each when it is done.
 
@@ -70,6 +72,7 @@ def run_all(
 
     Args:
         workers: the number of trainings at the same time, each in its own process with its share of the CPU's threads.
+        ray: the address of a Ray cluster that trains them, as many at the same time as it has room for.
     """
     hardware = hardware or Hardware()
     by_name: dict[str, list[Run]] = {}
@@ -80,8 +83,8 @@ def run_all(
     names = {result.run.name for result in known}
     left = [run for run in unique if run.name not in names]
     with tqdm(total=len(unique), desc="study", unit="run", disable=None) as bar:
-        if workers > 1:
-            trained = _train_in_parallel(left, names, recordings, folder, hardware, workers)
+        if workers > 1 or ray is not None:
+            trained = _train_in_parallel(left, names, recordings, folder, hardware, workers, ray)
         else:
             trained = (_train(run, recordings, folder, hardware) for run in left)
         for result in itertools.chain(known, trained):
@@ -96,10 +99,15 @@ def _train_in_parallel(
     folder: Path,
     hardware: Hardware,
     workers: int,
+    ray: str | None,
 ) -> Iterator[RunScores]:
     """Starts a run as soon as the run whose core it takes is finished."""
     left, finished = list(runs), set(finished)
-    executor = worker_pool(workers, threads=max(1, (os.cpu_count() or 1) // workers))
+    executor: Executor
+    if ray is None:
+        executor = worker_pool(workers, threads=max(1, (os.cpu_count() or 1) // workers))
+    else:
+        executor, workers = RayPool(ray, gpus=gpus_of(hardware)), len(left)  # Ray starts those that it has room for
     running: dict[Future[RunScores], Run] = {}
     try:
         while left or running:

@@ -17,6 +17,7 @@ from training.data.mouse import by_mouse, data_hashes, open_recordings
 from training.data.recordings import NanTrials, Recording
 from training.errors import ConfigError, DivergenceError
 from training.evaluation.evaluate import perfect_scores
+from training.ray_pool import add_ray
 from training.simulation.simulate import simulate
 from training.studies.catalog import CEILING, SCALES, STUDIES, Scale, Study
 from training.studies.distillation import study_distillation
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each variant (default: 3)")
     add_options(parser, "options of every model or training")
     parser.add_argument("--workers", type=int, default=1, help="trainings at the same time (default: 1)")
+    add_ray(parser, "trainings")
     add_device(parser)
 
 
@@ -81,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"study {args.study} takes no --beside", hint=f"It is for the page: study {PAGE}.")
     if args.seeds < 1 or args.workers < 1:
         raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
+    if args.ray is not None and args.workers > 1:
+        raise ConfigError("--workers is for one machine; with --ray the cluster has room or not", got=args.workers)
     study, scale, hardware = STUDIES[args.study], SCALES[args.scale], Hardware(device=args.device)
     options, training = parse_options(args.set)
     mice = _recordings(study, args.recordings, args.output, scale, args.nan_trials)
@@ -114,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.study}: {counted(len(runs), 'training')}, in {args.output}")
     done: list[RunScores] = []
     try:
-        for result in run_all(runs, recordings, args.output, hardware=hardware, workers=args.workers):
+        for result in run_all(runs, recordings, args.output, hardware=hardware, workers=args.workers, ray=args.ray):
             done.append(result)
             if not result.known:
                 write_results(args.output, args.study, study, _lines(done, runs, mice), notes=[], **written)
@@ -145,6 +149,7 @@ def _distillation(
             training=training,
             hardware=Hardware(device=args.device),
             workers=args.workers,
+            ray=args.ray,
         )
     except KeyboardInterrupt:
         print(f"\nInterrupted. What is done is kept in {args.output}; run the same command again to resume.")

@@ -38,10 +38,12 @@ from training.data.mouse import by_mouse, data_hashes, open_recordings
 from training.data.recordings import Recording
 from training.errors import CheckpointError, ConfigError, DivergenceError
 from training.files import as_json, locked, write_files
+from training.ray_pool import RayPool, add_ray
 from training.studies.sweep_space import OPTIONS, SPACE, Choice, Range
 from training.tables import markdown_table, number
 from training.trainer.hardware import Hardware
 from training.trainer.loop import train_member
+from training.trainer.members import gpus_of
 from training.trainer.run_spec import RunSpec
 from training.trainer.state import LOG, read_log
 
@@ -126,6 +128,25 @@ def search(sweep: Sweep, storage: BaseStorage, *, name: str, trials: int) -> opt
     if not enough():
         study.optimize(lambda trial: _run_trial(trial, sweep), callbacks=[after])
     return study
+
+
+def _search_on_cluster(address: str, sweep: Sweep, storage: str | None, name: str, trials: int) -> None:
+    """Searches with as many processes as the cluster has room for; they share the storage, as processes do here."""
+    with RayPool(address, gpus=gpus_of(sweep.hardware)) as pool:
+        searches = [
+            pool.submit(_search_there, sweep, storage, name, trials) for _ in range(max(1, min(pool.slots, trials)))
+        ]
+        for one in searches:
+            one.result()
+
+
+def _search_there(sweep: Sweep, storage: str | None, name: str, trials: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    opened = open_storage(storage, sweep.folder)
+    try:
+        search(sweep, opened, name=name, trials=trials)
+    finally:
+        close(opened)
 
 
 def check_same(study: optuna.Study, sweep: Sweep) -> None:
@@ -224,6 +245,13 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         raise ConfigError(f"--storage cannot be opened: {error}", expected="such as sqlite:///sweep.db") from error
 
 
+def close(storage: BaseStorage) -> None:
+    """Closes the connections to a database."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def write_best(sweep: Sweep, study: optuna.Study) -> str | None:
     """Writes best.yaml, sweep.md and sweep.json; returns the text of sweep.md, or None if no trial is complete."""
     ended = [trial for trial in study.trials if trial.state == TrialState.COMPLETE and trial.value is not None]
@@ -308,7 +336,7 @@ EPILOG = (
 
 examples:
   python -m training sweep --recordings data/sensorium --output runs/sweep --trials 100 --device cuda
-  python -m training sweep --recordings data/sensorium --output runs/sweep --storage postgresql://lab/sweeps --name v1t
+  python -m training sweep --recordings data --output runs/sweep --ray auto --storage postgresql+psycopg://lab/db
 
 To share the work, run the same command in several terminals: processes with the same --output (or the same --storage
 and --name) are one sweep, and --trials counts the trials of all of them. To resume, run the same command again.
@@ -326,6 +354,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", metavar="URL", help="database for Optuna (default: a journal in --output)")
     parser.add_argument("--name", default="sweep", help="name of the study in the storage (default: sweep)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every training (default: 0)")
+    add_ray(parser, "trials")
     add_device(parser)
 
 
@@ -347,9 +376,13 @@ def run(args: argparse.Namespace) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # epochs are printed anyway
     storage = open_storage(args.storage, args.output)
     try:
+        if args.ray is not None:
+            _search_on_cluster(args.ray, sweep, args.storage, args.name, args.trials)
         study = search(sweep, storage, name=args.name, trials=args.trials)
+        print(write_best(sweep, study) or "All trials were pruned. Give more --trials or training.max_epochs.")
     except KeyboardInterrupt:
         print(f"\nInterrupted. Finished trials are kept in {args.output}; run the same command again to resume.")
         return 130
-    print(write_best(sweep, study) or "All trials were pruned. Give more --trials or training.max_epochs.")
+    finally:
+        close(storage)
     return 0

@@ -1,4 +1,4 @@
-"""Trains the members of a run, each in its own folder: in sequence, in parallel, or each on several devices."""
+"""Trains the members of a run, each in its folder: in sequence, in parallel, on several devices or many machines."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from training.files import locked
+from training.ray_pool import RayPool
 from training.trainer.hardware import Hardware, leave_together
 from training.trainer.loop import train_member
 from training.trainer.run_spec import RunSpec
@@ -22,7 +23,7 @@ from training.trainer.run_spec import RunSpec
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["member_folder", "train_members", "worker_pool"]
+__all__ = ["gpus_of", "member_folder", "train_members", "worker_pool"]
 
 LOCK = ".lock"
 
@@ -31,22 +32,25 @@ def member_folder(run: Path, member: int) -> Path:
     return run / f"member-{member}"
 
 
-def train_members(spec: RunSpec, run: Path) -> list[float]:
+def train_members(spec: RunSpec, run: Path, *, ray: str | None = None) -> list[float]:
     """Trains the members of a run, or resumes them; returns their validation scores.
 
     `spec.parallel` members are trained at the same time, with the same weights as in sequence. On GPUs each member
     takes the next GPU, on a CPU its share of the cores.
+
+    Args:
+        ray: the address of a Ray cluster, whose machines train the members instead.
     """
     members = range(spec.members)
     folders = [member_folder(run, i) for i in members]
+    own_core = [replace(spec, cores=[core] if (core := spec.core(i)) else ()) for i in members]  # less to send
+    if ray is not None:
+        with RayPool(ray, gpus=gpus_of(spec.hardware)) as pool:
+            return list(pool.map(_train, own_core, folders, members))
     if spec.parallel == 1 or spec.members == 1:
         return [_train(spec, folder, i) for i, folder in enumerate(folders)]
     threads = max(1, torch.get_num_threads() // spec.parallel)
-    placed = [
-        # Each process gets only the core of its member.
-        replace(spec, hardware=placed_hardware(spec.hardware, i), cores=[core] if (core := spec.core(i)) else ())
-        for i in members
-    ]
+    placed = [replace(one, hardware=placed_hardware(spec.hardware, i)) for i, one in enumerate(own_core)]
     with worker_pool(spec.parallel, threads) as pool:
         return list(pool.map(_train, placed, folders, members))
 
@@ -67,6 +71,11 @@ def _train_share(fabric: Fabric, pickled: bytes, parent: int) -> float:
     score = train_member(spec, folder, member=member, fabric=fabric)
     leave_together(fabric)
     return score
+
+
+def gpus_of(hardware: Hardware) -> int:
+    """The GPUs that a training takes on a machine of a Ray cluster; this machine need not have any."""
+    return hardware.devices if hardware.device.startswith("cuda") else 0
 
 
 def placed_hardware(hardware: Hardware, member: int) -> Hardware:

@@ -22,6 +22,7 @@ from training.config import PRESETS, ModelConfig, parse_config, parse_options, p
 from training.data.mouse import by_mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.files import write_atomically, writing
+from training.ray_pool import add_ray
 from training.safe_yaml import load_yaml
 from training.tables import counted
 from training.trainer.advice import for_small_recordings, next_commands
@@ -38,8 +39,11 @@ __all__ = ["add_arguments", "claim", "run", "train_ensemble"]
 SCORES = "validation_single_trial_correlation"  # in `members.json`
 
 
-def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
+def train_ensemble(spec: RunSpec, folder: Path, *, ray: str | None = None) -> list[Path]:
     """Trains the members of a run, or resumes it; returns the checkpoints of those that are kept.
+
+    Args:
+        ray: the address of a Ray cluster that trains the members.
 
     Raises:
         CheckpointError: the folder holds another run.
@@ -51,7 +55,7 @@ def train_ensemble(spec: RunSpec, folder: Path) -> list[Path]:
     for core in spec.cores:
         take_core(twin, core)
     claim(folder, spec.identity())
-    scores = train_members(spec, folder)
+    scores = train_members(spec, folder, ray=ray)
     kept = sorted(sorted(range(spec.members), key=lambda i: -scores[i])[: spec.keep])
     with writing(folder / MEMBERS):
         write_atomically(folder / MEMBERS, json.dumps({SCORES: scores, "kept": kept}, indent=2).encode())
@@ -87,6 +91,7 @@ def claim(folder: Path, wanted: Mapping[str, Any]) -> None:
 EXAMPLES = """examples:
   python -m training train --recordings data --output runs/v1t --device cuda --precision bf16 --dry-run
   python -m training train --recordings data --output runs/v1t --members 10 --keep 5 --parallel 2
+  python -m training train --recordings data --output runs/v1t --members 10 --ray auto
   python -m training train --recordings new --output runs/new --core runs/v1t --freeze-core
 
 To resume an interrupted run, run the same command again.
@@ -111,6 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=int, help="keep this many members, the best by validation (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first member; the next one has seed + 1")
     parser.add_argument("--parallel", type=int, default=1, help="members to train at the same time (default: 1)")
+    add_ray(parser, "members")
     add_device(parser)
     devices = "number of devices that share each update (default: 1)"
     parser.add_argument("--devices", type=int, default=1, metavar="N", help=devices)
@@ -136,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     if suggestion is not None:
         print(suggestion)
     try:
-        kept = train_ensemble(spec, args.output)
+        kept = train_ensemble(spec, args.output, ray=args.ray)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Every finished epoch is kept in {args.output}; run the same command again to resume.")
         return 130
@@ -152,7 +158,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace) -> RunSpec:
     hardware = Hardware.model_validate({name: getattr(args, name) for name in Hardware.model_fields})
-    hardware.resolved()  # refuses a missing device before any work
+    if args.ray is None:
+        hardware.resolved()  # refuses a missing device before any work
+    elif args.parallel > 1:
+        raise ConfigError("--parallel is for one machine; with --ray the cluster has room or not", got=args.parallel)
     model_options, training_options = parse_options(args.set)
     if args.core is not None and (args.model is not None or args.config is not None):
         raise ConfigError("--core brings the model with it", hint="Leave out --model and --config.")

@@ -17,6 +17,8 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 from scipy import stats
+from support.postgres import postgres
+from support.ray_cluster import ray_cluster
 from support.tiny_twins import tiny_recordings
 
 from training.__main__ import main
@@ -268,3 +270,21 @@ def test_the_sweep_survives_two_processes_on_one_storage_and_a_kill_of_one(tmp_p
     assert TrialState.RUNNING not in states(output)
     assert sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states(output)) == 12
     parse_config(yaml.safe_load((output / "best.yaml").read_text(encoding="utf-8")))
+
+
+@pytest.mark.slow
+def test_a_cluster_and_a_postgresql_storage_share_one_sweep(tmp_path: Path, folder: Path) -> None:
+    """Two workers on Ray; then this process alone goes on with the same study."""
+    with postgres() as url:
+        given = [*command(tmp_path, folder, "training.max_epochs=1"), "--storage", url]
+        with ray_cluster(nodes=1):
+            assert main([*given, "--trials", "4", "--ray", "auto"]) == 0
+        storage = open_storage(url, tmp_path)
+        study = optuna.load_study(study_name="sweep", storage=storage)
+        ended = [trial for trial in study.trials if trial.state.is_finished()]
+        assert len(ended) in (4, 5)  # one that another worker had begun
+        assert main([*given, "--trials", "6"]) == 0
+        assert len(study.trials) == max(6, len(ended))
+        assert len({trial.number for trial in study.trials}) == len(study.trials)
+        sweep_module.close(storage)
+    assert json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["best"]

@@ -27,10 +27,14 @@ _MODULE, _FUNCTION = "server.in_process", "open_bundle"  # the same in a checkou
 _LOADING_TIMEOUT = 180.0  # seconds to load a bundle
 _LOADING_RETRY_AFTER = 5.0  # seconds; a server whose Retry-After is longer has refused the bundle
 NOT_INHERITED = ("V1T_BUNDLES", "V1T_API_KEYS", "V1T_API_KEYS_FILE", "V1T_URL", "V1T_API_KEY", "V1T_HOME")
-# A server that ends with the process that started it, however that ends: its end of the pipe is closed for it.
+# A server that ends with the process that started it, however that ends: the system closes its end of the pipe. Ray
+# kills the children of its workers as well; on Linux the server then gets a signal.
 _UNTIL_STDIN_CLOSES = """
-import subprocess, sys, threading
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+import ctypes, signal, subprocess, sys, threading
+def end_with_parent():
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
 def end():
     sys.stdin.buffer.read()
     server.terminate()
