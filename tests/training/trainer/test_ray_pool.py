@@ -43,7 +43,7 @@ def weights(folder: Path, member: int) -> dict[str, torch.Tensor]:
 def test_three_members_on_ray_have_the_same_weights_though_a_worker_is_killed(
     tmp_path: Path, recordings: dict[str, Recording]
 ) -> None:
-    training = QUICK.model_copy(update={"save_minutes": 1e-9, "max_epochs": 8})
+    training = QUICK.model_copy(update={"save_minutes": 1e-9, "max_epochs": 4})
     spec = tiny_run(recordings, tiny_config(DROPOUT), training, seed=5, members=3)
     train_ensemble(spec, tmp_path / "here")
     killed = []
@@ -53,12 +53,12 @@ def test_three_members_on_ray_have_the_same_weights_though_a_worker_is_killed(
         while not killed and time.monotonic() < deadline:
             time.sleep(0.02)
             log = member_folder(tmp_path / "ray", 0) / "log.csv"
-            if not log.exists() or len(log.read_text().splitlines()) < 3:  # two epochs
+            if not log.exists() or len(log.read_text().splitlines()) < 2:  # an epoch
                 continue
             for process in psutil.process_iter():
                 with suppress(psutil.Error):
                     opened = [Path(file.path).parent for file in process.open_files()]
-                    if process.cmdline()[:1] == ["ray::_run"] and log.parent in opened:
+                    if log.parent in opened:  # it holds the member's lock
                         os.kill(process.pid, signal.SIGKILL)
                         killed.append(process.pid)
                         return
