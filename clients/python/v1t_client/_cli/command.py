@@ -92,8 +92,7 @@ def _run(options: argparse.Namespace) -> int:
             return experiments.run(options)
         if options.verb == "predict":
             return _predict_with(options)
-        call = {"api_key": options.api_key, "timeout": options.timeout, "retries": options.retries}
-        with Client(only_url(options), **call) as client:
+        with _client(options) as client:
             return _COMMANDS[options.verb](client, options)
     except V1TError as error:
         print(_format_error(error), file=sys.stderr)
@@ -106,16 +105,21 @@ def _run(options: argparse.Namespace) -> int:
         return 1
 
 
+def _client(options: argparse.Namespace) -> Client:
+    return Client(only_url(options), api_key=options.api_key, timeout=options.timeout, retries=options.retries)
+
+
 def _predict_with(options: argparse.Namespace) -> int:
     """`v1t predict` on the server or servers that the options choose."""
     if bool(options.images) == (options.dataset is not None):
         raise InvalidArgument("`v1t predict` needs images", expected="either IMAGE ... or --dataset PATH")
     options.images = options.images or [options.dataset]
     into_zarr = is_for_zarr(options)
-    with open_from(options) as predictor:
+    is_one_server = options.bundle is None and options.ray is None and len(options.url) == 1
+    with _client(options) if is_one_server else open_from(options) as predictor:
         if into_zarr:
             return predict_set(options, _chosen_mice(predictor, options), predictor)
-        assert isinstance(predictor, Client)
+        assert not isinstance(predictor, Replicas)  # `is_for_zarr` has refused several
         return _predict(predictor, options)
 
 

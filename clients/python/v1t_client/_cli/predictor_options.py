@@ -80,20 +80,20 @@ def open_from(options: argparse.Namespace, *, default: str = "") -> Iterator[Cli
         raise InvalidArgument("the receipt does not name a server or bundle", hint="Give --url or --bundle.")
     if options.ray and options.bundle is None:
         raise InvalidArgument("--ray needs a bundle to serve on the cluster", hint="Add --bundle FOLDER.")
+    # Slow, and not needed to ask a server for predictions.
+    from v1t_client.insilico.framework.predictors import open_predictor
+    from v1t_client.insilico.framework.ray_workers import ray_workers
+
     with ExitStack() as stack:
         if options.ray:
-            from v1t_client.insilico.framework.ray_workers import ray_workers
-
             workers = stack.enter_context(ray_workers(options.bundle, options.ray, **call))
             yield stack.enter_context(Replicas(workers=workers))
-        elif options.bundle is None and where.startswith(("http://", "https://")):
+        elif options.bundle is None and _BETWEEN in where:
             clients = [
                 stack.enter_context(Client(url, api_key=options.api_key, **call)) for url in where.split(_BETWEEN)
             ]
-            yield clients[0] if len(clients) == 1 else stack.enter_context(Replicas(clients))
+            yield stack.enter_context(Replicas(clients))
         else:
-            from v1t_client.insilico.framework.predictors import open_predictor  # slow, and not needed for a server
-
             yield stack.enter_context(open_predictor(where, api_key=options.api_key, **call))
 
 
