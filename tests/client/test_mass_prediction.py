@@ -200,6 +200,16 @@ def test_a_disk_that_fills_up_loses_nothing(server, twins, images, tmp_path, mon
     assert content(tmp_path / "r.zarr") == content(tmp_path / "whole.zarr")
 
 
+def test_a_version_is_pinned_and_no_images_are_refused(server, twins, images, tmp_path):
+    detail = server._model
+    server._model = lambda: {**detail(), "version": "3"}
+    twins.predict_to_zarr("A", images[:5], tmp_path / "r.zarr")
+    assert [seen.form["model"] for seen in server.seen if seen.path == "/predict"] == ["demo@3"]
+    for none in (images[:0], []):
+        with pytest.raises(InvalidArgument, match=r"no images|empty list"):
+            twins.predict_to_zarr("A", none, tmp_path / "none.zarr")
+
+
 # Several servers
 
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -138,7 +138,8 @@ class Replicas:
         hash, the state of behaviour, all options, what was assumed, and notes; `xarray.open_zarr` opens it.
 
         Args:
-            images: as for `Client.predict_many`, or the path of a Zarr array (B, C, H, W) that ends in .zarr.
+            images: as for `Client.predict_many`, or the path of a Zarr array (B, C, H, W) that ends in .zarr. A call
+                that resumes compares their number, their names and the first one.
             chunk: images in one request, and in one chunk of the output.
             force: replace the folder, and discard what an interrupted call left.
             progress: show a progress line on stderr; by default only if stderr is a terminal.
@@ -158,6 +159,8 @@ class Replicas:
         n_images = opened.n_images
         if n_images is None:
             raise InvalidArgument("an iterator of images cannot be resumed", expected="a list, an array or a path")
+        if n_images == 0:
+            raise InvalidArgument("there are no images", expected="at least one")
         request = PredictRequest(mouse=mouse, image=None, **options)
         for name, values in per_image(request).items():
             if len(values) != n_images:
@@ -165,6 +168,8 @@ class Replicas:
                     f"{name} does not fit the images", got=len(values), expected=f"one for all, or {n_images}"
                 )
         bundle = self.mouse(mouse, model=request.model).bundle
+        if bundle.version is not None:  # servers that have loaded a newer version meanwhile still answer
+            request = replace(request, model=f"{bundle.name}@{bundle.version}")
         ids = np.asarray(self._neuron_ids(request) if request.neuron_ids is None else request.neuron_ids, np.int64)
         file = ResponsesZarr(
             path,
