@@ -208,6 +208,9 @@ def test_a_version_is_pinned_and_no_images_are_refused(server, twins, images, tm
     for none in (images[:0], []):
         with pytest.raises(InvalidArgument, match=r"no images|empty list"):
             twins.predict_to_zarr("A", none, tmp_path / "none.zarr")
+    with pytest.raises(InvalidArgument, match="folder that does not exist"):
+        twins.predict_to_zarr("A", images, tmp_path / "no" / "such.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.zarr"]
 
 
 # Several servers

@@ -81,6 +81,8 @@ class ResponsesZarr:
         self.is_complete = not force and path.exists() and self._is_finished()
         if self.is_complete:
             return
+        if not path.parent.is_dir():
+            raise InvalidArgument("output is in a folder that does not exist", got=path)
         try:
             self._begin(force=force)
         except OSError as error:
