@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 from support.checkout import ROOT
 
-__all__ = ["BENTOML", "PATIENCE", "ROOT", "Server", "free_port", "serving"]
+__all__ = ["BENTOML", "PATIENCE", "ROOT", "Server", "free_port", "processes_serving", "serving"]
 
 BENTOML = (sys.executable, "-m", "bentoml")
 PATIENCE = 90  # seconds that anything may take before we call it hung
@@ -42,6 +43,16 @@ class Server:
                 return response
             time.sleep(0.05)
         raise AssertionError(f"no {status} from {path}: {self.log.read_text()}")
+
+
+def processes_serving(bundle: Path) -> list[int]:
+    """The processes that serve this bundle now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("V1T_BUNDLES") == str(bundle.resolve()):
+                found.append(process.pid)
+    return found
 
 
 def free_port() -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from support.checkout import ROOT
+from support.live_server import processes_serving
+from support.tiny_bundle import write_tiny_bundle
 from v1t_client import ConnectionFailed, InvalidArgument, NotReady
 from v1t_client.insilico import Subject, open_predictor
 from v1t_client.insilico.framework import predictors
@@ -102,3 +106,28 @@ def test_bundle_that_the_private_server_refuses_is_named(tmp_path: Path, monkeyp
     monkeypatch.setattr(predictors, "_in_checkout", lambda home: None)
     with pytest.raises(NotReady, match="schema_version"), open_predictor(tmp_path):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_the_private_server_of_a_program_that_is_killed_ends(tmp_path: Path, ending: signal.Signals) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny").folder
+    code = "import sys, time; from v1t_client.insilico.framework import predictors\n"
+    code += "predictors._installed = predictors._in_checkout = lambda *_: None\n"  # as in another environment
+    code += "with predictors.open_predictor(sys.argv[1]): print('open', flush=True); time.sleep(60)"
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, str(bundle)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"open\n"
+        assert processes_serving(bundle)
+        program.send_signal(ending)
+        program.wait(30)
+    deadline = time.monotonic() + 30
+    while processes_serving(bundle) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_serving(bundle)

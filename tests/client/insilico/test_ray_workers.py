@@ -6,12 +6,11 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import zarr
+from support.live_server import processes_serving
 from support.ray_cluster import ray_cluster
 from support.tiny_bundle import write_tiny_bundle
 from v1t_client import InvalidArgument, Replicas
@@ -20,18 +19,6 @@ from v1t_client.insilico import open_predictor
 from v1t_client.insilico.framework.ray_workers import ray_workers
 
 pytestmark = pytest.mark.slow
-
-
-def servers(bundle: Path) -> list[int]:
-    """The processes that serve this bundle."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("V1T_BUNDLES") == str(bundle.resolve()):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
 
 
 def test_two_workers_answer_as_one_server_while_one_is_killed_for_memory(tmp_path, rng):
@@ -55,7 +42,7 @@ def test_two_workers_answer_as_one_server_while_one_is_killed_for_memory(tmp_pat
         killer.join()
     np.testing.assert_allclose(zarr.open_array(tmp_path / "r.zarr" / "responses", mode="r")[:], alone, atol=1e-5)
     deadline = time.monotonic() + 30
-    while (left := servers(twin.folder)) and time.monotonic() < deadline:
+    while (left := processes_serving(twin.folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left  # the server of the killed worker neither
 
