@@ -110,7 +110,7 @@ def test_a_run_folder_of_the_code_before_is_resumed(
     folder = tmp_path / "run"
     (folder / "member-0").mkdir(parents=True)
     (folder / "run.json").write_text(text, encoding="utf-8")
-    monkeypatch.setattr("training.trainer.run.train_members", lambda spec, run: [0.5])
+    monkeypatch.setattr("training.trainer.run.train_members", lambda spec, run, ray: [0.5])
     assert train_ensemble(spec, folder) == [folder / "member-0" / "checkpoint"]
     assert (folder / "run.json").read_text(encoding="utf-8") == text
     members = json.loads((folder / "members.json").read_text(encoding="utf-8"))
@@ -283,7 +283,7 @@ def test_the_command_hands_its_hardware_on(
 ) -> None:
     seen: list[RunSpec] = []
 
-    def noted(spec: RunSpec, run: Path) -> list[float]:
+    def noted(spec: RunSpec, run: Path, *, ray: str | None) -> list[float]:
         seen.append(spec)
         return [0.0] * spec.members
 
