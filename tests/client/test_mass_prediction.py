@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import subprocess
 import sys
@@ -160,6 +161,16 @@ def test_another_twin_option_or_set_does_not_go_on(server, twins, images, tmp_pa
         ask(running_speed=4)
     ask(running_speed=4, force=True)
     assert zarr.open_array(output / "responses", mode="r")[0, 0] == expected(server, images, 4)[0, 0]
+
+
+def test_behaviour_channels_by_name_are_part_of_what_is_resumed(server, twins, images, tmp_path, monkeypatch):
+    stop = RuntimeError("stopped")
+    monkeypatch.setattr(responses_zarr.ResponsesZarr, "add", lambda *_: (_ for _ in ()).throw(stop))
+    with pytest.raises(RuntimeError, match="stopped"):
+        twins.predict_to_zarr("A", images, tmp_path / "r.zarr", behavior={"running_speed": 3.0})
+    for behavior, words in [({"running_speed": 4.0}, "running_speed was 3.0, not 4.0"), ({"lick": 1}, "behavior.lick")]:
+        with pytest.raises(InvalidArgument, match=re.escape(words)):
+            twins.predict_to_zarr("A", images, tmp_path / "r.zarr", behavior=behavior)
 
 
 def test_a_second_process_does_not_write_the_same_folder(twins, images, tmp_path, monkeypatch):

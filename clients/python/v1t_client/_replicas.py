@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from functools import partial
@@ -234,8 +234,14 @@ def _identity(request: PredictRequest) -> dict[str, Any]:
         value = getattr(request, field.name)
         if field.name in ("image", "model") or value is None or value is False:
             continue
-        if isinstance(value, np.ndarray):
-            long = value.size > 8
-            value = f"sha256 {hashlib.sha256(value.astype(float).tobytes()).hexdigest()}" if long else value.tolist()
-        values[field.name] = value
+        if isinstance(value, Mapping):
+            values |= {f"{field.name}.{name}": _short(np.asarray(array)) for name, array in value.items()}
+        else:
+            values[field.name] = _short(value) if isinstance(value, np.ndarray) else value
     return values
+
+
+def _short(array: npt.NDArray[Any]) -> Any:
+    if array.size <= 8:
+        return array.tolist()
+    return f"sha256 {hashlib.sha256(array.astype(float).tobytes()).hexdigest()}"
