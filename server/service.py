@@ -16,11 +16,11 @@ from typing import Any
 
 import bentoml
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.app import create_app
 from server.api.cors import cors_options
-from server.api.middleware import RequestMiddleware
+from server.api.middleware import SYSTEM_ROUTES, RequestMiddleware
 from server.bundle.snapshot import remove_abandoned
 from server.errors import NotReady
 from server.grpc_api import addresses
@@ -54,9 +54,13 @@ def create_service(settings: Settings) -> Any:
     bentoml_patches.remove_timers()
     bentoml_patches.use_protocol(partial(Connection, connections=context.connections))
 
-    async def everything_else(scope: Scope, receive: Receive, send: Send) -> None:
-        # Not the application itself: BentoML would reply to unknown routes of that with an error body of its own.
-        await app(scope, receive, send)
+    def in_front_of(bentoml_app: ASGIApp) -> ASGIApp:
+        # Not mounted: the layers of BentoML between its middleware and a mounted application take time.
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            is_ours = scope["type"] == "http" and scope["path"] not in SYSTEM_ROUTES
+            await (app if is_ours else bentoml_app)(scope, receive, send)
+
+        return answer
 
     @bentoml.service(
         name=_NAME,
@@ -66,7 +70,6 @@ def create_service(settings: Settings) -> Any:
         logging={"access": {"enabled": False}},
         tracing={} if settings.tracing else {"excluded_urls": ".*"},
     )
-    @bentoml.asgi_app(everything_else, path="/")
     class TwinServer:
         """Digital twins of mouse visual cortex over HTTP."""
 
@@ -147,6 +150,7 @@ def create_service(settings: Settings) -> Any:
     if (options := cors_options(settings)) is not None:
         service.add_asgi_middleware(CORSMiddleware, **options)
     service.add_asgi_middleware(RequestMiddleware, context=context)
+    service.add_asgi_middleware(in_front_of)
     return service
 
 

@@ -1,82 +1,95 @@
-"""The ASGI application: a route for each endpoint, and errors as replies."""
+"""The ASGI application: finds the endpoint of a request and calls its handler; errors become replies."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from dataclasses import dataclass
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
+from starlette.datastructures import State
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import compile_path
+from starlette.types import Receive, Scope, Send
 
 from server.api.codecs.response import json_response
 from server.api.endpoints.dispatch import error_response
 from server.api.endpoints.table import ENDPOINTS, Handler
 from server.api.openapi import document
-from server.errors import MalformedBody, MethodNotAllowed, NotFound, TwinError, brief
+from server.errors import MethodNotAllowed, NotFound, TwinError, brief
 from server.serving.context import Context
 
-__all__ = ["create_app"]
+__all__ = ["App", "Route", "create_app"]
 
 
-def create_app(context: Context) -> Starlette:
-    """The application; `server/service.py` mounts it, below the middleware."""
-    routes = [
-        Route(endpoint.path, _route(endpoint.label or endpoint.path, endpoint.handler), methods=[endpoint.method])
-        for endpoint in ENDPOINTS
-        if endpoint.handler is not None
-    ]
-    app = Starlette(
-        routes=[*routes, Route("/docs.json", _route("/docs.json", _docs))],
-        exception_handlers={
-            TwinError: _on_error,
-            HTTPException: _on_error,
-            ClientDisconnect: _on_disconnect,
-            Exception: _on_error,
-        },
-    )
-    app.router.redirect_slashes = False
-    app.state.context = context
-    return app
+@dataclass(frozen=True)
+class Route:
+    """The handlers of one path.
+
+    Attributes:
+        path: may have parameters, such as `/mice/{mouse}`.
+        handlers: by method, each with the request's label in the metrics.
+    """
+
+    path: str
+    pattern: re.Pattern[str]
+    handlers: dict[str, tuple[str, Handler]]
 
 
-def _route(label: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Calls the handler with the server's context, and labels the request for the metrics."""
+class App:
+    """Not a Starlette application: its layers take as long for a small request as the handler itself."""
 
-    async def endpoint(request: Request) -> Response:
-        request.state.route = label
-        return await handler(request, request.app.state.context)
+    def __init__(self, context: Context, routes: list[Route]) -> None:
+        self.state = State()  # what handlers share
+        self.routes = routes
+        self._context = context
+        self._by_path = {route.path: route for route in routes if not route.pattern.groups}
+        self._with_parameters = [route for route in routes if route.pattern.groups]
 
-    return endpoint
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        headers: dict[str, str] = {}
+        try:
+            label, handler = self._handler(scope, headers)
+            scope["state"]["route"] = label
+            response = await handler(Request(scope, receive, send), self._context)
+        except TwinError as error:
+            response = error_response(error, scope["state"]["request_id"], scope["path"])
+            response.headers.update(headers)
+        except ClientDisconnect:
+            response = Response(status_code=499)  # for the metrics; the client has disconnected
+        await response(scope, receive, send)
+
+    def _handler(self, scope: Scope, headers: dict[str, str]) -> tuple[str, Handler]:
+        """The handler and its label; sets the path's parameters, and the headers of a refusal."""
+        path, method = scope["path"], scope["method"]
+        route = self._by_path.get(path)
+        if route is None:
+            for route in self._with_parameters:
+                if (found := route.pattern.fullmatch(path)) is not None:
+                    scope["path_params"] = found.groupdict()
+                    break
+            else:
+                expected, hint = "/predict, /mice, ...", "See /docs.json."
+                raise NotFound("there is no such route", got=brief(path), expected=expected, hint=hint)
+        if (handler := route.handlers.get(method)) is None:
+            headers["Allow"] = allowed = ", ".join(sorted(route.handlers))
+            raise MethodNotAllowed(f"{brief(path)} does not have this method", got=brief(method), expected=allowed)
+        return handler
+
+
+def create_app(context: Context) -> App:
+    """The application; `server/service.py` puts it below the middleware."""
+    handlers: dict[str, dict[str, tuple[str, Handler]]] = {"/docs.json": _handlers("GET", "/docs.json", _docs)}
+    for one in ENDPOINTS:
+        if one.handler is not None:
+            handlers.setdefault(one.path, {}).update(_handlers(one.method, one.label or one.path, one.handler))
+    return App(context, [Route(path, compile_path(path)[0], of_path) for path, of_path in handlers.items()])
+
+
+def _handlers(method: str, label: str, handler: Handler) -> dict[str, tuple[str, Handler]]:
+    return dict.fromkeys(("GET", "HEAD") if method == "GET" else (method,), (label, handler))
 
 
 async def _docs(request: Request, context: Context) -> Response:
     public_url = context.settings.public_url
     return json_response(document() | ({"servers": [{"url": public_url}]} if public_url else {}))
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    headers = {}
-    if isinstance(error, HTTPException):
-        headers = dict(error.headers or {})
-        error = _translated(request, error)
-    elif not isinstance(error, TwinError):
-        error = TwinError("the server failed on this request", hint="Its log has the request_id.")
-    response = error_response(error, request.state.request_id, request.url.path)
-    response.headers.update(headers)
-    return response
-
-
-async def _on_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # for the metrics; the client has disconnected
-
-
-def _translated(request: Request, error: HTTPException) -> TwinError:
-    path = brief(request.url.path)
-    if error.status_code == 405:
-        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "another method").split(", ")))
-        return MethodNotAllowed(f"{path} does not have this method", got=brief(request.method), expected=allowed)
-    if error.status_code == 404:
-        return NotFound("there is no such route", got=path, expected="/predict, /mice, ...", hint="See /docs.json.")
-    return MalformedBody(brief(error.detail))

@@ -35,7 +35,7 @@ from server.serving.telemetry import tracing
 from server.serving.telemetry.logs import REQUEST_ID
 from server.serving.telemetry.metrics import OTHER
 
-__all__ = ["RequestMiddleware"]
+__all__ = ["SYSTEM_ROUTES", "RequestMiddleware"]
 
 logger = logging.getLogger("bentoml.v1t")
 
@@ -54,8 +54,8 @@ _CHUNKED = 256 * 1024  # bytes that are reserved at a time for a body of unknown
 _LINGER = 5.0  # seconds to receive the rest of a body, so that its sender reads the reply and its Retry-After
 _DISCARD_PAUSE = 0.001  # seconds between two parts that are discarded, times the clients for which that is done
 _ADMIN = "/admin/"  # prefix of the paths that need an admin key
-_SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
-_OPEN_ROUTES = _SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready", "/", "/docs"}  # answered without a key
+SYSTEM_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})  # that BentoML answers
+_OPEN_ROUTES = SYSTEM_ROUTES | {"/v2/health/live", "/v2/health/ready", "/", "/docs"}  # answered without a key
 _OPEN = "/explorer/"  # prefix of more such routes: the explorer's files hold nothing about the mice
 
 
@@ -88,7 +88,7 @@ class _Exchange:
         self._headers = Headers(scope=scope)
         asked_id = self._headers.get("x-request-id", "")
         self._request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
-        route = scope["path"] if scope["path"] in _SYSTEM_ROUTES else OTHER
+        route = scope["path"] if scope["path"] in SYSTEM_ROUTES else OTHER
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.update(request_id=self._request_id, route=route, mouse="", priority="interactive")
         self._connection = self._state.get("connection")  # None over anything but uvicorn, as in tests
@@ -108,7 +108,6 @@ class _Exchange:
             async with self._timeout:
                 self._in_time = True
                 with self._counted(), self._admitted():
-                    self._check_path()
                     self._set_deadline()
                     self._state["priority"] = _request_priority(self._headers.get("v1t-priority"))
                     self._reserve_memory()
@@ -195,10 +194,6 @@ class _Exchange:
         if self._status is None:
             response = error_response(error, self._request_id, self._scope["path"])
             await response(self._scope, self._receive, self._send_marked)
-
-    def _check_path(self) -> None:
-        if "\n" in self._scope["path"]:  # BentoML's mount would not match, and reply with an error body of its own
-            raise NotFound("there is no such route", got=brief(self._scope["path"]), hint="See /docs.json.")
 
     def _reserve_memory(self) -> None:
         """Reserves memory for the body before any of it is read."""

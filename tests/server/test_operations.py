@@ -27,7 +27,7 @@ def test_every_file_that_it_includes_exists() -> None:
 
 
 def test_the_routes_metrics_and_codes_that_it_names_exist() -> None:
-    routes = {route.path for route in create_app(Context.open(Settings())).routes} | {"/livez", "/readyz"}  # type: ignore[attr-defined]
+    routes = {route.path for route in create_app(Context.open(Settings())).routes} | {"/livez", "/readyz"}
     named = set(re.findall(r"(?<![A-Za-z_.])/(?:admin/\w+|\w+z|metrics|receptive_fields)\b", TEXT))
     assert {"/admin/reload", "/readyz", "/livez", "/metrics", "/receptive_fields"} <= named
     assert named <= routes

@@ -398,7 +398,6 @@ async def test_a_full_queue_answers_429_with_a_time_to_retry(
 async def test_a_path_with_a_line_break_is_not_found(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(path)
     assert response.status_code == 404
-    assert "no such route" in response.text
     assert response.headers["x-request-id"]
     assert response.headers["content-type"] == "application/json"
 
