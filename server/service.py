@@ -9,6 +9,7 @@ bentoml_patches.isolate()  # before BentoML is imported
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 from functools import partial
@@ -52,6 +53,7 @@ def create_service(settings: Settings) -> Any:
     if settings.grpc:
         addresses.check_installed()
     bentoml_patches.remove_timers()
+    bentoml_patches.shorten_excluded_tracing()
     bentoml_patches.use_protocol(partial(Connection, connections=context.connections))
 
     def in_front_of(bentoml_app: ASGIApp) -> ASGIApp:
@@ -93,6 +95,7 @@ def create_service(settings: Settings) -> Any:
 
         @bentoml.on_startup
         async def start(self) -> None:
+            gc.freeze()  # what was imported stays: the garbage collector does not look at it again and again
             logger.info("settings: %s", settings.describe())
             self._grpc = await self._start_grpc()
             # The check above is only in `bentoml serve`; this one covers every other way to start the process.

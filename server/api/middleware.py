@@ -20,7 +20,6 @@ from server.api.endpoints.dispatch import error_response
 from server.errors import (
     InvalidInput,
     MalformedBody,
-    NotFound,
     NotReady,
     RequestTimeout,
     TooLarge,

@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from circus.arbiter import Arbiter
 from circus.controller import Controller
+from opentelemetry.instrumentation import asgi
 from uvicorn.protocols.http import httptools_impl
 
 from server.serving import bentoml_patches
@@ -159,3 +160,29 @@ def test_the_supervisor_checks_often_and_closes_the_port_before_it_stops_the_wor
     arbiter._stopping = True
     arbiter._stop_watchers()
     assert calls == ["start", "stop", "close", "stop"]
+
+
+@pytest.mark.parametrize(("excluded", "composed"), [(".*", 0), ("livez", 1), ("", 1)])
+async def test_tracing_that_excludes_everything_does_not_compose_urls(
+    monkeypatch: pytest.MonkeyPatch, excluded: str, composed: int
+) -> None:
+    bentoml_patches.shorten_excluded_tracing()
+    urls, answered = [], []
+    of_scope = asgi.get_host_port_url_tuple
+    monkeypatch.setattr(asgi, "get_host_port_url_tuple", lambda scope: urls.append(scope) or of_scope(scope))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        answered.append(scope["path"])
+
+    layer = asgi.OpenTelemetryMiddleware(app, excluded_urls=excluded)
+    scope = {
+        "type": "http",
+        "scheme": "http",
+        "path": "/mice",
+        "headers": [],
+        "server": ("localhost", 1),
+        "method": "GET",
+    }
+    await layer({**scope, "query_string": b""}, None, None)
+    assert answered == ["/mice"]
+    assert bool(urls) == bool(composed)
