@@ -12,7 +12,6 @@ import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,14 +38,14 @@ __all__ = ["SYSTEM_ROUTES", "RequestMiddleware"]
 logger = logging.getLogger("bentoml.v1t")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SECURITY_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",  # the page has its own
-    "cross-origin-resource-policy": "same-origin",
-}
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),  # the page has its own
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 _RETRIABLE = frozenset({429, 503, 504})
 _LEAST = 16 * 1024  # bytes that are reserved for any request
 _CHUNKED = 256 * 1024  # bytes that are reserved at a time for a body of unknown length
@@ -84,7 +83,7 @@ class _Exchange:
         self._settings, self._access, self._metrics = context.settings, context.access, context.metrics
         self._shutdown, self._origins = context.shutdown, context.origins
         self._scope, self._receive, self._send = scope, receive, send
-        self._headers = Headers(scope=scope)
+        self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         asked_id = self._headers.get("x-request-id", "")
         self._request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else uuid.uuid4().hex
         route = scope["path"] if scope["path"] in SYSTEM_ROUTES else OTHER
@@ -232,12 +231,13 @@ class _Exchange:
             self._status = message["status"]
             if self._settings.tracing:  # now: the span ends with the reply's last byte
                 tracing.describe(self._scope["method"], self._state)
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self._request_id
+            headers = list(message["headers"])
+            given = {name for name, _ in headers}
+            headers.append((b"x-request-id", self._request_id.encode()))
             if self._shutdown.begun:
-                headers["connection"] = "close"
-            for name, value in _SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
+                headers.append((b"connection", b"close"))
+            headers += [header for header in _SECURITY_HEADERS if header[0] not in given]
+            message = {**message, "headers": headers}
             self._metrics.request_seconds.labels(self._state["route"]).observe(time.perf_counter() - self._start)
             if self._in_time and not self._timeout.expired():
                 self._timeout.reschedule(None)  # the timeout is to the first byte; a long reply may take longer

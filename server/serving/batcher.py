@@ -65,6 +65,7 @@ class Batcher:
         self._queues: dict[Priority, deque[Job]] = {"interactive": deque(), "bulk": deque()}
         # Images, by name of work.
         self._waiting: dict[Priority, Counter[str]] = {"interactive": Counter(), "bulk": Counter()}
+        metrics.queue_images.set_function(lambda: sum(waiting.total() for waiting in self._waiting.values()))
         self._ahead = 0  # runs of interactive requests since the last one of bulk requests
         self._interactive_at = -math.inf  # when the last interactive request arrived
         self._cost: dict[str, float] = {}  # seconds per image, by name of work: running means
@@ -117,7 +118,6 @@ class Batcher:
         for priority, queue in self._queues.items():
             queue.clear()
             self._waiting[priority].clear()
-        self._metrics.queue_images.set(0)
         await asyncio.to_thread(self._thread.shutdown)
 
     async def compute(
@@ -220,7 +220,6 @@ class Batcher:
 
     def _count(self, job: Job, images: int) -> None:
         self._waiting[job.priority][job.work.name] += images * job.n_mice
-        self._metrics.queue_images.set(sum(waiting.total() for waiting in self._waiting.values()))
 
     async def _serve(self) -> None:
         while True:

@@ -36,6 +36,7 @@ class Shutdown:
     def __init__(self, seconds: float, metrics: Metrics, exit: Callable[[int], Any] = os._exit) -> None:
         self._seconds = seconds
         self._metrics = metrics
+        metrics.in_flight.set_function(lambda: self.in_flight)
         self._exit = exit
         self.in_flight = 0  # requests
         self.begun = False
@@ -46,12 +47,10 @@ class Shutdown:
     def inside(self) -> Iterator[None]:
         """Counts a request while it is handled."""
         self.in_flight += 1
-        self._metrics.in_flight.set(self.in_flight)
         try:
             yield
         finally:
             self.in_flight -= 1
-            self._metrics.in_flight.set(self.in_flight)
 
     def check(self) -> None:
         """Raises NotReady once the server is stopping."""

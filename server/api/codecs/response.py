@@ -36,6 +36,7 @@ __all__ = [
     "header_text",
     "json_response",
     "model_info",
+    "neuron_arrays",
     "neuron_std",
     "prediction_answer",
     "several_mice_answer",
@@ -135,18 +136,18 @@ def head_of(engine: Engine, question: Question, request_id: str) -> dict[str, An
 
 
 def model_info(engine: Engine | Bundle) -> dict[str, Any]:
-    """The bundle that answered."""
+    """The bundle that answered, as `ModelInfo` describes it."""
     manifest = engine.manifest
-    return ModelInfo(
-        name=manifest.name,
-        version=version_of(engine.bundle),
-        hash=engine.hash,
-        members=manifest.members,
-        provider=engine.provider,
-        precision=engine.precision,
-        simulated=manifest.simulated,
-        notice=manifest.notice,
-    ).model_dump()
+    return {
+        "name": manifest.name,
+        "version": version_of(engine.bundle),
+        "hash": engine.hash,
+        "members": manifest.members,
+        "provider": engine.provider,
+        "precision": engine.precision,
+        "simulated": manifest.simulated,
+        "notice": manifest.notice,
+    }
 
 
 def neuron_std(engine: Engine, question: Question) -> np.ndarray:
@@ -166,7 +167,7 @@ def check_finite(question: Question, *arrays: np.ndarray) -> None:
         )
 
 
-def _neuron_arrays(
+def neuron_arrays(
     engine: Engine, question: Question, response: np.ndarray, spread: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Neuron ids, responses and spread in the units of the question."""
@@ -186,7 +187,7 @@ def _neuron_arrays(
 
 def prediction_answer(engine: Engine, question: Question, prediction: Prediction, request_id: str) -> Answer:
     """The reply to POST /predict: .npy (B, n), with spread (2, B, n)."""
-    arrays = _neuron_arrays(engine, question, prediction.response, prediction.spread)
+    arrays = neuron_arrays(engine, question, prediction.response, prediction.spread)
     return Answer(head_of(engine, question, request_id), arrays, [_stacked(arrays)])
 
 
@@ -213,7 +214,7 @@ def gradient_answer(engine: Engine, question: Question, gradient: Gradient, requ
     """The reply to POST /gradient: .npy of d image (B, C, H, W), responses, d behavior and d pupil_center."""
     derivatives = {name: _float32(getattr(gradient, name)) for name in ("image", "behavior", "pupil_center")}
     check_finite(question, *derivatives.values())
-    arrays = _neuron_arrays(engine, question, gradient.response)
+    arrays = neuron_arrays(engine, question, gradient.response)
     stack = [derivatives["image"], arrays["responses"], derivatives["behavior"], derivatives["pupil_center"]]
     channels = [channel.name for channel in engine.manifest.mice[question.mouse_id].behavior]
     head = head_of(engine, question, request_id) | {"behavior_channels": channels}

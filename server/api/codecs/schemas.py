@@ -66,7 +66,7 @@ class _Closed(BaseModel):
 class _Request(_Closed):
     """Checked as it is documented, by `validation.validated`. Fields that hold arrays have a reader of their own."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, frozen=True)  # pydantic copies a default that is not frozen for each request
 
 
 class ImageFile(_Request):

@@ -7,6 +7,7 @@ answers where none is named.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from server.api.codecs.compression import compressed, wanted_encoding
 from server.api.codecs.decoding_cost import image_cost
 from server.api.codecs.request import Question, question_about
-from server.api.codecs.response import JSON, json_response, model_info, prediction_answer
+from server.api.codecs.response import JSON, json_response, model_info, neuron_arrays
 from server.api.codecs.schemas import API_VERSION, PredictRequest
 from server.api.codecs.tensors import INPUTS, OUTPUTS, InferenceRequest, read_request, write_reply
 from server.api.codecs.validation import validated
@@ -52,6 +53,7 @@ _PLATFORM = "onnxruntime_onnx"
 _SHOWN = 20  # names in an error
 
 
+@functools.lru_cache(maxsize=1024)
 def model_name(bundle: str, mouse_id: str) -> str:
     """The protocol's name of a mouse of a bundle.
 
@@ -254,7 +256,7 @@ async def infer(request: Request, context: Context) -> Response:
     del body, arguments
 
     def encode(predictions: list[Prediction]) -> Response:
-        answer = prediction_answer(engine, question, predictions[0], request.state.request_id)
+        arrays = neuron_arrays(engine, question, predictions[0].response, predictions[0].spread)
         head = {
             "model_name": name,
             "model_version": bundle.version,
@@ -267,7 +269,7 @@ async def infer(request: Request, context: Context) -> Response:
                 "notes": json.dumps([note.model_dump() for note in question.notes]),
             },
         }
-        outputs = [(output, answer.arrays[output], in_binary) for output, in_binary in asked.outputs.items()]
+        outputs = [(output, arrays[output], in_binary) for output, in_binary in asked.outputs.items()]
         content, header_length = write_reply(head, outputs)
         headers = {}
         if header_length is not None:  # of the JSON before compression
