@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -47,10 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.verb == "bench" and args.paced is not None:
-            return paced.run(args)
-        return {"bench": bench.run, "size": sizing.run}[args.verb](args)
+            code = paced.run(args)
+        else:
+            code = {"bench": bench.run, "size": sizing.run}[args.verb](args)
+        sys.stdout.flush()
+        return code
     except TwinError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # such as `python -m server bench | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -72,9 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             importlib.import_module(module).add_arguments(sub)
     args = parser.parse_args(arguments)
     try:
-        return int(importlib.import_module(VERBS[args.verb][0]).run(args))
+        code = int(importlib.import_module(VERBS[args.verb][0]).run(args))
+        sys.stdout.flush()
+        return code
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # such as `python -m training inspect | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from support.checkout import ROOT
+from support.closed_pipe import closed_pipe
 from support.tiny_twins import tiny_mouse
 
 from server.bundle import tensor_names
@@ -261,6 +262,13 @@ def test_bench_prints_its_table(folder: Path, capsys: pytest.CaptureFixture[str]
     for expected_text in ("ceiling", "GFLOP/s", "batch 1, all neurons", "batch 2", "1 neuron", "2 mice, one stimulus"):
         assert expected_text in out
     assert "gradient" not in out  # the bundle has none
+
+
+def test_bench_ends_quietly_when_its_reader_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from server.__main__ import main
+
+    with closed_pipe(monkeypatch):
+        assert main(["bench", str(folder), "--rounds", "1", "--threads", "1", "--max-batch", "1"]) == 1
 
 
 def test_bench_names_a_missing_bundle(capsys: pytest.CaptureFixture[str]) -> None:

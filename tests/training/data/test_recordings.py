@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.closed_pipe import closed_pipe
 from support.recordings import NAME, SHAPE, N, T, write_recording
 
 from training.__main__ import main
@@ -324,6 +325,11 @@ def test_inspect_prints_what_a_recording_holds(folder: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     for part in ("A (21067-10-18)", "neurons       7", "train         12 trials", "running_speed", "data hash"):
         assert part in printed
+
+
+def test_inspect_ends_quietly_when_its_reader_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closed_pipe(monkeypatch):
+        assert main(["inspect", str(folder)]) == 1
 
 
 def test_caches_that_a_shell_finds_beside_recordings_are_passed_over(
