@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -60,6 +61,7 @@ def _has_graphs(folder: Path) -> bool:
     return any(all(part[0] != "." for part in graph.relative_to(folder).parts) for graph in folder.rglob("*.onnx"))
 
 
+@functools.lru_cache(maxsize=1024)
 def version_of(bundle: Path) -> str:
     """The name of its folder if that is a number, else "1"."""
     return bundle.name if _NUMBER.fullmatch(bundle.name) else FIRST

@@ -88,12 +88,11 @@ def check_values(name: str, values: np.ndarray, channels: list[Channel], record:
         name: of the field.
         channels: one for each column.
     """
-    columns = values.reshape(len(values), -1).astype(np.float64)  # (B, K)
     outside = np.zeros(len(values), dtype=bool)
     got, expected = [], []
-    for channel, column in zip(channels, columns.T, strict=True):
+    for channel, column in zip(channels, values.reshape(len(values), -1).T, strict=True):  # (B,)
         bounds = _of_channel(name, channel, record)
-        if bounds is None or not (beyond := _beyond(column, bounds)).any():
+        if bounds is None or not (beyond := _beyond(column.astype(np.float64), bounds)).any():
             continue
         outside |= beyond
         axis = f"{channel.name[-1]} " if len(channels) > 1 else ""

@@ -202,11 +202,12 @@ async def respond(
     """
     kept = len(await request.body()) + sum(question.stimulus.image.nbytes for question in questions)
     reply = sum(_reply_memory(engine, question, work, in_text) for question in questions)
-    request.state.memory.set(kept + reply, "a request and its reply")
+    state = request.state
+    state.memory.set(kept + reply, "a request and its reply")
     start = time.perf_counter()
-    deadline = request.state.deadline if timeout is None else min(request.state.deadline, start + timeout)
-    timing = Timing(reading=start - request.state.start)
-    request.state.timing, request.state.bundle = timing, engine
+    deadline = state.deadline if timeout is None else min(state.deadline, start + timeout)
+    timing = Timing(reading=start - state.start)
+    state.timing, state.bundle = timing, engine
     stimuli = [question.stimulus for question in questions]
     images = {stimulus.mouse_id: len(stimulus.image) for stimulus in stimuli}
     try:
@@ -220,7 +221,7 @@ async def respond(
         is_large = sum(array.size for result in results for array in result) > LARGE
         if is_large:  # in a thread, away from the event loop; few at once, as each holds Python's lock
             async with context.encoders:
-                response = await asyncio.to_thread(request.state.memory.used_by(encode), results)
+                response = await asyncio.to_thread(state.memory.used_by(encode), results)
         else:
             response = encode(results)
     except BaseException as error:
@@ -257,14 +258,14 @@ async def _unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     """Waits for the work, and cancels it if the client disconnects."""
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(_disconnected(request))
+    listening.add_done_callback(lambda _: working.cancel())
     try:
-        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await working
     except asyncio.CancelledError:
         if working.done() and not working.cancelled() and (error := working.exception()) is not None:
             raise error from None  # failed and cancelled at the same moment: the error says more
+        if listening.done() and not listening.cancelled():
+            raise ClientDisconnect from None
         raise
     finally:
         working.cancel()

@@ -110,7 +110,7 @@ def _find(request: Request, context: Context) -> tuple[str, Bundle, MouseRecord]
             hint="A model is a bundle's name, a dot and a mouse's; POST /v2/repository/index lists them.",
         )
     for bundle in reversed(versions):
-        if version in (None, bundle.version):
+        if version is None or version == bundle.version:
             record = bundle.manifest.mice[unquote(mouse_id)]
             request.state.mouse = record.mouse_id
             return name, bundle, record
