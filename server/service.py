@@ -1,4 +1,4 @@
-"""The BentoML service: life cycle and mounting. `bentoml serve` in the repository's root starts it."""
+"""The BentoML service: life cycle and layers. `bentoml serve` in the repository's root starts it."""
 
 # ruff: noqa: E402
 from __future__ import annotations
