@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.app import create_app
-from server.api.middleware import RequestMiddleware
+from server.api.middleware import SYSTEM_ROUTES, RequestMiddleware
 from server.bundle.snapshot import remove_abandoned
 from server.serving import malloc
 from server.serving.context import Context
@@ -33,7 +33,6 @@ __all__ = ["Exchange", "LocalServer", "open_bundle"]
 
 # Settings of a service that other programs ask; here there is one bundle, and one caller.
 _NOT_READ = ("BUNDLES", "GRPC", "API_KEYS", "API_KEYS_FILE", "ADMIN_KEYS", "ADMIN_KEYS_FILE", "PUBLIC_URL", "TRACING")
-_HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's, in the service
 _PARTS = 4  # of a reply that wait for their reader
 _LEFT = 10.0  # seconds for the requests that are cancelled at the end
 
@@ -126,7 +125,7 @@ class LocalServer:
             exchange.end()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in _HEALTH:
+        if scope["path"] not in SYSTEM_ROUTES:
             await self._endpoints(scope, receive, send)
             return
         if scope["path"] != "/livez":
