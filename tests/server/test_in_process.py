@@ -130,12 +130,17 @@ def test_interrupt_cancels_the_request_and_the_next_is_answered(
     begun, go = stuck
     main = threading.get_ident()
     image, options, expected = asked(rng, twin, "A", 2)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process did with it before
     with open_predictor(twin.folder) as opened:
-        ctrl_c = threading.Thread(target=lambda: (begun.wait(30), signal.pthread_kill(main, signal.SIGINT)))
+        ctrl_c = threading.Thread(target=lambda: begun.wait(30) and signal.pthread_kill(main, signal.SIGINT))
         ctrl_c.start()
-        with pytest.raises(KeyboardInterrupt):
-            opened.predict("A", image)
-        ctrl_c.join()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                opened.predict("A", image)
+                ctrl_c.join()  # if the answer came first
+        finally:
+            ctrl_c.join()
+            signal.signal(signal.SIGINT, handler)
         go.set()
         np.testing.assert_allclose(opened.predict("A", image, **options).responses, expected, atol=1e-5)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 __all__ = ["ray_cluster"]
 
@@ -24,14 +27,16 @@ def ray_cluster(nodes: int = 2) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster()
-    try:
-        for _ in range(nodes):
-            cluster.add_node(
-                num_cpus=2 if nodes == 1 else 1, num_gpus=0, object_store_memory=_MEMORY, include_dashboard=False
-            )
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # its processes import what tests do
+        cluster = Cluster()
+        try:
+            for _ in range(nodes):
+                cluster.add_node(
+                    num_cpus=2 if nodes == 1 else 1, num_gpus=0, object_store_memory=_MEMORY, include_dashboard=False
+                )
+            ray.init(address=cluster.address, log_to_driver=False)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()

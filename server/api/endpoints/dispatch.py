@@ -55,7 +55,14 @@ T = TypeVar("T")
 
 
 def error_response(error: TwinError, request_id: str, path: str) -> Response:
-    """The one error body of the HTTP contract; under /v2 the one of that protocol."""
+    """The one error body of the HTTP contract; under /v2 the one of that protocol. The error loses its tracebacks.
+
+    The task that failed with the error is in a frame of its traceback: a cycle, which would hold the request's body
+    until the garbage collector finds it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__, cause = None, cause.__context__
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="v1t"'

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import itertools
+from types import FrameType
 
 import httpx
 import pytest
@@ -10,6 +13,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from support.in_process import cpu_settings, serving
+from support.tiny_bundle import TinyTwin
 
 from server.api.app import App, create_app
 from server.api.endpoints.table import ENDPOINTS
@@ -68,3 +73,24 @@ async def test_every_path_and_method_is_dispatched_as_by_starlette(app: App, ref
             allowed = expected.headers.get("allow", "").split(", ")
             assert set(headers.get("Allow", "").split(", ")) >= set(allowed), (method, path)
     assert statuses == {200, 404, 405}
+
+
+async def test_a_refused_body_is_freed_without_the_garbage_collector(twin: TinyTwin) -> None:
+    body, headers = b"[" + b"[]," * 300_000 + b"[]]", {"content-type": "application/json"}
+    async with serving(cpu_settings(twin.folder)) as client:
+        assert (await client.post("/predict", content=body, headers=headers)).status_code == 413
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await client.post("/predict", content=body, headers=headers)
+            await asyncio.sleep(0.05)
+            gc.collect()
+            frames = [one for one in gc.garbage if isinstance(one, FrameType)]
+            values = [(frame.f_code.co_qualname, value) for frame in frames for value in frame.f_locals.values()]
+            held = [name for name, value in values if isinstance(value, bytes) and value == body]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert held == []

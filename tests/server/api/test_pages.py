@@ -148,7 +148,7 @@ def test_vendored_libraries_are_those_that_are_pinned() -> None:
 
 def test_the_explorer_is_packaged() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert data["server"] == ["explorer/**"]
+    assert "explorer/**" in data["server"]
     assert "/server/**" in yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
 
 

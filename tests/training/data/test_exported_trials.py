@@ -33,7 +33,9 @@ def test_every_row_is_its_trial(recording: Recording, tmp_path: Path, capsys: py
             own = np.load(recording.path / f"data/{name}/{trial}.npy")
             np.testing.assert_array_equal(row, own)
             assert row.dtype == own.dtype
-    read = Trials.open(output, recording.image_shape)
+    read = Trials.open(
+        output, recording.image_shape, channels=[channel.name for channel in recording.behavior_channels]
+    )
     images, state = read.read(slice(3, 5))
     np.testing.assert_array_equal(images, np.load(output / "images.npy")[3:5])
     np.testing.assert_array_equal(state["running_speed"], np.load(output / "behavior.npy")[3:5, 2])
