@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from support.checkout import REFERENCE, ROOT
 from support.live_server import Server, serving
 from support.shared_export import built_once
 from support.tiny_bundle import TinyTwin, write_tiny_bundle
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would do so, too.
+
+    No `preexec_fn` for that: it forks this process, and gRPC's threads in it do not survive a fork.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

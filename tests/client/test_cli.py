@@ -294,8 +294,6 @@ def test_ctrl_c_ends_it_cleanly(server):
             [*V1T, "ready", "--wait", "60", "--url", url],
             stderr=subprocess.PIPE,
             text=True,
-            # a shell that runs the tests in the background has them, and so their children, ignore Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         while not server.seen and process.poll() is None:  # it is up once it has asked
             time.sleep(0.01)

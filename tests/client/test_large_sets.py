@@ -475,8 +475,6 @@ def test_an_interrupted_command_keeps_what_was_answered(rng, tmp_path):
             command,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell that runs the tests in the background has its children ignore SIGINT.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         state = tmp_path / "responses.npy.part.json"
         deadline = time.monotonic() + 30

@@ -104,10 +104,11 @@ def _attack(
     watch = _Watch(worker_of(served.server), url.port)
     command = [sys.executable, "-m", "reliability.attacks", name, str(url.port), str(seconds), str(clients)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # pytest's has no effect on new processes
-    attackers = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_many_files, env=environment)
+    attackers = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     with watch:
         tally = asyncio.run(_honest(served, lambda: attackers.poll() is None, seed))
         output, _ = attackers.communicate()
+    assert attackers.returncode == 0, f"the attackers ended with {attackers.returncode}"
     statuses = Counter(json.loads(output))
     problems = tally.problems.copy()
     tally.allow(200)
@@ -129,11 +130,6 @@ def _attack(
         tally.lost,
         shown or "none",
     ), problems
-
-
-def _many_files() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
 
 
 async def _honest(served: ServedBundles, keep_running: object, seed: int) -> Tally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import resource
 import socket
 import struct
 import sys
@@ -220,6 +221,8 @@ ATTACKS: Mapping[str, Attack] = {
 
 def main(name: str, port: int, seconds: float, clients: int) -> None:
     """Attacks for a while, and prints the statuses of all replies as JSON."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
     attack = ATTACKS[name]
     statuses: Statuses = Counter()
     end = time.monotonic() + seconds

@@ -119,7 +119,6 @@ def test_the_private_server_of_a_program_that_is_killed_ends(tmp_path: Path, end
         [sys.executable, "-c", code, str(bundle)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with program:
         assert program.stdout is not None

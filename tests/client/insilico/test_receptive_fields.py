@@ -316,8 +316,6 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(demo_server: Ser
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has its children ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     kept = tmp_path / "rf.partial" / "sums.npz"
     deadline = time.monotonic() + 60
