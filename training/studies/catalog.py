@@ -337,7 +337,7 @@ SCALES: dict[str, Scale] = {
         neurons=150,
         trials=1500,
         generated=30_000,
-        student={"max_epochs": 6, "learning_rate": 0.02},
+        student={"max_epochs": 15, "learning_rate": 0.02},
         same_updates=True,
     ),
     "paper": Scale(
