@@ -45,7 +45,8 @@ def main() -> int:
     fuzzed = runs.add_parser("fuzz", help="send broken requests of every kind")
     fuzzed.add_argument("--cases", type=int, default=10_000, help="number of requests (default: %(default)s)")
     replicated = runs.add_parser("replicas", help="kill, drain, hang and roll out three servers behind HAProxy")
-    replicated.add_argument("--rounds", type=int, default=6, help="rounds of these (default: %(default)s)")
+    replicated.add_argument("--rounds", type=int, default=6, help="rounds of these, at least (default: %(default)s)")
+    replicated.add_argument("--requests", type=int, default=0, help="more rounds, until so many are answered")
     for one in runs.choices.values():
         one.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
     args = parser.parse_args()
@@ -57,7 +58,7 @@ def main() -> int:
     if args.run == "fuzz":
         return _print("fuzz", lambda: fuzz.run(cases=args.cases, seed=args.seed))
     if args.run == "replicas":
-        return _print("replicas", lambda: replicas.run(rounds=args.rounds, seed=args.seed))
+        return _print("replicas", lambda: replicas.run(rounds=args.rounds, requests=args.requests, seed=args.seed))
     is_long = args.seconds >= 120
     parts: dict[str, Run] = {
         "load": lambda: load.run(seconds=args.seconds, seed=args.seed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections import Counter
@@ -29,6 +30,7 @@ from reliability.tally import Report, Tally, markdown
 __all__ = ["run"]
 
 CLIENTS = 16
+SIZES = (1, 1, 1, 2, 3, 4, 8)  # images
 HANGS = 6.0  # seconds
 
 
@@ -60,8 +62,13 @@ class Replica:
         (self.bundles / "tiny" / f".{version}").rename(self.bundles / "tiny" / str(version))
 
 
-def run(*, rounds: int, seed: int = 0) -> Report:
-    """Every reply must be right, and no request of the published client may fail or be lost."""
+def run(*, rounds: int, requests: int = 0, seed: int = 0) -> Report:
+    """Every reply must be right, and no request of the published client may fail, be lost or be answered twice.
+
+    Args:
+        rounds: of a kill, a drain and a hang, each of another replica; at least.
+        requests: more rounds follow until so many are answered.
+    """
     haproxy = tool("haproxy", "haproxy")
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as servers:
         folder = Path(temporary)
@@ -73,12 +80,16 @@ def run(*, rounds: int, seed: int = 0) -> Report:
             replica.start()
         port = free_port()
         with running(haproxy, "-f", haproxy_configuration(folder, port, [replica.port for replica in replicas])):
-            return asyncio.run(_run(f"http://127.0.0.1:{port}", replicas, versions, rounds, seed))
+            return asyncio.run(_run(f"http://127.0.0.1:{port}", replicas, versions, rounds, requests, seed))
 
 
-async def _run(url: str, replicas: list[Replica], versions: list[Path], rounds: int, seed: int) -> Report:
+async def _run(
+    url: str, replicas: list[Replica], versions: list[Path], rounds: int, requests: int, seed: int
+) -> Report:
     engines = questions.load(versions)
-    asked = questions.draw_questions(engines, np.random.default_rng(seed), kinds=("predict",), subsets=False)
+    asked = questions.draw_questions(
+        engines, np.random.default_rng(seed), sizes=SIZES, each=3, kinds=("predict",), subsets=False
+    )
     old = engines[0].hash
     pinned = [replace(one, model=f"{one.model}@1", answers={old: one.answers[old]}) for one in asked]
     over = asyncio.Event()
@@ -113,7 +124,9 @@ async def _run(url: str, replicas: list[Replica], versions: list[Path], rounds: 
     async def disturb() -> None:
         try:
             await asyncio.sleep(1)
-            for turn in range(rounds):
+            for turn in itertools.count():
+                if turn >= rounds and len(tally.seconds) >= requests:
+                    break
                 first, second, third = (replicas[(turn + i) % 3] for i in range(3))
                 await happen(kill, first)
                 await happen(drain, second)
