@@ -30,7 +30,7 @@ help:
 	@echo "make format      format the code"
 	@echo "make load        load, overload, kill, drain, swap and bad files of a live server (about 12 minutes)"
 	@echo "make soak        run good and bad requests for 15 minutes, and measure the worker's memory"
-	@echo "make fuzz        send 10,000 broken requests to a live server (about 10 minutes)"
+	@echo "make fuzz        send up to 10,000 broken requests to a live server (about 2 minutes)"
 	@echo "make attack      attack a live server in every way that needs no key (about 5 minutes)"
 	@echo "make replicas    kill, drain, hang and roll out three servers behind HAProxy (about 5 minutes)"
 	@echo "make vendor      fetch the explorer's libraries, as its packages.json pins them (needs node and npm)"
