@@ -79,7 +79,10 @@ class Settings(BaseModel):
         description="seconds that one bundle may take to load and run once; a slower one is refused",
     )
     threads: int | None = Field(
-        default=None, ge=1, le=1024, description="threads of one graph on the CPU; empty: one per core"
+        default=None,
+        ge=1,
+        le=1024,
+        description="threads of one graph on the CPU; empty: one per core that the server may use",
     )
     max_batch: int = Field(default=8, ge=1, le=4096, description="images in one run of the engine")
     max_queue: int = Field(default=2048, ge=1, description="images that may wait; more are refused with 429")

@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from server.inference.engine import Engine, Stimulus
 from server.inference.one_node import MATMUL
+from server.inference.processors import default_threads, usable_cores
 from server.inference.sessions import Precision, Provider
 
 __all__ = ["DESCRIPTION", "add_arguments", "core_gflop", "matmul_gflops", "measure", "positive", "run"]
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
     manifest = engine.manifest
     neurons = manifest.mice[mouse_id].n_neurons
-    threads = args.threads or os.cpu_count()
+    threads = args.threads or usable_cores()
     mice = f"mouse {mouse_id} of {len(manifest.mice)}, {neurons} neurons"
     print(f"bundle    {manifest.name}: {manifest.members} members, {mice}")
     print(f"machine   {engine.provider}, {engine.precision}, {threads} threads, onnxruntime {ort.__version__}")
@@ -170,7 +171,7 @@ def core_gflop(config: dict[str, Any], n_tokens: int) -> float | None:
 def matmul_gflops(threads: int | None, *, repeats: int = 5) -> float:
     """The best rate of a float32 matrix product in onnxruntime on the CPU."""
     options = ort.SessionOptions()
-    if threads is not None:
+    if (threads := threads or default_threads()) is not None:
         options.intra_op_num_threads = threads
     session = ort.InferenceSession(MATMUL, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)

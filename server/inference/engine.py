@@ -24,6 +24,7 @@ from server.inference.cuda_graphs import GPU, batch_sizes
 from server.inference.forward import ForwardPass, Prediction
 from server.inference.gradients import BackwardPass, Gradient
 from server.inference.graph_loader import GraphLoader, MouseGraphs, checked
+from server.inference.processors import default_threads
 from server.inference.sessions import Precision, Provider, Session
 from server.inference.stimulus import Stimulus, floats
 
@@ -79,7 +80,7 @@ class Engine:
             provider: "auto", "cpu", "cuda" or "openvino"; "auto" uses CUDA where there is a GPU.
             precision: of the cores: "fp32"; "tf32", on a GPU; "fp16", where the bundle has such cores; "bf16", in
                 OpenVINO.
-            threads: of one core graph on the CPU; None: one per physical core.
+            threads: of one core graph on the CPU; None: one per core, of those that this process may use.
             max_batch: images in one pass of the core; more are split.
             cuda_graphs: record each core's kernels once per batch size, which needs a GPU; batches are padded to powers
                 of two.
@@ -89,6 +90,7 @@ class Engine:
         """
         bundle = Path(path)
         manifest = load_manifest(bundle)
+        threads = threads or default_threads()
         if cuda_graphs and provider not in ("auto", "cuda"):
             raise BundleError(
                 "CUDA graphs need a GPU",

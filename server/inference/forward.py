@@ -7,7 +7,6 @@ stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mou
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ from server.bundle import tensor_names
 from server.bundle.manifest import Manifest
 from server.inference.core import Core
 from server.inference.graph_loader import MouseGraphs
+from server.inference.processors import usable_cores
 from server.inference.sessions import Slot, Tensor
 from server.inference.stage_timer import StageTimer
 from server.inference.stimulus import Stimulus, merged
@@ -61,7 +61,7 @@ class ForwardPass:
         self._cores = cores
         self._mice = mice
         self._device = cores[0].session.device
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="forward")
+        self._pool = ThreadPoolExecutor(threads or usable_cores(), thread_name_prefix="forward")
 
     def run(self, pieces: list[Stimulus]) -> list[Prediction]:
         """One chunk of at most `max_batch` images; pieces of one mouse and the same neurons are merged."""

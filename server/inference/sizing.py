@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from server.inference.benchmark import Case, measure, positive
 from server.inference.engine import Engine, Stimulus
+from server.inference.processors import usable_cores
 from server.inference.sessions import Precision, Provider
 
 __all__ = ["DESCRIPTION", "Cost", "add_arguments", "capacity", "most_requests", "run", "simulate"]
@@ -151,11 +151,7 @@ def measured(engine: Engine, mouse_id: str, *, request: float, rounds: int = 10)
     few, many = measure(cases, rounds=rounds).values()
     busy = (time.process_time() - cpu) / (time.perf_counter() - wall)
     image = max(0.0, (many - few) / (sizes[1] - sizes[0]))
-    return Cost(fixed=max(0.0, few - image), image=image, request=request, busy=busy, cores=_cores())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Cost(fixed=max(0.0, few - image), image=image, request=request, busy=busy, cores=usable_cores())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
