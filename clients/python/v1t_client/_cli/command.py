@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 from urllib.parse import quote
 
 from v1t_client._answers.prediction import Prediction
@@ -261,7 +261,9 @@ def _parser(*, experiments: bool = True) -> Parser:
     parser.add_argument("--version", action="version", version=f"v1t-client {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    def verb(name: str, summary: str, epilog: str | None = None, *, of_receipt: bool = False) -> Parser:
+    def verb(
+        name: str, summary: str, epilog: str | None = None, *, server: Literal["url", "receipt"] | None = "url"
+    ) -> Parser:
         made: Parser = verbs.add_parser(
             name,
             help=summary,
@@ -270,9 +272,9 @@ def _parser(*, experiments: bool = True) -> Parser:
             formatter_class=text,
             allow_abbrev=False,
         )
-        if of_receipt:
+        if server == "receipt":
             made.add_server_options(None, "that of the receipt")
-        else:
+        elif server == "url":
             default = os.environ.get("V1T_URL") or _DEFAULT_URL
             made.add_server_options(default, f"$V1T_URL, else {_DEFAULT_URL}")
         # Other users of the machine can read command lines, so the key is taken from the environment only.

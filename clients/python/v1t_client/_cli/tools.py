@@ -1,4 +1,7 @@
-"""Verbs of `v1t` that work on results: `replay` repeats one; `pack` and `score` are for inception loops."""
+"""Verbs of `v1t` that work on results: `replay` repeats one, `compare` and `attention-table` put several together.
+
+`pack` and `score` are for inception loops, `evaluate` for recordings.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,12 @@ from v1t_client._answers.prediction import count as counted
 from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output
 from v1t_client._cli.predictor_options import add_bundle, open_from
+from v1t_client._errors import InvalidArgument
+from v1t_client._files import replacing
 from v1t_client._options import count, number, words
+from v1t_client.insilico.comparisons.attention_table import AttentionTable
+from v1t_client.insilico.comparisons.twin_figures import twin_figures
+from v1t_client.insilico.comparisons.twins import compare_twins, comparison_text
 from v1t_client.insilico.framework.checkpoint import new_folder
 from v1t_client.insilico.framework.receipt import Receipt
 from v1t_client.insilico.framework.result import Result
@@ -32,6 +40,25 @@ examples:
 Exit code 0: the same bundle gave the same result; 1: it did not, and the differences are listed.
 """
 
+_COMPARE = """\
+examples:
+  v1t rf A --bundle cnn --output rf-cnn            the same mouse and neurons by both twins, then
+  v1t rf A --bundle v1t --output rf-v1t
+  v1t compare rf-cnn rf-v1t --names CNN,V1T --output compare-A
+
+FOLDER gets summary.md (mean and sd of both twins, and a paired test of each difference), neurons.parquet (one row per
+unit), result.nc, receipt.json, and figures as PNG and PDF: fields side by side, sizes, centers. Units are matched by id.
+Compared are those whose field is reliable in both twins, without the widest 5 % along x and y of either.
+"""
+
+_ATTENTION_TABLE = """\
+examples:
+  v1t attention-table attention-A attention-B attention-C
+  v1t attention-table attention-* --output table.csv      or table.md
+
+Each FOLDER is a result of `v1t attention` with pupil centers, of another mouse or twin. The text shows absolute
+correlations with the stars of their p-values; a .csv keeps the signs.
+"""
 
 _PACK = """\
 examples:
@@ -61,7 +88,7 @@ The scores are those of `python -m training evaluate` on the same recording. If 
 
 def add_tools(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the verbs; see `experiments.add_verbs`."""
-    parser = verb("replay", "repeat the experiment of a receipt, and compare the results", _REPLAY, of_receipt=True)
+    parser = verb("replay", "repeat the experiment of a receipt, and compare the results", _REPLAY, server="receipt")
     parser.add_argument("receipt", type=Path, metavar="RECEIPT", help="a receipt.json, or the folder of a result")
     add_bundle(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the new result")
@@ -74,9 +101,25 @@ def add_tools(verb: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="X",
         help="allowed share of a variable's largest value (%(default)s)",
     )
+
+    parser = verb(
+        "compare", "compare the receptive fields of two twins of a mouse, unit by unit", _COMPARE, server=None
+    )
+    parser.add_argument("first", type=Path, metavar="FIRST", help="folder of `v1t rf`")
+    parser.add_argument("second", type=Path, metavar="SECOND", help="folder of `v1t rf`, of the same mouse and neurons")
+    help_ = "of both twins (default: of their models)"
+    parser.add_argument("--names", type=words, default=(), metavar="NAME,NAME", help=help_)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
+
+    summary = "make one table over mice of whether attention follows the gaze"
+    parser = verb("attention-table", summary, _ATTENTION_TABLE, server=None)
+    parser.add_argument("results", type=Path, nargs="+", metavar="FOLDER", help="folders of `v1t attention`")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table: .md or .csv")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+
     summary = "make an inception-loop pack of most exciting inputs: frames, trials, predictions"
-    _add_pack(verb("pack", summary, _PACK, of_receipt=True))
-    parser = verb("score", "compare the recording of a pack with its predictions", _SCORE)
+    _add_pack(verb("pack", summary, _PACK, server="receipt"))
+    parser = verb("score", "compare the recording of a pack with its predictions", _SCORE, server=None)
     parser.add_argument("pack", type=Path, metavar="PACK", help="folder of `v1t pack`")
     parser.add_argument("responses", type=Path, metavar="RESPONSES", help="recorded responses, .npy or .csv")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the result")
@@ -169,6 +212,36 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    check_output(options.output, may_force=False)
+    command = shlex.join(["v1t", *sys.argv[1:]])
+    result = compare_twins(options.first, options.second, names=options.names, command=command)
+    text = comparison_text(result)
+    with new_folder(options.output) as made:
+        result.write(made, result.drawn(twin_figures))
+        (made / "summary.md").write_text(text + "\n", encoding="utf-8")
+    for line in result.receipt.lines():
+        print(on_command_line(line), file=sys.stderr)
+    print(text)
+    print(f"wrote {options.output}", file=sys.stderr)
+    return 0
+
+
+def _attention_table(options: argparse.Namespace) -> int:
+    output = options.output
+    if output is not None and output.suffix not in (".md", ".csv"):
+        raise InvalidArgument("--output has an unknown file type", got=output.name, expected=".md or .csv")
+    check_output(output, force=options.force)
+    table = AttentionTable.of(options.results)
+    print(table.to_markdown())
+    if output is not None:
+        text = table.to_csv() if output.suffix == ".csv" else table.to_markdown() + "\n"
+        with replacing(output) as beside:
+            beside.write_text(text, encoding="utf-8")
+        print(f"wrote {output}", file=sys.stderr)
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     with open_from(options) as predictor:
         found = evaluate(predictor, options.mouse, options.recording, tier=options.tier, model=options.model)
@@ -183,6 +256,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 TOOLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "replay": _replay,
+    "compare": _compare,
+    "attention-table": _attention_table,
     "pack": _pack,
     "score": _score,
     "evaluate": _evaluate,

@@ -63,7 +63,6 @@ def maps(result: Result) -> Any:
     made, axes = figures.map_grid(chosen["map"].values, titles)
     x, y = data["x"].values, data["y"].values
     pitch = float(x[1] - x[0])
-    turn = np.linspace(0, 2 * np.pi, 60)
     figures.heading(
         made,
         f"the {len(rows)} clearest of {len(data['neuron']):,} neurons over {data.attrs['n_images']:,} images of "
@@ -75,10 +74,8 @@ def maps(result: Result) -> Any:
         one = chosen.isel(neuron=i)
         if not one["fitted"]:
             continue
-        angle = np.radians(float(one["angle"]))
-        a, b = float(one["sigma_major"]) * np.cos(turn), float(one["sigma_minor"]) * np.sin(turn)
-        across = float(one["center_x"]) + a * np.cos(angle) - b * np.sin(angle)
-        down = float(one["center_y"]) + a * np.sin(angle) + b * np.cos(angle)
+        shape = ("center_x", "center_y", "sigma_major", "sigma_minor", "angle")
+        across, down = figures.ellipse(*(float(one[name]) for name in shape))
         axis.plot((across - x[0]) / pitch, (down - y[0]) / pitch, color=figures.INK, linewidth=0.8)
         axis.set_xlim(-0.5, len(x) - 0.5)
         axis.set_ylim(len(y) - 0.5, -0.5)

@@ -18,6 +18,7 @@ __all__ = [
     "add_footer",
     "axes_grid",
     "common_labels",
+    "ellipse",
     "figure",
     "heading",
     "histogram",
@@ -120,6 +121,13 @@ def axes_grid(n: int, *, columns: int, height: float, width: float = PAGE) -> tu
     for left in axes[n:]:
         left.set_axis_off()
     return made, list(axes[:n])
+
+
+def ellipse(x: float, y: float, major: float, minor: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of points on an ellipse with this middle, these half axes, and `angle` [deg] from x towards y."""
+    turn, tilt = np.linspace(0, 2 * np.pi, 60), np.radians(angle)
+    a, b = major * np.cos(turn), minor * np.sin(turn)
+    return x + a * np.cos(tilt) - b * np.sin(tilt), y + a * np.sin(tilt) + b * np.cos(tilt)
 
 
 def map_grid(maps: np.ndarray, titles: list[str], *, columns: int = 5, cmap: str = "RdBu_r") -> tuple[Any, list[Any]]:

@@ -149,7 +149,7 @@ class Result:
         n = count(self.dataset.sizes[self._row], self._row)
         parts = [
             f"mouse {attributes.get('mouse', '?')}, n = {n}, "
-            f"model {model.get('name')}{version} {str(model.get('hash'))[:12]}"
+            f"model {model.get('name')}{version} {str(model.get('hash'))[:12]}".rstrip()
         ]
         if model.get("simulated"):
             parts.insert(0, "SIMULATED: no animal was recorded")
