@@ -1,4 +1,4 @@
-"""Finished results compared: numbers by hand and by SciPy, in any order of neurons; what does not belong together is refused."""
+"""Finished results compared: numbers by hand and by SciPy, in any order of neurons; others are refused."""
 
 from __future__ import annotations
 
@@ -198,7 +198,8 @@ def test_the_result_says_which_twins_it_compares(first: Path, tmp_path: Path) ->
     ("change", "code"),
     [
         (lambda result: with_attributes(result, n_images=4000), "other_noise"),
-        (lambda result: replace(result, receipt=replace(result.receipt, held={"running_speed": 9.0})), "other_behavior"),
+        (lambda result: replace(result, receipt=replace(result.receipt, held={"running_speed": 9.0})),
+         "other_behavior"),
         (lambda result: replace(result, dataset=result.dataset.assign(sigma_half=result.dataset["sigma_major"])),
          "other_bias"),
     ],
@@ -237,7 +238,7 @@ def test_what_cannot_be_compared_is_refused(first: Path, tmp_path: Path, change:
     assert caught.value.got
 
 
-@pytest.mark.parametrize("n", [1, 3, N])
+@pytest.mark.parametrize("n", [1, N])
 @pytest.mark.usefixtures("rendered_figures")
 def test_figures_are_drawn_of_any_number_of_units(tmp_path: Path, n: int) -> None:
     reliable = {"reliable": np.arange(N) < n}

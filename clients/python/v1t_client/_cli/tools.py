@@ -47,8 +47,8 @@ examples:
   v1t compare rf-cnn rf-v1t --names CNN,V1T --output compare-A
 
 FOLDER gets summary.md (mean and sd of both twins, and a paired test of each difference), neurons.parquet (one row per
-unit), result.nc, receipt.json, and figures as PNG and PDF: fields side by side, sizes, centers. Units are matched by id.
-Compared are those whose field is reliable in both twins, without the widest 5 % along x and y of either.
+unit), result.nc, receipt.json, and figures as PNG and PDF: fields side by side, sizes, centers. Units are matched by
+id. Compared are those whose field is reliable in both twins, without the widest 5 % along x and y of either.
 """
 
 _ATTENTION_TABLE = """\

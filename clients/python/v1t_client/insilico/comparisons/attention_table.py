@@ -102,21 +102,17 @@ class AttentionTable:
                 absolute = np.abs([row.correlation for row in rows])
                 cells = [word for k in (0, 1) for word in (_mean_and_sd(absolute[:, k]), "", "", "")]
                 table.append(["mean ± sd", *model, "", *cells])
-        simulated = [row.mouse for row in self.rows if row.simulated]
-        return "\n".join(
-            [
-                *(
-                    [f"SIMULATED: no animal was recorded (mouse {', '.join(dict.fromkeys(simulated))})", ""]
-                    * bool(simulated)
-                ),
-                markdown_table(header, table),
-                "",
-                *([] if several else [f"Model: {self.rows[0].model} {self.rows[0].model_hash[:12]}."]),
-                "Absolute correlation of the centre of mass of attention with the pupil centre, over images; p: two-sided, "
-                "with stars: **** p < 0.0001, *** p < 0.001, ** p < 0.01, * p < 0.05, n.s. not significant; Holm: p "
-                f"corrected for the {2 * len(self.rows)} correlations of this table.",
-            ]
-        )
+        lines = [
+            markdown_table(header, table),
+            "",
+            *([] if several else [f"Model: {self.rows[0].model} {self.rows[0].model_hash[:12]}."]),
+            "Absolute correlation of the centre of mass of attention with the pupil centre, over images; p: two-sided, "
+            "with stars: **** p < 0.0001, *** p < 0.001, ** p < 0.01, * p < 0.05, n.s. not significant; Holm: p "
+            f"corrected for the {2 * len(self.rows)} correlations of this table.",
+        ]
+        if simulated := dict.fromkeys(row.mouse for row in self.rows if row.simulated):
+            lines = [f"SIMULATED: no animal was recorded (mouse {', '.join(simulated)})", "", *lines]
+        return "\n".join(lines)
 
     def to_csv(self) -> str:
         """A row per mouse, with the signs of the correlations."""

@@ -12,10 +12,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     rule = [("-" * width if column == 0 else "-" * (width - 1) + ":") for column, width in enumerate(widths)]
-    lines = [
-        " | ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (cells[0], rule, *cells[1:])
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
+    lines = []
+    for first, *others in (cells[0], rule, *cells[1:]):
+        aligned = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        lines.append(f"| {' | '.join([first.ljust(widths[0]), *aligned])} |")
+    return "\n".join(lines)
