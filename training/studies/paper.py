@@ -66,14 +66,21 @@ def _experiment(where: str, title: str, verb: str, options: str = "", first: str
 SWEEP = "python -m training sweep --recordings RECORDINGS --output FOLDER/sweep"
 TRIALS_SHOWN = " --images FOLDER/trials-MOUSE"
 WRITE_TRIALS = "python -m training trials RECORDING --tier test --output FOLDER/trials-MOUSE\n"
+COMPARE_FIELDS = """\
+v1t rf MOUSE --bundle CNN --output FOLDER/rf-MOUSE-CNN
+v1t rf MOUSE --bundle V1T --output FOLDER/rf-MOUSE-V1T
+v1t compare FOLDER/rf-MOUSE-CNN FOLDER/rf-MOUSE-V1T --names CNN,V1T --output FOLDER/compare-MOUSE"""
 
 ITEMS: tuple[Item, ...] = (
     Item("Table 1", "The systems", study="comparison"),
     Item("Fig. 2", "How many trials each system needs", study="sample-efficiency"),
     Item("Section 4.2", "One update for all mice, or one after each mouse", study="updates"),
-    _experiment("Fig. 3a-b", "Receptive fields", "rf"),
-    _experiment("Fig. 3c-d, Fig. A.3 and Table 2", "Attention rollout, and its correlation with the gaze", "attention",
+    Item("Fig. 3a-b", "Receptive fields of two twins", command=COMPARE_FIELDS,
+         files=("compare-*/summary.md", "compare-*/*.png", "rf-*/*.png")),
+    _experiment("Fig. 3c-d and Fig. A.3", "Attention rollout, and its correlation with the gaze", "attention",
                 TRIALS_SHOWN, first=WRITE_TRIALS),
+    Item("Table 2", "Attention and gaze, every mouse",
+         command="v1t attention-table FOLDER/attention-* --output FOLDER/table-2.md", files=("table-2.md",)),
     Item("Section 5", "Patch size and stride", study="patches"),
     Item(
         "Section 5, crop",

@@ -186,6 +186,7 @@ def test_the_result_says_which_twins_it_compares(first: Path, tmp_path: Path) ->
     caption = result.caption()
     assert "model cnn@2 c1c1c1c1c1c1 and v1t d2d2d2d2d2d2;" in caption
     assert caption.startswith("SIMULATED")
+    assert comparison_text(result).startswith(caption)
     assert result.receipt.parameters["models"] == [CNN, V1T]
     same = compare_twins(first, written(fields(2), tmp_path / "rf-again"))
     assert same.dataset.attrs["first"] == "cnn (rf-cnn)"  # one model in both

@@ -197,6 +197,8 @@ def comparison_text(result: Result) -> str:
     header = ["", first, second, "difference [95 %]", "p", "Holm", "", "effect [95 %]", "r"]
     return "\n".join(
         [
+            result.caption(),
+            "",
             f"{n:,} of {total:,} units are compared: reliable in both twins ({first} {reliable[0]:,}, {second} "
             f"{reliable[1]:,}), without the widest 5 % along x and y of either",
             "",
