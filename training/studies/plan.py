@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.config import PRESETS, CNNConfig, ModelConfig, TrainingConfig, parse_training, with_options
+from training.errors import ConfigError
 from training.studies.catalog import TRIALS, Scale, Study, Variant
 
 __all__ = ["Run", "plan"]
@@ -65,6 +66,7 @@ def plan(
     *,
     seeds: int,
     n_trials: int,
+    trials: Sequence[int] = (),
     source: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
@@ -76,10 +78,11 @@ def plan(
     Args:
         mice: mouse_id -> hash of the recording, of the mice that the study is about.
         n_trials: the number of training trials that each mouse has at least.
+        trials: training trials at which systems are compared, in place of the study's; for studies along `TRIALS`.
         source: like `mice`, for the mice whose core is transferred.
         options, training: options of every model and every training, which override the scale's and the variants'.
     """
-    variants = _possible(study, n_trials)
+    variants = _possible(_at(study, trials, n_trials) if trials else study, n_trials)
     runs: list[Run] = []
     for seed in range(seeds):
         cores: dict[tuple[str, str | None], Run] = {}  # by label and, if each mouse has its own core, mouse
@@ -97,6 +100,27 @@ def plan(
                 cores[variant.label, about] = run
                 runs.append(run)
     return runs
+
+
+def _at(study: Study, trials: Sequence[int], n_trials: int) -> Study:
+    """The study with its systems at other numbers of training trials.
+
+    Raises:
+        ConfigError: it does not compare systems along training trials, or there are not so many.
+    """
+    if study.axis != TRIALS:
+        raise ConfigError(
+            "--trials is for studies along the number of training trials", hint="Such as sample-efficiency."
+        )
+    if not all(0 < n <= n_trials for n in trials):
+        raise ConfigError(
+            "--trials asks for training trials that are not there",
+            got=", ".join(map(str, trials)),
+            expected=f"1 to {n_trials}, which every mouse has",
+        )
+    one_of_each = {variant.label: variant for variant in study.variants}.values()
+    places = [None if n == n_trials else n for n in sorted(set(trials))]
+    return replace(study, variants=tuple(replace(one, trials=place) for one in one_of_each for place in places))
 
 
 def _possible(study: Study, n_trials: int) -> list[Variant]:

@@ -70,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", nargs="+", type=Path, metavar="DIR", help=source)
     parser.add_argument("--scale", choices=sorted(SCALES), default="two-cores", help="see below (default: two-cores)")
     parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each variant (default: 3)")
+    trials = (
+        "numbers of training trials to compare systems at, in place of the study's (sample-efficiency, readout-start)"
+    )
+    parser.add_argument("--trials", nargs="+", type=int, default=[], metavar="N", help=trials)
     add_options(parser, "options of every model or training")
     parser.add_argument("--workers", type=int, default=1, help="trainings at the same time (default: 1)")
     add_ray(parser, "trainings")
@@ -109,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         data_hashes(mice.values()),
         seeds=args.seeds,
         n_trials=min(len(recording.tier("train")) for recording in mice.values()),
+        trials=args.trials,
         source=data_hashes(source.values()),
         options=options,
         training=training,

@@ -23,7 +23,7 @@ from training.checkpoints.checkpoint import load_checkpoint
 from training.checkpoints.ensemble import load_ensemble
 from training.config import TrainingConfig
 from training.data.mouse import by_mouse, data_hashes
-from training.errors import RecordingError
+from training.errors import ConfigError, RecordingError
 from training.evaluation.evaluate import perfect_scores
 from training.metrics import single_trial_correlation
 from training.simulation.simulate import simulate
@@ -179,6 +179,21 @@ def test_sample_efficiency_asks_for_no_more_trials_than_there_are() -> None:
 
     assert places(4472) == [500, 1000, 1500, 2500, 3500, 4472]
     assert places(1500) == [500, 1000, 1500]
+
+
+def test_systems_are_compared_at_other_numbers_of_trials_in_the_same_trainings() -> None:
+    def names(trials: list[int]) -> dict[tuple[str, float | None], str]:
+        runs = plan(STUDIES["sample-efficiency"], TINY, {"A": "a"}, seeds=1, n_trials=4472, trials=trials)
+        return {(run.variant.label, run.variant.x): run.name for run in runs}
+
+    of_the_study, chosen = names([]), names([4472, 500, 700])
+    assert list(chosen) == [(label, n) for label in ("CNN", "ViT", "V1T") for n in (500, 700, 4472)]
+    assert {place for place, name in chosen.items() if of_the_study.get(place) != name} == {
+        (label, 700) for label in ("CNN", "ViT", "V1T")
+    }
+    for study_name, trials in (("sample-efficiency", [4473]), ("sample-efficiency", [0]), ("comparison", [500])):
+        with pytest.raises(ConfigError, match="--trials"):
+            plan(STUDIES[study_name], TINY, {"A": "a"}, seeds=1, n_trials=4472, trials=trials)
 
 
 def test_starts_are_compared_in_trainings_that_differ_in_nothing_else() -> None:
