@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from server.api.codecs.arrays import as_float32, shape_of
 from server.api.codecs.behavior import BehaviorReader
 from server.api.codecs.images import ImageReader
-from server.api.codecs.json_text import parse_json
+from server.api.codecs.json_text import check_keys, parse_json
 from server.api.codecs.recorded_range import ImageRange, Outside, refuse, standardized_note
 from server.api.codecs.schemas import (
     AttentionForm,
@@ -123,11 +123,13 @@ def read_form(parts: Iterable[tuple[str, str | bytes]], model: type[ImageRequest
 
 def _json_text(name: str, text: str) -> Any:
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         expected = "true or false" if name in ("spread", "strict") else "a number, or a list such as [1, 2]"
         expected = _BEHAVIOR_EXPECTED if name == "behavior" else expected
         raise InvalidInput(f"{name} cannot be read", got=brief(text), expected=expected) from None
+    check_keys(text.encode(), value, name)
+    return value
 
 
 def _join_pupil_center(x: Any, y: Any, fields: dict[str, Any]) -> Any:

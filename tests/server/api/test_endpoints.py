@@ -301,6 +301,7 @@ async def test_bad_queries_are_refused(client: httpx.AsyncClient, query: str) ->
         ({"Content-Type": "application/json"}, b"[]", 422, "invalid_input"),
         ({"Content-Type": "application/json"}, b'{"mouse": "A"}', 422, "invalid_input"),
         ({"Content-Type": "application/json"}, b'{"mouse": "A", "image": [[NaN]]}', 400, "malformed_body"),
+        ({"Content-Type": "application/json"}, b'{"mouse": "A", "mouse": "B"}', 422, "invalid_input"),
         ({}, b"{}", 415, "unsupported_media_type"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, b"mouse=A", 415, "unsupported_media_type"),
         ({"Content-Type": "application/vnd.bentoml+pickle"}, b"cos\nsystem", 415, "unsupported_media_type"),
@@ -318,6 +319,26 @@ async def test_bad_bodies_are_refused(
     client: httpx.AsyncClient, headers: dict[str, str], content: bytes, status: int, code: str
 ) -> None:
     error_of(await client.post("/predict", content=content, headers=headers), status, code)
+
+
+@pytest.mark.parametrize(
+    ("route", "key"),
+    [
+        ("/predict", "mouse"),
+        ("/gradient", "mouse"),
+        ("/attention", "mouse"),
+        ("/receptive_fields", "seed"),
+        ("/v2/models/tiny.A/infer", "id"),
+    ],
+)
+async def test_a_key_that_occurs_twice_is_refused_on_every_route(
+    client: httpx.AsyncClient, route: str, key: str
+) -> None:
+    content, headers = f'{{"{key}": "A", "{key}": "B"}}', {"Content-Type": "application/json"}
+    reply = await client.post(route, content=content, headers=headers)
+    assert reply.status_code == 422
+    assert "has a key twice in one object" in reply.text
+    assert f"'{key}' again at line 1" in reply.text
 
 
 async def test_another_size_is_refused_with_a_hint(client: httpx.AsyncClient) -> None:

@@ -639,6 +639,7 @@ def test_json_that_is_not_an_object_is_refused(body: bytes) -> None:
         ([("mouse", "A"), ("mouse", "A")], "mouse is given twice"),
         ([("pupil_dilation", "large")], "pupil_dilation cannot be read"),
         ([("pupil_dilation", "NaN")], "pupil_dilation cannot be read"),
+        ([("behavior", '{"running_speed": 1, "running_speed": 2}')], "behavior has a key twice in one object"),
         ([("spread", "yes")], "spread cannot be read"),
         ([("contrast", "1")], "unknown field"),
         ([("pupil_center_x", "1")], "in part, or twice"),
