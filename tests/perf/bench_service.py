@@ -123,12 +123,24 @@ def http_request(path: str, body: bytes, **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+class Refused(RuntimeError):
+    """The server answered with another status than 200."""
+
+    def __init__(self, head: str) -> None:
+        super().__init__(head)
+        self.status = int(head.split(" ", 2)[1])
+
+
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
-    """The body of the reply. The client does as little as possible, so that the server is measured."""
+    """The body of the reply. The client does as little as possible, so that the server is measured.
+
+    Raises:
+        Refused: the status is not 200; the body has not been read.
+    """
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(head.decode("latin-1"))
+        raise Refused(head.decode("latin-1"))
     length = head.lower().partition(b"\r\ncontent-length:")[2].split(b"\r\n", 1)[0]
     return await reader.readexactly(int(length))
 

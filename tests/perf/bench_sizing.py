@@ -3,9 +3,11 @@
     python tests/perf/bench_sizing.py [BUNDLE] [--seconds 60] [--loads 0.3 0.7]
 
 Measures the engine's cost, starts a server, and sends requests of one image at random times, each on a connection that
-is free. Prints medians and 99th percentiles, predicted and measured; what a lone request waits beside its work is added
-to the predictions, and the cores that this client keeps busy are not the server's. Nothing is asserted. Leave the
-machine alone while it runs.
+is free. Prints medians and 99th percentiles, predicted and measured, the share of requests that the server refused
+(429), and the share whose connection it closed, twice, without a reply. The percentiles are those of the answers, and
+the predictions refuse nothing, so they compare only where both shares are near 0. What a lone request waits beside its
+work is added to the predictions, and the cores that this client keeps busy are not the server's. Nothing is asserted.
+Leave the machine alone while it runs.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
 
-from bench_service import ask, http_request  # noqa: E402
+from bench_service import Refused, ask, http_request  # noqa: E402
 from support.live_server import serving  # noqa: E402
 
 from server.inference.engine import Engine  # noqa: E402
@@ -35,19 +38,31 @@ MAX_BATCH = 8
 HTTP = 0.001  # seconds of work of the HTTP side for each request, as `python -m server size` assumes
 
 
-async def open_loop(port: int, request: bytes, rate: float, seconds: float) -> list[float]:
-    """Latencies of requests that are sent at random times, whether or not earlier ones were answered."""
+async def open_loop(port: int, request: bytes, rate: float, seconds: float) -> tuple[list[float], Counter[str]]:
+    """Sends requests at random times, whether or not earlier ones were answered.
+
+    Returns:
+        The latencies of those that were answered, and how many were `refused` (429) and `closed` without a reply.
+    """
     rng = np.random.default_rng(0)
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     latencies: list[float] = []
+    unanswered: Counter[str] = Counter()
 
     async def one(at: float) -> None:
         connection = free.pop(0) if free else await asyncio.open_connection("127.0.0.1", port)
         try:
-            await ask(*connection, request)
-        except asyncio.IncompleteReadError:  # the server had closed the connection, which was idle
-            connection = await asyncio.open_connection("127.0.0.1", port)
-            await ask(*connection, request)
+            try:
+                await ask(*connection, request)
+            except (asyncio.IncompleteReadError, ConnectionResetError):  # the server had closed it, as it was idle
+                connection = await asyncio.open_connection("127.0.0.1", port)
+                await ask(*connection, request)
+        except (Refused, asyncio.IncompleteReadError, ConnectionResetError) as error:
+            if isinstance(error, Refused) and error.status != 429:
+                raise
+            unanswered["refused" if isinstance(error, Refused) else "closed"] += 1
+            connection[1].close()
+            return
         latencies.append(time.perf_counter() - at)
         free.append(connection)
 
@@ -58,7 +73,7 @@ async def open_loop(port: int, request: bytes, rate: float, seconds: float) -> l
             group.create_task(one(start + due))
     for _, writer in free:
         writer.close()
-    return latencies
+    return latencies, unanswered
 
 
 def main() -> None:
@@ -85,7 +100,7 @@ def main() -> None:
     ):
         server.wait_for("/readyz", 200)
         port = int(server.url.rpartition(":")[2])
-        alone = statistics.median(asyncio.run(open_loop(port, request, 5.0, 10.0)))
+        alone = statistics.median(asyncio.run(open_loop(port, request, 5.0, 10.0))[0])
         cost = measured(engine, mouse_id, request=0.0)
         cost = replace(cost, request=HTTP)
         beside = max(0.0, alone - cost.of_run(1) - HTTP)  # of a lone request: waiting, not work
@@ -95,18 +110,23 @@ def main() -> None:
             f"{cost.request * 1e3:.2f} ms a request, on {cost.busy:.1f} of {cost.cores:g} cores; "
             f"capacity {most:.0f} requests/s\n"
         )
-        print("| load | requests/s | median ms, predicted | measured | p99 ms, predicted | measured |")
-        print("|--:|--:|--:|--:|--:|--:|")
+        print(
+            "| load | requests/s | refused | closed | median ms, predicted | measured | p99 ms, predicted | measured |"
+        )
+        print("|--:|--:|--:|--:|--:|--:|--:|--:|")
         for load in args.loads:
             own = time.process_time()
-            latencies = asyncio.run(open_loop(port, request, load * most, args.seconds))
+            latencies, unanswered = asyncio.run(open_loop(port, request, load * most, args.seconds))
             own = (time.process_time() - own) / args.seconds  # cores that this client used
-            found = np.percentile(latencies, (50, 99)) * 1e3
+            found = np.percentile(latencies or [float("nan")], (50, 99)) * 1e3
+            sent = max(1, unanswered.total() + len(latencies))
+            shares = " | ".join(f"{unanswered[how] / sent:.1%}" for how in ("refused", "closed"))
             left = replace(cost, cores=cost.cores - own)
             predicted = np.percentile(simulate(left, load * most, images=1, max_batch=MAX_BATCH), (50, 99)) * 1e3
             predicted += beside * 1e3
             cells = [value for pair in zip(predicted, found, strict=True) for value in pair]
-            print(f"| {load:.0%} | {load * most:.0f} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
+            numbers = " | ".join(f"{cell:.1f}" for cell in cells)
+            print(f"| {load:.0%} | {load * most:.0f} | {shares} | {numbers} |")
 
 
 if __name__ == "__main__":
