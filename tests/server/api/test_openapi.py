@@ -17,6 +17,7 @@ from support.tiny_bundle import write_tiny_bundle
 from server.api.app import create_app
 from server.api.codecs import schemas
 from server.api.openapi import document
+from server.bundle import manifest
 from server.serving.context import Context
 from server.settings import Settings
 
@@ -48,7 +49,8 @@ def test_every_reference_resolves_and_every_type_is_used() -> None:
 
 
 def test_every_type_of_the_document_is_one_of_ours() -> None:
-    types = {name for name, value in vars(schemas).items() if isinstance(value, type) and issubclass(value, BaseModel)}
+    named = vars(schemas) | vars(manifest)
+    types = {name for name, value in named.items() if isinstance(value, type) and issubclass(value, BaseModel)}
     assert document()["components"]["schemas"].keys() <= types
 
 
