@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from server.api.codecs.arrays import as_float32, is_number, shape_of
+from server.api.codecs.parsing.arrays import as_float32, is_number, shape_of
 from server.api.codecs.recorded_range import Outside, check_values
 from server.api.codecs.schemas import State
 from server.bundle.manifest import BehaviorState, Channel, MouseRecord, channels_text

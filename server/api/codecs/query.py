@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from starlette.requests import Request
 
-from server.api.codecs.validation import validated
+from server.api.codecs.parsing.validation import validated
 from server.bundle.neurons import NeuronTable
 from server.errors import InvalidInput, brief
 

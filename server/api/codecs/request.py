@@ -11,10 +11,11 @@ import numpy as np
 import orjson
 from pydantic import BaseModel
 
-from server.api.codecs.arrays import as_float32, shape_of
 from server.api.codecs.behavior import BehaviorReader
-from server.api.codecs.images import ImageReader
-from server.api.codecs.json_text import check_keys, parse_json
+from server.api.codecs.images.reader import ImageReader
+from server.api.codecs.parsing.arrays import as_float32, shape_of
+from server.api.codecs.parsing.json_text import check_keys, parse_json
+from server.api.codecs.parsing.validation import unknown_fields, validated
 from server.api.codecs.recorded_range import ImageRange, Outside, refuse, standardized_note
 from server.api.codecs.schemas import (
     AttentionForm,
@@ -28,7 +29,6 @@ from server.api.codecs.schemas import (
     State,
     Units,
 )
-from server.api.codecs.validation import unknown_fields, validated
 from server.bundle.manifest import MouseRecord
 from server.bundle.neurons import NeuronTable
 from server.errors import InvalidInput, NotFound, TooLarge, brief

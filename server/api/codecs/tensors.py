@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from server.api.codecs.arrays import as_float32, shape_of
-from server.api.codecs.decoding_cost import json_memory
-from server.api.codecs.json_text import parse_json
+from server.api.codecs.parsing.arrays import as_float32, shape_of
+from server.api.codecs.parsing.json_memory import json_memory
+from server.api.codecs.parsing.json_text import parse_json
+from server.api.codecs.parsing.validation import validated
 from server.api.codecs.schemas import InferParameters, InferRequest, InputTensor
-from server.api.codecs.validation import validated
 from server.errors import InvalidInput, MalformedBody, brief
 
 __all__ = ["DTYPES", "INPUTS", "OUTPUTS", "InferenceRequest", "read_request", "write_reply"]

@@ -11,9 +11,10 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from server.api.codecs.body import read_parts
-from server.api.codecs.compression import content_encoding, decompressed
-from server.api.codecs.decoding_cost import image_cost, json_memory
+from server.api.codecs.images.decoding_cost import image_cost
+from server.api.codecs.parsing.compression import content_encoding, decompressed
+from server.api.codecs.parsing.form import read_parts
+from server.api.codecs.parsing.json_memory import json_memory
 from server.api.codecs.request import (
     ImageRequest,
     Question,

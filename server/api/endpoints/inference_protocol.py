@@ -16,13 +16,13 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.codecs.compression import compressed, wanted_encoding
-from server.api.codecs.decoding_cost import image_cost
+from server.api.codecs.images.decoding_cost import image_cost
+from server.api.codecs.parsing.compression import compressed, wanted_encoding
+from server.api.codecs.parsing.validation import validated
 from server.api.codecs.request import Question, question_about
 from server.api.codecs.response import JSON, json_response, model_info, neuron_arrays
 from server.api.codecs.schemas import API_VERSION, PredictRequest
 from server.api.codecs.tensors import INPUTS, OUTPUTS, InferenceRequest, read_request, write_reply
-from server.api.codecs.validation import validated
 from server.api.endpoints.dispatch import LARGE, read_body, respond
 from server.bundle.manifest import channels_text
 from server.errors import InvalidInput, NotFound, brief

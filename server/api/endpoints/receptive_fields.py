@@ -20,13 +20,13 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.codecs.decoding_cost import json_memory
+from server.api.codecs.parsing.json_memory import json_memory
+from server.api.codecs.parsing.validation import validated
 from server.api.codecs.recorded_range import ImageRange, refuse
 from server.api.codecs.request import question_about, read_json
 from server.api.codecs.response import JSON, accepted, check_finite, head_of, header_text
 from server.api.codecs.schemas import NoiseRequest, PredictRequest
 from server.api.codecs.streaming import EVENTS, Event, EventStream, pipelined, retry_while_busy
-from server.api.codecs.validation import validated
 from server.api.endpoints.dispatch import LARGE, admit, count_outside, media_type_of, read_body
 from server.bundle.manifest import MouseRecord
 from server.errors import Busy, InvalidInput, TooLarge, UnsupportedMedia, brief

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from server.api.codecs.arrays import as_float32, shape_of
-from server.api.codecs.image_files import is_npy, read_npy, read_picture, resize_images, wrong_size
+from server.api.codecs.images.files import is_npy, read_npy, read_picture, resize_images, wrong_size
+from server.api.codecs.parsing.arrays import as_float32, shape_of
 from server.api.codecs.schemas import Resize
 from server.bundle.manifest import MouseRecord
 from server.errors import InvalidInput, TooLarge, brief

@@ -14,7 +14,7 @@ import pytest
 from support.in_process import cpu_settings, serving
 from support.tiny_bundle import TinyTwin
 
-from server.api.codecs.compression import Encoding, decompressed
+from server.api.codecs.parsing.compression import Encoding, decompressed
 from server.errors import MalformedBody, TooLarge
 
 LIMIT = 64 * 1024

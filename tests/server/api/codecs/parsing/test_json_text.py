@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.api.codecs.json_text import check_keys, parse_json
+from server.api.codecs.parsing.json_text import check_keys, parse_json
 from server.errors import InvalidInput, TooLarge
 
 

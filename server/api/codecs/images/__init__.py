@@ -1,0 +1,1 @@
+"""Images of a request to (B, C, H, W), and what decoding them takes."""
