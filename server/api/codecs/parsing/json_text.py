@@ -18,7 +18,7 @@ _NOT_JSON = re.compile(r"-?(?:NaN|Infinity|nan|inf)\b")
 _LONG = 1024**2  # bytes; of longer texts one is parsed at a time: the parser holds Python's lock until it is done
 _PARSING = threading.Lock()
 _SHOWN = 24  # characters on each side of the place
-_MAX_KEYS = 10_000  # of a text that is searched, far more than a request has; each takes memory until the search ends
+_MAX_SEARCHED = 10_000  # strings and braces of a text that is searched, far more than a request has: each takes a while
 _MARK = re.compile(rb'["{}]')
 _STRING = re.compile(rb'("(?:[^"\\]++|\\.)*+")(\s*:)?', re.DOTALL)  # and whether it is a key
 
@@ -67,13 +67,20 @@ def check_keys(text: bytes | memoryview, value: Any, where: str) -> None:
 
     Raises:
         InvalidInput: names the key and the place where it occurs again.
-        TooLarge: the text that is searched has too many keys.
+        TooLarge: the text that is searched has too many strings and objects.
     """
     if np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord(":")) == _n_keys(value):
         return
     objects: list[set[str]] = []  # keys of each object that is open here
-    n_keys = end = 0
+    n_searched = end = 0
     while (mark := _MARK.search(text, end)) is not None:
+        n_searched += 1
+        if n_searched > _MAX_SEARCHED:
+            raise TooLarge(
+                f"{where} has too many strings and objects",
+                got=f"more than {_MAX_SEARCHED:,} strings and braces",
+                expected=f"at most {_MAX_SEARCHED:,}",
+            )
         end = mark.end()
         if mark[0] == b"{":
             objects.append(set())
@@ -96,11 +103,6 @@ def check_keys(text: bytes | memoryview, value: Any, where: str) -> None:
                     hint="Leave out one of the two; several values are one list, such as [1, 2].",
                 )
             objects[-1].add(key)
-            n_keys += 1
-            if n_keys > _MAX_KEYS:
-                raise TooLarge(
-                    f"{where} has too many keys", got=f"more than {_MAX_KEYS:,}", expected=f"at most {_MAX_KEYS:,}"
-                )
 
 
 def _n_keys(value: Any) -> int:
