@@ -65,6 +65,7 @@ def plan(
     mice: Mapping[str, str],
     *,
     seeds: int,
+    candidates: int = 0,
     n_trials: int,
     trials: Sequence[int] = (),
     source: Mapping[str, str] | None = None,
@@ -77,6 +78,7 @@ def plan(
 
     Args:
         mice: mouse_id -> hash of the recording, of the mice that the study is about.
+        candidates: seeds of the systems that also form ensembles, if more than `seeds`.
         n_trials: the number of training trials that each mouse has at least.
         trials: training trials at which systems are compared, in place of the study's; for studies along `TRIALS`.
         source: like `mice`, for the mice whose core is transferred.
@@ -84,9 +86,9 @@ def plan(
     """
     variants = _possible(_at(study, trials, n_trials) if trials else study, n_trials)
     runs: list[Run] = []
-    for seed in range(seeds):
+    for seed in range(max(seeds, candidates)):
         cores: dict[tuple[str, str | None], Run] = {}  # by label and, if each mouse has its own core, mouse
-        for variant in variants:
+        for variant in variants if seed < seeds else [one for one in variants if one.label in study.ensembles]:
             for trained, about in _groups(variant, mice, source or {}):
                 core = None if variant.core is None else cores.get((variant.core, about)) or cores[variant.core, None]
                 run = Run(

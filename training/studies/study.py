@@ -70,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", nargs="+", type=Path, metavar="DIR", help=source)
     parser.add_argument("--scale", choices=sorted(SCALES), default="two-cores", help="see below (default: two-cores)")
     parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each variant (default: 3)")
+    candidates = f"trainings of which the best {ENSEMBLE_SIZE} form an ensemble (comparison; paper: 10; default: SEEDS)"
+    parser.add_argument("--candidates", type=int, default=0, metavar="N", help=candidates)
     trials = (
         "numbers of training trials to compare systems at, in place of the study's (sample-efficiency, readout-start)"
     )
@@ -89,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("a study needs at least one seed and one worker", got=f"{args.seeds} and {args.workers}")
     if args.ray is not None and args.workers > 1:
         raise ConfigError("--workers is for one machine; with --ray the cluster has room or not", got=args.workers)
+    if args.candidates and not STUDIES[args.study].ensembles:
+        raise ConfigError(f"study {args.study} has no ensembles, so it takes no --candidates")
     study, scale, hardware = STUDIES[args.study], SCALES[args.scale], Hardware(device=args.device)
     options, training = parse_options(args.set)
     mice = _recordings(study, args.recordings, args.output, scale, args.nan_trials)
@@ -112,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         scale,
         data_hashes(mice.values()),
         seeds=args.seeds,
+        candidates=args.candidates,
         n_trials=min(len(recording.tier("train")) for recording in mice.values()),
         trials=args.trials,
         source=data_hashes(source.values()),

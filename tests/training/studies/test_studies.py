@@ -181,6 +181,15 @@ def test_sample_efficiency_asks_for_no_more_trials_than_there_are() -> None:
     assert places(1500) == [500, 1000, 1500]
 
 
+def test_only_systems_that_form_ensembles_are_trained_with_more_seeds() -> None:
+    few = plan(STUDIES["comparison"], TINY, {"A": "a"}, seeds=2, n_trials=100)
+    many = plan(STUDIES["comparison"], TINY, {"A": "a"}, seeds=2, candidates=10, n_trials=100)
+    assert [run.name for run in many[: len(few)]] == [run.name for run in few]
+    assert sorted((run.variant.label, run.seed) for run in many[len(few) :]) == [
+        (label, seed) for label in ("CNN", "V1T", "ViT") for seed in range(2, 10)
+    ]
+
+
 def test_systems_are_compared_at_other_numbers_of_trials_in_the_same_trainings() -> None:
     def names(trials: list[int]) -> dict[tuple[str, float | None], str]:
         runs = plan(STUDIES["sample-efficiency"], TINY, {"A": "a"}, seeds=1, n_trials=4472, trials=trials)
@@ -271,6 +280,9 @@ def test_what_a_study_cannot_use_is_refused(tmp_path: Path, folder: Path, capsys
     assert study("comparison", tmp_path, folder, "--source", str(one)) == 1
     assert "--source" in capsys.readouterr().err
     assert study("comparison", tmp_path, folder, "--seeds", "0") == 1
+    capsys.readouterr()
+    assert study("behavior", tmp_path, folder, "--candidates", "10") == 1
+    assert "--candidates" in capsys.readouterr().err
 
 
 def test_fewer_training_trials_leave_the_other_tiers_alone(folder: Path) -> None:
