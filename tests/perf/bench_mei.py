@@ -143,7 +143,7 @@ def bench(twin: Twin, folder: Path, client: Client, args: argparse.Namespace) ->
         canvas.constrain(start + move(slope, search, 0), search.constraint, search.size)
 
     def run(subject: Subject) -> np.ndarray:
-        return ascend(subject, canvas, search, Work(quiet=True), name="most", start=start).trace
+        return ascend(subject, canvas, search, Work(quiet=True), name="most", start=start, window=0).trace
 
     times = measure(
         [
