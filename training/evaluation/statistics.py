@@ -135,7 +135,7 @@ def _noncentrality(statistic: float, degrees: int, p: float) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Corrected p-values (Holm 1979), in the given order; NaN are no tests and stay NaN."""
+    """Corrected p-values (Holm 1979), in the given order; NaN, where there was no test, stays NaN."""
     known = sorted((value, i) for i, value in enumerate(p) if np.isfinite(value))
     corrected, largest = [float("nan")] * len(p), 0.0
     for rank, (value, i) in enumerate(known):
