@@ -21,6 +21,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ __all__ = ["add_arguments", "run", "search"]
 JOURNAL = "sweep.journal"
 TRIALS = "trials"
 LOCK = "lock"
+LOCKED = "locked"  # the attribute of a trial whose process has had the lock: its own number, as retries copy attributes
 RETRIES = 3  # of a trial whose process died
 HEARTBEAT = 60  # seconds; a trial in a database without a heartbeat for twice as long counts as dead
 
@@ -121,12 +123,14 @@ def search(sweep: Sweep, storage: BaseStorage, *, name: str, trials: int) -> opt
         return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))) >= trials
 
     def after(study: optuna.Study, trial: FrozenTrial) -> None:
+        held.close()
         retry_dead(study, sweep)
         if enough():
             study.stop()
 
     if not enough():
-        study.optimize(lambda trial: _run_trial(trial, sweep), callbacks=[after])
+        with ExitStack() as held:  # the lock of the trial, until its state is in the storage
+            study.optimize(lambda trial: _run_trial(trial, sweep, held), callbacks=[after])
     return study
 
 
@@ -171,8 +175,8 @@ def check_same(study: optuna.Study, sweep: Sweep) -> None:
         )
 
 
-def _run_trial(trial: optuna.Trial, sweep: Sweep) -> float:
-    """Trains one trial; returns its best validation score."""
+def _run_trial(trial: optuna.Trial, sweep: Sweep, held: ExitStack) -> float:
+    """Trains one trial; returns its best validation score. `held` keeps the lock of its folder."""
     values = {name: range_.suggest(trial, name) for name, range_ in sweep.space.items()}
     folder = sweep.trial_folder(values)
 
@@ -181,17 +185,18 @@ def _run_trial(trial: optuna.Trial, sweep: Sweep) -> float:
         if trial.should_prune():
             raise optuna.TrialPruned(f"pruned after epoch {epoch}")
 
-    with locked(folder / LOCK, wait=True):
-        for row in read_log(folder / LOG):  # the epochs of a process that died in this trial
-            trial.report(float(row["validation"]), int(row["epoch"]))
-        try:
-            return train_member(sweep.spec(values), folder, label=f"trial {trial.number}", on_epoch=report)
-        except KeyboardInterrupt:
-            _queue_again(trial.study, trial)
-            raise
-        except DivergenceError as error:
-            trial.set_user_attr("diverged", str(error))
-            raise optuna.TrialPruned(str(error)) from error
+    held.enter_context(locked(folder / LOCK, wait=True))
+    trial.set_user_attr(LOCKED, trial.number)
+    for row in read_log(folder / LOG):  # the epochs of a process that died in this trial
+        trial.report(float(row["validation"]), int(row["epoch"]))
+    try:
+        return train_member(sweep.spec(values), folder, label=f"trial {trial.number}", on_epoch=report)
+    except KeyboardInterrupt:
+        _queue_again(trial.study, trial)
+        raise
+    except DivergenceError as error:
+        trial.set_user_attr("diverged", str(error))
+        raise optuna.TrialPruned(str(error)) from error
 
 
 def retry_dead(study: optuna.Study, sweep: Sweep) -> None:
@@ -199,11 +204,11 @@ def retry_dead(study: optuna.Study, sweep: Sweep) -> None:
     if os.name != "posix":
         return  # without locks nothing tells a dead process from a running one
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if set(trial.params) != set(sweep.space):
-            continue  # its options are still being suggested
+        if trial.user_attrs.get(LOCKED) != trial.number:
+            continue  # about to start
         lock = sweep.trial_folder(trial.params) / LOCK
         if not lock.exists():
-            continue  # about to start, or on another machine
+            continue  # on another machine
         try:
             with locked(lock):
                 # With the lock, check again: meanwhile the trial may have ended, or another process may have failed it.

@@ -26,7 +26,7 @@ from training.config import PRESETS, TrainingConfig, parse_config
 from training.errors import DivergenceError
 from training.files import locked
 from training.studies import sweep as sweep_module
-from training.studies.sweep import LOCK, Sweep, correlations_of, importances_of, open_storage, search
+from training.studies.sweep import LOCK, LOCKED, Sweep, correlations_of, importances_of, open_storage, search
 from training.studies.sweep_space import SPACE, Choice, Range
 from training.trainer.hardware import Hardware
 from training.trainer.run_spec import RunSpec
@@ -206,10 +206,41 @@ def test_a_trial_that_somebody_works_on_is_left_alone(tmp_path: Path, monkeypatc
     trial = study.ask()
     values = {"core.l1": trial.suggest_float("core.l1", 0, 1)}
     with locked(sweep.trial_folder(values) / LOCK, wait=True):
+        trial.set_user_attr(LOCKED, trial.number)
         sweep_module.retry_dead(study, sweep)
         assert study.trials[1].state == TrialState.RUNNING
     sweep_module.retry_dead(study, sweep)
     assert [t.state for t in study.trials[1:]] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_retry_that_is_about_to_start_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Trained(monkeypatch)
+    sweep = a_sweep(tmp_path, **{"core.l1": Range(0, 1)})
+    study = search(sweep, open_storage(None, tmp_path), name="sweep", trials=1)
+    study.enqueue_trial(study.trials[0].params, user_attrs=study.trials[0].user_attrs)
+    study.ask().suggest_float("core.l1", 0, 1)  # its folder has a lock file, which nobody holds yet
+    sweep_module.retry_dead(study, sweep)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_nobody_takes_a_trial_for_dead_between_its_end_and_the_storage_of_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trained(monkeypatch)
+    sweep = a_sweep(tmp_path, **{"core.l1": Range(0, 1)})
+    storage = open_storage(None, tmp_path)
+    store = storage.set_trial_state_values
+
+    def after_a_look_of_another(trial_id: int, state: TrialState, *values: Any) -> bool:
+        if state.is_finished():
+            another = optuna.load_study(study_name="sweep", storage=open_storage(None, tmp_path))
+            sweep_module.retry_dead(another, sweep)
+        return store(trial_id, state, *values)
+
+    monkeypatch.setattr(storage, "set_trial_state_values", after_a_look_of_another)
+    study = search(sweep, storage, name="sweep", trials=3)
+    assert len(study.trials) == 3
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.trials)
 
 
 def test_a_trial_that_diverges_counts_as_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
