@@ -63,6 +63,7 @@ def _experiment(where: str, title: str, verb: str, options: str = "", first: str
     return Item(where, title, command=command, files=(f"{verb}-*/*.png",))
 
 
+TABLE_1 = {"LN": 0.275, "CNN": 0.378, "ViT": 0.414, "V1T": 0.426, "V1T ensemble": 0.439}  # Dataset S
 SWEEP = "python -m training sweep --recordings RECORDINGS --output FOLDER/sweep"
 TRIALS_SHOWN = " --images FOLDER/trials-MOUSE"
 WRITE_TRIALS = "python -m training trials RECORDING --tier test --output FOLDER/trials-MOUSE\n"
@@ -72,7 +73,12 @@ v1t rf MOUSE --bundle V1T --output FOLDER/rf-MOUSE-V1T
 v1t compare FOLDER/rf-MOUSE-CNN FOLDER/rf-MOUSE-V1T --names CNN,V1T --output FOLDER/compare-MOUSE"""
 
 ITEMS: tuple[Item, ...] = (
-    Item("Table 1", "The systems", study="comparison"),
+    Item(
+        "Table 1",
+        "The systems",
+        study="comparison",
+        paper={(label, None): score for label, score in TABLE_1.items()},
+    ),
     Item("Fig. 2", "How many trials each system needs", study="sample-efficiency"),
     Item("Section 4.2", "One update for all mice, or one after each mouse", study="updates"),
     Item("Fig. 3a-b", "Receptive fields of two twins", command=COMPARE_FIELDS,
@@ -86,7 +92,7 @@ ITEMS: tuple[Item, ...] = (
         "Section 5, crop",
         "Centre crop",
         study="center-crop",
-        paper={("V1T, fixed crop", 1.0): 0.426, ("V1T, fixed crop", 0.8): 0.430},
+        paper={("V1T, fixed crop", 1.0): TABLE_1["V1T"], ("V1T, fixed crop", 0.8): 0.430},
     ),
     _analysis("Discussion", "What behaviour and gaze are worth", "behavior"),
     Item("Table A.2", "Hyperparameters", command=SWEEP,
@@ -234,7 +240,7 @@ def side_by_side(
             prefix + head: [cells[at[key]] if key in at else "-" for key in keys] for head, cells in found.items()
         }
     if paper:
-        columns[f"the paper: {SHOWN[0]}"] = [number(paper[key]) if key in paper else "" for key in keys]
+        columns[f"the paper, Dataset S: {SHOWN[0]}"] = [number(paper[key]) if key in paper else "" for key in keys]
     heads = [[label, *([] if study.axis is None else ["" if x is None else f"{x:g}"])] for label, x in keys]
     rows = [[*head, *(cells[i] for cells in columns.values())] for i, head in enumerate(heads)]
     return markdown_table(["", *([] if study.axis is None else [study.axis]), *columns], rows)

@@ -56,7 +56,7 @@ def test_a_finished_study_fills_its_table_and_the_tables_of_mice(tmp_path: Path)
     assert "To fill it" not in table
     assert "![comparison](comparison.png)" in table
     assert "mean (sd) over mice" in section(written, "Table A.5")
-    assert "not in this project" in table
+    assert "not in this project" not in table
 
 
 def test_what_is_missing_has_the_command_that_fills_it(tmp_path: Path) -> None:
@@ -90,6 +90,12 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path: Path) -> None:
     )
     assert whole.rstrip(" |").endswith("0.426")
     assert cropped.rstrip(" |").endswith("0.430")
+    finished(tmp_path, "comparison")
+    rows = section(page(tmp_path), "Table 1").splitlines()
+    numbers = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in rows if row.startswith("|")}
+    assert numbers["LN"] == "0.275"
+    assert numbers["V1T ensemble"] == "0.439"
+    assert numbers["CNN, no behaviour"] == ""
 
 
 def test_two_data_sets_stand_side_by_side(tmp_path: Path) -> None:
