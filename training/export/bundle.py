@@ -27,15 +27,15 @@ from training.data.layout import SENSORIUM_BEHAVIOR
 from training.data.mouse import Mouse, open_recordings
 from training.errors import CheckpointError, ConfigError
 from training.evaluation.evaluate import MouseScores, evaluate
-from training.export import gradient_graphs, graphs, single_file
-from training.export.folded import can_fold
-from training.export.graphs import has_attention
+from training.export.graphs import backward, forward, single_file
+from training.export.graphs.forward import has_attention
+from training.export.modules.folded import can_fold
 from training.export.mouse_inputs import behavior_channels, behavior_states, image_channels, pupil_center_channels
 from training.export.neuron_table import neuron_table
-from training.export.onnx_files import SharedWeights
 from training.export.parity import PARITY_BOUND, UNMEASURED, measure_gradient_parity, measure_parity, open_engine
 from training.export.progress import Progress
-from training.export.templates import Graph, Templates
+from training.export.tracing.onnx_files import SharedWeights
+from training.export.tracing.templates import Graph, Templates
 from training.files import writing
 from training.models import Twin
 from training.replacing import replacing
@@ -133,12 +133,12 @@ class _Writer:
         """Path -> how to make the graph, for the graphs of members."""
         portable, with_gradients = self.options.portable, self.options.gradients
         makers: dict[str, tuple[Callable[[Twin], Graph], bool]] = {
-            "core": (partial(graphs.core, portable=portable), True),
-            "attention": (graphs.attention, all(has_attention(twin) for twin in self.twins)),
-            "token_core": (partial(graphs.token_core, portable=portable), self.folds),
-            "half_core": (partial(graphs.half_core, portable=portable), self.options.half),
-            "core_tape": (partial(gradient_graphs.core_tape, portable=portable), with_gradients),
-            "core_gradient": (gradient_graphs.core_gradient, with_gradients),
+            "core": (partial(forward.core, portable=portable), True),
+            "attention": (forward.attention, all(has_attention(twin) for twin in self.twins)),
+            "token_core": (partial(forward.token_core, portable=portable), self.folds),
+            "half_core": (partial(forward.half_core, portable=portable), self.options.half),
+            "core_tape": (partial(backward.core_tape, portable=portable), with_gradients),
+            "core_gradient": (backward.core_gradient, with_gradients),
         }
         return {
             f"members/{i}/{name}.onnx": partial(make, twin)
@@ -153,11 +153,11 @@ class _Writer:
         gradients, everyone = self.options.gradients, len(self.twins)
         stems = 1 if self.ensemble.shares_stems else everyone
         makers: dict[str, tuple[Callable[[Twin, str], Graph], int]] = {
-            "stem": (graphs.stem, stems),
-            "readout": (graphs.readout, everyone),
-            "touched_tokens": (graphs.touched_tokens, everyone if self.folds else 0),
-            "stem_gradient": (gradient_graphs.stem_gradient, stems if gradients else 0),
-            "readout_gradient": (gradient_graphs.readout_gradient, everyone if gradients else 0),
+            "stem": (forward.stem, stems),
+            "readout": (forward.readout, everyone),
+            "touched_tokens": (forward.touched_tokens, everyone if self.folds else 0),
+            "stem_gradient": (backward.stem_gradient, stems if gradients else 0),
+            "readout_gradient": (backward.readout_gradient, everyone if gradients else 0),
         }
         plan: dict[str, Callable[[], Graph]] = {}
         for mouse_id, combination in self.ensemble.combinations.items():
@@ -165,9 +165,9 @@ class _Writer:
             for name, (make, n) in makers.items():
                 for i, twin in enumerate(self.twins[:n]):
                     plan[f"{place}/member{i}.{name}.onnx"] = partial(make, twin, mouse_id)
-            plan[f"{place}/ensemble.onnx"] = partial(graphs.ensemble, combination)
+            plan[f"{place}/ensemble.onnx"] = partial(forward.ensemble, combination)
             if gradients:
-                plan[f"{place}/ensemble_gradient.onnx"] = partial(gradient_graphs.ensemble_gradient, combination)
+                plan[f"{place}/ensemble_gradient.onnx"] = partial(backward.ensemble_gradient, combination)
             if self.options.single_file:
                 plan[f"{place}/{TWIN}"] = partial(single_file.single_file, self.ensemble, mouse_id)
         return plan

@@ -26,11 +26,12 @@ from support.golden import CASES, load_golden  # noqa: E402
 from server.bundle import tensor_names  # noqa: E402
 from training.checkpoints.checkpoint import Checkpoint  # noqa: E402
 from training.checkpoints.ensemble import Combination, Ensemble  # noqa: E402
-from training.export import export_bundle, graphs  # noqa: E402
-from training.export.aligned import AlignedViT  # noqa: E402
+from training.export import export_bundle  # noqa: E402
 from training.export.bundle import BundleOptions  # noqa: E402
-from training.export.folded import can_fold  # noqa: E402
-from training.export.templates import Graph, Templates  # noqa: E402
+from training.export.graphs import forward  # noqa: E402
+from training.export.modules.aligned import AlignedViT  # noqa: E402
+from training.export.modules.folded import can_fold  # noqa: E402
+from training.export.tracing.templates import Graph, Templates  # noqa: E402
 from training.models import Twin  # noqa: E402
 from training.models.vit import ViTCore  # noqa: E402
 
@@ -40,8 +41,8 @@ MEMBERS = 5
 def aligned_core(twin: Twin, *, portable: bool) -> Graph:
     assert isinstance(twin.core, ViTCore)
     module = AlignedViT(twin.core, fused=not portable, dtype=torch.float32)
-    examples = graphs.core_examples(twin)
-    return Graph(module, examples, graphs.batched(examples), [tensor_names.FEATURE_MAP])
+    examples = forward.core_examples(twin)
+    return Graph(module, examples, forward.batched(examples), [tensor_names.FEATURE_MAP])
 
 
 def main() -> None:
@@ -69,11 +70,11 @@ def main() -> None:
     if not (args.output / "published").exists():
         export_bundle(ensemble, args.output / "published", options=BundleOptions(half=True))
     if not (args.output / "aligned").exists():
-        with mock.patch.object(graphs, "core", aligned_core):
+        with mock.patch.object(forward, "core", aligned_core):
             export_bundle(ensemble, args.output / "aligned", options=BundleOptions(gradients=False))
     # The ensemble of some members of the same weights, which bench_gpu.py makes of these bundles.
     combination = Combination(weights=(1 / MEMBERS,) * MEMBERS, bias=0.0)
-    Templates().write(graphs.ensemble(combination), args.output / "ensemble.onnx")
+    Templates().write(forward.ensemble(combination), args.output / "ensemble.onnx")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from training.config import ModelConfig, with_options
 from training.data.mouse import Mouse
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
-from training.export.single_file import metadata
+from training.export.graphs.single_file import metadata
 from training.models import Twin
 
 pytestmark = pytest.mark.slow  # exports a bundle first

@@ -145,7 +145,7 @@ def test_a_bundle_without_gradients_says_so(reference: Path, tmp_path: Path) -> 
 
 
 def test_kept_heads_give_the_gradients_of_attention() -> None:
-    from training.export.gradients import _KnownHeads
+    from training.export.modules.gradients import _KnownHeads
 
     torch.manual_seed(0)
     queries, tokens = (torch.randn(2, n, 4, dtype=torch.float64, requires_grad=True) for n in (6, 5))
@@ -157,7 +157,7 @@ def test_kept_heads_give_the_gradients_of_attention() -> None:
 
 
 def test_a_max_of_slices_is_a_max_pool() -> None:
-    from training.export.gradients import _MaxOfSlices
+    from training.export.modules.gradients import _MaxOfSlices
 
     pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
     x = torch.randn(2, 3, 9, 12).relu()

@@ -20,10 +20,10 @@ from server.inference.sessions import Precision, Provider, Session, open_core
 from training.checkpoints.ensemble import Ensemble
 from training.errors import ConfigError
 from training.export import export_bundle
-from training.export.aligned import AlignedViT
 from training.export.bundle import BundleOptions
-from training.export.graphs import batched, core_examples
-from training.export.templates import Graph, Templates
+from training.export.graphs.forward import batched, core_examples
+from training.export.modules.aligned import AlignedViT
+from training.export.tracing.templates import Graph, Templates
 from training.models.vit import ViTCore
 
 BOUND = 1e-4

@@ -15,7 +15,7 @@ from server.bundle.manifest import load_manifest
 from server.inference.engine import Engine
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
-from training.export.graphs import has_attention
+from training.export.graphs.forward import has_attention
 
 pytestmark = pytest.mark.slow
 

@@ -40,9 +40,9 @@ from training.export import export_bundle
 from training.export import parity as parity_module
 from training.export import progress as progress_module
 from training.export.bundle import BundleOptions
-from training.export.graphs import core, stem
+from training.export.graphs.forward import core, stem
 from training.export.parity import float64_response, random_inputs
-from training.export.templates import Templates
+from training.export.tracing.templates import Templates
 from training.trainer.run import train_ensemble
 
 ONE_BLOCK = tiny_config({"n_blocks": 1})

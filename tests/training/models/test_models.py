@@ -18,7 +18,7 @@ from torch import nn
 from training.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from training.config import PRESETS, ModelConfig, ReadoutConfig, TrainingConfig, parse_config, with_options
 from training.errors import ConfigError
-from training.export.folded import FoldedViT, can_fold
+from training.export.modules.folded import FoldedViT, can_fold
 from training.models import Twin
 from training.models.attention import Attention
 from training.models.readout import GaussianReadout

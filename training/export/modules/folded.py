@@ -11,7 +11,7 @@ without its affine part, gamma and beta the affine part, and W_q, W_k, W_v, W_o 
 So keys and values are n, shared by all heads, and the queries of all heads are one (B, h L, D) sequence: attention with
 one head, without a transpose. The fold is computed in float64 and differs from the plain form only by rounding.
 
-`training.export.aligned` is the same for GPUs.
+`training.export.modules.aligned` is the same for GPUs.
 """
 
 from __future__ import annotations

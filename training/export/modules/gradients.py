@@ -10,6 +10,7 @@ outputs. It recomputes the attention weights block by block: at the published si
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,16 +18,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.checkpoints.ensemble import Combination
-from training.export.folded import FoldedViT, take_rows
-from training.export.readout import GatherReadout
-from training.export.traced import vector_jacobian
+from training.export.modules.folded import FoldedViT, take_rows
+from training.export.modules.readout import GatherReadout
 from training.models import Twin
 from training.models.attention import Attention
 from training.models.cropper import Standardizer
 from training.models.shifter import Shifter
 from training.models.tokenizer import ConvolutionalTokenizer
 
-__all__ = ["EnsembleGradient", "FoldedViTGradient", "PlainCoreGradient", "ReadoutGradient", "StemGradient"]
+__all__ = [
+    "EnsembleGradient",
+    "FoldedViTGradient",
+    "PlainCoreGradient",
+    "ReadoutGradient",
+    "StemGradient",
+    "vector_jacobian",
+]
+
+
+def vector_jacobian(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+    """d(sum of outputs times cotangents) / d(inputs); zeros for inputs that the outputs do not depend on."""
+    pairs = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(x) for x in inputs]
+    ys, cs = zip(*pairs, strict=True)
+    return list(torch.autograd.grad(ys, list(inputs), cs, allow_unused=True, materialize_grads=True))
 
 
 class EnsembleGradient(nn.Module):

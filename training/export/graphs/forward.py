@@ -12,11 +12,11 @@ from torch.export import Dim
 from server.bundle import tensor_names
 from training.checkpoints.ensemble import Combination
 from training.data.mouse import Mouse
-from training.export.aligned import AlignedViT
-from training.export.folded import FoldedViT, can_fold
-from training.export.onnx_files import BATCH, NEURONS
-from training.export.readout import GatherReadout, TouchedTokens
-from training.export.templates import Graph
+from training.export.modules.aligned import AlignedViT
+from training.export.modules.folded import FoldedViT, can_fold
+from training.export.modules.readout import GatherReadout, TouchedTokens
+from training.export.tracing.onnx_files import BATCH, NEURONS
+from training.export.tracing.templates import Graph
 from training.models import Twin
 from training.models.twin import core_inputs, response_from
 from training.models.vit import ViTCore

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from training.export.templates import Graph, Templates
-from training.export.traced import trace, vector_jacobian
+from training.export.modules.gradients import vector_jacobian
+from training.export.tracing.templates import Graph, Templates
+from training.export.tracing.traced import trace
 
 BATCH, N = Dim("batch"), Dim("n")
 

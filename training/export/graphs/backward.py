@@ -1,4 +1,4 @@
-"""The graphs of the backward passes in `training.export.gradients`, and of the forward passes before them."""
+"""The graphs of the backward passes in `training.export.modules.gradients`, and of the forward passes before them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,7 @@ from torch.export import Dim
 from server.bundle import tensor_names
 from server.bundle.tensor_names import gradient_of
 from training.checkpoints.ensemble import Combination
-from training.export.folded import FoldedViT
-from training.export.gradients import (
-    EnsembleGradient,
-    FoldedViTGradient,
-    PlainCoreGradient,
-    ReadoutGradient,
-    StemGradient,
-)
-from training.export.graphs import (
+from training.export.graphs.forward import (
     batched,
     core_examples,
     core_module,
@@ -25,8 +17,16 @@ from training.export.graphs import (
     readout_examples,
     token_examples,
 )
-from training.export.onnx_files import BATCH, NEURONS
-from training.export.templates import Graph
+from training.export.modules.folded import FoldedViT
+from training.export.modules.gradients import (
+    EnsembleGradient,
+    FoldedViTGradient,
+    PlainCoreGradient,
+    ReadoutGradient,
+    StemGradient,
+)
+from training.export.tracing.onnx_files import BATCH, NEURONS
+from training.export.tracing.templates import Graph
 from training.models import Twin
 
 __all__ = [

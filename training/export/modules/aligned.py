@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.export.folded import FoldedAttention, FoldedMLP
+from training.export.modules.folded import FoldedAttention, FoldedMLP
 from training.models.vit import ViTCore
 
 __all__ = ["AlignedViT"]

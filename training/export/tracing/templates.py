@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.export import Dim
 
-from training.export.onnx_files import export_program, optimized
-from training.export.readout import GatherReadout
-from training.export.traced import trace
+from training.export.modules.readout import GatherReadout
+from training.export.tracing.onnx_files import export_program, optimized
+from training.export.tracing.traced import trace
 
 __all__ = ["Graph", "Templates"]
 

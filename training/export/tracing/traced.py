@@ -21,18 +21,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.onnx._internal.exporter import _decomp
 
-from training.export.onnx_files import operators
+from training.export.tracing.onnx_files import operators
 
-__all__ = ["trace", "vector_jacobian"]
-
-
-def vector_jacobian(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
-    """d(sum of outputs times cotangents) / d(inputs); zeros for inputs that the outputs do not depend on."""
-    pairs = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(x) for x in inputs]
-    ys, cs = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(ys, list(inputs), cs, allow_unused=True, materialize_grads=True))
+__all__ = ["trace"]
 
 
 def trace(

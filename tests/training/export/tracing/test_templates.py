@@ -14,23 +14,23 @@ import torch
 from support.tiny_twins import tiny_config, tiny_mouse, tiny_twin
 
 from training.checkpoints.ensemble import Combination
-from training.export import gradient_graphs, graphs
-from training.export.templates import Graph, Templates
+from training.export.graphs import backward, forward
+from training.export.tracing.templates import Graph, Templates
 from training.models import Twin
 
 MICE = [tiny_mouse("A", n_neurons=5), tiny_mouse("B", n_neurons=8)]
 CROPPED = {"cropper": {"size": (12, 20), "crop": 0.8, "shifter": "behavior_and_pupil_center"}}
 CASES: dict[str, tuple[dict[str, Any], Callable[[Twin, str], Graph]]] = {
-    "core": ({}, lambda twin, mouse_id: graphs.core(twin)),
-    "attention": ({}, lambda twin, mouse_id: graphs.attention(twin)),
-    "cnn": ({"core": {"kind": "cnn"}}, lambda twin, mouse_id: graphs.core(twin)),
-    "cnn gradient": ({"core": {"kind": "cnn"}}, lambda twin, mouse_id: gradient_graphs.core_gradient(twin)),
-    "core gradient": ({"core": {"n_blocks": 1}}, lambda twin, mouse_id: gradient_graphs.core_gradient(twin)),
-    "stem": (CROPPED, graphs.stem),
-    "stem gradient": (CROPPED, gradient_graphs.stem_gradient),
-    "readout": ({}, graphs.readout),
-    "readout gradient": ({}, gradient_graphs.readout_gradient),
-    "touched tokens": ({}, graphs.touched_tokens),
+    "core": ({}, lambda twin, mouse_id: forward.core(twin)),
+    "attention": ({}, lambda twin, mouse_id: forward.attention(twin)),
+    "cnn": ({"core": {"kind": "cnn"}}, lambda twin, mouse_id: forward.core(twin)),
+    "cnn gradient": ({"core": {"kind": "cnn"}}, lambda twin, mouse_id: backward.core_gradient(twin)),
+    "core gradient": ({"core": {"n_blocks": 1}}, lambda twin, mouse_id: backward.core_gradient(twin)),
+    "stem": (CROPPED, forward.stem),
+    "stem gradient": (CROPPED, backward.stem_gradient),
+    "readout": ({}, forward.readout),
+    "readout gradient": ({}, backward.readout_gradient),
+    "touched tokens": ({}, forward.touched_tokens),
 }
 
 
@@ -72,10 +72,10 @@ def unfused(graph: Graph) -> torch.Tensor:
 def test_graphs_of_another_structure_do_not_share_a_template(tmp_path: Path) -> None:
     templates = Templates()
     for n, config in enumerate([tiny_config(), tiny_config({"n_heads": 1}), tiny_config({"patch_stride": 2})], start=1):
-        templates.write(graphs.core(tiny_twin(config, MICE)), tmp_path / "core.onnx")
+        templates.write(forward.core(tiny_twin(config, MICE)), tmp_path / "core.onnx")
         assert len(templates) == n
     for n, weights in enumerate([(0.5, 0.5), (0.3, 0.9), (1.0,)]):
-        graph = graphs.ensemble(Combination(weights, bias=0.25 * n))
+        graph = forward.ensemble(Combination(weights, bias=0.25 * n))
         templates.write(graph, tmp_path / "ensemble.onnx")
         members = graph.examples["pre_activation"].numpy()
         x = np.einsum("mbn,m->bn", members.astype(np.float64), weights) + 0.25 * n
@@ -86,7 +86,7 @@ def test_graphs_of_another_structure_do_not_share_a_template(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_file_holds_the_metadata_that_it_is_given(tmp_path: Path) -> None:
-    Templates().write(graphs.ensemble(Combination((1.0,))), tmp_path / "graph.onnx", metadata={"mouse": "A"})
+    Templates().write(forward.ensemble(Combination((1.0,))), tmp_path / "graph.onnx", metadata={"mouse": "A"})
     model = onnx.load(tmp_path / "graph.onnx")
     assert {entry.key: entry.value for entry in model.metadata_props} == {"mouse": "A"}
     session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])

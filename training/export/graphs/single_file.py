@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from server.bundle import tensor_names
 from training.checkpoints.ensemble import Ensemble
 from training.data.mouse import Mouse
-from training.export.graphs import Stem, batched, core_module, raw_examples
+from training.export.graphs.forward import Stem, batched, core_module, raw_examples
+from training.export.modules.readout import GatherReadout
 from training.export.mouse_inputs import behavior_channels, image_channels, pupil_center_channels
-from training.export.readout import GatherReadout
-from training.export.templates import Graph
+from training.export.tracing.templates import Graph
 from training.models.twin import response_from
 
 __all__ = ["metadata", "single_file"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.tiny_twins import tiny_checkpoint, tiny_config, tiny_mouse
 
-from training.export.readout import GatherReadout, TouchedTokens
+from training.export.modules.readout import GatherReadout, TouchedTokens
 
 
 @pytest.mark.parametrize(

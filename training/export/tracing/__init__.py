@@ -1,0 +1,1 @@
+"""From a torch module to an ONNX file: traced once for all modules of equal structure."""
