@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from v1t_client._answers.prediction import Prediction
+from v1t_client._answers.sidecar import sidecar_of, write_sidecar
 from v1t_client._errors import InvalidArgument
-from v1t_client._files import replacing, sidecar_of, write_sidecar
+from v1t_client._replacing import replacing
 
 __all__ = ["check_output", "check_output_file", "write_prediction"]
 

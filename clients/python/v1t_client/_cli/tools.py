@@ -16,8 +16,8 @@ from v1t_client._cli.hints import on_command_line
 from v1t_client._cli.output import check_output
 from v1t_client._cli.predictor_options import add_bundle, open_from
 from v1t_client._errors import InvalidArgument
-from v1t_client._files import replacing
 from v1t_client._options import count, number, words
+from v1t_client._replacing import replacing
 from v1t_client.insilico.comparisons.attention_table import AttentionTable
 from v1t_client.insilico.comparisons.twin_figures import twin_figures
 from v1t_client.insilico.comparisons.twins import compare_twins, comparison_text

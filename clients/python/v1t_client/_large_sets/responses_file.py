@@ -20,10 +20,11 @@ import numpy as np
 
 from v1t_client._answers.notes import Note, merged
 from v1t_client._answers.prediction import Prediction, check_same_model, concatenated
+from v1t_client._answers.sidecar import sidecar_of, write_sidecar
 from v1t_client._errors import InvalidArgument
-from v1t_client._files import cannot_write, sidecar_of, write_sidecar
 from v1t_client._large_sets.image_sets import ImageSet
 from v1t_client._protocol.arguments import PredictRequest
+from v1t_client._replacing import cannot_write
 
 __all__ = ["ResponsesFile", "can_resume", "digest"]
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from v1t_client._answers.notes import Note, merged
 from v1t_client._answers.prediction import Prediction
 from v1t_client._errors import InvalidArgument
-from v1t_client._files import cannot_write
+from v1t_client._replacing import cannot_write
 
 __all__ = ["ResponsesZarr"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from v1t_client._errors import InvalidArgument
-from v1t_client._files import cannot_write
 from v1t_client._large_sets.progress import Progress
+from v1t_client._replacing import cannot_write
 
 __all__ = ["Loop", "Work", "new_folder"]
 

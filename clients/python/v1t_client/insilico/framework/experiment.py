@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from v1t_client._answers.mice import SENSORIUM_BEHAVIOR
 from v1t_client._errors import InvalidArgument
-from v1t_client._files import cannot_write
 from v1t_client._predictor import Predictor
 from v1t_client._protocol.arguments import State
+from v1t_client._replacing import cannot_write
 from v1t_client.insilico.framework.checkpoint import Work
 from v1t_client.insilico.framework.receipt import Receipt
 from v1t_client.insilico.framework.result import Result

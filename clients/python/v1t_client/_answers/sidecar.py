@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from v1t_client._answers.prediction import Prediction
-from v1t_client._replacing import cannot_write, replacing
+from v1t_client._replacing import replacing
 
-__all__ = ["cannot_write", "replacing", "sidecar_of", "write_sidecar"]
+__all__ = ["sidecar_of", "write_sidecar"]
 
 
 def sidecar_of(path: Path) -> Path:
