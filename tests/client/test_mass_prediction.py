@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,13 @@ def n_asked(server: ContractServer) -> int:
     return sum(len(seen.array().reshape(-1, *SHAPE)) for seen in server.seen if seen.path == "/predict" and seen.images)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chunk is asked of a second server because the first one is slow."""
+    monkeypatch.setattr(work_queue, "_LEAST_PATIENCE", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("chunks", [(1, 1, 36, 64), (64, 1, 36, 64), (47, 1, 9, 30), (N, 1, 5, 64)])
 def test_a_zarr_of_any_chunking_is_answered_as_its_array(server, twins, images, tmp_path, rng, chunks):
     source = write_zarr(tmp_path / "images.zarr", images, chunks)
@@ -312,12 +321,15 @@ def test_a_twin_that_changes_everywhere_is_refused(server, twins, images, tmp_pa
         twins.predict_to_zarr("A", images, tmp_path / "r.zarr", chunk=10)
 
 
+@pytest.mark.usefixtures("patient")
 def test_an_experiment_divides_its_images_among_the_servers(images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     screen = EXPERIMENTS["screen"](mouse="A", images=str(tmp_path / "images.npy"), top=3)
     servers = [ContractServer(), ContractServer(), ContractServer()]
     with Client(transport=servers[0].transport()) as alone:
         once = screen.run(alone)
+    for server in servers:
+        server._predict = partial(_after_a_while, server._predict)
     clients = [Client(transport=server.transport()) for server in servers]
     with Replicas(clients) as twins:
         divided = screen.run(twins)
@@ -326,6 +338,12 @@ def test_an_experiment_divides_its_images_among_the_servers(images, tmp_path):
     xarray.testing.assert_allclose(once.dataset, divided.dataset)  # sums over other batches
     assert sum(map(n_asked, servers)) == 2 * N
     assert all(n_asked(server) > 0 for server in servers)
+
+
+def _after_a_while(answer: Callable[[Any], Any], seen: Any) -> Any:
+    """So that one server does not answer everything before another one is asked."""
+    time.sleep(0.2)
+    return answer(seen)
 
 
 # The command

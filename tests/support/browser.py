@@ -113,6 +113,14 @@ class Explorer:
         shown = self.js("return document.body.innerText")
         raise AssertionError(f"never true: {script}\nthe page says:\n{shown}\nconsole: {self.console()}")
 
+    def behavior_curves(self) -> None:
+        """Waits for the curves over five behaviour variables; where answers are slow, they do not come unasked."""
+        self.wait(
+            "[...document.querySelectorAll('.card.wide .run:enabled')].forEach((one) => one.click());"
+            "return document.querySelectorAll('.curves:not(.stale) .chart').length === 5",
+            seconds=60,
+        )
+
     def settle(self) -> None:
         """Waits until the answer to what is shown now has come."""
         time.sleep(0.05)

@@ -28,8 +28,11 @@ def test_two_workers_answer_as_one_server_while_one_is_killed_for_memory(tmp_pat
         alone = client.predict_many("A", image).responses
     with ray_cluster(nodes=2), ray_workers(twin.folder, "auto") as workers, Replicas(workers=workers) as twins:
         assert twins.n_replicas == 2
-        pids = dict(twins.run([_pid] * 16))
-        assert len(set(pids.values())) == 2  # both work
+        pids: dict[int, int] = {}
+        deadline = time.monotonic() + 60
+        while len(set(pids.values())) < 2:  # until both work: one may start later
+            assert time.monotonic() < deadline
+            pids = dict(twins.run([_pid] * 16))
 
         def kill() -> None:  # as the kernel does when memory is short
             while not len(list((tmp_path / "r.zarr.part" / "responses").glob("*.0"))):

@@ -35,11 +35,7 @@ def in_use(explorer: Explorer, **size: int) -> None:
     explorer.click("Gradient")
     gradient = ".layer:not(.hidden)[aria-label^='What would make']"
     explorer.wait("return document.querySelector(arguments[0])", gradient)
-    explorer.wait(
-        "[...document.querySelectorAll('.card.wide .run:enabled')].forEach((one) => one.click());"  # of a slow machine
-        "return document.querySelectorAll('.curves:not(.stale) .chart').length === 5",
-        seconds=60,
-    )
+    explorer.behavior_curves()
     explorer.settle()
 
 

@@ -246,7 +246,7 @@ def test_experiments_on_a_neuron_agree_with_the_api(explorer: Explorer) -> None:
     assert abs((preferred - expected + 90) % 180 - 90) < 0.1
     explorer.click("Example")
     explorer.settle()
-    explorer.wait("return document.querySelectorAll('.curves .chart').length === 5", seconds=60)
+    explorer.behavior_curves()
     explorer.click("Map with")
     explorer.wait("return document.querySelector('.field-map')", seconds=90)
     explorer.choose("Colour", "receptive field, across")

@@ -115,7 +115,7 @@ def test_the_rest_of_the_page_takes_two_channels(page: Explorer) -> None:
     assert "holds no noise ceiling" in page.text("[data-ceiling]")
     page.click("Measure with 48 gratings")
     page.wait("return document.querySelector('[data-preferred]')", seconds=60)
-    page.wait("return document.querySelectorAll('.curves .chart').length === 5", seconds=60)
+    page.behavior_curves()
     page.click("Map with")
     page.wait("return document.querySelector('.field-map')", seconds=60)
     page.click("Figure, SVG")
