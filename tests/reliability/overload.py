@@ -24,7 +24,8 @@ def run(*, seconds: float, deadline: float = 2.0, seed: int = 0, in_time: bool =
     """Statuses must be 200, or 429 and 503 with Retry-After; 99 % of the answers must come within the deadline.
 
     Args:
-        in_time: also check the deadline, which makes sense only on a machine that does nothing else.
+        in_time: also check the deadline, which makes sense only on a machine that does nothing else. Elsewhere, some of
+            the accepted requests may pass it, with status 504.
     """
     with serve_bundles([DEMO]) as served:
         return asyncio.run(_run(served, seconds, deadline, seed, in_time))
@@ -46,7 +47,7 @@ async def _run(served: ServedBundles, seconds: float, deadline: float, seed: int
                     group.create_task(sender.ask(asked[rng.integers(len(asked))], WAYS[sent % len(WAYS)]))
                     sent += 1
                 await asyncio.sleep(0.005)
-    tally.allow(200, 429, 503)
+    tally.allow(200, 429, 503, *(() if in_time else (504,)))
     accepted = percentile(tally.seconds, 99)
     if tally.without_retry_after:
         tally.complain(f"{tally.without_retry_after} refusals without Retry-After")
