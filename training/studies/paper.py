@@ -67,6 +67,8 @@ TABLE_1 = {"LN": 0.275, "CNN": 0.378, "ViT": 0.414, "V1T": 0.426, "V1T ensemble"
 SWEEP = "python -m training sweep --recordings RECORDINGS --output FOLDER/sweep"
 TRIALS_SHOWN = " --images FOLDER/trials-MOUSE"
 WRITE_TRIALS = "python -m training trials RECORDING --tier test --output FOLDER/trials-MOUSE\n"
+MAP_FIELDS = "v1t rf MOUSE --bundle V1T --output FOLDER/rf-MOUSE-V1T\n"
+RF = " --rf FOLDER/rf-MOUSE-V1T"
 COMPARE_FIELDS = """\
 v1t rf MOUSE --bundle CNN --output FOLDER/rf-MOUSE-CNN
 v1t rf MOUSE --bundle V1T --output FOLDER/rf-MOUSE-V1T
@@ -82,7 +84,7 @@ ITEMS: tuple[Item, ...] = (
     Item("Fig. 2", "How many trials each system needs", study="sample-efficiency"),
     Item("Section 4.2", "One update for all mice, or one after each mouse", study="updates"),
     Item("Fig. 3a-b", "Receptive fields of two twins", command=COMPARE_FIELDS,
-         files=("compare-*/summary.md", "compare-*/*.png", "rf-*/*.png")),
+         files=("compare-*/summary.md", "compare-*/*.png")),
     _experiment("Fig. 3c-d and Fig. A.3", "Attention rollout, and its correlation with the gaze", "attention",
                 TRIALS_SHOWN, first=WRITE_TRIALS),
     Item("Table 2", "Attention and gaze, every mouse",
@@ -108,7 +110,8 @@ ITEMS: tuple[Item, ...] = (
     Item("Table A.9", "Transfer from another data set", study="cross-dataset"),
     Item("Appendix A.2", "Where behaviour enters", study="behavior"),
     _analysis("Fig. A.1", "What the B-MLP adds", "b-mlp"),
-    _experiment("Fig. A.2", "Centres of receptive fields against cortical positions", "retinotopy"),
+    _experiment("Fig. A.2", "Centres of receptive fields against cortical positions", "retinotopy",
+                RF, first=MAP_FIELDS),
     _analysis("Fig. A.4", "Accuracy by pupil dilation", "pupil"),
     _analysis("Appendix A.8", "Retinotopy of the readout", "retinotopy"),
 )  # fmt: skip
@@ -206,7 +209,7 @@ def _study_blocks(item: Item, folders: Mapping[str, Path]) -> Blocks:
     blocks: list[str] = []
     if any(sets.values()):
         if item.mice is None:
-            blocks += [study.paper[0].upper() + study.paper[1:], side_by_side(study, sets, item.paper)]
+            blocks += [f"The paper: {study.paper}", side_by_side(study, sets, item.paper)]
             if not item.paper:
                 blocks.append(NO_NUMBERS)
         for name, lines in sets.items():
@@ -230,6 +233,8 @@ def side_by_side(
     keys = list(dict.fromkeys((line.label, line.x) for lines in sets.values() for line in lines))
     keys.sort(key=lambda key: key[0] == CEILING)
     columns: dict[str, list[str]] = {}
+    if paper:
+        columns[f"{SHOWN[0]} in the paper (Dataset S)"] = [number(paper[key]) if key in paper else "" for key in keys]
     for name, lines in sets.items():
         at = {(line.label, line.x): i for i, line in enumerate(lines)}
         prefix = f"{name}: " if len(sets) > 1 else ""
@@ -239,8 +244,6 @@ def side_by_side(
         columns |= {
             prefix + head: [cells[at[key]] if key in at else "-" for key in keys] for head, cells in found.items()
         }
-    if paper:
-        columns[f"the paper, Dataset S: {SHOWN[0]}"] = [number(paper[key]) if key in paper else "" for key in keys]
     heads = [[label, *([] if study.axis is None else ["" if x is None else f"{x:g}"])] for label, x in keys]
     rows = [[*head, *(cells[i] for cells in columns.values())] for i, head in enumerate(heads)]
     return markdown_table(["", *([] if study.axis is None else [study.axis]), *columns], rows)

@@ -12,10 +12,10 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
        background: #fff }
 h2 { margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto; margin: 1rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
 th, td { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th { border-bottom: 2px solid #888 }
+th { border-bottom: 2px solid #888; white-space: normal; vertical-align: bottom; max-width: 12rem }
 img { max-width: 100%; height: auto }
 pre { background: #f4f4f4; padding: .6rem .8rem; overflow-x: auto }
 """
