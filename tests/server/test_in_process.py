@@ -161,7 +161,7 @@ print("answered")
 def test_interrupt_cancels_the_request_and_the_next_is_answered(
     twin: TinyTwin, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    """In a process of its own: a signal that came late would end the process of the tests."""
+    """In a process of its own, so that no signal can end the process of the tests."""
     image, *_ = asked(rng, twin, "A", 2)
     np.save(tmp_path / "image.npy", image)
     command = [sys.executable, "-c", INTERRUPTED, str(twin.folder), str(tmp_path / "image.npy")]

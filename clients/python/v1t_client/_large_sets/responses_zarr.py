@@ -34,7 +34,7 @@ __all__ = ["ResponsesZarr"]
 
 _STATE = ".v1t"
 _REQUEST = "request"  # in the attributes
-_KEPT = "Finished chunks are kept: make room, and repeat the call to resume."
+_KEPT = "Finished chunks are kept: free disk space, and repeat the call to resume."
 
 
 class ResponsesZarr:

@@ -90,7 +90,7 @@ def _sizes(result: Result) -> Any:
                 axis.fill_between(places, density, color=color, alpha=0.15, linewidth=0)
             axis.axvline(sigma.mean(), color=color, linewidth=0.7, linestyle="--")
         axis.set_xlim(0, upper)
-        axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the legend
+        axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # the legend stands above
         p = float(row["p_holm"])
         found = f"p = {p_text(p)} ({stars(p)})" if np.isfinite(p) else "not tested"
         axis.set_title(f"difference {float(row['difference']):+.2f} px, {found}")

@@ -274,7 +274,7 @@ def _curves(result: Result) -> Any:
     figures.whole_counts(axes[1, 0])
     for axis in axes[:, 0]:
         axis.legend(fontsize=5, loc="upper left")
-        axis.set_ylim(top=axis.get_ylim()[1] + 0.25 * np.ptp(axis.get_ylim()))  # leaves room for the legend
+        axis.set_ylim(top=axis.get_ylim()[1] + 0.25 * np.ptp(axis.get_ylim()))  # the legend stands above
     n = f"{data.sizes['neuron']:,} neurons over {data.attrs['n_images']} images"
     about = "each channel over its recorded range while the others are held, relative to each neuron's mean"
     figures.heading(made, f"{n}: {about}")

@@ -66,7 +66,7 @@ class ReceptiveFields(Experiment):
             centres within 0.5 px where sigma is 10 px. Checked between chunks, after two blocks and two chunks at
             least. The result is that of a run with `n_images` of where it stopped. None: never.
         noise: "white" as in the paper, "antithetic", "orthogonal" or "balanced"; see `stimuli.noise`. None: balanced
-            if `n_images` has room for a block, otherwise orthogonal.
+            if `n_images` is at least a block, otherwise orthogonal.
         contrast: std of the noise, in stds of the training images.
         rows: rows of noise squares; None: 36 as in the published models, where the image height is a multiple of it.
         chunk: about how many images per request, and between two saves: rounded to whole blocks of noise.

@@ -189,7 +189,7 @@ def perform(
     try:
         return _perform(experiment, predictor, Path(output), force=force, quiet=quiet, where=where, command=command)
     except OSError as error:
-        raise cannot_write(error, output, "Finished work is kept: make room and run the same command again.") from error
+        raise cannot_write(error, output, "Finished work is kept: free space, run the same command again.") from error
 
 
 def _perform(
