@@ -117,15 +117,17 @@ def test_bad_bundles_are_refused_by_name_and_nothing_is_served(tmp_path: Path) -
     manifest = json.loads((future.folder / "manifest.json").read_text())
     (future.folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 7}))
     with serving(bundles, tmp_path) as server:
-        hint = server.wait_for("/readyz", 503, "flipped").json()["error"]["hint"]
-        for words in (
+        named = (
             "flipped",
             graph.name,
             "holed",
             holed.manifest.mice["B"].stems[0].path,
             "future",
             "schema_version",
-        ):
+        )
+        for words in named:  # each when that bundle has been tried; until then the hint says that it is loading
+            hint = server.wait_for("/readyz", 503, words).json()["error"]["hint"]
+        for words in named:
             assert words in hint
         response = httpx.post(f"{server.url}/predict", json={"mouse": "A", "image": [[0]]})
         assert response.status_code == 503
