@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from support.golden import CASES, ENSEMBLES, RUNS, Golden, load_golden
+from support.golden import CASES, ENSEMBLES, RUNS
+from support.reference_error import assert_the_references, load, tensors
 
 from training.models.vit import ViTCore
-
-load = cache(load_golden)
 
 
 def cases(names: list[str]) -> list[Any]:
     """The published size takes seconds per pass, so it is for the slow tests."""
     return [pytest.param(name, marks=pytest.mark.slow) if "published" in name else name for name in names]
-
-
-def tensors(golden: Golden, rows: slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    image, behavior, pupil_center = (torch.from_numpy(array[rows]) for array in golden.inputs)
-    return image, behavior, pupil_center
-
-
-@cache
-def exact(reference: Path, case: str, name: str, mouse_id: str) -> np.ndarray:
-    """What float64 makes of the same weights and inputs: a response (B, N), or a pre-activation."""
-    golden = load(reference, case)
-    ensemble = copy.deepcopy(golden.ensemble).double()
-    rows = slice(None) if name == "response" else slice(2)  # what the tests compare
-    inputs = tuple(x.double() for x in tensors(golden, rows))
-    with torch.inference_mode():
-        if name == "response":
-            return ensemble(mouse_id, *inputs).numpy()
-        return ensemble.pre_activations(mouse_id, *inputs).mean(0).numpy()
-
-
-def assert_the_references(reference: Path, case: str, name: str, mouse_id: str, found: Any, rows: slice) -> None:
-    """Within 1e-5, and as much more as the reference's own float32 is off float64: other processors round otherwise."""
-    judge = exact(reference, case, name, mouse_id)
-    expected = load(reference, case).expect(name, mouse_id)[: len(judge)]
-    off = np.abs(expected - judge)
-    assert off.max() < 3e-5
-    np.testing.assert_array_less(np.abs(np.asarray(found) - expected[rows]), 1e-5 + off[rows])
 
 
 @pytest.fixture(autouse=True)

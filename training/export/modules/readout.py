@@ -98,9 +98,10 @@ class GatherReadout(nn.Module):
         places = []
         for axis, size in enumerate((self.columns, self.rows)):
             half = 0.5 * (size - 1)  # [-1, 1] is from the centre of the first row to that of the last (align_corners)
-            place = ((mu[:, axis] + 1) * half)[None]
+            position = mu[:, axis][None]
             if shift is not None:
-                place = place + (shift[:, axis] * half)[:, None]  # (B, n)
+                position = position + shift[:, axis][:, None]  # (B, n)
+            place = (position + 1) * half  # in this order, as grid_sample: another one moves it by a rounding
             first = place.floor().clamp(0, max(0, size - 2))
             away = place - first
             places.append((first, (F.relu(1 - away.abs()), F.relu(1 - (away - 1).abs()))))
