@@ -196,6 +196,7 @@ class MouseRecord(_Frozen):
     neurons: File
     stems: list[File] = Field(min_length=1, description="one for all members, or one per member")
     readouts: list[File] = Field(min_length=1, description="one per member")
+    half_readouts: list[File] = Field(default_factory=list, description="one per member, of the half cores' maps")
     ensemble: File
     touched_tokens: list[File] = Field(default_factory=list, description="one per member, where there are token cores")
     stem_gradients: list[File] = Field(default_factory=list, description="as the stems; empty: no gradients")
@@ -249,8 +250,8 @@ class Manifest(_Frozen):
         files = [*self.cores, *self.half_cores, *self.attention, *self.token_cores]
         files += [*self.core_tapes, *self.core_gradients, *self.weights]
         for mouse in self.mice.values():
-            files += [mouse.neurons, *mouse.stems, *mouse.readouts, mouse.ensemble, *mouse.touched_tokens]
-            files += [*mouse.stem_gradients, *mouse.readout_gradients]
+            files += [mouse.neurons, *mouse.stems, *mouse.readouts, *mouse.half_readouts, mouse.ensemble]
+            files += [*mouse.touched_tokens, *mouse.stem_gradients, *mouse.readout_gradients]
             files += [file for file in (mouse.ensemble_gradient, mouse.twin) if file is not None]
         yield from {file.path: file for file in files}.values()
 
@@ -345,6 +346,7 @@ def _check_counts(bundle: Path, manifest: Manifest) -> None:
         graphs = {
             "stems": {1, members},
             "readouts": {members},
+            "half_readouts": {0, len(manifest.half_cores)},
             "touched_tokens": {len(manifest.token_cores)},
             "readout_gradients": {gradients},
             "stem_gradients": {len(mouse.stems) if gradients else 0},

@@ -13,9 +13,10 @@ Optional graphs. To compute the core's last block only for the tokens that few n
     touched_tokens  mouse and member  core_pupil_center, neurons (n,) -> tokens (B or 1, 4 n), -1 outside the map
     token_core      member            as the core, and tokens (B, R), distinct -> feature_map, zero at other tokens
 
-To run in half precision where a device is faster at it, with LayerNorm and the residual stream in float32:
+To run in half precision, on a GPU:
 
-    half_core       member            as the core, float32 outside and float16 inside
+    half_core       member            as the core -> feature_map (B, rows, columns, W) in float16; W is D or more
+    half_readout    mouse and member  as the readout, with that feature_map
 
 For gradients, the backward pass of each graph, where d_x is d(sum of weights times responses) / dx:
 

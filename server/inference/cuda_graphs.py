@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from server.inference.batch_sizes import batch_sizes, padded, padded_size
 from server.inference.sessions import Precision, Provider, Session, Stop, Tensor, unloadable
 
-__all__ = ["GPU", "RecordedSession", "batch_sizes"]
+__all__ = ["GPU", "RecordedSession"]
 
 # Held by each call of an engine on a GPU, and while kernels are recorded: meanwhile no thread may allocate its memory.
 GPU = threading.RLock()
@@ -41,6 +42,8 @@ class RecordedSession:
     Args:
         largest: images in the largest batch.
     """
+
+    reads_from = "cpu"
 
     def __init__(
         self,
@@ -69,12 +72,10 @@ class RecordedSession:
     def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
         given = {name: np.asarray(tensors[name]) for name in self.inputs}
         batch = len(next(iter(given.values())))
-        size = next(size for size in self._sizes if size >= batch)
+        size = padded_size(batch, self._sizes[-1])
         recording = self._recordings[size]
         for name, tensor in given.items():
-            # Copies of the last image, so that no padding computes with values that never occur.
-            padded = tensor if batch == size else np.concatenate([tensor, np.repeat(tensor[-1:], size - batch, axis=0)])
-            recording.inputs[name].update_inplace(np.ascontiguousarray(padded))
+            recording.inputs[name].update_inplace(np.ascontiguousarray(padded(tensor, size)))
         self._runtime.run_with_iobinding(recording.binding, recording.options)
         # A copy: on a CPU .numpy() is a view of the buffer.
         return {
@@ -107,9 +108,4 @@ class RecordedSession:
         return _Recording(inputs, outputs, binding, options)
 
 
-def batch_sizes(largest: int) -> list[int]:
-    """Powers of two below the largest size, and that."""
-    return [*(2**i for i in range((largest - 1).bit_length())), largest]
-
-
-_NUMPY: dict[str, type] = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+_NUMPY: dict[str, type] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}

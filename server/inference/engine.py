@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +19,31 @@ from server.bundle.manifest import File, Manifest, MouseRecord, load_manifest
 from server.bundle.neurons import load_neurons
 from server.bundle.snapshot import Snapshot
 from server.errors import BundleError, NotFound
+from server.inference.batch_sizes import batch_sizes
 from server.inference.core import Core
-from server.inference.cuda_graphs import GPU, batch_sizes
 from server.inference.forward import ForwardPass, Prediction
+from server.inference.gpu_thread import GPUThread
 from server.inference.gradients import BackwardPass, Gradient
 from server.inference.graph_loader import GraphLoader, MouseGraphs, checked
 from server.inference.processors import default_threads
-from server.inference.sessions import Precision, Provider, Session
+from server.inference.sessions import Precision, Provider, Session, on_gpu
 from server.inference.stimulus import Stimulus, floats
 
 __all__ = ["Engine", "Gradient", "Prediction", "Stimulus"]
 
 Array = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
 class Engine:
-    """One bundle, loaded. Not thread-safe: its owner makes one call at a time."""
+    """One bundle, loaded. Not thread-safe: its owner makes one call at a time.
 
-    def __init__(self, graphs: GraphLoader, *, max_batch: int) -> None:
+    Args:
+        max_batch: images in one pass of a core.
+        thread: makes its calls on a GPU, this one included; None: the caller does.
+    """
+
+    def __init__(self, graphs: GraphLoader, *, max_batch: int, thread: GPUThread | None = None) -> None:
         bundle, manifest = graphs.bundle, graphs.manifest
         self.bundle = bundle
         self.manifest = manifest
@@ -44,12 +51,15 @@ class Engine:
         self.max_batch = max_batch
         self.precision = graphs.precision
         self._graphs = graphs
+        self._thread = thread
         cores, token_cores = _core_files(manifest, graphs.precision)
         if graphs.recorded_batch is not None:
             token_cores = []  # how many tokens they compute differs from call to call
         self.cores = [
             Core(
-                checked("core", file, graphs.core(file)), partial(graphs.core, token_cores[i]) if token_cores else None
+                checked("core", file, graphs.core(file)),
+                partial(graphs.core, token_cores[i]) if token_cores else None,
+                max_batch=max_batch,
             )
             for i, file in enumerate(cores)
         ]
@@ -61,7 +71,6 @@ class Engine:
         self.neurons = {mouse_id: load_neurons(graphs.folder, mouse) for mouse_id, mouse in manifest.mice.items()}
         self.provider = self.cores[0].session.provider
         self.device = self.cores[0].session.device
-        self._alone = GPU if self.device == "cuda" else contextlib.nullcontext()
 
     @classmethod
     def load(
@@ -82,8 +91,7 @@ class Engine:
                 OpenVINO.
             threads: of one core graph on the CPU; None: one per core, of those that this process may use.
             max_batch: images in one pass of the core; more are split.
-            cuda_graphs: record each core's kernels once per batch size, which needs a GPU; batches are padded to powers
-                of two.
+            cuda_graphs: record each core's kernels once per batch size, which needs a GPU.
 
         Raises:
             BundleError: the bundle is incomplete, changed, of an unknown schema, or cannot run here.
@@ -100,24 +108,38 @@ class Engine:
             )
         recorded_batch = max_batch if cuda_graphs else None
         graphs = GraphLoader(bundle, manifest, Snapshot(bundle, manifest), provider, precision, threads, recorded_batch)
-        return cls(graphs, max_batch=max_batch)
+        if not on_gpu(provider):
+            return cls(graphs, max_batch=max_batch)
+        thread = GPUThread()
+        try:
+            engine = thread.call(partial(cls, graphs, max_batch=max_batch, thread=thread))
+        except BaseException:
+            thread.end()
+            raise
+        weakref.finalize(engine, thread.end)
+        return engine
 
     def warm_up(self) -> None:
-        """Runs every graph that predictions need once, at batch 1 and, on a GPU, at powers of two up to the largest."""
-        sizes = [1] if self.device == "cpu" else batch_sizes(self.max_batch)
+        """Runs every graph that predictions need once; on a GPU, the cores in batches of every size."""
         rng = np.random.default_rng(0)  # equal images would run as one
-        for size in sizes:
-            self.predict_many(
-                [
-                    Stimulus(
-                        mouse_id=mouse_id,
-                        image=rng.standard_normal((size, *mouse.image_shape), np.float32),
-                        behavior=np.zeros((size, len(mouse.behavior)), np.float32),
-                        pupil_center=np.zeros((size, len(mouse.pupil_center)), np.float32),
-                    )
-                    for mouse_id, mouse in self.manifest.mice.items()
-                ]
+
+        def stimulus(mouse: MouseRecord, size: int) -> Stimulus:
+            return Stimulus(
+                mouse_id=mouse.mouse_id,
+                image=rng.standard_normal((size, *mouse.image_shape), np.float32),
+                behavior=np.zeros((size, len(mouse.behavior)), np.float32),
+                pupil_center=np.zeros((size, len(mouse.pupil_center)), np.float32),
             )
+
+        mice = list(self.manifest.mice.values())
+        self.predict_many([stimulus(mouse, 1) for mouse in mice])
+        if self.device == "cuda":
+            for size in batch_sizes(self.max_batch):
+                self.predict_many([stimulus(mice[0], size)])
+
+    def _alone(self, function: Callable[..., T], *args: object) -> T:
+        """The function's result; on a GPU, from this engine's thread, while no other engine runs."""
+        return function(*args) if self._thread is None else self._thread.call_alone(function, *args)
 
     def close(self) -> None:
         """Removes its private copy of the bundle. Graphs that are open still run; no other can be opened."""
@@ -162,8 +184,7 @@ class Engine:
         parts: list[list[Prediction]] = [[] for _ in stimuli]
         self.stages.begin()
         for chunk in _chunks([len(stimulus.image) for stimulus in stimuli], self.max_batch):
-            with self._alone:
-                predictions = self._forward.run([stimuli[i][images] for i, images in chunk])
+            predictions = self._alone(self._forward.run, [stimuli[i][images] for i, images in chunk])
             for (i, _), prediction in zip(chunk, predictions, strict=True):
                 parts[i].append(prediction)
         return [
@@ -185,17 +206,21 @@ class Engine:
         if self._attention is None:
             self._attention = [self._graphs.large(file) for file in self.manifest.attention]
         stimulus = self.check(mouse_id, image, behavior, pupil_center)
-        maps = []
-        for start in range(0, len(stimulus.image), self.max_batch):
-            with self._alone:
-                stems = self._forward.run_stems(stimulus[start : start + self.max_batch])
-                maps.append(
-                    [
-                        session.run(stems[member % len(stems)])[tensor_names.ATTENTION_ROLLOUT]
-                        for member, session in enumerate(self._attention)
-                    ]
-                )
-        return np.concatenate([np.stack(members) for members in maps], axis=1)
+        maps = [
+            self._alone(self._rollout, self._attention, stimulus[start : start + self.max_batch])
+            for start in range(0, len(stimulus.image), self.max_batch)
+        ]
+        return np.concatenate(maps, axis=1)
+
+    def _rollout(self, sessions: list[Session], stimulus: Stimulus) -> Array:
+        """(M, B, h, w)."""
+        stems = self._forward.run_stems(stimulus)
+        return np.stack(
+            [
+                session.run(stems[member % len(stems)])[tensor_names.ATTENTION_ROLLOUT]
+                for member, session in enumerate(sessions)
+            ]
+        )
 
     def gradient(
         self,
@@ -236,17 +261,18 @@ class Engine:
         parts = []
         for start in range(0, batch, self._gradient_batch):
             images = slice(start, start + self._gradient_batch)
-            with self._alone:
-                part = self._backward.run(
-                    mouse_id,
-                    self._mice[mouse_id],
-                    stimulus[images].tensors,
-                    self._forward.run_stems(stimulus[images]),
-                    positions,
-                    np.ascontiguousarray(weights[images]),
-                )
-            parts.append(part)
+            parts.append(self._alone(self._gradient, self._backward, stimulus[images], positions, weights[images]))
         return parts[0] if len(parts) == 1 else Gradient(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _gradient(self, backward: BackwardPass, stimulus: Stimulus, neurons: np.ndarray, weights: Array) -> Gradient:
+        return backward.run(
+            stimulus.mouse_id,
+            self._mice[stimulus.mouse_id],
+            stimulus.tensors,
+            self._forward.run_stems(stimulus),
+            neurons,
+            np.ascontiguousarray(weights),
+        )
 
     @property
     def _gradient_batch(self) -> int:
@@ -294,10 +320,11 @@ def _core_files(manifest: Manifest, precision: Precision) -> tuple[list[File], l
     """The cores of that precision, and their variants for some tokens."""
     if precision != "fp16":
         return manifest.cores, manifest.token_cores
-    if not manifest.half_cores:
+    # Bundles from before there were half readouts have half cores with other outputs.
+    if not manifest.half_cores or not all(mouse.half_readouts for mouse in manifest.mice.values()):
         raise BundleError(
-            f"twin {manifest.name!r} has no cores in fp16",
-            expected="half_cores in the manifest",
+            f"twin {manifest.name!r} has no cores and readouts in fp16",
+            expected="half_cores and half_readouts in the manifest",
             hint="Export it again with --fp16 (transformer cores only), or set V1T_PRECISION=fp32.",
         )
     return manifest.half_cores, []

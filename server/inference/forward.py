@@ -7,7 +7,7 @@ stem (per mouse) -> core (per member, one pass for all mice) -> readout (per mou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -19,9 +19,10 @@ import onnxruntime as ort
 from server.bundle import tensor_names
 from server.bundle.manifest import Manifest
 from server.inference.core import Core
+from server.inference.core_inputs import CoreInputs
 from server.inference.graph_loader import MouseGraphs
 from server.inference.processors import usable_cores
-from server.inference.sessions import Slot, Tensor
+from server.inference.sessions import Slot, Tensor, on_device
 from server.inference.stage_timer import StageTimer
 from server.inference.stimulus import Stimulus, merged
 
@@ -77,14 +78,19 @@ class ForwardPass:
         stems = self._each(self.run_stems, pieces)  # piece -> member -> tensors
         self.stages.end("stem")
         pre_activations = [self._pre_activations(piece) for piece in pieces]
+        neurons = [on_device(self.neurons(piece), self._device) for piece in pieces]
+        of_cores: dict[Hashable, CoreInputs] = {}
         for member, core in enumerate(self._cores):  # one after another: on a GPU, side by side was slower
             inputs = [tensors[member % len(tensors)] for tensors in stems]
             touched = None
             if core.can_restrict:
-                touched = self._each(partial(self._touched, member), pieces, inputs)
-            feature_maps = core.feature_maps(inputs, touched)
+                touched = self._each(partial(self._touched, member), pieces, inputs, neurons)
+            key = (member % len(stems[0]), core.session.inputs)  # members mostly have the same inputs
+            if key not in of_cores:
+                of_cores[key] = CoreInputs(inputs, core.session.inputs)
+            feature_maps = core.feature_maps(of_cores[key], touched)
             self.stages.end("core")
-            self._each(partial(self._read_out, member), pieces, inputs, feature_maps, pre_activations)
+            self._each(partial(self._read_out, member), pieces, inputs, feature_maps, neurons, pre_activations)
             self.stages.end("readout")
         predictions = self._each(self._combine, pieces, pre_activations)
         self.stages.end("ensemble")
@@ -112,10 +118,10 @@ class ForwardPass:
             results.append(tensors)
         return results
 
-    def _touched(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor]) -> np.ndarray:
+    def _touched(self, member: int, stimulus: Stimulus, inputs: dict[str, Tensor], neurons: Tensor) -> np.ndarray:
         """The tokens that the readout of one member reads."""
         graph = self._mice[stimulus.mouse_id].touched_tokens[member]
-        return graph.run(inputs | {tensor_names.NEURONS: self.neurons(stimulus)})[tensor_names.TOKENS]
+        return graph.run(inputs | {tensor_names.NEURONS: neurons})[tensor_names.TOKENS]
 
     def _read_out(
         self,
@@ -123,11 +129,12 @@ class ForwardPass:
         stimulus: Stimulus,
         inputs: dict[str, Tensor],
         feature_map: Tensor,
+        neurons: Tensor,
         pre_activations: Tensor,
     ) -> None:
         """Writes one member's pre-activations (B, n)."""
         readout = self._mice[stimulus.mouse_id].readouts[member]
-        tensors = inputs | {tensor_names.FEATURE_MAP: feature_map, tensor_names.NEURONS: self.neurons(stimulus)}
+        tensors = inputs | {tensor_names.FEATURE_MAP: feature_map, tensor_names.NEURONS: neurons}
         if isinstance(pre_activations, np.ndarray):
             pre_activations[member] = readout.run(tensors)[tensor_names.PRE_ACTIVATION]
         else:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from server.bundle import tensor_names
 from server.bundle.manifest import Manifest
 from server.bundle.tensor_names import gradient_of
-from server.inference.core import distinct_tokens, mask_of
+from server.inference.core import distinct_tokens
+from server.inference.core_inputs import mask_of
 from server.inference.graph_loader import GraphLoader, MouseGraphs
 from server.inference.sessions import Session
 
@@ -46,6 +47,7 @@ class Gradient(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _MouseBackward:
+    forward_readouts: list[Session]  # in float32
     stems: list[Session]
     readouts: list[Session]
     ensemble: Session
@@ -93,7 +95,7 @@ class BackwardPass:
             neurons: (n,) positions.
             weights: (B, n).
         """
-        mouse = self._mouse(mouse_id)
+        mouse = self._mouse(mouse_id, forward)
         members = range(self._manifest.members)
         inputs = [{**stems[m % len(stems)], tensor_names.NEURONS: neurons} for m in members]
         pre_activations = []
@@ -102,7 +104,7 @@ class BackwardPass:
                 touched = forward.touched_tokens[m].run(inputs[m])[tensor_names.TOKENS]
                 inputs[m][tensor_names.TOKENS] = distinct_tokens(mask_of(touched, len(weights), self._n_tokens[m]))
             inputs[m] |= self._tapes[m].run(inputs[m])
-            pre_activations.append(forward.readouts[m].run(inputs[m])[tensor_names.PRE_ACTIVATION])
+            pre_activations.append(mouse.forward_readouts[m].run(inputs[m])[tensor_names.PRE_ACTIVATION])
         ensemble = mouse.ensemble.run(
             {tensor_names.PRE_ACTIVATION: np.stack(pre_activations), tensor_names.WEIGHTS: weights}
         )
@@ -118,11 +120,15 @@ class BackwardPass:
             _add(result, stem.run(raw | total))
         return Gradient(ensemble[tensor_names.RESPONSE], *(result[gradient_of(name)] for name in INPUTS))
 
-    def _mouse(self, mouse_id: str) -> _MouseBackward:
+    def _mouse(self, mouse_id: str, forward: MouseGraphs) -> _MouseBackward:
         if mouse_id not in self._mice:
             record = self._manifest.mice[mouse_id]
             assert record.ensemble_gradient is not None
+            is_float = self._graphs.readouts(record) == record.readouts
             self._mice[mouse_id] = _MouseBackward(
+                forward_readouts=(
+                    forward.readouts if is_float else [self._graphs.small(file) for file in record.readouts]
+                ),
                 stems=[self._graphs.small(file) for file in record.stem_gradients],
                 readouts=[self._graphs.small(file) for file in record.readout_gradients],
                 ensemble=self._graphs.small(record.ensemble_gradient),

@@ -56,6 +56,10 @@ class GraphLoader:
             )
         return open_core(path, wanted=self.provider, precision=self.precision, threads=self.threads, stop=self.stop)
 
+    def readouts(self, mouse: MouseRecord) -> list[File]:
+        """The readouts of the cores' feature maps."""
+        return mouse.half_readouts if self.precision == "fp16" else mouse.readouts
+
     def large(self, file: File) -> Session:
         return Session(self.folder / file.path, wanted=self.provider, threads=self.threads, stop=self.stop)
 
@@ -95,7 +99,7 @@ class MouseGraphs:
 
         return cls(
             stems=[opened("stem", file) for file in mouse.stems],
-            readouts=[opened("readout", file) for file in mouse.readouts],
+            readouts=[opened("readout", file) for file in graphs.readouts(mouse)],
             ensemble=opened("ensemble", mouse.ensemble),
             touched_tokens=[graphs.small(file) for file in mouse.touched_tokens],
         )

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from server.errors import BundleError
+from server.inference.cuda_stream import shared_stream
 
 __all__ = [
     "Graph",
@@ -25,6 +26,8 @@ __all__ = [
     "Stop",
     "Tensor",
     "available_provider",
+    "on_device",
+    "on_gpu",
     "open_core",
     "unloadable",
 ]
@@ -58,6 +61,11 @@ def available_provider(wanted: Provider) -> str:
     return _CUDA if wanted in ("auto", "cuda") and _CUDA in available else _CPU
 
 
+def on_gpu(wanted: Provider) -> bool:
+    """Whether graphs are opened on a GPU. Raises BundleError as `available_provider` does."""
+    return wanted != "openvino" and available_provider(wanted) == _CUDA
+
+
 @functools.cache
 def _load_cuda() -> None:
     """Loads the CUDA libraries of the nvidia-* packages that onnxruntime-gpu's extras install."""
@@ -86,6 +94,11 @@ class Slot(NamedTuple):
         shape = self.tensor.shape()[1:]
         start = self.tensor.data_ptr() + self.position * math.prod(shape) * np.dtype(np.float32).itemsize
         binding.bind_output(output, self.tensor.device_name(), 0, np.float32, shape, start)
+
+
+def on_device(array: np.ndarray, device: str) -> Tensor:
+    """The array, where graphs on "cpu" or "cuda" read it without a copy of their own."""
+    return array if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
 
 
 class Stop:
@@ -119,6 +132,7 @@ class Graph(Protocol):
         shapes: of the outputs; a name where an axis is dynamic.
         provider: what really runs it.
         device: where it leaves outputs that may stay: "cpu" or "cuda".
+        reads_from: where its inputs need no copy: "cpu" or "cuda".
     """
 
     inputs: tuple[str, ...]
@@ -126,6 +140,7 @@ class Graph(Protocol):
     shapes: dict[str, tuple[int | str, ...]]
     provider: str
     device: str
+    reads_from: str
 
     def run(self, tensors: Mapping[str, Tensor], stay: Collection[str] = ()) -> dict[str, Any]:
         """Runs the graph; returns all of its outputs by name.
@@ -156,7 +171,8 @@ class Session:
         precision: Precision = "fp32",
         cuda_graph: bool = False,
     ) -> None:
-        self._run_options = (stop or Stop()).run_options()
+        stop = stop or Stop()
+        self._run_options = self._queued = stop.run_options()
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only; fallbacks are checked below
         _share_arena()
@@ -168,7 +184,10 @@ class Session:
         providers: list[Any] = [_CPU]
         if provider == _CUDA:
             _load_cuda()
-            providers = [(_CUDA, _cuda_options(precision, cuda_graph)), _CPU]
+            stream = None if cuda_graph else shared_stream()  # a recorded core is waited for anyway
+            providers = [(_CUDA, _cuda_options(precision, cuda_graph, stream)), _CPU]
+            if stream is not None:
+                self._queued = stop.run_options(disable_synchronize_execution_providers="1")
         try:
             self.runtime = ort.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=providers
@@ -184,7 +203,7 @@ class Session:
                 expected=_CUDA,
                 hint="Check the NVIDIA driver and the CUDA libraries, or set V1T_PROVIDER=cpu.",
             )
-        self.device = "cuda" if self.provider == _CUDA else "cpu"
+        self.device = self.reads_from = "cuda" if self.provider == _CUDA else "cpu"
         self.inputs = tuple(value.name for value in self.runtime.get_inputs())
         self.outputs = tuple(value.name for value in self.runtime.get_outputs())
         self.shapes: dict[str, tuple[int | str, ...]] = {
@@ -194,7 +213,10 @@ class Session:
     def run(
         self, tensors: Mapping[str, Tensor], stay: Collection[str] = (), into: Mapping[str, Slot] = MappingProxyType({})
     ) -> dict[str, Any]:
-        """As a `Graph`; outputs in `into` are written there, and not returned."""
+        """As a `Graph`; outputs in `into` are written there, and not returned.
+
+        On a GPU, where all outputs stay, it may return before they are computed: what reads them waits for them.
+        """
         if self.device == "cpu" and not into:  # takes a fifth of the time of a binding, and copies nothing either
             arrays = {name: np.ascontiguousarray(tensors[name]) for name in self.inputs}
             return dict(zip(self.outputs, self.runtime.run(self.outputs, arrays, self._run_options), strict=True))
@@ -210,14 +232,16 @@ class Session:
                 into[name].bind(binding, name)
             else:
                 binding.bind_output(name, self.device if name in stay else "cpu")
-        self.runtime.run_with_iobinding(binding, self._run_options)
+        stays = set(self.outputs) <= {*stay, *into}
+        self.runtime.run_with_iobinding(binding, self._queued if stays else self._run_options)
         results = zip(self.outputs, binding.get_outputs(), strict=True)
         return {name: value if name in stay else value.numpy() for name, value in results if name not in into}
 
 
-def _cuda_options(precision: Precision, cuda_graph: bool) -> dict[str, str]:
+def _cuda_options(precision: Precision, cuda_graph: bool, stream: int | None) -> dict[str, str]:
     return {
         "use_tf32": str(int(precision == "tf32")),  # on by default, with errors of 1e-3
+        **({} if stream is None else {"user_compute_stream": str(stream)}),
         "cudnn_conv_algo_search": "HEURISTIC",  # the default measures all algorithms for each new batch size
         "enable_cuda_graph": str(int(cuda_graph)),
     }
@@ -244,7 +268,7 @@ class OpenVINOSession:
         except Exception as error:  # openvino raises RuntimeError and classes of its own
             raise unloadable(path, f"OpenVINO {openvino.__version__}", error) from error
         self.provider = "OpenVINO"
-        self.device = "cpu"
+        self.device = self.reads_from = "cpu"
         self.inputs = tuple(port.get_any_name() for port in self._model.inputs)
         self.outputs = tuple(port.get_any_name() for port in self._model.outputs)
         self.shapes: dict[str, tuple[int | str, ...]] = {

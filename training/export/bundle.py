@@ -155,6 +155,7 @@ class _Writer:
         makers: dict[str, tuple[Callable[[Twin, str], Graph], int]] = {
             "stem": (forward.stem, stems),
             "readout": (forward.readout, everyone),
+            "half_readout": (forward.half_readout, everyone if self.options.half else 0),
             "touched_tokens": (forward.touched_tokens, everyone if self.folds else 0),
             "stem_gradient": (backward.stem_gradient, stems if gradients else 0),
             "readout_gradient": (backward.readout_gradient, everyone if gradients else 0),
@@ -250,6 +251,7 @@ class _Writer:
             neurons=_file(self.folder, f"{place}/neurons.npz"),
             stems=each("stem"),
             readouts=each("readout"),
+            half_readouts=each("half_readout"),
             ensemble=self.files[f"{place}/ensemble.onnx"],
             touched_tokens=each("touched_tokens"),
             stem_gradients=each("stem_gradient"),

@@ -21,7 +21,8 @@ from server.bundle.manifest import MANIFEST, load_manifest
 from server.bundle.neurons import load_neurons
 from server.errors import BundleError
 from server.inference import benchmark as bench
-from server.inference.core import WORTH_RESTRICTING, distinct_tokens, mask_of
+from server.inference.core import WORTH_RESTRICTING, distinct_tokens
+from server.inference.core_inputs import CoreInputs, mask_of
 from server.inference.engine import Engine
 from server.inference.one_node import MATMUL
 from server.inference.sessions import Session
@@ -124,7 +125,8 @@ def test_few_neurons_take_the_restricted_core_and_all_the_full_one(folder: Path)
     assert ran[1] <= 12
     few = len(ran)
     everywhere = np.arange(core.n_tokens)[None]
-    core.feature_maps([engine._forward.run_stems(engine.check("A", *inputs))[0]], [everywhere])
+    stems = engine._forward.run_stems(engine.check("A", *inputs))
+    core.feature_maps(CoreInputs(stems, core.session.inputs), [everywhere])
     assert len(ran) == few
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from training.checkpoints.ensemble import Ensemble
 from training.errors import ConfigError
 from training.export import export_bundle
 from training.export.bundle import BundleOptions
-from training.export.graphs.forward import batched, core_examples
-from training.export.modules.aligned import AlignedViT
+from training.export.graphs.forward import batched, core_examples, readout_examples
+from training.export.modules.aligned import AlignedViT, aligned_width
+from training.export.modules.aligned_readout import AlignedReadout
+from training.export.modules.readout import GatherReadout
 from training.export.tracing.templates import Graph, Templates
 from training.models.vit import ViTCore
 
@@ -110,7 +113,7 @@ def test_the_published_core_padded_to_160_gives_the_same_in_onnxruntime(referenc
     got = Session(path, wanted="cpu", threads=1).run({name: x.numpy() for name, x in examples.items()})
     with torch.inference_mode():
         expected = twin.core(*examples.values()).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(got[tensor_names.FEATURE_MAP], expected, rtol=0, atol=BOUND)
+    np.testing.assert_allclose(got[tensor_names.FEATURE_MAP][..., :155], expected, rtol=0, atol=BOUND)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -123,18 +126,64 @@ def test_an_aligned_core_gives_what_the_core_gives(dtype: torch.dtype, behavior:
     for parameter in core.parameters():  # biases and norms are trivial at first
         parameter.data += 0.1 * torch.randn_like(parameter)
     examples = core_examples(twin)
-    bound = 2e-2 if dtype == torch.float16 else 5e-6
+    dim, bound = core.output_shape[0], 2e-2 if dtype == torch.float16 else 5e-6
     with torch.inference_mode():
         expected = core(*examples.values()).permute(0, 2, 3, 1)
         plain = AlignedViT(core, fused=False, dtype=dtype)
-        np.testing.assert_allclose(plain(*examples.values()), expected, rtol=0, atol=bound)
+        np.testing.assert_allclose(plain(*examples.values())[..., :dim], expected, rtol=0, atol=bound)
     path = tmp_path / "core.onnx"
     fused = AlignedViT(core, fused=True, dtype=dtype)
     Templates().write(Graph(fused, examples, batched(examples), [tensor_names.FEATURE_MAP]), path)
     got = Session(path, wanted="cpu", threads=1).run({name: x.numpy() for name, x in examples.items()})
-    np.testing.assert_allclose(got[tensor_names.FEATURE_MAP], expected, rtol=0, atol=bound)
+    np.testing.assert_allclose(got[tensor_names.FEATURE_MAP][..., :dim], expected, rtol=0, atol=bound)
     operators = {node.op_type for node in onnx.load(path).graph.node}
     assert {"SkipLayerNormalization", "MultiHeadAttention"} <= operators
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dim", [8, 15])
+def test_biases_in_channels_of_their_own_change_nothing(dim: int, bias: bool) -> None:
+    """15 channels leave one for a 1, 8 leave none; an MLP may have no bias at all."""
+    twin = tiny_twin(tiny_config({"dim": dim, "bias": bias})).eval()
+    core = twin.core
+    assert isinstance(core, ViTCore)
+    for parameter in core.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    examples = core_examples(twin)
+    with torch.inference_mode():
+        expected = core(*examples.values()).permute(0, 2, 3, 1)
+        got = AlignedViT(core, fused=False, dtype=torch.float32)(*examples.values())
+    assert got.shape[-1] == 8 if dim == 8 else 16
+    np.testing.assert_allclose(got[..., :dim], expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("shifter", [True, False])
+@pytest.mark.parametrize("n", [1, 8, 11])
+def test_an_aligned_readout_reads_what_the_readout_reads(n: int, shifter: bool, tmp_path: Path) -> None:
+    twin = tiny_twin(tiny_config(shifter=shifter)).eval()
+    readout = GatherReadout(twin, "A")
+    with torch.no_grad():
+        twin.readout("A").mu.uniform_(-1.2, 1.2)  # also outside the map
+    examples, shapes = readout_examples(twin, "A")
+    width = aligned_width(twin.core.output_shape[0])
+    examples[tensor_names.FEATURE_MAP] = torch.randn(*examples[tensor_names.FEATURE_MAP].shape[:-1], width)
+    path = tmp_path / "readout.onnx"
+    module = AlignedReadout(twin, "A", dtype=torch.float32)
+    Templates().write(Graph(module, examples, shapes, [tensor_names.PRE_ACTIVATION]), path)
+    session = Session(path, wanted="cpu", threads=1)
+    for batch in (1, 3):
+        feature_map = torch.randn(batch, *examples[tensor_names.FEATURE_MAP].shape[1:])
+        pupil_center = torch.randn(batch, 2)
+        neurons = torch.randint(len(readout.mu), (n,))
+        with torch.inference_mode():
+            expected = readout(feature_map[..., : twin.core.output_shape[0]], pupil_center, neurons)
+        given = {
+            tensor_names.FEATURE_MAP: feature_map,
+            tensor_names.CORE_PUPIL_CENTER: pupil_center,
+            tensor_names.NEURONS: neurons,
+        }
+        got = session.run({name: tensor.numpy() for name, tensor in given.items()})[tensor_names.PRE_ACTIVATION]
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +200,18 @@ def test_a_precision_that_a_provider_does_not_support_is_refused(
 def test_a_bundle_without_half_cores_says_how_to_get_them(twin: TinyTwin) -> None:
     with pytest.raises(BundleError, match="--fp16"):
         Engine.load(twin.folder, provider="cpu", precision="fp16")
+
+
+def test_half_cores_of_before_there_were_half_readouts_are_refused(tmp_path: Path) -> None:
+    export_bundle(Ensemble([tiny_checkpoint(tiny_config())]), tmp_path / "old", options=HALF)
+    manifest = tmp_path / "old" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for mouse in content["mice"].values():
+        mouse["half_readouts"] = []
+    manifest.write_text(json.dumps(content))
+    Engine.load(tmp_path / "old", provider="cpu")
+    with pytest.raises(BundleError, match="half_readouts"):
+        Engine.load(tmp_path / "old", provider="cpu", precision="fp16")
 
 
 def test_half_cores_of_a_cnn_are_refused(tmp_path: Path) -> None:

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
 from server.bundle import tensor_names
 from training.checkpoints.ensemble import Combination
 from training.data.mouse import Mouse
-from training.export.modules.aligned import AlignedViT
+from training.export.modules.aligned import AlignedViT, aligned_width
+from training.export.modules.aligned_readout import AlignedReadout
 from training.export.modules.folded import FoldedViT, can_fold
 from training.export.modules.readout import GatherReadout, TouchedTokens
 from training.export.tracing.onnx_files import BATCH, NEURONS
@@ -29,6 +31,8 @@ __all__ = [
     "core_examples",
     "core_module",
     "ensemble",
+    "half_core",
+    "half_readout",
     "has_attention",
     "raw_examples",
     "readout",
@@ -121,6 +125,16 @@ def half_core(twin: Twin, *, portable: bool = False) -> Graph:
     module = AlignedViT(twin.core, fused=not portable, dtype=torch.float16)
     examples = core_examples(twin)
     return Graph(module, examples, batched(examples), [tensor_names.FEATURE_MAP])
+
+
+def half_readout(twin: Twin, mouse_id: str) -> Graph:
+    """A member's readout graph for one mouse, of the feature map of a core in half precision."""
+    examples, shapes = readout_examples(twin, mouse_id)
+    feature_map = examples[tensor_names.FEATURE_MAP]
+    more = aligned_width(feature_map.shape[-1]) - feature_map.shape[-1]
+    examples[tensor_names.FEATURE_MAP] = F.pad(feature_map, (0, more)).to(torch.float16)
+    readout = AlignedReadout(twin, mouse_id, dtype=torch.float16)
+    return Graph(readout, examples, shapes, [tensor_names.PRE_ACTIVATION])
 
 
 def token_core(twin: Twin, *, portable: bool = False) -> Graph:

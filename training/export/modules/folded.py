@@ -43,9 +43,9 @@ class FoldedAttention(nn.Module):
     """
 
     query_weight: Tensor
-    query_bias: Tensor
+    query_bias: Tensor | None
     output_weight: Tensor
-    output_bias: Tensor
+    output_bias: Tensor | None
 
     @torch.no_grad()
     def __init__(self, attention: Attention, *, fused: bool, width: int) -> None:
@@ -100,7 +100,7 @@ class FoldedMLP(nn.Module):
     """The feed-forward branch for normalised tokens, with LayerNorm's affine part folded into the first layer."""
 
     up_weight: Tensor
-    up_bias: Tensor
+    up_bias: Tensor | None
 
     @torch.no_grad()
     def __init__(self, mlp: MLP, *, width: int) -> None:
