@@ -35,6 +35,10 @@ from server.settings import Settings, SettingsError
 
 __all__ = ["TwinServer", "create_service"]
 
+# Seconds for which one thread may keep the interpreter while another waits for it, in place of 5 ms: the engine needs
+# it some twenty times a run, and the loop, which answers requests, would keep it that long each time.
+_SWITCH_INTERVAL = 0.0005
+
 logger = logging.getLogger("bentoml.v1t")
 
 _NAME = "twin_server"
@@ -95,6 +99,7 @@ def create_service(settings: Settings) -> Any:
 
         @bentoml.on_startup
         async def start(self) -> None:
+            sys.setswitchinterval(_SWITCH_INTERVAL)
             gc.freeze()  # what was imported stays: the garbage collector does not look at it again and again
             logger.info("settings: %s", settings.describe())
             self._grpc = await self._start_grpc()
