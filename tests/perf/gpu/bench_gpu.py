@@ -1,12 +1,13 @@
 """Exactness and speed of the engine and the service on an NVIDIA GPU, in steps, each printed when it ends.
 
     python tests/perf/gpu/prepare.py FOLDER          # once, also on a machine without a GPU
-    python tests/perf/gpu/bench_gpu.py FOLDER [--steps exactness ensemble kernels mei service] [--report FILE]
+    python tests/perf/gpu/bench_gpu.py FOLDER [--steps exactness ensemble kernels mei service] [--precisions fp16]
 
 Needs onnxruntime-gpu and torch with CUDA (`make install RUNTIME=gpu`); torch gives the ceilings and the kernels' times.
 
     exactness   every case of the reference, in each precision, with and without CUDA graphs, against its responses
     ensemble    five members of the published size, by batch: images a second, share of the matrix ceiling
+    sizes       the same in batches whose size changes each time, as traffic has them
     kernels     where the time of one core goes
     mei         a step of a search for most exciting inputs: gradients of one member
     service     `bentoml serve` at full load, requests of one image and of 32
@@ -35,6 +36,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime as ort
 import torch
@@ -50,6 +52,7 @@ from server.inference.benchmark import core_gflop  # noqa: E402
 from server.inference.engine import Engine  # noqa: E402
 
 MEMBERS = 5
+PRECISIONS = ["fp32", "tf32", "fp16"]
 EXACT = 1e-4  # of a graph in float32, relative to the reference's responses
 say = functools.partial(print, flush=True)
 
@@ -58,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what prepare.py wrote")
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="(default: all)")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="(default: all)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128], help="(default: 1 8 32 128)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--provider", choices=["cuda", "cpu"], default="cuda", help="(default: %(default)s)")
@@ -83,7 +87,9 @@ def main() -> None:
 def modes(args: argparse.Namespace, *, half: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and options of an engine, for each way to run a core."""
     on_gpu = args.provider == "cuda"
-    for precision in ("fp32", *(["tf32"] if on_gpu else []), *(["fp16"] if half else [])):
+    for precision in args.precisions:
+        if (precision == "tf32" and not on_gpu) or (precision == "fp16" and not half):
+            continue
         for cuda_graphs in (False, True) if on_gpu else (False,):
             name = f"{precision}, graphs" if cuda_graphs else precision
             yield name, {"provider": args.provider, "precision": precision, "cuda_graphs": cuda_graphs}
@@ -140,6 +146,7 @@ def ensemble_of(bundle: Path, members: int) -> Iterator[Path]:
             content[name] *= members
         for mouse in content["mice"].values():
             mouse["readouts"] *= members
+            mouse["half_readouts"] *= members
             shutil.copy(bundle.parent / "ensemble.onnx", folder / mouse["ensemble"]["path"])
             mouse["ensemble"]["sha256"] = hash_file(folder / mouse["ensemble"]["path"])
             mouse["ensemble"]["bytes"] = (folder / mouse["ensemble"]["path"]).stat().st_size
@@ -187,10 +194,6 @@ def gpu_megabytes() -> str:
         return "-"
 
 
-# What differs from a bundle as exported -> the folder of the bundle.
-VARIANTS = {"": "published", "aligned": "aligned"}
-
-
 def random_inputs(size: int) -> list[np.ndarray]:
     rng = np.random.default_rng(size)
     return [rng.standard_normal((size, *shape)).astype(np.float32) for shape in ((1, 144, 256), (3,), (2,))]
@@ -199,16 +202,14 @@ def random_inputs(size: int) -> list[np.ndarray]:
 def ensemble(args: argparse.Namespace) -> None:
     rates = ceilings() if args.provider == "cuda" else {}
     say("ceilings: " + ", ".join(f"{name} {rate:.0f} TFLOP/s" for name, rate in rates.items()))
-    say(f"{'variant':<10}{'mode':<14}{'batch':>6}{'ms':>10}{'images/s':>10}{'of ceiling':>11}  stages [ms]")
+    say(f"{'mode':<14}{'batch':>6}{'ms':>10}{'images/s':>10}{'of ceiling':>11}  stages [ms], as they end on the CPU")
     with ensemble_of(args.folder / "published", MEMBERS) as folder:
         expected = Engine.load(folder, provider=args.provider).predict("A", *random_inputs(args.batches[0]))
-    for variant, source in VARIANTS.items():
-        for name, options in modes(args, half=not variant):
+        for name, options in modes(args, half=True):
             try:
-                with ensemble_of(args.folder / source, MEMBERS) as folder:
-                    time_ensemble(f"{variant:<10}{name:<14}", folder, options, args, rates, expected)
+                time_ensemble(f"{name:<14}", folder, options, args, rates, expected)
             except Exception as failure:
-                say(f"{variant:<10}{name:<14} FAILED: {str(failure)[:500]}")
+                say(f"{name:<14} FAILED: {str(failure)[:500]}")
             gc.collect()
 
 
@@ -234,13 +235,34 @@ def time_ensemble(
     engine.close()
 
 
+def sizes(args: argparse.Namespace) -> None:
+    """Random sizes up to the largest batch: a first pass, which meets each size once or more, and a second one."""
+    rng = np.random.default_rng(0)
+    order = rng.integers(1, max(args.batches) + 1, 60)
+    inputs = [random_inputs(int(size)) for size in order]
+    with ensemble_of(args.folder / "published", MEMBERS) as folder:
+        for name, options in modes(args, half=True):
+            engine = Engine.load(folder, **options, max_batch=max(args.batches))
+            engine.warm_up()
+            rates = []
+            for _ in range(2):
+                times = []
+                for each in inputs:
+                    start = time.perf_counter()
+                    engine.predict("A", *each)
+                    times.append(time.perf_counter() - start)
+                rates.append(f"{order.sum() / sum(times):.0f} images/s, slowest {max(times) * 1e3:.0f} ms")
+            say(f"{name:<14}{len(order)} batches of 1 to {max(args.batches)}: {'; again: '.join(rates)}")
+            engine.close()
+
+
 def kernels(args: argparse.Namespace) -> None:
     """The GPU's kernels in one call at batch 32, by torch's profiler, which sees those of onnxruntime too."""
     from torch.profiler import ProfilerActivity, profile
 
     size = 32 if args.provider == "cuda" else 1
     inputs = random_inputs(size)
-    for precision in ("fp16", "fp32"):
+    for precision in args.precisions:
         engine = Engine.load(args.folder / "published", provider=args.provider, precision=precision, max_batch=size)
         call = functools.partial(engine.predict, "A", *inputs)
         call()
@@ -254,7 +276,7 @@ def kernels(args: argparse.Namespace) -> None:
         total = sum(row.self_device_time_total for row in rows) / 1e3
         whole = seconds(call, 0.5) * 1e3
         say(f"{precision}, batch {size}, one member: {total:.2f} ms on the GPU, {whole:.2f} ms in all")
-        for row in rows[:14]:
+        for row in rows[:20]:
             say(f"  {row.self_device_time_total / 1e3:>9.3f} ms {row.count:>5}  {row.key[:110]}")
         engine.close()
 
@@ -333,9 +355,22 @@ def service(args: argparse.Namespace) -> None:
                     server.wait_for("/readyz", 200)
                     for load in LOADS:
                         port = int(server.url.rpartition(":")[2])
-                        say(f"graphs {recorded}: {under_load(port, *load, duration=max(3.0, args.seconds))}")
+                        under_load(port, *load, duration=2.0)  # meets most batch sizes once
+                        before = engine_runs(server.url)
+                        line = under_load(port, *load, duration=max(3.0, args.seconds))
+                        runs, images, busy = (b - a for a, b in zip(before, engine_runs(server.url), strict=True))
+                        mean = f"{images / max(1, runs):.1f} images a run, {busy / max(1, runs) * 1e3:.1f} ms each"
+                        say(f"graphs {recorded}: {line}; {mean}")
             except AssertionError as failure:
                 say(f"graphs {recorded}: FAILED: {str(failure)[-1500:]}")
+
+
+def engine_runs(url: str) -> tuple[float, float, float]:
+    """Runs of the engine so far, their images, and their seconds."""
+    lines = dict(line.rsplit(" ", 1) for line in httpx.get(f"{url}/metrics").text.splitlines() if line[:1] != "#")
+    names = ("v1t_batch_images_count", "v1t_batch_images_sum", "v1t_compute_seconds_sum")
+    runs, images, busy = (sum(float(value) for key, value in lines.items() if key.startswith(name)) for name in names)
+    return runs, images, busy
 
 
 def under_load(port: int, images: int, processes: int, connections: int, *, duration: float) -> str:
@@ -360,6 +395,7 @@ def under_load(port: int, images: int, processes: int, connections: int, *, dura
 STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
     "exactness": exactness,
     "ensemble": ensemble,
+    "sizes": sizes,
     "kernels": kernels,
     "mei": mei,
     "service": service,

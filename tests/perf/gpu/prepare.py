@@ -2,9 +2,8 @@
 
     python tests/perf/gpu/prepare.py OUTPUT [--reference ../shared/reference] [--neurons 8000]
 
-Writes a bundle of each case of the reference with its golden inputs and responses, and two bundles of the paper's
-configuration (Table A.2) with one member, random weights, cores in float16 and gradients: `published`, and `aligned`,
-whose float32 core has aligned rows, too.
+Writes a bundle of each case of the reference with its golden inputs and responses, and `published`, a bundle of the
+paper's configuration (Table A.2) with one member, random weights, a core in float16 and gradients.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
@@ -23,26 +20,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
 from bench_engine import build  # noqa: E402
 from support.golden import CASES, load_golden  # noqa: E402
 
-from server.bundle import tensor_names  # noqa: E402
 from training.checkpoints.checkpoint import Checkpoint  # noqa: E402
 from training.checkpoints.ensemble import Combination, Ensemble  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.export.bundle import BundleOptions  # noqa: E402
 from training.export.graphs import forward  # noqa: E402
-from training.export.modules.aligned import AlignedViT  # noqa: E402
 from training.export.modules.folded import can_fold  # noqa: E402
-from training.export.tracing.templates import Graph, Templates  # noqa: E402
-from training.models import Twin  # noqa: E402
-from training.models.vit import ViTCore  # noqa: E402
+from training.export.tracing.templates import Templates  # noqa: E402
 
 MEMBERS = 5
-
-
-def aligned_core(twin: Twin, *, portable: bool) -> Graph:
-    assert isinstance(twin.core, ViTCore)
-    module = AlignedViT(twin.core, fused=not portable, dtype=torch.float32)
-    examples = forward.core_examples(twin)
-    return Graph(module, examples, forward.batched(examples), [tensor_names.FEATURE_MAP])
 
 
 def main() -> None:
@@ -69,9 +55,6 @@ def main() -> None:
     ensemble = Ensemble([Checkpoint(twin=twin)])
     if not (args.output / "published").exists():
         export_bundle(ensemble, args.output / "published", options=BundleOptions(half=True))
-    if not (args.output / "aligned").exists():
-        with mock.patch.object(forward, "core", aligned_core):
-            export_bundle(ensemble, args.output / "aligned", options=BundleOptions(gradients=False))
     # The ensemble of some members of the same weights, which bench_gpu.py makes of these bundles.
     combination = Combination(weights=(1 / MEMBERS,) * MEMBERS, bias=0.0)
     Templates().write(forward.ensemble(combination), args.output / "ensemble.onnx")
