@@ -64,7 +64,7 @@ class Settings(BaseModel):
     )
     cuda_graphs: bool = Field(
         default=False,
-        description="on a GPU, record each core once per batch size; batches are padded to powers of two",
+        description="on a GPU, record each core once per batch size: faster for lone images, slower for many",
     )
     max_loaded: int | None = Field(
         default=None, ge=1, description="bundles kept in memory; others are loaded on their next request; empty: all"

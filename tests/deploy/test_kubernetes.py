@@ -100,16 +100,12 @@ def test_probes_ask_routes_that_need_no_key(overlay: str) -> None:
     assert startup["periodSeconds"] * startup["failureThreshold"] > settings_of(container).load_timeout
 
 
-def test_the_gpu_overlay_sets_what_was_measured_on_gpus() -> None:
+def test_the_gpu_overlay_sets_what_was_fastest_on_gpus() -> None:
     objects = build("gpu")
     container = container_of(objects)
     settings = settings_of(container)
-    assert (settings.provider, settings.precision, settings.cuda_graphs, settings.max_batch) == (
-        "cuda",
-        "fp16",
-        True,
-        64,
-    )
+    assert (settings.provider, settings.precision, settings.max_batch) == ("cuda", "fp16", 64)
+    assert not settings.cuda_graphs  # faster for lone images only
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert objects["Deployment"]["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
 
