@@ -13,7 +13,8 @@ class StageTimer:
     """Sums the time of each stage.
 
     Attributes:
-        seconds: per stage, since `begin`. On a GPU a stage may end before its work does; the next stage then waits.
+        seconds: per stage, since `begin`. On a GPU, core and readout end when their work is queued, and the ensemble's
+            stage waits for it.
     """
 
     def __init__(self) -> None:

@@ -40,7 +40,9 @@ class Metrics:
         self.batch_requests = self._histogram("v1t_batch_requests", "Requests per run of the engine", buckets=_IMAGES)
         self.compute_seconds = self._histogram("v1t_compute_seconds", "One run of the engine")
         self.stage_seconds = self._histogram(
-            "v1t_stage_seconds", "Each stage of one run of the engine: stem, core, readout, ensemble", "stage"
+            "v1t_stage_seconds",
+            "Stages of a run: stem, core, readout, ensemble; on a GPU the last one waits for the others",
+            "stage",
         )
         self.work_seconds = self._histogram(
             "v1t_work_seconds", "One run that is not shared with other requests, such as a gradient", "work"
