@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from server.bundle import tensor_names
-from server.inference.batch_sizes import padded, padded_size
 from server.inference.core_inputs import CoreInputs
+from server.inference.gpu.batch_sizes import padded, padded_size
 from server.inference.one_node import GATHER
 from server.inference.sessions import Graph, Session, Tensor
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.bundle import tensor_names
-from server.inference.batch_sizes import padded
+from server.inference.gpu.batch_sizes import padded
 from server.inference.sessions import Graph, Tensor, on_device
 
 __all__ = ["CoreInputs"]

@@ -19,10 +19,10 @@ from server.bundle.manifest import File, Manifest, MouseRecord, load_manifest
 from server.bundle.neurons import load_neurons
 from server.bundle.snapshot import Snapshot
 from server.errors import BundleError, NotFound
-from server.inference.batch_sizes import batch_sizes
 from server.inference.core import Core
 from server.inference.forward import ForwardPass, Prediction
-from server.inference.gpu_thread import GPUThread
+from server.inference.gpu.batch_sizes import batch_sizes
+from server.inference.gpu.thread import GPUThread
 from server.inference.gradients import BackwardPass, Gradient
 from server.inference.graph_loader import GraphLoader, MouseGraphs, checked
 from server.inference.processors import default_threads

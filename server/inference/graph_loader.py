@@ -10,7 +10,7 @@ from server.bundle import tensor_names
 from server.bundle.manifest import File, Manifest, MouseRecord
 from server.bundle.snapshot import Snapshot
 from server.errors import BundleError
-from server.inference.cuda_graphs import RecordedSession
+from server.inference.gpu.recorded import RecordedSession
 from server.inference.sessions import Graph, Precision, Provider, Session, Stop, open_core
 
 __all__ = ["GraphLoader", "MouseGraphs", "checked"]

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from server.errors import BundleError
-from server.inference.cuda_stream import shared_stream
+from server.inference.gpu.stream import shared_stream
 
 __all__ = [
     "Graph",
@@ -158,7 +158,7 @@ class Session:
     Args:
         model: the graph's file, or the graph.
         precision: of the products on a GPU: "tf32", or as the graph says.
-        cuda_graph: whether onnxruntime may record its kernels; see `server.inference.cuda_graphs`.
+        cuda_graph: whether onnxruntime may record its kernels; see `server.inference.gpu.recorded`.
     """
 
     def __init__(

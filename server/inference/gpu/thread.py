@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from server.inference.cuda_graphs import GPU
+from server.inference.gpu.recorded import GPU
 
 __all__ = ["GPUThread"]
 

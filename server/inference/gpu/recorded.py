@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from server.inference.batch_sizes import batch_sizes, padded, padded_size
+from server.inference.gpu.batch_sizes import batch_sizes, padded, padded_size
 from server.inference.sessions import Precision, Provider, Session, Stop, Tensor, unloadable
 
 __all__ = ["GPU", "RecordedSession"]

@@ -13,10 +13,10 @@ from support.tiny_bundle import TinyTwin, write_tiny_bundle
 from server.bundle import tensor_names
 from server.errors import BundleError
 from server.inference import core_inputs
-from server.inference.batch_sizes import batch_sizes, padded_size
 from server.inference.core import Core
-from server.inference.cuda_graphs import RecordedSession
 from server.inference.engine import Engine
+from server.inference.gpu.batch_sizes import batch_sizes, padded_size
+from server.inference.gpu.recorded import RecordedSession
 from server.inference.one_node import GATHER
 from server.inference.sessions import Session, Slot, Stop
 

@@ -14,9 +14,9 @@ from support.tiny_bundle import TinyTwin, write_tiny_bundle
 
 from server.errors import BundleError
 from server.inference import engine as engines
-from server.inference.cuda_graphs import GPU
 from server.inference.engine import Engine
-from server.inference.gpu_thread import GPUThread
+from server.inference.gpu.recorded import GPU
+from server.inference.gpu.thread import GPUThread
 from server.inference.sessions import Session
 
 
