@@ -36,7 +36,7 @@ from server.settings import Settings, SettingsError
 __all__ = ["TwinServer", "create_service"]
 
 # Seconds for which one thread may keep the interpreter while another waits for it, in place of 5 ms: the engine needs
-# it some twenty times a run, and the loop, which answers requests, would keep it that long each time.
+# it around each graph of a run, and the loop, which answers requests, would keep it that long each time.
 _SWITCH_INTERVAL = 0.0005
 
 logger = logging.getLogger("bentoml.v1t")

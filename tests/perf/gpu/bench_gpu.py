@@ -19,11 +19,9 @@ Needs onnxruntime-gpu and torch with CUDA (`make install RUNTIME=gpu`); torch gi
 from __future__ import annotations
 
 import argparse
-import asyncio
 import functools
 import gc
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -36,7 +34,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import onnxruntime as ort
 import torch
@@ -44,7 +41,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "perf")]
 
-from bench_service import ask, http_request  # noqa: E402
+from load import engine_runs, under_load  # noqa: E402
 from support.live_server import serving  # noqa: E402
 
 from server.bundle.manifest import MANIFEST, hash_file, load_manifest  # noqa: E402
@@ -300,44 +297,6 @@ def mei(args: argparse.Namespace) -> None:
         say(f"{size:>4} images and neurons: {took * 1e3:.1f} ms, {each:.2f} ms an image, {ratio:.1f} x a prediction")
 
 
-def drive(port: int, images: int, connections: int, duration: float, seed: int, counts: Any) -> None:
-    """Asks over some connections, again and again, about images that are not in the same batch twice."""
-    rng = np.random.default_rng(seed)
-    requests = [request_of(images, rng) for _ in range(max(2, 128 // images))]
-
-    async def run() -> int:
-        count, end = 0, time.perf_counter() + duration
-
-        async def connection() -> None:
-            nonlocal count
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            while time.perf_counter() < end:
-                count += 1
-                await ask(reader, writer, requests[count % len(requests)])
-            writer.close()
-
-        results = await asyncio.gather(*(connection() for _ in range(connections)), return_exceptions=True)
-        for result in results:
-            if result is not None:
-                say(f"a client stopped: {str(result).splitlines()[0]}")
-        return count
-
-    counts.put(asyncio.run(run()))
-
-
-def request_of(images: int, rng: np.random.Generator) -> bytes:
-    """A /v2 request with binary tensors, and binary responses."""
-    shapes = {"image": (1, 144, 256), "behavior": (3,), "pupil_center": (2,)}
-    arrays = {name: rng.standard_normal((images, *shape), np.float32) for name, shape in shapes.items()}
-    tensors = [
-        {"name": name, "datatype": "FP32", "shape": a.shape, "parameters": {"binary_data_size": a.nbytes}}
-        for name, a in arrays.items()
-    ]
-    head = json.dumps({"inputs": tensors, "outputs": [{"name": "responses", "parameters": {"binary_data": True}}]})
-    binary = b"".join([head.encode(), *(array.tobytes() for array in arrays.values())])
-    return http_request("/v2/models/published.A/infer", binary, Inference_Header_Content_Length=str(len(head)))
-
-
 LOADS = ((1, 1, 1), (1, 4, 32), (8, 4, 8), (32, 4, 2))  # images a request, client processes, connections of each
 
 
@@ -363,33 +322,6 @@ def service(args: argparse.Namespace) -> None:
                         say(f"graphs {recorded}: {line}; {mean}")
             except AssertionError as failure:
                 say(f"graphs {recorded}: FAILED: {str(failure)[-1500:]}")
-
-
-def engine_runs(url: str) -> tuple[float, float, float]:
-    """Runs of the engine so far, their images, and their seconds."""
-    lines = dict(line.rsplit(" ", 1) for line in httpx.get(f"{url}/metrics").text.splitlines() if line[:1] != "#")
-    names = ("v1t_batch_images_count", "v1t_batch_images_sum", "v1t_compute_seconds_sum")
-    runs, images, busy = (sum(float(value) for key, value in lines.items() if key.startswith(name)) for name in names)
-    return runs, images, busy
-
-
-def under_load(port: int, images: int, processes: int, connections: int, *, duration: float) -> str:
-    context = multiprocessing.get_context("spawn")
-    counts = context.Queue()
-    workers = [
-        context.Process(target=drive, args=(port, images, connections, duration, seed, counts))
-        for seed in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    replies = sum(counts.get(timeout=duration + 30) for _ in workers)
-    for worker in workers:
-        worker.join()
-    in_all = processes * connections
-    return (
-        f"{images:>2} images a request, {in_all:>3} connections: {replies / duration:.0f} requests/s, "
-        f"{replies * images / duration:.0f} images/s, {in_all * duration / max(1, replies) * 1e3:.1f} ms each"
-    )
 
 
 STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
